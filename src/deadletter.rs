@@ -1,0 +1,59 @@
+//! What a dead letter says of itself: the closed set of reasons, and why an
+//! event failed.
+
+use std::fmt;
+
+/// Why an event was dead-lettered. A closed set, documented in README.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Not UTF-8, not JSON, or not a JSON object.
+    Undecodable,
+    /// The body is over the size limit.
+    TooLarge,
+    /// A counter event with a field missing, out of bounds or of a wrong type.
+    InvalidEvent,
+    /// The store refuses this one event, and no retry can cure it.
+    RejectedByStore,
+    /// The broker gave up: the event was delivered too often without an end.
+    DeliveryLimit,
+}
+
+impl Reason {
+    /// Every reason, in the order of the documentation.
+    pub const ALL: [Reason; 5] = [
+        Reason::Undecodable,
+        Reason::TooLarge,
+        Reason::InvalidEvent,
+        Reason::RejectedByStore,
+        Reason::DeliveryLimit,
+    ];
+
+    /// The name in the header `x-cc-reason`, in metrics and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Undecodable => "undecodable",
+            Reason::TooLarge => "too_large",
+            Reason::InvalidEvent => "invalid_event",
+            Reason::RejectedByStore => "rejected_by_store",
+            Reason::DeliveryLimit => "delivery_limit",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why one event failed for good. Its text is for the person who reads the
+/// dead letter: what was expected, what was found and where; it never holds
+/// message content.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {error}")]
+pub struct Failure {
+    /// The class of the failure.
+    pub reason: Reason,
+    /// What was wrong, in words.
+    pub error: String,
+}
