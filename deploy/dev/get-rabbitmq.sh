@@ -56,9 +56,16 @@ if [ "$version" = 3 ]; then
   fi
 else
   codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-  # shellcheck disable=SC2016  # apt's variables, not the shell's
-  mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
-    awk -v release="$codename" '$1 == release { print $2; exit }')
+  find_mirror() { # [APT OPTION...]: where this machine's own release comes from, by the lists that are there
+    # shellcheck disable=SC2016  # apt's variables, not the shell's
+    "${apt[@]}" "$@" indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+      awk -v release="$codename" '$1 == release { print $2; exit }'
+  }
+  mirror=$(find_mirror)
+  if [ -z "$mirror" ]; then
+    "${apt[@]}" "${own_lists[@]}" update
+    mirror=$(find_mirror "${own_lists[@]}")
+  fi
   [ -n "$mirror" ] || die "no Debian mirror among apt's sources"
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >"$work/sources.list"
   : >"$work/status"

@@ -2,6 +2,7 @@
 # Sourced by the other scripts here: where things are kept, and how they speak.
 
 # Downloads live outside the checkout, so that a fresh clone finds them again.
+# shellcheck disable=SC2034  # used where this is sourced
 CACHE=${CHAT_COUNTERS_DEV_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/chat-counters-dev}
 
 say() { printf '%s\n' "$*" >&2; }

@@ -1,0 +1,43 @@
+# `make` alone says what there is. Everything that takes more than a line is in deploy/dev/.
+
+SERVERS := deploy/dev/servers.sh
+# More arguments for the program that a target runs, as in: make test ARGS='--test it crash'
+ARGS ?=
+
+.PHONY: help build run demo test bench down lint fmt clean-dev prerequisites
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: prerequisites ## build the service (target/release/chat-counters)
+	cargo build --release --locked
+
+run: prerequisites ## start the servers, build, and run the service until Ctrl-C
+	@exec deploy/dev/run.sh $(ARGS)
+
+demo: prerequisites ## send a chat scenario through the broker and check every counter
+	@$(SERVERS) up
+	cargo build --release --locked --bin chat-counters --example demo
+	@eval "$$($(SERVERS) env)" && exec target/release/examples/demo $(ARGS)
+
+test: prerequisites ## the whole test suite, on servers of its own
+	@exec $(SERVERS) with test deploy/dev/test.sh $(ARGS)
+
+bench: prerequisites ## measure speed and memory, on servers of its own
+	cargo build --release --locked
+	@MONGO_BENCH=1 RABBIT_BENCH=1 exec $(SERVERS) with bench cargo bench --locked --bench ingest -- $(ARGS)
+
+down: ## stop the servers of `make run`; their data stays
+	@$(SERVERS) down
+
+lint: prerequisites ## every static check of .ci/run
+	@exec .ci/run static
+
+fmt: ## format the code
+	cargo fmt --all
+
+clean-dev: ## stop the servers of `make run` and delete their data
+	@$(SERVERS) purge
+
+prerequisites:
+	@deploy/dev/prerequisites.sh
