@@ -1,1 +1,431 @@
-//! To be written.
+//! From an event to what it changes: the meaning of every counter lives here.
+//!
+//! A [`Batch`] takes events one after the other. What it must know first it
+//! asks for as [`Need`]s; what results is a set of [`Changes`] for one
+//! transaction. Nothing here does I/O, reads a clock or is random, so the
+//! property tests drive exactly what production runs.
+//!
+//! # No fan-out
+//!
+//! `unread(u, d) = d.sequence − consumed(u, d)`, both by sender type. A message
+//! raises `sequence` by one and the sender's `consumed` by one, whatever the
+//! number of members. A member's [`state::Mark`] says up to where all is
+//! consumed; the dialog's `high_mark` says that no member's mark is above it,
+//! so that a message after it concerns nobody else. Only events out of order
+//! (and deletes) look at the members that they touch.
+//!
+//! # Why it is exact
+//!
+//! Every fact is kept in a form in which order does not matter: the adds after
+//! the latest remove, the latest bulk read, the receipts, the latest word on a
+//! reaction. Each counter is a function of those facts, and each event changes
+//! it by exactly the difference that it makes to them. All changes to a dialog,
+//! its memberships and its messages raise the dialog's version, and a commit is
+//! refused unless every version is the one that it was derived from.
+
+pub mod changes;
+mod membership;
+mod message;
+mod reaction;
+pub mod state;
+
+use crate::event::{DialogId, Event, Fact, MessageId, SenderType, TopicId, UserId};
+pub use changes::{Changes, Outcome};
+use changes::{DialogChange, MembershipChange, MessageBefore, MessageChange, Taken};
+use state::{
+    Dialog, DialogKey, EventKey, Membership, MembershipKey, Message, MessageKey, Need, ReactionKey,
+    ReceiptKey, State, TopicKey, UserKey,
+};
+
+/// Why an event cannot be derived yet. Nothing was changed by trying.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blocked {
+    /// These must be known first.
+    Missing(Vec<Need>),
+    /// The event can only be derived from stored state, and events before it
+    /// in this batch have changed that: commit them first, go on in a new batch.
+    Flush,
+}
+
+/// How much of the store is looked at before an event is derived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// Presume that a new message is new and an event was not taken before.
+    /// When that is wrong the commit collides, and nothing is written.
+    Presume,
+    /// Look first: after a collision, and for what was delivered before.
+    Look,
+}
+
+/// Events that are to be committed as one.
+#[derive(Debug, Default)]
+pub struct Batch {
+    state: State,
+    changes: Changes,
+}
+
+type Step<T = ()> = Result<T, Blocked>;
+
+/// What applying an event's fact came to.
+struct Effect {
+    changed: bool,
+    dialog: Option<DialogKey>,
+    sender_type: Option<SenderType>,
+}
+
+impl Effect {
+    fn nothing() -> Self {
+        Self {
+            changed: false,
+            dialog: None,
+            sender_type: None,
+        }
+    }
+
+    /// Something outside any dialog's version.
+    fn aside() -> Self {
+        Self {
+            changed: true,
+            ..Self::nothing()
+        }
+    }
+
+    fn on(dialog: &DialogKey) -> Self {
+        Self {
+            dialog: Some(dialog.clone()),
+            ..Self::aside()
+        }
+    }
+}
+
+impl Batch {
+    /// Where answers to [`Need`]s go.
+    pub fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    /// What can be foreseen to be needed for an event, to be loaded for many
+    /// events at once. More may turn out to be when it is applied.
+    pub fn foreseen(&self, event: &Event, care: Care) -> Vec<Need> {
+        let mut needs = self.needs_of(event);
+        if care == Care::Look {
+            needs.push(Need::Journal(event_key(event)));
+            if let Fact::MessageCreated(message) = &event.fact {
+                needs.push(Need::Message(message_key(event, &message.message)));
+            }
+        }
+        needs.retain(|need| !self.knows(need));
+        needs
+    }
+
+    fn needs_of(&self, event: &Event) -> Vec<Need> {
+        let dialog = |dialog| dialog_key(event, dialog);
+        match &event.fact {
+            Fact::MessageCreated(m) => {
+                let typed = m.sender_type.is_some();
+                let user_type = (!typed).then(|| Need::UserType(user_key(event, &m.sender)));
+                std::iter::once(Need::Dialog(dialog(&m.dialog)))
+                    .chain(user_type)
+                    .collect()
+            }
+            Fact::MessageDeleted { message } => {
+                vec![Need::Message(message_key(event, message))]
+            }
+            Fact::StatusReached {
+                message,
+                user,
+                status,
+            } => {
+                let message = message_key(event, message);
+                let mut needs = vec![Need::Message(message.clone())];
+                if status.is_read() {
+                    needs.extend(self.read_needs(event, &message, user));
+                }
+                needs.push(Need::Receipt(ReceiptKey {
+                    message,
+                    status: status.clone(),
+                    user: user.clone(),
+                }));
+                needs
+            }
+            Fact::ReactionChanged {
+                message,
+                user,
+                words,
+            } => {
+                let message = message_key(event, message);
+                let words = words.iter().map(|(reaction, _)| {
+                    Need::Reaction(ReactionKey {
+                        message: message.clone(),
+                        reaction: reaction.clone(),
+                        user: user.clone(),
+                    })
+                });
+                let mut needs: Vec<_> = words.collect();
+                needs.push(Need::Message(message));
+                needs
+            }
+            Fact::BulkRead {
+                dialog: d, user, ..
+            }
+            | Fact::MemberAdded {
+                dialog: d, user, ..
+            }
+            | Fact::MemberRemoved { dialog: d, user } => vec![
+                Need::Dialog(dialog(d)),
+                Need::Membership(membership_key(&dialog(d), user)),
+            ],
+            Fact::TopicCreated { dialog: d, topic } => vec![
+                Need::Dialog(dialog(d)),
+                Need::Topic(TopicKey {
+                    dialog: dialog(d),
+                    topic: topic.clone(),
+                }),
+            ],
+            Fact::DialogDeleted { dialog: d } => vec![Need::Dialog(dialog(d))],
+            Fact::UserTyped { .. } => Vec::new(),
+        }
+    }
+
+    /// The dialog and membership of a read: by the message where it is known,
+    /// else by what the producer said, which is nearly always the same.
+    fn read_needs(&self, event: &Event, message: &MessageKey, user: &UserId) -> Vec<Need> {
+        let known = self.state.messages.get(message);
+        let created = known.and_then(|message| message.created.as_ref());
+        let dialog = created.map(|c| &c.dialog).or(event.dialog_hint.as_ref());
+        let Some(dialog) = dialog.map(|dialog| dialog_key(event, dialog)) else {
+            return Vec::new();
+        };
+        let membership = membership_key(&dialog, user);
+        vec![Need::Dialog(dialog), Need::Membership(membership)]
+    }
+
+    fn knows(&self, need: &Need) -> bool {
+        let state = &self.state;
+        match need {
+            Need::Journal(key) => state.journal.contains_key(key),
+            Need::Dialog(key) => state.dialogs.contains_key(key),
+            Need::Membership(key) => state.memberships.contains_key(key),
+            Need::Message(key) => state.messages.contains_key(key),
+            Need::Receipt(key) => state.receipts.contains_key(key),
+            Need::Reaction(key) => state.reactions.contains_key(key),
+            Need::Topic(key) => state.topics.contains_key(key),
+            Need::UserType(key) => state.user_types.contains_key(key),
+            Need::MembersPast(key, at) => state
+                .members_past
+                .get(key)
+                .is_some_and(|(from, _)| from <= at),
+            Need::Readers(key) => state.readers.contains_key(key),
+            Need::Unread(key, mark) => state.unread.contains_key(&(key.clone(), *mark)),
+            Need::LatestExcept(key, message) => state
+                .latest_except
+                .contains_key(&(key.clone(), message.clone())),
+        }
+    }
+
+    fn require(&self, needs: impl IntoIterator<Item = Need>) -> Step {
+        let missing: Vec<_> = needs.into_iter().filter(|need| !self.knows(need)).collect();
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(Blocked::Missing(missing))
+        }
+    }
+
+    /// Applies one event on top of those before it.
+    ///
+    /// # Errors
+    /// [`Blocked`], with nothing changed, when something must happen first.
+    pub fn apply(&mut self, event: &Event) -> Step<Outcome> {
+        let key = event_key(event);
+        if self.state.journal.get(&key) == Some(&true) {
+            return Ok(Outcome::Duplicate);
+        }
+        self.require(self.needs_of(event))?;
+        let effect = match &event.fact {
+            Fact::MessageCreated(message) => self.message_created(event, message)?,
+            Fact::MessageDeleted { message } => self.message_deleted(event, message)?,
+            Fact::StatusReached {
+                message,
+                user,
+                status,
+            } => self.status_reached(event, message, user, status)?,
+            Fact::ReactionChanged {
+                message,
+                user,
+                words,
+            } => self.reaction_changed(event, message, user, words),
+            Fact::BulkRead {
+                dialog,
+                user,
+                read_until,
+            } => self.bulk_read(event, dialog, user, *read_until)?,
+            Fact::MemberAdded {
+                dialog,
+                user,
+                joined_at,
+            } => self.member_added(event, dialog, user, *joined_at)?,
+            Fact::MemberRemoved { dialog, user } => self.member_removed(event, dialog, user)?,
+            Fact::TopicCreated { dialog, topic } => self.topic_created(event, dialog, topic),
+            Fact::DialogDeleted { dialog } => self.dialog_deleted(event, dialog),
+            Fact::UserTyped { user, user_type } => self.user_typed(event, user, user_type),
+        };
+        self.state.journal.insert(key, true);
+        Ok(self.take(event, effect))
+    }
+
+    /// Records the event, and raises its dialog's version when it changed it.
+    fn take(&mut self, event: &Event, effect: Effect) -> Outcome {
+        let dialog = effect.dialog.map(|key| {
+            let dialog = self.dialog_mut(&key);
+            dialog.version += 1;
+            let version = dialog.version;
+            (key, version)
+        });
+        self.changes.taken.push(Taken {
+            event: event.clone(),
+            dialog,
+            sender_type: effect.sender_type,
+        });
+        if effect.changed {
+            Outcome::Applied
+        } else {
+            Outcome::Unchanged
+        }
+    }
+
+    /// Ends the batch: what is to be written, and the dialogs as they will be
+    /// once it is.
+    pub fn finish(mut self) -> Changes {
+        for (key, slot) in self.state.dialogs {
+            if slot.now.version != slot.stored_version {
+                let change = DialogChange {
+                    expected_version: slot.stored_version,
+                    now: slot.now,
+                };
+                self.changes.dialogs.insert(key, change);
+            }
+        }
+        self.changes
+    }
+
+    fn topic_created(&mut self, event: &Event, dialog: &DialogId, topic: &TopicId) -> Effect {
+        let dialog = dialog_key(event, dialog);
+        let key = TopicKey {
+            dialog: dialog.clone(),
+            topic: topic.clone(),
+        };
+        if self.state.topics.insert(key.clone(), true) == Some(true) {
+            return Effect::nothing();
+        }
+        self.changes.topics.push(key);
+        self.dialog_mut(&dialog).topics += 1;
+        Effect::on(&dialog)
+    }
+
+    fn dialog_deleted(&mut self, event: &Event, dialog: &DialogId) -> Effect {
+        let key = dialog_key(event, dialog);
+        if std::mem::replace(&mut self.dialog_mut(&key).deleted, true) {
+            return Effect::nothing();
+        }
+        Effect::on(&key)
+    }
+
+    /// The type goes for messages recorded from now on. No dialog's version
+    /// guards it: the store keeps whichever word is the latest.
+    fn user_typed(&mut self, event: &Event, user: &UserId, user_type: &SenderType) -> Effect {
+        let key = user_key(event, user);
+        let latest = self.changes.user_types.get(&key);
+        if latest.is_some_and(|(stamp, _)| *stamp > event.stamp) {
+            return Effect::nothing();
+        }
+        self.state
+            .know_user_type(key.clone(), Some(user_type.clone()));
+        let word = (event.stamp.clone(), user_type.clone());
+        self.changes.user_types.insert(key, word);
+        Effect::aside()
+    }
+
+    fn dialog(&self, key: &DialogKey) -> &Dialog {
+        &self.state.dialogs[key].now
+    }
+
+    fn dialog_mut(&mut self, key: &DialogKey) -> &mut Dialog {
+        let slot = self.state.dialogs.entry(key.clone()).or_default();
+        &mut slot.now
+    }
+
+    fn membership(&self, key: &MembershipKey) -> &Membership {
+        &self.state.memberships[key]
+    }
+
+    /// What is known of a message; nothing, when it was presumed to be new.
+    fn message(&self, key: &MessageKey) -> Message {
+        self.state.messages.get(key).cloned().unwrap_or_default()
+    }
+
+    fn share_mut(&mut self, key: MembershipKey) -> &mut MembershipChange {
+        let share = self.changes.memberships.entry(key).or_default();
+        share.version += 1;
+        share
+    }
+
+    /// The change of a message, begun from what the message is now.
+    fn message_mut(&mut self, key: &MessageKey) -> &mut MessageChange {
+        let state = &self.state;
+        self.changes
+            .messages
+            .entry(key.clone())
+            .or_insert_with(|| MessageChange {
+                before: match state.messages.get(key) {
+                    Some(Message {
+                        created: Some(_), ..
+                    }) => MessageBefore::Created,
+                    Some(message) if message.version > 0 => {
+                        MessageBefore::Placeholder(message.version)
+                    }
+                    _ => MessageBefore::Absent,
+                },
+                created: None,
+                deleted: false,
+                version: 0,
+                statuses: Default::default(),
+                reactions: Default::default(),
+            })
+    }
+}
+
+fn event_key(event: &Event) -> EventKey {
+    EventKey {
+        tenant: event.tenant.clone(),
+        event: event.stamp.event.clone(),
+    }
+}
+
+fn dialog_key(event: &Event, dialog: &DialogId) -> DialogKey {
+    DialogKey {
+        tenant: event.tenant.clone(),
+        dialog: dialog.clone(),
+    }
+}
+
+fn message_key(event: &Event, message: &MessageId) -> MessageKey {
+    MessageKey {
+        tenant: event.tenant.clone(),
+        message: message.clone(),
+    }
+}
+
+fn user_key(event: &Event, user: &UserId) -> UserKey {
+    UserKey {
+        tenant: event.tenant.clone(),
+        user: user.clone(),
+    }
+}
+
+fn membership_key(dialog: &DialogKey, user: &UserId) -> MembershipKey {
+    MembershipKey {
+        dialog: dialog.clone(),
+        user: user.clone(),
+    }
+}

@@ -58,7 +58,10 @@ mod tests {
         let mut backoff = Backoff::new(initial, max);
         assert!(backoff.next_delay() <= initial.mul_f64(1.5));
         let late: Vec<_> = (0..50).map(|_| backoff.next_delay()).skip(20).collect();
-        assert!(late.iter().all(|d| *d >= max.mul_f64(0.5) && *d <= max.mul_f64(1.5)));
+        assert!(
+            late.iter()
+                .all(|d| *d >= max.mul_f64(0.5) && *d <= max.mul_f64(1.5))
+        );
         backoff.reset();
         assert!(backoff.next_delay() <= initial.mul_f64(1.5));
     }

@@ -3,7 +3,9 @@
 pub mod error;
 pub mod schema;
 
-use mongodb::options::{Acknowledgment, ClientOptions, ReadConcern, SelectionCriteria, ReadPreference, WriteConcern};
+use mongodb::options::{
+    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+};
 use mongodb::{Client, Database};
 
 pub use error::StoreError;

@@ -1,1 +1,301 @@
-//! To be written.
+//! From bytes on the wire to an [`Event`]: the only place that knows JSON and
+//! the names that producers use.
+//!
+//! A body is read once, borrowing from it; what is not looked up is skipped
+//! without being stored. Only the fields that the event's type needs are
+//! examined: a field that nobody asks for may hold anything.
+//!
+//! Errors name the JSON path, what was expected and what was found, but never
+//! quote a string: that could be message content.
+
+mod lookup;
+mod wire;
+
+use crate::deadletter::{Failure, Reason};
+use crate::event::{
+    DialogId, Event, EventId, Fact, InvalidId, MessageId, Micros, NewMessage, Reaction, SenderType,
+    Stamp, Status, TenantId, TopicId, UserId,
+};
+use lookup::{Place, Value, first_hit, missing};
+use wire::{Body, Section};
+
+/// What a body turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decoded {
+    /// A counter event.
+    Event(Event),
+    /// Not a counter event: to be acknowledged and counted by its type.
+    Ignored {
+        /// Its `eventType`, as sent.
+        event_type: String,
+    },
+}
+
+/// Decodes one message body.
+///
+/// # Errors
+/// [`Reason::Undecodable`] when it is not UTF-8, not JSON or not an object;
+/// [`Reason::InvalidEvent`] when it is a counter event without a field that it
+/// needs, or with one that is out of bounds or of a wrong type.
+pub fn decode(body: &[u8]) -> Result<Decoded, Failure> {
+    let text = std::str::from_utf8(body).map_err(|e| {
+        undecodable(format!(
+            "expected UTF-8, found an invalid byte at offset {}",
+            e.valid_up_to()
+        ))
+    })?;
+    let section: Section<Body<'_>> = serde_json::from_str(text).map_err(|e| {
+        undecodable(format!(
+            "expected JSON, found {} at line {} column {}",
+            describe(&e),
+            e.line(),
+            e.column()
+        ))
+    })?;
+    match section {
+        Section::Found(body) => decode_object(&body).map_err(|error| Failure {
+            reason: Reason::InvalidEvent,
+            error,
+        }),
+        Section::Absent => Err(undecodable("expected a JSON object, found null".into())),
+        Section::Wrong(kind) => Err(undecodable(format!("expected a JSON object, found {kind}"))),
+    }
+}
+
+fn undecodable(error: String) -> Failure {
+    Failure {
+        reason: Reason::Undecodable,
+        error,
+    }
+}
+
+/// serde_json's own text can quote the input (an unknown key, say): only the
+/// class of the error is passed on.
+fn describe(error: &serde_json::Error) -> &'static str {
+    use serde_json::error::Category;
+    match error.classify() {
+        Category::Eof => "the end of the body",
+        Category::Syntax => "a syntax error",
+        Category::Data => "a key given twice",
+        Category::Io => "a read error",
+    }
+}
+
+fn decode_object(body: &Body<'_>) -> Result<Decoded, String> {
+    let event_type = required(text, &body.event_type())?;
+    let Some(kind) = Kind::of(event_type) else {
+        return Ok(Decoded::Ignored {
+            event_type: event_type.to_owned(),
+        });
+    };
+    let at = required(time, &body.created_at())?;
+    Ok(Decoded::Event(Event {
+        tenant: id(&body.tenant_id(), TenantId::new)?,
+        stamp: Stamp {
+            at,
+            event: id(&body.event_id(), EventId::new)?,
+        },
+        // Neither is needed for any counter: something odd there is no reason
+        // to refuse the event.
+        actor: optional_id(&body.actor_id(), UserId::new).unwrap_or(None),
+        dialog_hint: optional_id(&body.dialog_id(), DialogId::new).unwrap_or(None),
+        fact: fact(kind, body, at)?,
+    }))
+}
+
+/// The event types that count, aliases folded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    MessageCreate,
+    MessageDelete,
+    StatusChanged,
+    ReactionChanged,
+    BulkRead,
+    MemberAdd,
+    MemberRemove,
+    TopicCreate,
+    DialogDelete,
+    UserTyped,
+}
+
+impl Kind {
+    fn of(event_type: &str) -> Option<Self> {
+        Some(match event_type {
+            "message.create" => Kind::MessageCreate,
+            "message.delete" => Kind::MessageDelete,
+            "message.status.changed" | "message.status.update" => Kind::StatusChanged,
+            "message.reaction.changed" | "message.reaction.update" => Kind::ReactionChanged,
+            "dialog.messages.bulk_read" => Kind::BulkRead,
+            "dialog.member.add" | "member.add" => Kind::MemberAdd,
+            "dialog.member.remove" | "member.remove" => Kind::MemberRemove,
+            "dialog.topic.create" => Kind::TopicCreate,
+            "dialog.delete" => Kind::DialogDelete,
+            "user.add" | "user.changed" | "user.update" => Kind::UserTyped,
+            _ => return None,
+        })
+    }
+}
+
+fn fact(kind: Kind, body: &Body<'_>, at: Micros) -> Result<Fact, String> {
+    let dialog = || id(&body.dialog_id(), DialogId::new);
+    let message = || id(&body.message_id(), MessageId::new);
+    let user = || id(&body.user_id(), UserId::new);
+    let acting_user = || id(&body.acting_user_id(), UserId::new);
+    Ok(match kind {
+        Kind::MessageCreate => Fact::MessageCreated(new_message(body, at)?),
+        Kind::MessageDelete => Fact::MessageDeleted {
+            message: message()?,
+        },
+        Kind::StatusChanged => Fact::StatusReached {
+            message: message()?,
+            user: acting_user()?,
+            status: id(&body.status(), Status::new)?,
+        },
+        Kind::ReactionChanged => Fact::ReactionChanged {
+            message: message()?,
+            user: acting_user()?,
+            words: reaction_words(body)?,
+        },
+        Kind::BulkRead => Fact::BulkRead {
+            dialog: dialog()?,
+            user: user()?,
+            read_until: read_until(body)?.unwrap_or(at),
+        },
+        Kind::MemberAdd => Fact::MemberAdded {
+            dialog: dialog()?,
+            user: user()?,
+            joined_at: time(&body.joined_at())?.unwrap_or(at),
+        },
+        Kind::MemberRemove => Fact::MemberRemoved {
+            dialog: dialog()?,
+            user: user()?,
+        },
+        Kind::TopicCreate => Fact::TopicCreated {
+            dialog: dialog()?,
+            topic: id(&body.topic_id(), TopicId::new)?,
+        },
+        Kind::DialogDelete => Fact::DialogDeleted { dialog: dialog()? },
+        Kind::UserTyped => Fact::UserTyped {
+            user: id(&body.typed_user_id(), UserId::new)?,
+            user_type: id(&body.user_type(), SenderType::new)?,
+        },
+    })
+}
+
+fn new_message(body: &Body<'_>, at: Micros) -> Result<NewMessage, String> {
+    Ok(NewMessage {
+        dialog: id(&body.dialog_id(), DialogId::new)?,
+        message: id(&body.message_id(), MessageId::new)?,
+        sender: id(&body.sender_id(), UserId::new)?,
+        sender_type: optional_id(&body.sender_type(), SenderType::new)?,
+        sent_at: time(&body.message_time())?.unwrap_or(at),
+        system: text(&body.message_type())?.is_some_and(|t| t.starts_with("system.")),
+    })
+}
+
+/// The reaction itself and, when it replaces another one, that one unset.
+fn reaction_words(body: &Body<'_>) -> Result<Vec<(Reaction, bool)>, String> {
+    let reaction = id(&body.reaction(), Reaction::new)?;
+    let set = match first_hit(&body.reaction_action())? {
+        None => true,
+        Some(Place {
+            value: Value::Text("set"),
+            ..
+        }) => true,
+        Some(Place {
+            value: Value::Text("unset"),
+            ..
+        }) => false,
+        Some(Place { path, value }) => {
+            return Err(format!(
+                "{path}: expected \"set\" or \"unset\", found {value}"
+            ));
+        }
+    };
+    let old = optional_id(&body.old_reaction(), Reaction::new)?;
+    let replaced = old.filter(|old| *old != reaction).map(|old| (old, false));
+    Ok(std::iter::once((reaction, set)).chain(replaced).collect())
+}
+
+fn read_until(body: &Body<'_>) -> Result<Option<Micros>, String> {
+    if let Some(at) = time(&body.read_until())? {
+        return Ok(Some(at));
+    }
+    let last_seen = body.last_seen_at();
+    match first_hit(&last_seen)? {
+        // Zero or less means "never seen": not a time.
+        Some(Place {
+            value: Value::Number(millis),
+            ..
+        }) if millis <= 0.0 => Ok(None),
+        _ => time(&last_seen),
+    }
+}
+
+/// The string at the first hit; `None` where there is none.
+fn text<'b>(places: &[Place<'b>]) -> Result<Option<&'b str>, String> {
+    match first_hit(places)? {
+        None => Ok(None),
+        Some(Place {
+            value: Value::Text(text),
+            ..
+        }) => Ok(Some(text)),
+        Some(Place { path, value }) => Err(format!("{path}: expected a string, found {value}")),
+    }
+}
+
+fn optional_id<T>(
+    places: &[Place<'_>],
+    parse: fn(&str) -> Result<T, InvalidId>,
+) -> Result<Option<T>, String> {
+    let Some(text) = text(places)? else {
+        return Ok(None);
+    };
+    parse(text).map(Some).map_err(|e| {
+        let path = match first_hit(places) {
+            Ok(Some(place)) => place.path,
+            _ => "",
+        };
+        format!("{path}: expected {e}")
+    })
+}
+
+fn id<T>(places: &[Place<'_>], parse: fn(&str) -> Result<T, InvalidId>) -> Result<T, String> {
+    optional_id(places, parse)?.ok_or_else(|| missing(places))
+}
+
+fn required<'b, T>(
+    read: fn(&[Place<'b>]) -> Result<Option<T>, String>,
+    places: &[Place<'b>],
+) -> Result<T, String> {
+    read(places)?.ok_or_else(|| missing(places))
+}
+
+/// A time: milliseconds since the epoch with a fraction, or RFC 3339. Both are
+/// rounded to the nearest microsecond, so that the same instant reads the same
+/// in either form.
+fn time(places: &[Place<'_>]) -> Result<Option<Micros>, String> {
+    let Some(Place { path, value }) = first_hit(places)? else {
+        return Ok(None);
+    };
+    let micros = match value {
+        Value::Number(millis) => Some((millis * 1000.0).round() as i64),
+        Value::Text(text) => rfc3339_micros(text),
+        _ => None,
+    };
+    micros.and_then(Micros::new).map(Some).ok_or_else(|| {
+        format!(
+            "{path}: expected a time of the years 1970 to 9999 \
+             (milliseconds or RFC 3339), found {value}"
+        )
+    })
+}
+
+fn rfc3339_micros(text: &str) -> Option<i64> {
+    use time::format_description::well_known::Rfc3339;
+    let at = time::OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    i64::try_from((at.unix_timestamp_nanos() + 500).div_euclid(1000)).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -147,7 +147,9 @@ mod tests {
 
     #[test]
     fn escaping_is_reversible_and_leaves_no_path_characters() {
-        for name in ["user", "a.b", "$inc", "%2E", "%", "%252E", "👍.$%", "a%24.$"] {
+        for name in [
+            "user", "a.b", "$inc", "%2E", "%", "%252E", "👍.$%", "a%24.$",
+        ] {
             let field = escape(name);
             assert!(!field.contains(['.', '$']), "{field}");
             assert_eq!(unescape(&field), name);

@@ -49,14 +49,46 @@ impl Metrics {
             consumer_restarts: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("chat_counters");
-        registry.register("deliveries", "Deliveries received from the broker", metrics.deliveries.clone());
-        registry.register("events", "Events settled, by outcome", metrics.events.clone());
-        registry.register("dead_letters", "Dead letters published and confirmed, by reason", metrics.dead_letters.clone());
-        registry.register("disagreeing_creates", "Creates of one message id that disagreed with the first recorded", metrics.disagreeing_creates.clone());
-        registry.register("commit_retries", "Transactions tried again, by class of the error", metrics.commit_retries.clone());
-        registry.register("batch_events", "Events in one committed transaction", metrics.batch_events.clone());
-        registry.register("commit_seconds", "Seconds from the start of a transaction to its commit", metrics.commit_seconds.clone());
-        registry.register("consumer_restarts", "Consumer sessions ended other than by a shutdown, by cause", metrics.consumer_restarts.clone());
+        registry.register(
+            "deliveries",
+            "Deliveries received from the broker",
+            metrics.deliveries.clone(),
+        );
+        registry.register(
+            "events",
+            "Events settled, by outcome",
+            metrics.events.clone(),
+        );
+        registry.register(
+            "dead_letters",
+            "Dead letters published and confirmed, by reason",
+            metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "disagreeing_creates",
+            "Creates of one message id that disagreed with the first recorded",
+            metrics.disagreeing_creates.clone(),
+        );
+        registry.register(
+            "commit_retries",
+            "Transactions tried again, by class of the error",
+            metrics.commit_retries.clone(),
+        );
+        registry.register(
+            "batch_events",
+            "Events in one committed transaction",
+            metrics.batch_events.clone(),
+        );
+        registry.register(
+            "commit_seconds",
+            "Seconds from the start of a transaction to its commit",
+            metrics.commit_seconds.clone(),
+        );
+        registry.register(
+            "consumer_restarts",
+            "Consumer sessions ended other than by a shutdown, by cause",
+            metrics.consumer_restarts.clone(),
+        );
         metrics
     }
 }

@@ -1,0 +1,130 @@
+//! What a batch of events changes, coalesced: at most one change per document.
+
+use std::collections::HashMap;
+
+use super::state::{
+    ByType, Created, Dialog, DialogKey, Membership, MembershipKey, MessageKey, ReactionKey,
+    ReceiptKey, TopicKey, UserKey, Word,
+};
+use crate::event::{Event, Reaction, SenderType, Stamp, Status};
+
+/// What became of one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It changed something.
+    Applied,
+    /// A new event, but what it says was known or has been overtaken.
+    Unchanged,
+    /// The event itself was taken before: nothing is to be written for it.
+    Duplicate,
+}
+
+/// One event that was taken, for the journal.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// The event.
+    pub event: Event,
+    /// The dialog whose version it raised, and to what.
+    pub dialog: Option<(DialogKey, i64)>,
+    /// For a create: the sender's type as it was fixed.
+    pub sender_type: Option<SenderType>,
+}
+
+/// A dialog's new counters.
+#[derive(Debug, Clone)]
+pub struct DialogChange {
+    /// The version that the change was derived from; 0 when not stored yet.
+    pub expected_version: i64,
+    /// The whole new state.
+    pub now: Dialog,
+}
+
+/// How a member's share of the sequence changes.
+#[derive(Debug, Clone)]
+pub enum Consumed {
+    /// By this much.
+    Add(ByType),
+    /// To this much.
+    Set(ByType),
+}
+
+/// What changes about a user in a dialog.
+#[derive(Debug, Clone)]
+pub struct MembershipChange {
+    /// Changes in this batch.
+    pub version: i64,
+    /// Messages sent, more or less.
+    pub sent: i64,
+    /// The share of the sequence.
+    pub consumed: Consumed,
+    /// Adds, remove and bulk read as they are now, where they changed.
+    pub facts: Option<Membership>,
+}
+
+impl Default for MembershipChange {
+    fn default() -> Self {
+        Self {
+            version: 0,
+            sent: 0,
+            consumed: Consumed::Add(ByType::default()),
+            facts: None,
+        }
+    }
+}
+
+/// What a message's document was before the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageBefore {
+    /// Not there: to be inserted, a collision is a conflict.
+    Absent,
+    /// A placeholder of this version: to be changed only if it still is.
+    Placeholder(i64),
+    /// Created. What depends on its state is guarded by its dialog's version.
+    Created,
+}
+
+/// What changes about a message.
+#[derive(Debug, Clone)]
+pub struct MessageChange {
+    pub before: MessageBefore,
+    /// The create, when it came in this batch.
+    pub created: Option<Created>,
+    /// Set when the delete came in this batch.
+    pub deleted: bool,
+    /// Changes in this batch.
+    pub version: i64,
+    /// Users more per status.
+    pub statuses: HashMap<Status, i64>,
+    /// Users more or less per reaction.
+    pub reactions: HashMap<Reaction, i64>,
+}
+
+/// A user's new word on a reaction.
+#[derive(Debug, Clone)]
+pub struct WordChange {
+    /// The word that it was derived from.
+    pub before: Option<Word>,
+    pub now: Word,
+}
+
+/// Everything that one transaction is to write.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub taken: Vec<Taken>,
+    pub dialogs: HashMap<DialogKey, DialogChange>,
+    pub memberships: HashMap<MembershipKey, MembershipChange>,
+    pub messages: HashMap<MessageKey, MessageChange>,
+    pub receipts: Vec<ReceiptKey>,
+    pub reactions: HashMap<ReactionKey, WordChange>,
+    pub topics: Vec<TopicKey>,
+    pub user_types: HashMap<UserKey, (Stamp, SenderType)>,
+    /// Creates that disagreed with the one recorded first.
+    pub disagreements: u64,
+}
+
+impl Changes {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.taken.is_empty()
+    }
+}

@@ -1,0 +1,272 @@
+//! A message's life: created, read one by one, deleted. What changes a
+//! dialog's sequence.
+
+use std::collections::HashSet;
+
+use super::changes::Consumed;
+use super::state::{Created, DialogKey, MembershipKey, Message, MessageKey, Need, ReceiptKey};
+use super::{Batch, Blocked, Effect, Step, dialog_key, membership_key, message_key, user_key};
+use crate::event::{Event, MessageId, NewMessage, SenderType, Status, UserId};
+
+impl Batch {
+    pub(super) fn message_created(&mut self, event: &Event, new: &NewMessage) -> Step<Effect> {
+        let key = message_key(event, &new.message);
+        let known = self.message(&key);
+        if let Some(first) = &known.created {
+            self.changes.disagreements += u64::from(!agree(first, new));
+            return Ok(Effect::nothing());
+        }
+        let dialog = dialog_key(event, &new.dialog);
+        let created = Created {
+            dialog: new.dialog.clone(),
+            at: new.sent_at,
+            sender: new.sender.clone(),
+            sender_type: self.sender_type(event, new),
+            system: new.system,
+        };
+        // A message that was deleted before it was created never counts.
+        if !known.deleted {
+            let consumers = self.consumers(&dialog, &key, &created)?;
+            self.count(&dialog, &created, consumers, 1);
+        }
+        let change = self.message_mut(&key);
+        change.created = Some(created.clone());
+        let message = Message {
+            created: Some(created.clone()),
+            ..known
+        };
+        self.state.messages.insert(key, message);
+        Ok(Effect {
+            sender_type: Some(created.sender_type),
+            ..Effect::on(&dialog)
+        })
+    }
+
+    fn sender_type(&self, event: &Event, new: &NewMessage) -> SenderType {
+        let learnt = || {
+            let key = user_key(event, &new.sender);
+            self.state.user_types.get(&key).cloned().flatten()
+        };
+        new.sender_type.clone().or_else(learnt).unwrap_or_default()
+    }
+
+    pub(super) fn message_deleted(&mut self, event: &Event, id: &MessageId) -> Step<Effect> {
+        let key = message_key(event, id);
+        let known = self.message(&key);
+        if known.deleted {
+            return Ok(Effect::nothing());
+        }
+        let effect = match &known.created {
+            None => {
+                self.message_mut(&key).version += 1;
+                Effect::aside()
+            }
+            Some(created) => self.uncount(&key, created)?,
+        };
+        self.message_mut(&key).deleted = true;
+        let message = Message {
+            deleted: true,
+            version: known.version + i64::from(known.created.is_none()),
+            ..known
+        };
+        self.state.messages.insert(key, message);
+        Ok(effect)
+    }
+
+    /// Takes a counted message out of all counters.
+    fn uncount(&mut self, key: &MessageKey, created: &Created) -> Step<Effect> {
+        let dialog = DialogKey {
+            tenant: key.tenant.clone(),
+            dialog: created.dialog.clone(),
+        };
+        self.require([Need::Dialog(dialog.clone())])?;
+        let is_latest = self.dialog(&dialog).last_message_at == Some(created.at);
+        if is_latest && self.state.is_touched(&dialog) {
+            return Err(Blocked::Flush);
+        }
+        let latest = Need::LatestExcept(dialog.clone(), key.message.clone());
+        self.require(is_latest.then_some(latest))?;
+        let consumers = self.consumers(&dialog, key, created)?;
+        self.count(&dialog, created, consumers, -1);
+        if is_latest {
+            let latest = (dialog.clone(), key.message.clone());
+            self.dialog_mut(&dialog).last_message_at = self.state.latest_except[&latest];
+        }
+        Ok(Effect::on(&dialog))
+    }
+
+    pub(super) fn status_reached(
+        &mut self,
+        event: &Event,
+        id: &MessageId,
+        user: &UserId,
+        status: &Status,
+    ) -> Step<Effect> {
+        let message = message_key(event, id);
+        let receipt = ReceiptKey {
+            message: message.clone(),
+            status: status.clone(),
+            user: user.clone(),
+        };
+        if self.state.receipts[&receipt] {
+            return Ok(Effect::nothing());
+        }
+        let known = self.message(&message);
+        let effect = match &known.created {
+            Some(created) if status.is_read() && !known.deleted && !created.system => {
+                self.read_one(&message, created, user)?
+            }
+            _ => Effect::aside(),
+        };
+        self.note_on(&message, |change| {
+            *change.statuses.entry(status.clone()).or_default() += 1;
+        });
+        self.state.receipts.insert(receipt.clone(), true);
+        self.changes.receipts.push(receipt);
+        Ok(effect)
+    }
+
+    /// A read of a countable message. Raises the dialog's version also when the
+    /// message was not unread: the mark that says so can still move back.
+    fn read_one(&mut self, key: &MessageKey, created: &Created, user: &UserId) -> Step<Effect> {
+        let dialog = DialogKey {
+            tenant: key.tenant.clone(),
+            dialog: created.dialog.clone(),
+        };
+        let membership = membership_key(&dialog, user);
+        self.require([
+            Need::Dialog(dialog.clone()),
+            Need::Membership(membership.clone()),
+        ])?;
+        let mark = self.membership(&membership).mark();
+        let was_unread = mark.is_some_and(|mark| !mark.covers(created.at));
+        if was_unread && *user != created.sender {
+            self.consume(membership, &created.sender_type, 1);
+        }
+        Ok(Effect::on(&dialog))
+    }
+
+    /// Changes something that is only counted on the message itself. On a
+    /// placeholder it raises the version, which a create must have seen.
+    pub(super) fn note_on(
+        &mut self,
+        key: &MessageKey,
+        change: impl FnOnce(&mut super::changes::MessageChange),
+    ) {
+        let is_placeholder = self.message(key).created.is_none();
+        let noted = self.message_mut(key);
+        change(noted);
+        if is_placeholder {
+            noted.version += 1;
+            self.state.messages.entry(key.clone()).or_default().version += 1;
+        }
+    }
+
+    /// Everyone for whom the message is not unread: its sender, members whose
+    /// mark covers it, and those who have read it one by one. Someone who is
+    /// not a member may be among them: their share means nothing until they
+    /// join, and is then set anew.
+    fn consumers(
+        &self,
+        dialog: &DialogKey,
+        key: &MessageKey,
+        created: &Created,
+    ) -> Step<HashSet<UserId>> {
+        let mut consumers = HashSet::from([created.sender.clone()]);
+        if created.system {
+            return Ok(consumers);
+        }
+        let high_mark = self.dialog(dialog).high_mark;
+        let out_of_order = high_mark.is_some_and(|mark| mark.covers(created.at));
+        let is_stored = self.is_stored(key);
+        let past = out_of_order.then(|| Need::MembersPast(dialog.clone(), created.at));
+        let readers = is_stored.then(|| Need::Readers(key.clone()));
+        self.require(past.into_iter().chain(readers))?;
+        if out_of_order {
+            consumers.extend(self.members_past(dialog, created));
+        }
+        if is_stored {
+            consumers.extend(self.state.readers[key].iter().cloned());
+        }
+        let read_in_batch = self.changes.receipts.iter();
+        let read_in_batch = read_in_batch.filter(|r| r.message == *key && r.status.is_read());
+        consumers.extend(read_in_batch.map(|receipt| receipt.user.clone()));
+        Ok(consumers)
+    }
+
+    /// Whether anything about the message is in the store.
+    fn is_stored(&self, key: &MessageKey) -> bool {
+        use super::changes::MessageBefore::Absent;
+        match self.changes.messages.get(key) {
+            Some(change) => change.before != Absent,
+            None => {
+                let message = self.message(key);
+                message.version > 0 || message.created.is_some()
+            }
+        }
+    }
+
+    /// Members whose mark covers the message: as stored, unless the membership
+    /// is known better.
+    fn members_past(&self, dialog: &DialogKey, created: &Created) -> Vec<UserId> {
+        let stored = self.state.members_past[dialog].1.iter();
+        let stored = stored.filter(|(user, mark)| {
+            let key = membership_key(dialog, user);
+            mark.covers(created.at) && !self.state.memberships.contains_key(&key)
+        });
+        let known = self.state.memberships.iter().filter(|(key, membership)| {
+            let mark = membership.mark();
+            key.dialog == *dialog && mark.is_some_and(|mark| mark.covers(created.at))
+        });
+        let stored = stored.map(|(user, _)| user.clone());
+        stored
+            .chain(known.map(|(key, _)| key.user.clone()))
+            .collect()
+    }
+
+    /// Counts a message in (`by` 1) or out (`by` -1).
+    fn count(
+        &mut self,
+        dialog: &DialogKey,
+        created: &Created,
+        consumers: HashSet<UserId>,
+        by: i64,
+    ) {
+        let counters = self.dialog_mut(dialog);
+        counters.messages += by;
+        if by > 0 {
+            counters.last_message_at = counters.last_message_at.max(Some(created.at));
+        }
+        if !created.system {
+            counters.sequence.add(&created.sender_type, by);
+        }
+        for user in consumers {
+            let key = membership_key(dialog, &user);
+            if !created.system {
+                self.consume(key.clone(), &created.sender_type, by);
+            }
+            if user == created.sender {
+                self.share_mut(key).sent += by;
+            }
+        }
+    }
+
+    fn consume(&mut self, key: MembershipKey, sender_type: &SenderType, by: i64) {
+        match &mut self.share_mut(key).consumed {
+            Consumed::Add(share) | Consumed::Set(share) => share.add(sender_type, by),
+        }
+    }
+}
+
+/// Whether a second create says the same as the first recorded.
+fn agree(first: &Created, second: &NewMessage) -> bool {
+    let types_agree = second
+        .sender_type
+        .as_ref()
+        .is_none_or(|sender_type| *sender_type == first.sender_type);
+    types_agree
+        && first.dialog == second.dialog
+        && first.sender == second.sender
+        && first.at == second.sent_at
+        && first.system == second.system
+}

@@ -1,0 +1,347 @@
+//! What derive knows: the facts and counters as loaded from the store, with
+//! the effects of the events of this batch on top.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::event::{
+    DialogId, EventId, MessageId, Micros, Reaction, SenderType, Stamp, Status, TenantId, TopicId,
+    UserId,
+};
+
+/// Names a dialog.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DialogKey {
+    pub tenant: TenantId,
+    pub dialog: DialogId,
+}
+
+/// Names a user's share of a dialog.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MembershipKey {
+    pub dialog: DialogKey,
+    pub user: UserId,
+}
+
+/// Names a message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageKey {
+    pub tenant: TenantId,
+    pub message: MessageId,
+}
+
+/// Names "this user reached this status for this message".
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReceiptKey {
+    pub message: MessageKey,
+    pub status: Status,
+    pub user: UserId,
+}
+
+/// Names a user's word on a reaction to a message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReactionKey {
+    pub message: MessageKey,
+    pub reaction: Reaction,
+    pub user: UserId,
+}
+
+/// Names a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicKey {
+    pub dialog: DialogKey,
+    pub topic: TopicId,
+}
+
+/// Names a user.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserKey {
+    pub tenant: TenantId,
+    pub user: UserId,
+}
+
+/// Names an event.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventKey {
+    pub tenant: TenantId,
+    pub event: EventId,
+}
+
+/// Messages by their sender's type. A handful of types at most, so a list.
+#[derive(Debug, Clone, Default)]
+pub struct ByType(Vec<(SenderType, i64)>);
+
+impl ByType {
+    /// Adds to one type's count.
+    pub fn add(&mut self, sender_type: &SenderType, count: i64) {
+        match self.0.iter_mut().find(|(known, _)| known == sender_type) {
+            Some((_, total)) => *total += count,
+            None => self.0.push((sender_type.clone(), count)),
+        }
+    }
+
+    /// Adds another vector.
+    pub fn add_all(&mut self, other: &ByType) {
+        for (sender_type, count) in &other.0 {
+            self.add(sender_type, *count);
+        }
+    }
+
+    /// This vector less another.
+    pub fn minus(&self, other: &ByType) -> ByType {
+        let mut difference = self.clone();
+        for (sender_type, count) in &other.0 {
+            difference.add(sender_type, -count);
+        }
+        difference
+    }
+
+    /// The count of one type.
+    pub fn get(&self, sender_type: &SenderType) -> i64 {
+        self.iter()
+            .find(|(known, _)| *known == sender_type)
+            .map_or(0, |(_, count)| count)
+    }
+
+    /// Every type with its count, zeros included.
+    pub fn iter(&self) -> impl Iterator<Item = (&SenderType, i64)> {
+        self.0
+            .iter()
+            .map(|(sender_type, count)| (sender_type, *count))
+    }
+}
+
+impl FromIterator<(SenderType, i64)> for ByType {
+    fn from_iter<I: IntoIterator<Item = (SenderType, i64)>>(counts: I) -> Self {
+        let mut by_type = Self::default();
+        for (sender_type, count) in counts {
+            by_type.add(&sender_type, count);
+        }
+        by_type
+    }
+}
+
+/// Equal when every type has the same count: a type with zero is a type that is
+/// not there.
+impl PartialEq for ByType {
+    fn eq(&self, other: &Self) -> bool {
+        self.minus(other).iter().all(|(_, count)| count == 0)
+    }
+}
+
+impl Eq for ByType {}
+
+/// A position in a dialog's time: messages at or before it are not unread.
+/// Microseconds, one below a join time, so it can be -1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark(pub i64);
+
+impl Mark {
+    /// Whether a message of that time is behind the mark.
+    pub fn covers(self, at: Micros) -> bool {
+        at.get() <= self.0
+    }
+}
+
+/// A dialog's counters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dialog {
+    /// 0 for a dialog that is not stored yet; +1 for every event that changed
+    /// anything in it.
+    pub version: i64,
+    /// Messages created and not deleted.
+    pub messages: i64,
+    /// Members now.
+    pub members: i64,
+    /// Distinct topics.
+    pub topics: i64,
+    /// Countable messages.
+    pub sequence: ByType,
+    /// Time of the latest message counted in `messages`.
+    pub last_message_at: Option<Micros>,
+    /// No member's mark was ever above it.
+    pub high_mark: Option<Mark>,
+    /// Whether it was deleted. Everything else goes on being kept, readers
+    /// look here first.
+    pub deleted: bool,
+}
+
+/// One `dialog.member.add` that no remove has undone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Add {
+    /// Its place in time.
+    pub stamp: Stamp,
+    /// The join time that it states.
+    pub joined_at: Micros,
+}
+
+/// What is known of a user in a dialog.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// Every add after the latest remove, in order. All are needed: a remove
+    /// that arrives late may leave any of them the earliest.
+    pub adds: Vec<Add>,
+    /// The latest remove.
+    pub removed: Option<Stamp>,
+    /// The latest bulk read.
+    pub read_until: Option<Micros>,
+}
+
+impl Membership {
+    /// Whether the user is a member, and since when.
+    pub fn joined_at(&self) -> Option<Micros> {
+        self.adds.first().map(|add| add.joined_at)
+    }
+
+    /// Up to where nothing is unread; `None` for someone who is not a member.
+    pub fn mark(&self) -> Option<Mark> {
+        let before_join = self.joined_at()?.get() - 1;
+        let read = self.read_until.map_or(-1, Micros::get);
+        Some(Mark(before_join.max(read)))
+    }
+}
+
+/// The facts of a message that was created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    pub dialog: DialogId,
+    pub at: Micros,
+    pub sender: UserId,
+    pub sender_type: SenderType,
+    pub system: bool,
+}
+
+/// What is known of a message. Without `created` it is a placeholder:
+/// something was said about it, its create is not known yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    /// +1 for every change while a placeholder.
+    pub version: i64,
+    /// The create.
+    pub created: Option<Created>,
+    /// Deleted, for good.
+    pub deleted: bool,
+}
+
+/// A user's latest word on a reaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// When it was said.
+    pub stamp: Stamp,
+    /// Set or unset.
+    pub set: bool,
+}
+
+/// Something that derive must know before it can go on. Everything is answered
+/// as of one moment: a snapshot of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// Whether the event was taken before.
+    Journal(EventKey),
+    Dialog(DialogKey),
+    Membership(MembershipKey),
+    Message(MessageKey),
+    /// Whether the status was reached before.
+    Receipt(ReceiptKey),
+    Reaction(ReactionKey),
+    /// Whether the topic exists.
+    Topic(TopicKey),
+    /// The type learnt of a user.
+    UserType(UserKey),
+    /// Members whose mark covers a message of this time.
+    MembersPast(DialogKey, Micros),
+    /// Users who have read a message one by one.
+    Readers(MessageKey),
+    /// How many stored countable messages after the mark are unread for a user,
+    /// were they a member.
+    Unread(MembershipKey, Mark),
+    /// Time of the latest stored message of a dialog that is not deleted, other
+    /// than this one.
+    LatestExcept(DialogKey, MessageId),
+}
+
+/// A dialog as stored and as it is after the events of this batch.
+#[derive(Debug, Clone, Default)]
+pub(super) struct DialogSlot {
+    pub stored_version: i64,
+    pub now: Dialog,
+}
+
+/// All that derive knows. Filled by the `know_*` methods with answers to
+/// [`Need`]s.
+#[derive(Debug, Default)]
+pub struct State {
+    pub(super) journal: HashMap<EventKey, bool>,
+    pub(super) dialogs: HashMap<DialogKey, DialogSlot>,
+    pub(super) memberships: HashMap<MembershipKey, Membership>,
+    pub(super) messages: HashMap<MessageKey, Message>,
+    pub(super) receipts: HashMap<ReceiptKey, bool>,
+    pub(super) reactions: HashMap<ReactionKey, Option<Word>>,
+    pub(super) topics: HashMap<TopicKey, bool>,
+    pub(super) user_types: HashMap<UserKey, Option<SenderType>>,
+    /// Per dialog: from which time on the list is complete, and the list.
+    pub(super) members_past: HashMap<DialogKey, (Micros, Vec<(UserId, Mark)>)>,
+    pub(super) readers: HashMap<MessageKey, HashSet<UserId>>,
+    pub(super) unread: HashMap<(MembershipKey, Mark), ByType>,
+    pub(super) latest_except: HashMap<(DialogKey, MessageId), Option<Micros>>,
+}
+
+impl State {
+    pub fn know_journal(&mut self, key: EventKey, taken: bool) {
+        self.journal.insert(key, taken);
+    }
+
+    pub fn know_dialog(&mut self, key: DialogKey, dialog: Dialog) {
+        let slot = DialogSlot {
+            stored_version: dialog.version,
+            now: dialog,
+        };
+        self.dialogs.insert(key, slot);
+    }
+
+    pub fn know_membership(&mut self, key: MembershipKey, membership: Membership) {
+        self.memberships.insert(key, membership);
+    }
+
+    pub fn know_message(&mut self, key: MessageKey, message: Message) {
+        self.messages.insert(key, message);
+    }
+
+    pub fn know_receipt(&mut self, key: ReceiptKey, reached: bool) {
+        self.receipts.insert(key, reached);
+    }
+
+    pub fn know_reaction(&mut self, key: ReactionKey, word: Option<Word>) {
+        self.reactions.insert(key, word);
+    }
+
+    pub fn know_topic(&mut self, key: TopicKey, exists: bool) {
+        self.topics.insert(key, exists);
+    }
+
+    pub fn know_user_type(&mut self, key: UserKey, learnt: Option<SenderType>) {
+        self.user_types.insert(key, learnt);
+    }
+
+    pub fn know_members_past(&mut self, key: DialogKey, at: Micros, members: Vec<(UserId, Mark)>) {
+        self.members_past.insert(key, (at, members));
+    }
+
+    pub fn know_readers(&mut self, key: MessageKey, readers: HashSet<UserId>) {
+        self.readers.insert(key, readers);
+    }
+
+    pub fn know_unread(&mut self, key: MembershipKey, mark: Mark, unread: ByType) {
+        self.unread.insert((key, mark), unread);
+    }
+
+    pub fn know_latest_except(&mut self, key: DialogKey, message: MessageId, at: Option<Micros>) {
+        self.latest_except.insert((key, message), at);
+    }
+
+    /// Whether an event of this batch has changed the dialog.
+    pub(super) fn is_touched(&self, key: &DialogKey) -> bool {
+        self.dialogs
+            .get(key)
+            .is_some_and(|slot| slot.now.version != slot.stored_version)
+    }
+}

@@ -1,0 +1,321 @@
+use serde_json::{Value as Json, json};
+
+use super::*;
+
+fn event(body: &Json) -> Event {
+    match decode(body.to_string().as_bytes()) {
+        Ok(Decoded::Event(event)) => event,
+        other => panic!("{body} gave {other:?}"),
+    }
+}
+
+fn invalid(body: &Json) -> String {
+    match decode(body.to_string().as_bytes()) {
+        Err(Failure {
+            reason: Reason::InvalidEvent,
+            error,
+        }) => error,
+        other => panic!("{body} gave {other:?}"),
+    }
+}
+
+fn message_create() -> Json {
+    json!({
+        "eventId": "e1", "tenantId": "t1", "eventType": "message.create",
+        "entityType": "message", "entityId": "m1", "actorId": "Carl ",
+        "createdAt": 1_763_551_369_397.648_2,
+        "data": {
+            "context": {"dialogId": "d1", "messageId": null, "extra": [1, {"x": 2}]},
+            "message": {"senderId": " CARL", "content": {"deep": ["text"]}, "type": "internal.text"}
+        }
+    })
+}
+
+/// A copy with the value at a dotted path replaced.
+fn with(mut body: Json, path: &str, value: Json) -> Json {
+    let pointer = format!("/{}", path.replace('.', "/"));
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    let parent = if parent.is_empty() {
+        &mut body
+    } else {
+        body.pointer_mut(parent).unwrap()
+    };
+    parent[key] = value;
+    body
+}
+
+#[test]
+fn a_message_is_read_with_its_defaults() {
+    let event = event(&message_create());
+    assert_eq!(event.stamp.at.get(), 1_763_551_369_397_648);
+    assert_eq!(event.actor.as_ref().map(UserId::as_str), Some("carl"));
+    let Fact::MessageCreated(message) = event.fact else {
+        panic!("{event:?}")
+    };
+    assert_eq!(message.dialog.as_str(), "d1");
+    assert_eq!(message.message.as_str(), "m1", "a null messageId is a miss");
+    assert_eq!(message.sender.as_str(), "carl");
+    assert_eq!(message.sender_type, None);
+    assert_eq!(message.sent_at, event.stamp.at);
+    assert!(!message.system);
+}
+
+#[test]
+fn a_field_has_the_value_of_its_first_hit() {
+    let rows = [
+        ("data.message.senderType", json!("bot"), "Some(\"bot\")"),
+        ("data.message.senderType", json!(""), "Some(\"contact\")"),
+        ("data.message.senderType", json!(null), "Some(\"contact\")"),
+    ];
+    for (path, value, expected) in rows {
+        let body = with(
+            message_create(),
+            "data.message.senderInfo",
+            json!({"type": "contact"}),
+        );
+        let Fact::MessageCreated(message) = event(&with(body, path, value)).fact else {
+            panic!()
+        };
+        assert_eq!(format!("{:?}", message.sender_type), expected);
+    }
+}
+
+#[test]
+fn times_are_milliseconds_or_rfc_3339_rounded_to_microseconds() {
+    let rows = [
+        (json!(0), 0),
+        (json!(1_000), 1_000_000),
+        (json!(1_763_551_369_397.648_9), 1_763_551_369_397_649),
+        (json!("1970-01-01T00:00:01.5Z"), 1_500_000),
+        (json!("1970-01-01T02:00:00+01:00"), 3_600_000_000),
+        (json!("1970-01-01T00:00:00.0000015Z"), 2),
+        (
+            json!("9999-12-31T23:59:59.999999Z"),
+            crate::event::MAX_MICROS,
+        ),
+    ];
+    for (value, expected) in rows {
+        let event = event(&with(message_create(), "createdAt", value.clone()));
+        assert_eq!(event.stamp.at.get(), expected, "{value}");
+    }
+}
+
+#[test]
+fn errors_name_the_path_and_never_quote_content() {
+    let long = "x".repeat(257);
+    let time = "expected a time of the years 1970 to 9999 (milliseconds or RFC 3339)";
+    let rows = [
+        (
+            "eventType",
+            json!(null),
+            "eventType: expected a value, found nothing".to_owned(),
+        ),
+        (
+            "eventId",
+            json!(7),
+            "eventId: expected a string, found number 7".to_owned(),
+        ),
+        (
+            "tenantId",
+            json!(""),
+            "tenantId: expected a value, found nothing".to_owned(),
+        ),
+        (
+            "createdAt",
+            json!(-1),
+            format!("createdAt: {time}, found number -1"),
+        ),
+        (
+            "createdAt",
+            json!(1e300),
+            format!("createdAt: {time}, found number 1e300"),
+        ),
+        (
+            "createdAt",
+            json!("yesterday"),
+            format!("createdAt: {time}, found a string of 9 bytes"),
+        ),
+        (
+            "createdAt",
+            json!(true),
+            format!("createdAt: {time}, found a boolean"),
+        ),
+        (
+            "data.message.senderId",
+            json!(17),
+            "data.message.senderId: expected a string, found number 17".to_owned(),
+        ),
+        (
+            "data.context",
+            json!("d1"),
+            "data.context: expected an object, found a string".to_owned(),
+        ),
+        (
+            "data",
+            json!([]),
+            "data: expected an object, found an array".to_owned(),
+        ),
+        (
+            "data.context.dialogId",
+            json!(long),
+            "data.context.dialogId: expected an id of 1 to 256 bytes, found 257 bytes".to_owned(),
+        ),
+        (
+            "data.context.dialogId",
+            json!("a\u{7}b"),
+            "data.context.dialogId: expected an id without control characters, found U+0007"
+                .to_owned(),
+        ),
+        (
+            "data.message.senderId",
+            json!("   "),
+            "data.message.senderId: expected an id of 1 to 256 bytes, found an empty one"
+                .to_owned(),
+        ),
+    ];
+    for (path, value, expected) in rows {
+        assert_eq!(
+            invalid(&with(message_create(), path, value.clone())),
+            expected,
+            "{path} {value}"
+        );
+    }
+}
+
+#[test]
+fn a_value_that_is_nowhere_names_all_its_places() {
+    let body = with(message_create(), "data.context", json!({}));
+    assert_eq!(
+        invalid(&body),
+        "data.context.dialogId: expected a value here or at data.dialog.dialogId, \
+         data.message.dialogId, entityId, found nothing"
+    );
+}
+
+#[test]
+fn bodies_that_are_no_objects_are_undecodable() {
+    let rows: [(&[u8], &str); 8] = [
+        (
+            b"\xff{}",
+            "expected UTF-8, found an invalid byte at offset 0",
+        ),
+        (
+            b"",
+            "expected JSON, found the end of the body at line 1 column 0",
+        ),
+        (
+            b"{\"a\":",
+            "expected JSON, found the end of the body at line 1 column 5",
+        ),
+        (
+            b"{} secret",
+            "expected JSON, found a syntax error at line 1 column 4",
+        ),
+        (b"[1]", "expected a JSON object, found an array"),
+        (b"null", "expected a JSON object, found null"),
+        (b"\"secret\"", "expected a JSON object, found a string"),
+        (
+            b"{\"eventId\":1,\"eventId\":2}",
+            "expected JSON, found a key given twice at line 1 column 22",
+        ),
+    ];
+    for (body, expected) in rows {
+        let failure = decode(body).unwrap_err();
+        assert_eq!(failure.reason, Reason::Undecodable);
+        assert_eq!(failure.error, expected);
+    }
+}
+
+#[test]
+fn every_event_type_and_alias_is_known_and_others_are_ignored() {
+    let base = json!({
+        "eventId": "e", "tenantId": "t", "createdAt": 5,
+        "entityType": "dialogMember", "entityId": "d:u:v", "actorId": "A",
+        "data": {
+            "message": {
+                "messageId": "m", "senderId": "s",
+                "statusUpdate": {"userId": "U2", "status": "READ"},
+                "reactionUpdate": {"reaction": "👍", "oldReaction": "$.x"}
+            },
+            "topic": {"topicId": "tp"}, "user": {"userId": "U3", "type": "bot"}
+        }
+    });
+    let rows = [
+        ("message.create", "message.create"),
+        ("message.delete", "message.delete"),
+        ("message.status.changed", "message.status.changed"),
+        ("message.status.update", "message.status.changed"),
+        ("message.reaction.changed", "message.reaction.changed"),
+        ("message.reaction.update", "message.reaction.changed"),
+        ("dialog.messages.bulk_read", "dialog.messages.bulk_read"),
+        ("dialog.member.add", "dialog.member.add"),
+        ("member.add", "dialog.member.add"),
+        ("dialog.member.remove", "dialog.member.remove"),
+        ("member.remove", "dialog.member.remove"),
+        ("dialog.topic.create", "dialog.topic.create"),
+        ("dialog.delete", "dialog.delete"),
+        ("user.add", "user.changed"),
+        ("user.changed", "user.changed"),
+        ("user.update", "user.changed"),
+    ];
+    for (event_type, canonical) in rows {
+        let event = event(&with(base.clone(), "eventType", json!(event_type)));
+        assert_eq!(event.fact.event_type(), canonical);
+        match event.fact {
+            Fact::MemberAdded {
+                dialog,
+                user,
+                joined_at,
+            } => {
+                assert_eq!(
+                    (dialog.as_str(), user.as_str(), joined_at.get()),
+                    ("d", "u:v", 5_000)
+                );
+            }
+            Fact::StatusReached { user, status, .. } => {
+                assert_eq!((user.as_str(), status.as_str()), ("u2", "read"));
+            }
+            Fact::ReactionChanged { words, .. } => {
+                assert_eq!(format!("{words:?}"), "[(\"👍\", true), (\"$.x\", false)]");
+            }
+            Fact::UserTyped { user, user_type } => {
+                assert_eq!((user.as_str(), user_type.as_str()), ("u3", "bot"));
+            }
+            _ => {}
+        }
+    }
+    let other = with(
+        json!({"createdAt": "no time"}),
+        "eventType",
+        json!("dialog.typing"),
+    );
+    assert_eq!(
+        decode(other.to_string().as_bytes()).unwrap(),
+        Decoded::Ignored {
+            event_type: "dialog.typing".into()
+        }
+    );
+}
+
+#[test]
+fn read_until_is_given_or_last_seen_or_the_event_time() {
+    let base = json!({
+        "eventId": "e", "tenantId": "t", "eventType": "dialog.messages.bulk_read", "createdAt": 9,
+        "data": {"context": {"dialogId": "d", "userId": "u"}, "member": {"state": {}}}
+    });
+    let rows = [
+        (json!(7), json!(8), 7_000),
+        (json!(null), json!(8), 8_000),
+        (json!(null), json!(0), 9_000),
+        (json!(null), json!(null), 9_000),
+        (json!(0), json!(8), 0),
+    ];
+    for (read_until, last_seen, expected) in rows {
+        let body = with(base.clone(), "data.readUntil", read_until);
+        let body = with(body, "data.member.state.lastSeenAt", last_seen);
+        let Fact::BulkRead { read_until, .. } = event(&body).fact else {
+            panic!()
+        };
+        assert_eq!(read_until.get(), expected, "{body}");
+    }
+}
