@@ -107,6 +107,9 @@ impl Batch {
     /// What can be foreseen to be needed for an event, to be loaded for many
     /// events at once. More may turn out to be when it is applied.
     pub fn foreseen(&self, event: &Event, care: Care) -> Vec<Need> {
+        if self.state.journal.get(&event_key(event)) == Some(&true) {
+            return Vec::new();
+        }
         let mut needs = self.needs_of(event);
         if care == Care::Look {
             needs.push(Need::Journal(event_key(event)));

@@ -1,1 +1,216 @@
-//! To be written.
+//! Lanes: where events are batched, derived, committed and settled.
+//!
+//! Events of one dialog always go to the same lane of a process, so that lanes
+//! do not touch the same documents. That is for speed alone: another replica,
+//! or an event about a message whose dialog the producer did not name, may
+//! change a dialog at any time. The commit is refused then, the lane forgets
+//! what it knew and derives again from what is stored.
+
+mod attempt;
+mod cache;
+mod types;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::bus::Delivery;
+use crate::config;
+use crate::deadletter::{Failure, Reason};
+use crate::derive::{Care, Outcome};
+use crate::event::Event;
+use crate::retry::Backoff;
+use crate::shutdown::Shutdown;
+use crate::store::{Class, CommitFeed, Store, StoreError};
+use crate::telemetry::metrics::{Label, Metrics};
+use cache::Cache;
+pub use types::TypesInFlight;
+
+/// Deliveries of one event from which on it is committed by itself: should it
+/// be what ends the process, its neighbours are not drawn with it towards the
+/// broker's delivery limit.
+const SUSPICIOUS_DELIVERIES: u64 = 2;
+
+/// An event on its way, with the delivery that it settles.
+#[derive(Debug)]
+pub struct Work {
+    pub event: Event,
+    pub delivery: Delivery,
+}
+
+/// What all lanes share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    pub store: Store,
+    pub metrics: Metrics,
+    pub feed: CommitFeed,
+    pub types: TypesInFlight,
+    pub lanes: config::Lanes,
+    pub retry: config::Retry,
+    pub shutdown: Shutdown,
+}
+
+/// One lane.
+#[derive(Debug)]
+pub struct Lane {
+    shared: Shared,
+    cache: Cache,
+}
+
+/// How the work of a batch goes on.
+struct Progress {
+    /// Events not yet settled, in order of arrival.
+    queue: VecDeque<Work>,
+    /// Most events to take at once: lowered to find the one that the store
+    /// refuses.
+    limit: usize,
+    care: Care,
+    backoff: Backoff,
+    failing: bool,
+}
+
+impl Lane {
+    pub fn new(shared: Shared) -> Self {
+        let dialogs = shared.lanes.cached_dialogs / shared.lanes.count.max(1);
+        Self {
+            cache: Cache::new(dialogs),
+            shared,
+        }
+    }
+
+    /// Works until the sender is gone and all that came is settled. When a stop
+    /// is requested during an outage of the store, what is left is given back
+    /// to the broker unsettled.
+    pub async fn run(mut self, mut work: mpsc::Receiver<Work>) {
+        let mut arrived = Vec::new();
+        while self.gather(&mut work, &mut arrived).await {
+            let (suspicious, batch): (Vec<_>, Vec<_>) = arrived
+                .drain(..)
+                .partition(|work| work.delivery.delivery_count() >= SUSPICIOUS_DELIVERIES);
+            self.settle(batch).await;
+            for work in suspicious {
+                self.settle(vec![work]).await;
+            }
+        }
+    }
+
+    /// Waits for a batch: full, or as old as allowed. `false` at the end.
+    async fn gather(&self, work: &mut mpsc::Receiver<Work>, batch: &mut Vec<Work>) -> bool {
+        let limit = self.shared.lanes.batch_events;
+        if work.recv_many(batch, limit).await == 0 {
+            return false;
+        }
+        let deadline = Instant::now() + Duration::from_millis(self.shared.lanes.batch_age_ms);
+        while batch.len() < limit {
+            let more = work.recv_many(batch, limit - batch.len());
+            match tokio::time::timeout_at(deadline, more).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        true
+    }
+
+    async fn settle(&mut self, batch: Vec<Work>) {
+        let redelivered = batch.iter().any(|work| work.delivery.redelivered());
+        let retry = &self.shared.retry;
+        let mut progress = Progress {
+            limit: batch.len(),
+            queue: batch.into(),
+            care: if redelivered {
+                Care::Look
+            } else {
+                Care::Presume
+            },
+            backoff: Backoff::new(
+                Duration::from_millis(retry.initial_ms),
+                Duration::from_millis(retry.max_ms),
+            ),
+            failing: false,
+        };
+        while !progress.queue.is_empty() {
+            let taken = progress.queue.len().min(progress.limit);
+            let events = progress.queue.iter().take(taken).map(|work| &work.event);
+            let events: Vec<_> = events.collect();
+            match self.attempt(&events, progress.care).await {
+                Ok(outcomes) => self.succeeded(&mut progress, &outcomes),
+                Err(failed) => {
+                    let go_on = self.failed(&mut progress, taken, failed).await;
+                    if !go_on {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn succeeded(&self, progress: &mut Progress, outcomes: &[Outcome]) {
+        if std::mem::take(&mut progress.failing) {
+            info!("the store takes events again");
+        }
+        progress.backoff.reset();
+        progress.limit = progress.limit.saturating_mul(2);
+        for (outcome, work) in outcomes.iter().zip(progress.queue.drain(..outcomes.len())) {
+            let kind = match outcome {
+                Outcome::Applied => "applied",
+                Outcome::Unchanged => "unchanged",
+                Outcome::Duplicate => "duplicate",
+            };
+            self.shared.metrics.settled(kind);
+            self.shared.types.settled(&work.event);
+            work.delivery.ack();
+        }
+    }
+
+    /// Decides what to do about a failed attempt; `false` to give up for now,
+    /// because the service stops.
+    async fn failed(&self, progress: &mut Progress, taken: usize, failed: StoreError) -> bool {
+        let class = failed.class();
+        progress.care = Care::Look;
+        if class == Class::Permanent {
+            if taken > 1 {
+                progress.limit = taken / 2;
+            } else if let Some(work) = progress.queue.pop_front() {
+                self.reject(work, &failed);
+                progress.limit = usize::MAX;
+            }
+            return true;
+        }
+        let label = Label {
+            kind: class.as_str(),
+        };
+        self.shared
+            .metrics
+            .commit_retries
+            .get_or_create(&label)
+            .inc();
+        if class == Class::Retryable && !std::mem::replace(&mut progress.failing, true) {
+            warn!(error = %failed, events = progress.queue.len(),
+                "the store does not take events; retrying until it does");
+        }
+        tokio::select! {
+            () = progress.backoff.wait() => true,
+            () = self.shared.shutdown.requested(), if class == Class::Retryable => {
+                warn!(events = progress.queue.len(),
+                    "stopping while the store does not take events; they stay in the queue");
+                false
+            }
+        }
+    }
+
+    /// One event that the store refuses, now and always.
+    fn reject(&self, work: Work, failed: &StoreError) {
+        let Work { event, delivery } = work;
+        error!(tenant = %event.tenant, event = %event.stamp.event, error = %failed,
+            "the store refuses an event; it is dead-lettered");
+        self.shared.metrics.settled("dead_lettered");
+        self.shared.types.settled(&event);
+        delivery.dead_letter(Failure {
+            reason: Reason::RejectedByStore,
+            error: failed.to_string(),
+        });
+    }
+}

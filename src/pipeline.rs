@@ -1,1 +1,84 @@
-//! To be written.
+//! From the bus to the lanes: decode each delivery and send it where its
+//! dialog is.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use crate::bus::Delivery;
+use crate::deadletter::Failure;
+use crate::event::decode::{Decoded, decode};
+use crate::event::{Event, Fact};
+use crate::lane::{TypesInFlight, Work};
+use crate::telemetry::metrics::Metrics;
+
+/// The first stage of the service.
+#[derive(Debug)]
+pub struct Pipeline {
+    lanes: Vec<mpsc::Sender<Work>>,
+    types: TypesInFlight,
+    metrics: Metrics,
+}
+
+impl Pipeline {
+    /// A pipeline into these lanes, of which there is at least one.
+    pub fn new(lanes: Vec<mpsc::Sender<Work>>, types: TypesInFlight, metrics: Metrics) -> Self {
+        Self {
+            lanes,
+            types,
+            metrics,
+        }
+    }
+
+    /// Works until the bus hands over no more, then lets go of the lanes, which
+    /// end when they have settled what they hold.
+    pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
+        while let Some(delivery) = deliveries.recv().await {
+            match decode(delivery.body()) {
+                Ok(Decoded::Event(event)) => self.dispatch(event, delivery).await,
+                Ok(Decoded::Ignored { event_type }) => {
+                    self.metrics.ignored(&event_type);
+                    delivery.ack();
+                }
+                Err(failure) => self.refuse(failure, delivery),
+            }
+        }
+    }
+
+    async fn dispatch(&self, event: Event, delivery: Delivery) {
+        self.types.arrived(&event);
+        let lane = &self.lanes[lane_of(&event, self.lanes.len())];
+        // A lane only ends before its senders when it panicked. The delivery is
+        // dropped unsettled then, and the broker delivers it again.
+        let _ = lane.send(Work { event, delivery }).await;
+    }
+
+    fn refuse(&self, failure: Failure, delivery: Delivery) {
+        // Not a warning: a producer that sends thousands of these would drown
+        // the log. The dead letter says it all, the metric says how many.
+        debug!(reason = %failure.reason, error = %failure.error, "dead-lettering an event");
+        self.metrics.settled("dead_lettered");
+        delivery.dead_letter(failure);
+    }
+}
+
+/// The lane of an event: that of its dialog, where the producer named it.
+fn lane_of(event: &Event, lanes: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    event.tenant.hash(&mut hasher);
+    match (&event.dialog_hint, &event.fact) {
+        (_, Fact::UserTyped { user, .. }) => user.hash(&mut hasher),
+        (Some(dialog), _) => dialog.hash(&mut hasher),
+        (
+            None,
+            Fact::MessageDeleted { message }
+            | Fact::StatusReached { message, .. }
+            | Fact::ReactionChanged { message, .. },
+        ) => message.hash(&mut hasher),
+        // Every other event needs its dialog, and the hint is where it was found.
+        (None, _) => {}
+    }
+    // The remainder fits: it is below the number of lanes.
+    (hasher.finish() % lanes as u64) as usize
+}

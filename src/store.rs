@@ -1,20 +1,30 @@
 //! MongoDB: the only module that names the driver.
 
+mod commit;
+mod documents;
 pub mod error;
+pub mod feed;
+mod journal;
+mod load;
+mod migrate;
 pub mod schema;
 
 use mongodb::options::{
-    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+    Acknowledgment, ClientOptions, DatabaseOptions, ReadConcern, ReadPreference, SelectionCriteria,
+    SessionOptions, WriteConcern,
 };
-use mongodb::{Client, Database};
+use mongodb::{Client, ClientSession, Database};
 
-pub use error::StoreError;
+pub use error::{Class, StoreError};
+pub use feed::CommitFeed;
+pub use load::Snapshot;
 
 /// A handle on the service's database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     client: Client,
     database: Database,
+    snapshots: Database,
 }
 
 impl Store {
@@ -40,12 +50,37 @@ impl Store {
             Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
         let client = Client::with_options(options)?;
         let database = client.database(&config.database);
-        Ok(Self { client, database })
+        // In a snapshot session the driver keeps a read concern that it finds
+        // and only adds the time: it must already say "snapshot".
+        let snapshots = DatabaseOptions::builder()
+            .read_concern(ReadConcern::snapshot())
+            .build();
+        let snapshots = client.database_with_options(&config.database, snapshots);
+        Ok(Self {
+            client,
+            database,
+            snapshots,
+        })
     }
 
     /// The driver's client, for sessions.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The service's database, to be read in a snapshot session.
+    pub fn snapshots(&self) -> &Database {
+        &self.snapshots
+    }
+
+    /// Begins a snapshot session: all that is read in it is as of the time of
+    /// its first read.
+    ///
+    /// # Errors
+    /// When no session is to be had.
+    pub async fn snapshot_session(&self) -> Result<ClientSession, StoreError> {
+        let options = SessionOptions::builder().snapshot(true).build();
+        Ok(self.client.start_session().with_options(options).await?)
     }
 
     /// The service's database.

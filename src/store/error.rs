@@ -1,9 +1,168 @@
 //! What went wrong in the store, classified once.
 
+use mongodb::error::{
+    Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure,
+};
+
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The driver or the server said so.
     #[error("MongoDB: {0}")]
-    Driver(#[from] mongodb::error::Error),
+    Driver(#[from] Error),
+    /// A write was refused inside an otherwise successful command.
+    #[error("MongoDB refused a write to `{collection}`: {message} (code {code})")]
+    Write {
+        /// Where.
+        collection: &'static str,
+        /// The server's error code.
+        code: i32,
+        /// The server's words.
+        message: String,
+    },
+    /// A document is no longer what the change was derived from.
+    #[error("{expected} documents of `{collection}` expected as derived from, {found} found")]
+    Moved {
+        /// Where.
+        collection: &'static str,
+        /// Documents that were to be changed.
+        expected: i64,
+        /// Documents that still were as expected.
+        found: i64,
+    },
+    /// The server's answer, or a stored document, is not what it must be.
+    #[error("unexpected answer of MongoDB: {0}")]
+    Answer(String),
+}
+
+/// What can be done about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The store is down, slow, electing, full or misconfigured: the same again
+    /// later. Also whatever is not known, so that nothing is given up in vain.
+    Retryable,
+    /// Someone else changed the same documents: load, derive and try again.
+    Conflict,
+    /// The data itself is refused, now and always.
+    Permanent,
+}
+
+impl Class {
+    /// The name in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Class::Retryable => "retryable",
+            Class::Conflict => "conflict",
+            Class::Permanent => "permanent",
+        }
+    }
+}
+
+/// Server error codes that mean a conflict between two writers.
+const CONFLICT_CODES: [i32; 3] = [
+    112,    // WriteConflict
+    246,    // SnapshotUnavailable
+    11_000, // DuplicateKey
+];
+
+/// Server error codes that blame the data, not the state of the server.
+const PERMANENT_CODES: [i32; 14] = [
+    2,      // BadValue: also an $inc past the range of int64
+    9,      // FailedToParse
+    14,     // TypeMismatch
+    15,     // Overflow
+    28,     // PathNotViable
+    40,     // ConflictingUpdateOperators
+    52,     // DollarPrefixedFieldName
+    56,     // EmptyFieldName
+    121,    // DocumentValidationFailure
+    257,    // TransactionTooLarge
+    10_334, // BSONObjectTooLarge
+    17_280, // KeyTooLong
+    17_419, // the resulting document is too large (update)
+    17_420, // the resulting document is too large (replacement)
+];
+
+impl StoreError {
+    /// The one classification of errors.
+    pub fn class(&self) -> Class {
+        match self {
+            StoreError::Moved { .. } => Class::Conflict,
+            StoreError::Write { code, .. } => class_of_code(*code),
+            StoreError::Answer(_) => Class::Permanent,
+            StoreError::Driver(error) => class_of_driver_error(error),
+        }
+    }
+
+    /// Whether a commit may or may not have happened.
+    pub fn is_unknown_commit(&self) -> bool {
+        matches!(self, StoreError::Driver(e) if e.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT))
+    }
+}
+
+fn class_of_code(code: i32) -> Class {
+    if CONFLICT_CODES.contains(&code) {
+        Class::Conflict
+    } else if PERMANENT_CODES.contains(&code) {
+        Class::Permanent
+    } else {
+        Class::Retryable
+    }
+}
+
+fn class_of_driver_error(error: &Error) -> Class {
+    match error.kind.as_ref() {
+        ErrorKind::Command(e) => class_of_code(e.code),
+        ErrorKind::Write(WriteFailure::WriteError(e)) => class_of_code(e.code),
+        // The document cannot even be sent.
+        ErrorKind::BsonSerialization(_) | ErrorKind::InvalidArgument { .. }
+            if !error.contains_label(TRANSIENT_TRANSACTION_ERROR) =>
+        {
+            Class::Permanent
+        }
+        _ => Class::Retryable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: i32) -> StoreError {
+        StoreError::Write {
+            collection: "journal",
+            code,
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn codes_are_classified_by_what_can_be_done() {
+        let rows = [
+            (11_000, Class::Conflict),
+            (112, Class::Conflict),
+            (121, Class::Permanent),
+            (10_334, Class::Permanent),
+            (257, Class::Permanent),
+            (13, Class::Retryable),     // Unauthorized: an operator's to cure
+            (91, Class::Retryable),     // ShutdownInProgress
+            (10_107, Class::Retryable), // NotWritablePrimary
+            (14_031, Class::Retryable), // OutOfDiskSpace
+            (50, Class::Retryable),     // MaxTimeMSExpired
+            (0, Class::Retryable),
+        ];
+        for (code, class) in rows {
+            assert_eq!(refused(code).class(), class, "code {code}");
+        }
+    }
+
+    #[test]
+    fn a_document_that_moved_is_a_conflict() {
+        let error = StoreError::Moved {
+            collection: "dialogs",
+            expected: 2,
+            found: 1,
+        };
+        assert_eq!(error.class(), Class::Conflict);
+    }
 }

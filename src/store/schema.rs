@@ -39,6 +39,18 @@ pub mod collection {
     pub const USERS: &str = "users";
     /// Taken events.
     pub const JOURNAL: &str = "journal";
+
+    /// All of them.
+    pub const ALL: [&str; 8] = [
+        DIALOGS,
+        MEMBERSHIPS,
+        MESSAGES,
+        RECEIPTS,
+        REACTIONS,
+        TOPICS,
+        USERS,
+        JOURNAL,
+    ];
 }
 
 /// Fields of `dialogs`. Never deleted, so that `version` never starts over.

@@ -19,7 +19,8 @@ pub struct Label {
 pub struct Metrics {
     /// Deliveries received from the broker.
     pub deliveries: Counter,
-    /// Events settled, by outcome: `applied`, `duplicate`, `ignored`, `dead_lettered`.
+    /// Events settled, by outcome: `applied`,
+    /// `unchanged`, `duplicate`, `ignored`, `dead_lettered`.
     pub events: Family<Label, Counter>,
     /// Dead letters published and confirmed, by reason.
     pub dead_letters: Family<Label, Counter>,
@@ -90,5 +91,15 @@ impl Metrics {
             metrics.consumer_restarts.clone(),
         );
         metrics
+    }
+
+    /// Counts a settled event by its outcome.
+    pub fn settled(&self, outcome: &'static str) {
+        self.events.get_or_create(&Label { kind: outcome }).inc();
+    }
+
+    /// Counts an event that is none of ours, by its type.
+    pub fn ignored(&self, _event_type: &str) {
+        self.settled("ignored");
     }
 }

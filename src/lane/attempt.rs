@@ -1,0 +1,143 @@
+//! One attempt at a batch: load what must be known, derive, commit.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use super::Lane;
+use crate::derive::state::{EventKey, Need};
+use crate::derive::{Batch, Blocked, Care, Outcome};
+use crate::event::Event;
+use crate::store::{Snapshot, StoreError};
+
+/// Rounds of loading before deriving: messages first, then the dialogs that
+/// they turn out to belong to. What is still missing is found while deriving.
+const FORESEEN_ROUNDS: usize = 2;
+
+/// An attempt under way.
+#[derive(Default)]
+struct Attempt {
+    batch: Batch,
+    /// The store as of the first read. A batch of new messages in known
+    /// dialogs needs none.
+    snapshot: Option<Snapshot>,
+}
+
+impl Lane {
+    /// Commits the first of these events: all of them, or as many as can be
+    /// derived before the next one needs what they have changed. Returns what
+    /// became of each of those.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; nothing was committed then, unless the outcome of
+    /// the commit is unknown.
+    pub(super) async fn attempt(
+        &mut self,
+        events: &[&Event],
+        care: Care,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        let mut attempt = Attempt::default();
+        self.prepare(&mut attempt, events, care).await?;
+        let mut outcomes = Vec::with_capacity(events.len());
+        'events: for event in events {
+            loop {
+                match attempt.batch.apply(event) {
+                    Ok(outcome) => {
+                        outcomes.push(outcome);
+                        break;
+                    }
+                    Err(Blocked::Missing(needs)) => self.load(&mut attempt, needs).await?,
+                    Err(Blocked::Flush) => break 'events,
+                }
+            }
+        }
+        self.commit(attempt.batch).await?;
+        Ok(outcomes)
+    }
+
+    /// Loads all that can be foreseen, for all events at once.
+    async fn prepare(
+        &mut self,
+        attempt: &mut Attempt,
+        events: &[&Event],
+        care: Care,
+    ) -> Result<(), StoreError> {
+        for event in events {
+            let key = EventKey {
+                tenant: event.tenant.clone(),
+                event: event.stamp.event.clone(),
+            };
+            if self.cache.has_event(&key) {
+                attempt.batch.state_mut().know_journal(key, true);
+            }
+        }
+        for _ in 0..FORESEEN_ROUNDS {
+            let needs = events.iter().flat_map(|e| attempt.batch.foreseen(e, care));
+            let needs: HashSet<_> = needs.collect();
+            if needs.is_empty() {
+                break;
+            }
+            self.load(attempt, needs).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers needs: from memory where that is possible, else from the store.
+    async fn load(
+        &mut self,
+        attempt: &mut Attempt,
+        needs: impl IntoIterator<Item = Need>,
+    ) -> Result<(), StoreError> {
+        let mut unanswered = Vec::new();
+        for need in needs {
+            if !self.remember(attempt, &need) {
+                unanswered.push(need);
+            }
+        }
+        if unanswered.is_empty() {
+            return Ok(());
+        }
+        let snapshot = match &mut attempt.snapshot {
+            Some(snapshot) => snapshot,
+            None => attempt.snapshot.insert(self.shared.store.snapshot().await?),
+        };
+        snapshot.answer(unanswered, attempt.batch.state_mut()).await
+    }
+
+    fn remember(&mut self, attempt: &mut Attempt, need: &Need) -> bool {
+        let state = attempt.batch.state_mut();
+        match need {
+            Need::Dialog(key) => match self.cache.dialog(key) {
+                Some(dialog) => state.know_dialog(key.clone(), dialog),
+                None => return false,
+            },
+            Need::UserType(key) => match self.shared.types.get(key) {
+                Some(user_type) => state.know_user_type(key.clone(), Some(user_type)),
+                None => return false,
+            },
+            _ => return false,
+        }
+        true
+    }
+
+    async fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+        let changes = batch.finish();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        if let Err(error) = self.shared.store.commit(&changes).await {
+            // Whatever went wrong, the dialogs may not be as remembered.
+            self.cache.forget(changes.dialogs.keys());
+            return Err(error);
+        }
+        let metrics = &self.shared.metrics;
+        metrics
+            .commit_seconds
+            .observe(started.elapsed().as_secs_f64());
+        metrics.batch_events.observe(changes.taken.len() as f64);
+        metrics.disagreeing_creates.inc_by(changes.disagreements);
+        self.cache.committed(changes);
+        self.shared.feed.committed();
+        Ok(())
+    }
+}

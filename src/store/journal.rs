@@ -1,0 +1,175 @@
+//! Journal records: one for every counter event that was taken. The ledger
+//! that makes a second delivery collide, and all facts that a replay needs.
+
+use mongodb::bson::{DateTime, RawDocumentBuf, serialize_to_raw_document_buf};
+use serde::Serialize;
+
+use crate::derive::changes::Taken;
+use crate::event::{Event, Fact};
+
+#[derive(Serialize)]
+struct RecordId<'a> {
+    t: &'a str,
+    e: &'a str,
+}
+
+#[derive(Serialize)]
+struct WordRecord<'a> {
+    r: &'a str,
+    set: bool,
+}
+
+/// A document of `journal`. What an event does not have is left out.
+#[derive(Serialize)]
+struct Record<'a> {
+    _id: RecordId<'a>,
+    /// Canonical event type.
+    r#type: &'a str,
+    /// Micros of the event.
+    at: i64,
+    /// Dialog, as far as known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    d: Option<&'a str>,
+    /// Message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    m: Option<&'a str>,
+    /// User: the sender of a create, else whom the event is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    u: Option<&'a str>,
+    /// Who did it, where the producer said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actor: Option<&'a str>,
+    /// The version to which the event raised its dialog. Absent when it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<i64>,
+    /// Sender's type as fixed, or the type learnt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_type: Option<&'a str>,
+    /// Micros of the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent_at: Option<i64>,
+    /// `true` for `system.*`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<bool>,
+    /// Status reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'a str>,
+    /// Words on reactions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    words: Option<Vec<WordRecord<'a>>>,
+    /// Micros up to which all is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_until: Option<i64>,
+    /// Micros of the join.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    joined_at: Option<i64>,
+    /// Topic created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<&'a str>,
+    /// When it was written. The retention counts from here.
+    applied_at: DateTime,
+}
+
+/// The record of a taken event, written at `now`.
+///
+/// # Errors
+/// When it cannot be encoded.
+pub fn record(taken: &Taken, now: DateTime) -> mongodb::bson::error::Result<RawDocumentBuf> {
+    let event = &taken.event;
+    let mut record = Record {
+        _id: RecordId {
+            t: event.tenant.as_str(),
+            e: event.stamp.event.as_str(),
+        },
+        r#type: event.fact.event_type(),
+        at: event.stamp.at.get(),
+        d: None,
+        m: None,
+        u: None,
+        actor: event.actor.as_ref().map(|actor| actor.as_str()),
+        version: taken.dialog.as_ref().map(|(_, version)| *version),
+        user_type: taken.sender_type.as_ref().map(|known| known.as_str()),
+        sent_at: None,
+        system: None,
+        status: None,
+        words: None,
+        read_until: None,
+        joined_at: None,
+        topic: None,
+        applied_at: now,
+    };
+    state(event, &mut record);
+    // A message's dialog is that of its create, whatever this event said.
+    if let Some((dialog, _)) = &taken.dialog {
+        record.d = Some(dialog.dialog.as_str());
+    }
+    serialize_to_raw_document_buf(&record)
+}
+
+/// Fills in what the event's fact states.
+fn state<'a>(event: &'a Event, record: &mut Record<'a>) {
+    record.d = event.dialog_hint.as_ref().map(|dialog| dialog.as_str());
+    match &event.fact {
+        Fact::MessageCreated(new) => {
+            record.d = Some(new.dialog.as_str());
+            record.m = Some(new.message.as_str());
+            record.u = Some(new.sender.as_str());
+            record.sent_at = Some(new.sent_at.get());
+            record.system = new.system.then_some(true);
+        }
+        Fact::MessageDeleted { message } => record.m = Some(message.as_str()),
+        Fact::StatusReached {
+            message,
+            user,
+            status,
+        } => {
+            record.m = Some(message.as_str());
+            record.u = Some(user.as_str());
+            record.status = Some(status.as_str());
+        }
+        Fact::ReactionChanged {
+            message,
+            user,
+            words,
+        } => {
+            record.m = Some(message.as_str());
+            record.u = Some(user.as_str());
+            let words = words.iter().map(|(reaction, set)| WordRecord {
+                r: reaction.as_str(),
+                set: *set,
+            });
+            record.words = Some(words.collect());
+        }
+        Fact::BulkRead {
+            dialog,
+            user,
+            read_until,
+        } => {
+            record.d = Some(dialog.as_str());
+            record.u = Some(user.as_str());
+            record.read_until = Some(read_until.get());
+        }
+        Fact::MemberAdded {
+            dialog,
+            user,
+            joined_at,
+        } => {
+            record.d = Some(dialog.as_str());
+            record.u = Some(user.as_str());
+            record.joined_at = Some(joined_at.get());
+        }
+        Fact::MemberRemoved { dialog, user } => {
+            record.d = Some(dialog.as_str());
+            record.u = Some(user.as_str());
+        }
+        Fact::TopicCreated { dialog, topic } => {
+            record.d = Some(dialog.as_str());
+            record.topic = Some(topic.as_str());
+        }
+        Fact::DialogDeleted { dialog } => record.d = Some(dialog.as_str()),
+        Fact::UserTyped { user, user_type } => {
+            record.u = Some(user.as_str());
+            record.user_type = Some(user_type.as_str());
+        }
+    }
+}

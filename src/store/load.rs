@@ -1,0 +1,351 @@
+//! Answering derive's [`Need`]s.
+//!
+//! All answers for a batch come from one snapshot: a dialog and what hangs on
+//! it are as of the same moment. When any of it has changed by the time of the
+//! commit, the dialog's version has too, and the commit is refused.
+
+use std::collections::HashMap;
+
+use futures::TryStreamExt as _;
+use mongodb::ClientSession;
+use mongodb::bson::{Bson, Document, RawDocumentBuf, deserialize_from_slice, doc};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::documents::{
+    Counts, DialogDocument, Id, MembershipDocument, MessageDocument, WordDocument, by_type, micros,
+};
+use super::schema::collection;
+use super::{Store, StoreError};
+use crate::derive::state::{
+    ByType, DialogKey, EventKey, Mark, MembershipKey, MessageKey, Need, ReactionKey, ReceiptKey,
+    State, TopicKey, UserKey, Word,
+};
+use crate::event::{MessageId, Micros, SenderType, UserId};
+
+/// A moment of the store, from which the needs of a batch are answered.
+#[derive(Debug)]
+pub struct Snapshot {
+    store: Store,
+    session: ClientSession,
+}
+
+/// The needs that are looked up by key, by their kind.
+#[derive(Default)]
+struct Keys {
+    journal: Vec<EventKey>,
+    dialogs: Vec<DialogKey>,
+    memberships: Vec<MembershipKey>,
+    messages: Vec<MessageKey>,
+    receipts: Vec<ReceiptKey>,
+    reactions: Vec<ReactionKey>,
+    topics: Vec<TopicKey>,
+    users: Vec<UserKey>,
+}
+
+impl Store {
+    /// Begins a snapshot.
+    ///
+    /// # Errors
+    /// When no session is to be had.
+    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        Ok(Snapshot {
+            store: self.clone(),
+            session: self.snapshot_session().await?,
+        })
+    }
+}
+
+impl Snapshot {
+    /// Answers needs into the state of a batch.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; some needs may be answered then.
+    pub async fn answer(&mut self, needs: Vec<Need>, state: &mut State) -> Result<(), StoreError> {
+        let mut keys = Keys::default();
+        for need in needs {
+            match need {
+                Need::Journal(key) => keys.journal.push(key),
+                Need::Dialog(key) => keys.dialogs.push(key),
+                Need::Membership(key) => keys.memberships.push(key),
+                Need::Message(key) => keys.messages.push(key),
+                Need::Receipt(key) => keys.receipts.push(key),
+                Need::Reaction(key) => keys.reactions.push(key),
+                Need::Topic(key) => keys.topics.push(key),
+                Need::UserType(key) => keys.users.push(key),
+                Need::MembersPast(dialog, at) => {
+                    let members = self.members_past(&dialog, at).await?;
+                    state.know_members_past(dialog, at, members);
+                }
+                Need::Readers(message) => {
+                    let readers = self.readers(&message).await?;
+                    state.know_readers(message, readers.into_iter().collect());
+                }
+                Need::Unread(membership, mark) => {
+                    let unread = self.unread(&membership, mark).await?;
+                    state.know_unread(membership, mark, unread);
+                }
+                Need::LatestExcept(dialog, message) => {
+                    let at = self.latest_except(&dialog, &message).await?;
+                    state.know_latest_except(dialog, message, at);
+                }
+            }
+        }
+        self.look_up(keys, state).await
+    }
+
+    async fn look_up(&mut self, keys: Keys, state: &mut State) -> Result<(), StoreError> {
+        for (key, found) in self.exist(collection::JOURNAL, keys.journal).await? {
+            state.know_journal(key, found);
+        }
+        let dialogs = self.find::<_, DialogDocument>(collection::DIALOGS, keys.dialogs);
+        for (key, found) in dialogs.await? {
+            state.know_dialog(
+                key,
+                found
+                    .map(TryInto::try_into)
+                    .transpose()?
+                    .unwrap_or_default(),
+            );
+        }
+        let memberships =
+            self.find::<_, MembershipDocument>(collection::MEMBERSHIPS, keys.memberships);
+        for (key, found) in memberships.await? {
+            let membership = found.map(TryInto::try_into).transpose()?;
+            state.know_membership(key, membership.unwrap_or_default());
+        }
+        let messages = self.find::<_, MessageDocument>(collection::MESSAGES, keys.messages);
+        for (key, found) in messages.await? {
+            state.know_message(
+                key,
+                found
+                    .map(TryInto::try_into)
+                    .transpose()?
+                    .unwrap_or_default(),
+            );
+        }
+        for (key, found) in self.exist(collection::RECEIPTS, keys.receipts).await? {
+            state.know_receipt(key, found);
+        }
+        let words = self.find::<_, WordDocument>(collection::REACTIONS, keys.reactions);
+        for (key, found) in words.await? {
+            state.know_reaction(key, found.map(Word::try_from).transpose()?);
+        }
+        for (key, found) in self.exist(collection::TOPICS, keys.topics).await? {
+            state.know_topic(key, found);
+        }
+        for (key, found) in self
+            .find::<_, UserDocument>(collection::USERS, keys.users)
+            .await?
+        {
+            let known = found.and_then(|user| SenderType::new(&user.typed.r#type).ok());
+            state.know_user_type(key, known);
+        }
+        Ok(())
+    }
+
+    /// Every key with its document, or with `None` when there is none.
+    async fn find<K: Id, D: DeserializeOwned>(
+        &mut self,
+        collection: &'static str,
+        keys: Vec<K>,
+    ) -> Result<Vec<(K, Option<D>)>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<_> = keys.iter().map(Id::id).collect();
+        let filter = doc! { "_id": { "$in": &ids } };
+        let documents = self
+            .store
+            .snapshots()
+            .collection::<RawDocumentBuf>(collection);
+        let mut cursor = documents.find(filter).session(&mut self.session).await?;
+        // A key is recognised by the bytes of its `_id`.
+        let mut found = HashMap::with_capacity(keys.len());
+        while let Some(document) = cursor.stream(&mut self.session).try_next().await? {
+            let id = document.get_document("_id").map_err(unreadable)?;
+            let rest = deserialize_from_slice::<D>(document.as_bytes()).map_err(unreadable)?;
+            found.insert(id.as_bytes().to_vec(), rest);
+        }
+        keys.into_iter()
+            .zip(ids)
+            .map(|(key, id)| {
+                let id = RawDocumentBuf::try_from(&id).map_err(unreadable)?;
+                Ok((key, found.remove(id.as_bytes())))
+            })
+            .collect()
+    }
+
+    /// Every key with whether its document exists.
+    async fn exist<K: Id>(
+        &mut self,
+        collection: &'static str,
+        keys: Vec<K>,
+    ) -> Result<Vec<(K, bool)>, StoreError> {
+        let found = self.find::<K, Nothing>(collection, keys).await?;
+        Ok(found
+            .into_iter()
+            .map(|(key, found)| (key, found.is_some()))
+            .collect())
+    }
+
+    async fn members_past(
+        &mut self,
+        dialog: &DialogKey,
+        at: Micros,
+    ) -> Result<Vec<(UserId, Mark)>, StoreError> {
+        let filter = doc! {
+            "_id.t": dialog.tenant.as_str(),
+            "_id.d": dialog.dialog.as_str(),
+            "mark": { "$gte": at.get() },
+        };
+        let memberships = self
+            .store
+            .snapshots()
+            .collection::<MarkDocument>(collection::MEMBERSHIPS);
+        let mut cursor = memberships
+            .find(filter)
+            .projection(doc! { "_id.u": 1, "mark": 1 })
+            .session(&mut self.session)
+            .await?;
+        let mut members = Vec::new();
+        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+            members.push((user(&found._id.u)?, Mark(found.mark)));
+        }
+        Ok(members)
+    }
+
+    async fn readers(&mut self, message: &MessageKey) -> Result<Vec<UserId>, StoreError> {
+        let (mut from, mut to) = (message.id(), message.id());
+        from.extend(doc! { "s": "read", "u": "" });
+        to.extend(doc! { "s": "read", "u": Bson::MaxKey });
+        let filter = doc! { "_id": { "$gte": from, "$lt": to } };
+        let receipts = self
+            .store
+            .snapshots()
+            .collection::<UserOnly>(collection::RECEIPTS);
+        let mut cursor = receipts.find(filter).session(&mut self.session).await?;
+        let mut readers = Vec::new();
+        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+            readers.push(user(&found._id.u)?);
+        }
+        Ok(readers)
+    }
+
+    /// Counts over the facts of the messages after the mark: the exact, slower
+    /// path.
+    async fn unread(
+        &mut self,
+        membership: &MembershipKey,
+        mark: Mark,
+    ) -> Result<ByType, StoreError> {
+        let dialog = &membership.dialog;
+        let user = membership.user.as_str();
+        let pipeline = [
+            doc! { "$match": {
+                "_id.t": dialog.tenant.as_str(),
+                "d": dialog.dialog.as_str(),
+                "at": { "$gt": mark.0 },
+                "sender": { "$ne": user },
+                "system": { "$ne": true },
+                "deleted": { "$ne": true },
+            } },
+            doc! { "$project": {
+                "type": 1,
+                "receipt": { "t": "$_id.t", "m": "$_id.m", "s": "read", "u": { "$literal": user } },
+            } },
+            doc! { "$lookup": {
+                "from": collection::RECEIPTS,
+                "localField": "receipt",
+                "foreignField": "_id",
+                "as": "read",
+            } },
+            doc! { "$match": { "read": { "$size": 0 } } },
+            doc! { "$group": { "_id": "$type", "count": { "$sum": 1_i64 } } },
+        ];
+        let mut cursor = self
+            .store
+            .snapshots()
+            .collection::<Document>(collection::MESSAGES)
+            .aggregate(pipeline)
+            .session(&mut self.session)
+            .with_type::<CountDocument>()
+            .await?;
+        let mut counts = Counts::new();
+        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+            counts.insert(super::schema::escape(&found._id), found.count);
+        }
+        by_type(&counts)
+    }
+
+    async fn latest_except(
+        &mut self,
+        dialog: &DialogKey,
+        message: &MessageId,
+    ) -> Result<Option<Micros>, StoreError> {
+        let filter = doc! {
+            "_id.t": dialog.tenant.as_str(),
+            "d": dialog.dialog.as_str(),
+            "deleted": { "$ne": true },
+            "_id.m": { "$ne": message.as_str() },
+        };
+        let latest = self
+            .store
+            .snapshots()
+            .collection::<AtOnly>(collection::MESSAGES)
+            .find_one(filter)
+            .sort(doc! { "at": -1 })
+            .projection(doc! { "_id": 0, "at": 1 })
+            .session(&mut self.session)
+            .await?;
+        latest.map(|found| micros(found.at)).transpose()
+    }
+}
+
+fn unreadable(error: mongodb::bson::error::Error) -> StoreError {
+    StoreError::Answer(format!("a stored document cannot be read: {error}"))
+}
+
+fn user(id: &str) -> Result<UserId, StoreError> {
+    UserId::new(id).map_err(|e| StoreError::Answer(format!("a stored user has {e}")))
+}
+
+#[derive(Deserialize)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+struct UserDocument {
+    typed: TypedDocument,
+}
+
+#[derive(Deserialize)]
+struct TypedDocument {
+    r#type: String,
+}
+
+#[derive(Deserialize)]
+struct UserPart {
+    u: String,
+}
+
+#[derive(Deserialize)]
+struct MarkDocument {
+    _id: UserPart,
+    mark: i64,
+}
+
+#[derive(Deserialize)]
+struct UserOnly {
+    _id: UserPart,
+}
+
+#[derive(Deserialize)]
+struct CountDocument {
+    _id: String,
+    count: i64,
+}
+
+#[derive(Deserialize)]
+struct AtOnly {
+    at: i64,
+}
