@@ -1,33 +1,73 @@
-//! RabbitMQ: the only module that names lapin.
+//! RabbitMQ: where events come from and dead letters go. The only module that
+//! names lapin.
 //!
-//! Surface agreed between the modules (bodies to be written):
+//! - [`Consumer`] hands out every message of the service's queue as a
+//!   [`Delivery`] and reconnects by itself for ever. Settling a delivery
+//!   consumes it, so that a double settlement does not compile.
+//! - [`Publisher`] publishes events with broker confirms.
+//! - [`inspect()`] looks at the broker and changes nothing.
 //!
 //! ```text
-//! pub struct Delivery { .. }               // one message, not yet settled
-//! impl Delivery {
-//!     pub fn body(&self) -> &[u8];
-//!     pub fn redelivered(&self) -> bool;
-//!     pub fn delivery_count(&self) -> u64;  // x-delivery-count, 0 when absent
-//!     pub fn ack(self);                     // each consumes the delivery:
-//!     pub fn dead_letter(self, failure: deadletter::Failure);   // a double
-//!     pub fn requeue(self);                 // settlement does not compile
-//! }                                         // dropping = unsettled: the broker redelivers
-//!
-//! pub struct Consumer { .. }
-//! impl Consumer {
-//!     /// Connects once, checks and declares the topology; an error here is for
-//!     /// the operator (wrong URL, credentials, incompatible queue).
-//!     pub async fn open(config: config::Bus, retry: config::Retry, metrics: Metrics) -> Result<Consumer, BusError>;
-//!     /// Supervised loop: forwards deliveries into `sink`, settles, reconnects;
-//!     /// returns once a shutdown was requested, `sink` was dropped by it, every
-//!     /// delivery handed out is settled or dropped, and the connection is closed.
-//!     pub async fn run(self, sink: mpsc::Sender<Delivery>, shutdown: Shutdown);
-//!     pub fn health(&self) -> watch::Receiver<bool>;  // connected and consuming
-//! }
-//!
-//! pub struct Publisher { .. }              // confirms + mandatory
-//! impl Publisher {
-//!     pub async fn connect(config: &config::Bus) -> Result<Publisher, BusError>;
-//!     pub async fn publish(&self, routing_key: &str, headers: .., body: Vec<u8>) -> Result<Confirm, BusError>;
-//! }
+//!             queue ──> session ──> sink ──> (the pipeline) ──┐
+//!   broker      ^          ^                                  │ ack, requeue
+//!               └── acks ──┴───────── settle <────────────────┤
+//!             dead-letter queue <──── letters <───────────────┘ dead_letter
 //! ```
+//!
+//! Invariants kept here: an acknowledgement with `multiple` never covers an
+//! unfinished delivery; a dead letter is a confirmed publish, then an ack of
+//! the original; what belongs to a session that is gone is left to the broker,
+//! which delivers it again. Dead letters travel on a connection of their own,
+//! because a broker short of memory or disk stops reading from connections
+//! that publish, and acknowledgements must still get through then.
+
+mod connect;
+mod consumer;
+mod delivery;
+mod error;
+pub mod inspect;
+mod letter;
+mod letters;
+mod publisher;
+mod session;
+mod settle;
+mod topology;
+mod trouble;
+mod watchdog;
+
+pub use consumer::Consumer;
+pub use delivery::Delivery;
+pub use error::{BusError, Mismatch};
+pub use inspect::inspect;
+pub use publisher::{EventHeaders, Publisher, Tally, routing_key};
+
+/// The URL of a broker without user, password and query, to be shown to people.
+fn redacted(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return "<not a URL>".into();
+    };
+    // Everything up to the last `@` goes first, whatever stands before it:
+    // rather a strange URL in the log than half a password.
+    let shown = rest.rsplit_once('@').map_or(rest, |(_, shown)| shown);
+    let shown = shown.split(['?', '#']).next().unwrap_or_default();
+    format!("{scheme}://{shown}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redacted;
+
+    #[test]
+    fn a_shown_url_holds_no_secret() {
+        for (url, shown) in [
+            ("amqp://user:secret@rabbit:5672/%2f", "amqp://rabbit:5672/%2f"),
+            ("amqps://user:sec@ret@rabbit/v?heartbeat=5", "amqps://rabbit/v"),
+            ("amqp://user:sec/ret@rabbit/v", "amqp://rabbit/v"),
+            ("amqp://user:sec?ret@rabbit/v", "amqp://rabbit/v"),
+            ("amqp://rabbit", "amqp://rabbit"),
+            ("user:secret@rabbit", "<not a URL>"),
+        ] {
+            assert_eq!(redacted(url), shown);
+        }
+    }
+}
