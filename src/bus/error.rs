@@ -160,6 +160,9 @@ pub(super) fn short(what: &'static str, name: &str) -> Result<ShortString, BusEr
     })
 }
 
+/// The broker's word for an argument that is absent.
+const NOT_SET: &str = "none";
+
 /// An exchange or queue that exists in another form than the service needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
@@ -235,10 +238,10 @@ impl Mismatch {
             ("exchange", _) => format!(
                 "publish to a topic exchange and name it in {key}, or delete the exchange {name:?} so that the service declares it"
             ),
-            (_, "x-delivery-limit") => format!(
+            (_, "x-delivery-limit") if found != NOT_SET => format!(
                 "set bus.delivery_limit to what was found ({found}), or drain and delete the queue so that the service declares it again, or name another queue in {key}"
             ),
-            (_, "x-dead-letter-routing-key") => format!(
+            (_, "x-dead-letter-routing-key") if found != NOT_SET => format!(
                 "set bus.dead_letter_queue to what was found ({found}), or drain and delete the queue so that the service declares it again, or name another queue in {key}"
             ),
             _ => format!(
@@ -251,9 +254,17 @@ impl Mismatch {
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Mismatch { kind, name, argument, needed, found, .. } = self;
+        let needed = match needed.as_str() {
+            NOT_SET => "must not be set".into(),
+            value => format!("must be {value}"),
+        };
+        let found = match found.as_str() {
+            NOT_SET => "is not set".into(),
+            value => format!("is {value}"),
+        };
         write!(
             f,
-            "the {kind} {name:?} exists in a form that the service cannot use: {argument} must be {needed}, found {found} ({}). To cure it: {}",
+            "the {kind} {name:?} exists in a form that the service cannot use: {argument} {needed} and {found} (the first difference; there may be more). Why it matters: {}. To cure it: {}",
             self.why(),
             self.cure()
         )
