@@ -1,1 +1,204 @@
-//! To be written.
+//! Wiring: builds the service from its configuration, runs it, drains it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::bus::{BusError, Consumer};
+use crate::config::Config;
+use crate::grpc::{self, GrpcError};
+use crate::lane::{Lane, Shared, TypesInFlight};
+use crate::pipeline::Pipeline;
+use crate::retry::Backoff;
+use crate::shutdown::{self, Shutdown};
+use crate::store::{CommitFeed, Reader, Store, StoreError};
+use crate::telemetry::http;
+use crate::telemetry::metrics::Metrics;
+
+/// Why the service does not run, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// An address cannot be listened on.
+    #[error("{key} = {address}: {error}")]
+    Listen {
+        /// The configuration key.
+        key: &'static str,
+        /// Its value.
+        address: String,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The store cannot be used as configured.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The broker cannot be used as configured.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The gRPC server failed.
+    #[error(transparent)]
+    Grpc(#[from] GrpcError),
+    /// The handlers for signals cannot be installed.
+    #[error("cannot handle signals: {0}")]
+    Signals(std::io::Error),
+    /// A part of the service ended before it was asked to: a bug.
+    #[error("a part of the service ended by itself; the process stops so that it is started anew")]
+    Ended,
+}
+
+/// Runs the service until SIGTERM or SIGINT, then drains it.
+///
+/// # Errors
+/// [`AppError`] when it cannot start, or a part of it fails for good.
+pub async fn run(config: Config) -> Result<(), AppError> {
+    let (trigger, shutdown) = shutdown::channel();
+    let stop_signal = shutdown::signal().map_err(AppError::Signals)?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let store = Store::connect(&config.store).await?;
+    let feed = CommitFeed::default();
+    let reader = Reader::new(store.clone(), feed.clone());
+
+    let mut parts = JoinSet::new();
+    serve(&mut parts, &config, registry, reader, shutdown.clone()).await?;
+    let drain = Duration::from_secs(config.shutdown.drain_seconds);
+    parts.spawn(ingest(config, store, feed, metrics, shutdown.clone()));
+
+    let ended = tokio::select! {
+        signal = stop_signal => {
+            info!(signal, "stopping");
+            Ok(())
+        }
+        Some(ended) = parts.join_next() => ended.unwrap_or_else(|panic| {
+            error!(%panic, "a part of the service panicked");
+            Err(AppError::Ended)
+        }).and(Err(AppError::Ended)),
+    };
+    trigger.request();
+    match tokio::time::timeout(drain, drained(&mut parts)).await {
+        Ok(outcome) => ended.and(outcome),
+        Err(_) => {
+            warn!(seconds = drain.as_secs(),
+                "not drained in time; what is not acknowledged will be delivered again");
+            ended
+        }
+    }
+}
+
+/// Waits for all parts; their first error, if any.
+async fn drained(parts: &mut JoinSet<Result<(), AppError>>) -> Result<(), AppError> {
+    let mut outcome = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        outcome = outcome.and(ended.unwrap_or(Err(AppError::Ended)));
+    }
+    outcome
+}
+
+async fn listen(key: &'static str, address: &str) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|error| AppError::Listen {
+        key,
+        address: address.to_owned(),
+        error,
+    })
+}
+
+/// Starts the gRPC and metrics servers.
+async fn serve(
+    parts: &mut JoinSet<Result<(), AppError>>,
+    config: &Config,
+    registry: Registry,
+    reader: Reader,
+    shutdown: Shutdown,
+) -> Result<(), AppError> {
+    let listener = listen("grpc.listen", &config.grpc.listen).await?;
+    let grpc = grpc::serve(config.grpc.clone(), listener, reader, shutdown.clone());
+    parts.spawn(async move { grpc.await.map_err(AppError::from) });
+    if !config.metrics.listen.is_empty() {
+        let listener = listen("metrics.listen", &config.metrics.listen).await?;
+        let http = http::serve(listener, Arc::new(registry), shutdown);
+        parts.spawn(async move {
+            http.await;
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+/// Takes events from the bus to the store until a stop is requested and all
+/// that was delivered is settled.
+async fn ingest(
+    config: Config,
+    store: Store,
+    feed: CommitFeed,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) -> Result<(), AppError> {
+    if !migrated(&config, &store, &shutdown).await {
+        return Ok(());
+    }
+    let consumer = Consumer::open(config.bus.clone(), config.retry.clone(), metrics.clone());
+    let consumer = tokio::select! {
+        consumer = consumer => consumer?,
+        () = shutdown.requested() => return Ok(()),
+    };
+    let types = TypesInFlight::default();
+    let shared = Shared {
+        store,
+        metrics: metrics.clone(),
+        feed,
+        types: types.clone(),
+        lanes: config.lanes.clone(),
+        retry: config.retry.clone(),
+        shutdown: shutdown.clone(),
+    };
+    // The prefetch bounds what is in flight; no channel is ever the narrower.
+    let in_flight = usize::from(config.bus.prefetch);
+    let mut tasks = JoinSet::new();
+    let mut lanes = Vec::new();
+    for _ in 0..config.lanes.count {
+        let (sender, work) = mpsc::channel(in_flight);
+        tasks.spawn(Lane::new(shared.clone()).run(work));
+        lanes.push(sender);
+    }
+    let (sink, deliveries) = mpsc::channel(in_flight);
+    tasks.spawn(Pipeline::new(lanes, types, metrics).run(deliveries));
+    tasks.spawn(consumer.run(sink, shutdown.clone()));
+    info!(queue = %config.bus.queue, database = %config.store.database, "taking events");
+    while let Some(ended) = tasks.join_next().await {
+        // Each ends when what feeds it does, which begins with a stop.
+        if ended.is_err() || !shutdown.is_requested() {
+            error!(panicked = ended.is_err(), "a part of the ingest ended by itself");
+            return Err(AppError::Ended);
+        }
+    }
+    Ok(())
+}
+
+/// Prepares the database, however long that takes. `false` when a stop was
+/// requested before.
+async fn migrated(config: &Config, store: &Store, shutdown: &Shutdown) -> bool {
+    let days = u64::from(config.store.journal_retention_days);
+    let retention = Duration::from_secs(days * 24 * 60 * 60);
+    let mut backoff = Backoff::new(
+        Duration::from_millis(config.retry.initial_ms),
+        Duration::from_millis(config.retry.max_ms),
+    );
+    let mut told = false;
+    loop {
+        let error = match store.migrate(retention).await {
+            Ok(()) => return true,
+            Err(error) => error,
+        };
+        if !std::mem::replace(&mut told, true) {
+            warn!(%error, "the store cannot be prepared; retrying until it can");
+        }
+        tokio::select! {
+            () = backoff.wait() => {}
+            () = shutdown.requested() => return false,
+        }
+    }
+}

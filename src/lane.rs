@@ -8,6 +8,8 @@
 
 mod attempt;
 mod cache;
+#[cfg(test)]
+mod scratch;
 mod types;
 
 use std::collections::VecDeque;

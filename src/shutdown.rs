@@ -37,16 +37,19 @@ impl Shutdown {
     }
 }
 
-/// Returns when the process receives SIGTERM or SIGINT.
+/// Installs handlers for SIGTERM and SIGINT; the future ends with the name of
+/// the first that the process receives.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
-pub async fn signal() -> std::io::Result<&'static str> {
+pub fn signal() -> std::io::Result<impl Future<Output = &'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
-    }
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
 }

@@ -29,10 +29,14 @@ impl Batch {
             let consumers = self.consumers(&dialog, &key, &created)?;
             self.count(&dialog, &created, consumers, 1);
         }
+        // Who still takes it for a placeholder must be refused.
+        let was_placeholder = i64::from(known.version > 0);
         let change = self.message_mut(&key);
         change.created = Some(created.clone());
+        change.version += was_placeholder;
         let message = Message {
             created: Some(created.clone()),
+            version: known.version + was_placeholder,
             ..known
         };
         self.state.messages.insert(key, message);

@@ -214,7 +214,7 @@ pub struct Created {
 /// something was said about it, its create is not known yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
-    /// +1 for every change while a placeholder.
+    /// +1 for every change of a placeholder, its create included.
     pub version: i64,
     /// The create.
     pub created: Option<Created>,

@@ -125,7 +125,7 @@ pub mod message {
     /// Document from escaped reaction to int64: users whose word is "set".
     /// Zeros are possible.
     pub const REACTIONS: &str = "reactions";
-    /// int64, +1 for every change while a placeholder.
+    /// int64, +1 for every change of a placeholder, its create included.
     pub const VERSION: &str = "version";
 }
 

@@ -1,0 +1,88 @@
+//! Dialogs with their members, written straight to the store: 500 dialogs of
+//! 10,000 members are five million joins, which are not what is measured.
+
+use std::error::Error;
+
+use chat_counters::config::Config;
+use chat_counters::store::Store;
+use futures::TryStreamExt as _;
+use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc, rawdoc};
+use mongodb::options::WriteConcern;
+
+use super::load::{START, TENANT, dialog, user};
+
+/// Documents in one insert.
+const CHUNK: usize = 10_000;
+/// Micros at which everyone joined.
+const JOINED: i64 = START - 1_000_000;
+
+/// Puts dialogs and memberships into the state in which the joins of all
+/// members would have left them.
+pub async fn dialogs(config: &Config, dialogs: usize, members: usize) -> Result<(), Box<dyn Error>> {
+    let store = Store::connect(&config.store).await?;
+    let retention = std::time::Duration::from_secs(86_400);
+    store.migrate(retention).await?;
+    let now = DateTime::now();
+    let documents = (0..dialogs).map(|index| {
+        rawdoc! {
+            "_id": { "t": TENANT, "d": dialog(index) },
+            "version": members as i64,
+            "messages": 0_i64,
+            "members": members as i64,
+            "topics": 0_i64,
+            "sequence": {},
+            "high_mark": JOINED - 1,
+            "updated_at": now,
+        }
+    });
+    insert(&store, "dialogs", documents).await?;
+    let pairs = (0..dialogs).flat_map(|d| (0..members).map(move |m| (dialog(d), user(m))));
+    let documents = pairs.enumerate().map(|(index, (dialog, user))| {
+        let mut adds = mongodb::bson::RawArrayBuf::new();
+        adds.push(rawdoc! { "at": JOINED, "event": format!("evt_join_{index}"), "joined_at": JOINED });
+        rawdoc! {
+            "_id": { "t": TENANT, "d": dialog, "u": user },
+            "version": 1_i64,
+            "member": true,
+            "joined_at": JOINED,
+            "mark": JOINED - 1,
+            "consumed": {},
+            "adds": adds,
+            "updated_at": now,
+        }
+    });
+    insert(&store, "memberships", documents).await
+}
+
+async fn insert(
+    store: &Store,
+    collection: &str,
+    documents: impl Iterator<Item = RawDocumentBuf>,
+) -> Result<(), Box<dyn Error>> {
+    let collection = store.database().collection::<RawDocumentBuf>(collection);
+    let mut documents = documents.peekable();
+    while documents.peek().is_some() {
+        let chunk: Vec<_> = documents.by_ref().take(CHUNK).collect();
+        collection
+            .insert_many(chunk)
+            .ordered(false)
+            .write_concern(WriteConcern::builder().w(mongodb::options::Acknowledgment::from(1)).journal(false).build())
+            .await?;
+    }
+    Ok(())
+}
+
+/// That every message was counted once: a fast service that loses events is
+/// not fast.
+pub async fn verify(config: &Config, messages: usize) -> Result<(), Box<dyn Error>> {
+    let store = Store::connect(&config.store).await?;
+    let dialogs = store.database().collection::<Document>("dialogs");
+    let sum = doc! { "$group": { "_id": null, "messages": { "$sum": "$messages" } } };
+    let sums: Vec<_> = dialogs.aggregate([sum]).await?.try_collect().await?;
+    let counted = sums.first().map_or(Ok(0), |sum| sum.get_i64("messages"))?;
+    if counted == messages as i64 {
+        Ok(())
+    } else {
+        Err(format!("{messages} messages were sent, {counted} are counted").into())
+    }
+}

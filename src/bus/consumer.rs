@@ -1,0 +1,169 @@
+//! The consumer that never gives up: sessions one after the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::delivery::Delivery;
+use super::error::BusError;
+use super::letter::Letter;
+use super::letters::Letters;
+use super::session::{End, Session};
+use super::trouble::Trouble;
+use crate::config;
+use crate::retry::Backoff;
+use crate::shutdown::Shutdown;
+use crate::telemetry::metrics::{Label, Metrics};
+
+/// Consumes the service's queue, for ever.
+pub struct Consumer {
+    bus: Arc<config::Bus>,
+    retry: config::Retry,
+    metrics: Metrics,
+    health: watch::Sender<bool>,
+    backoff: Backoff,
+    trouble: Trouble,
+    /// The session of the first attempt, if it succeeded.
+    first: Option<Session>,
+}
+
+impl Consumer {
+    /// Connects once and declares and checks exchange, queues and binding.
+    ///
+    /// A broker that cannot be reached is no error: [`run`](Consumer::run)
+    /// goes on trying.
+    ///
+    /// # Errors
+    /// Only one that [`BusError::is_for_operator`]: a wrong URL, host, user,
+    /// password, virtual host or permission, or an exchange or queue that
+    /// exists in a form under which events could be lost.
+    pub async fn open(
+        config: config::Bus,
+        retry: config::Retry,
+        metrics: Metrics,
+    ) -> Result<Consumer, BusError> {
+        let mut trouble = Trouble::new("consuming nothing");
+        let first = match Session::open(&config).await {
+            Ok(session) => Some(session),
+            Err(error) if error.is_for_operator() => return Err(error),
+            Err(error) => {
+                trouble.failed(&error);
+                None
+            }
+        };
+        Ok(Consumer {
+            bus: Arc::new(config),
+            backoff: backoff(&retry),
+            retry,
+            metrics,
+            health: watch::Sender::new(false),
+            trouble,
+            first,
+        })
+    }
+
+    /// Whether the consumer is connected and consuming; false at first.
+    pub fn health(&self) -> watch::Receiver<bool> {
+        self.health.subscribe()
+    }
+
+    /// Forwards deliveries into `sink`, settles them, and reconnects after
+    /// whatever goes wrong.
+    ///
+    /// Returns once a shutdown was requested (or the receiver of `sink` is
+    /// gone), `sink` was dropped, every delivery handed out is settled or
+    /// dropped, and the connections are closed. A deadline for that is the
+    /// caller's: dropping the future cuts everything off, and the broker
+    /// delivers again what was not settled.
+    pub async fn run(mut self, sink: mpsc::Sender<Delivery>, shutdown: Shutdown) {
+        let (letters, incoming) = mpsc::unbounded_channel();
+        let publishing =
+            Letters::new(self.bus.clone(), backoff(&self.retry), self.metrics.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(publishing.run(incoming));
+        self.sessions(sink, &shutdown, letters).await;
+        self.health.send_replace(false);
+        // Ends by itself: every sender of letters is gone.
+        tasks.join_next().await;
+    }
+
+    /// One session after the other until the shutdown.
+    async fn sessions(
+        &mut self,
+        sink: mpsc::Sender<Delivery>,
+        shutdown: &Shutdown,
+        letters: mpsc::UnboundedSender<Letter>,
+    ) {
+        while let Some(session) = self.connected(shutdown).await {
+            let began = Instant::now();
+            let metrics = self.metrics.clone();
+            let (kind, error) = match session.consume(&self.bus, letters.clone(), metrics).await {
+                Err(error) => ("connection", error),
+                Ok(mut consuming) => {
+                    self.trouble.over("consuming");
+                    self.health.send_replace(true);
+                    match consuming.forward(&self.bus, &sink, shutdown).await {
+                        End::Stopped => {
+                            drop(sink);
+                            self.health.send_replace(false);
+                            return consuming.drain().await;
+                        }
+                        End::Broken { kind, error } => {
+                            self.health.send_replace(false);
+                            consuming.abandon().await;
+                            (kind, error)
+                        }
+                    }
+                }
+            };
+            self.metrics.consumer_restarts.get_or_create(&Label { kind }).inc();
+            self.trouble.failed(&error);
+            self.pause(began, shutdown).await;
+        }
+    }
+
+    /// A session, as soon as there can be one; `None` on a shutdown.
+    async fn connected(&mut self, shutdown: &Shutdown) -> Option<Session> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        loop {
+            let opened = tokio::select! {
+                biased;
+                () = shutdown.requested() => return None,
+                opened = Session::open(&self.bus) => opened,
+            };
+            match opened {
+                Ok(session) => return Some(session),
+                Err(error) => self.trouble.failed(&error),
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => return None,
+                () = self.backoff.wait() => {}
+            }
+        }
+    }
+
+    /// Waits before the next session, longer and longer while they are short.
+    async fn pause(&mut self, began: Instant, shutdown: &Shutdown) {
+        if began.elapsed() > Duration::from_millis(self.retry.max_ms) {
+            self.backoff.reset();
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.requested() => {}
+            () = self.backoff.wait() => {}
+        }
+    }
+}
+
+fn backoff(retry: &config::Retry) -> Backoff {
+    Backoff::new(
+        Duration::from_millis(retry.initial_ms),
+        Duration::from_millis(retry.max_ms),
+    )
+}

@@ -1,0 +1,169 @@
+//! One message of the queue, to be settled exactly once.
+
+use std::sync::Arc;
+
+use lapin::BasicProperties;
+use lapin::types::AMQPValue;
+use tokio::sync::mpsc;
+
+use super::letter::Letter;
+use crate::deadletter::Failure;
+
+/// The broker's name for a delivery: counts up from 1 on each channel.
+pub(super) type Tag = u64;
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Its effect, or its dead letter, is durable.
+    Done,
+    /// The broker is to deliver it again.
+    Requeue,
+}
+
+/// The way back from a delivery to the session that it came with. The session
+/// is drained once the last one is gone.
+#[derive(Debug)]
+pub(super) struct Return {
+    pub(super) settle: mpsc::UnboundedSender<(Tag, Outcome)>,
+    pub(super) letters: mpsc::UnboundedSender<Letter>,
+}
+
+/// One message of the queue, not yet settled. It is settled by exactly one of
+/// [`ack`](Delivery::ack), [`dead_letter`](Delivery::dead_letter) and
+/// [`requeue`](Delivery::requeue), each of which consumes it; one that is
+/// dropped without is requeued, so that nothing is ever stuck. All of them
+/// return at once; on a session that is gone they do nothing, and the broker
+/// delivers the message again.
+#[derive(Debug)]
+pub struct Delivery {
+    message: Option<Message>,
+}
+
+/// The parts of a delivery.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) body: Vec<u8>,
+    pub(super) properties: BasicProperties,
+    pub(super) exchange: String,
+    pub(super) routing_key: String,
+    pub(super) redelivered: bool,
+    pub(super) origin: Origin,
+}
+
+/// Which delivery of which session.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) tag: Tag,
+    pub(super) back: Arc<Return>,
+}
+
+impl Origin {
+    pub(super) fn settle(&self, outcome: Outcome) {
+        // An error says that the session is gone: the broker redelivers.
+        let _ = self.back.settle.send((self.tag, outcome));
+    }
+
+    /// Whether the session is gone, and this delivery with it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.back.settle.is_closed()
+    }
+}
+
+impl Delivery {
+    pub(super) fn new(delivery: lapin::message::Delivery, back: Arc<Return>) -> Self {
+        let origin = Origin {
+            tag: delivery.delivery_tag,
+            back,
+        };
+        let message = Message {
+            body: delivery.data,
+            properties: delivery.properties,
+            exchange: delivery.exchange.into(),
+            routing_key: delivery.routing_key.into(),
+            redelivered: delivery.redelivered,
+            origin,
+        };
+        Self {
+            message: Some(message),
+        }
+    }
+
+    /// The body as published.
+    pub fn body(&self) -> &[u8] {
+        self.message.as_ref().map_or(&[], |message| &message.body)
+    }
+
+    /// The routing key as published.
+    pub fn routing_key(&self) -> &str {
+        self.message
+            .as_ref()
+            .map_or("", |message| &message.routing_key)
+    }
+
+    /// Whether it was handed out before, here or elsewhere, and not
+    /// acknowledged.
+    pub fn redelivered(&self) -> bool {
+        self.message
+            .as_ref()
+            .is_some_and(|message| message.redelivered)
+    }
+
+    /// How often it was delivered before and given back or lost, by the
+    /// broker's header `x-delivery-count`; 0 when absent.
+    pub fn delivery_count(&self) -> u64 {
+        let headers = self
+            .message
+            .as_ref()
+            .and_then(|message| message.properties.headers().as_ref());
+        headers
+            .and_then(|headers| headers.inner().get("x-delivery-count"))
+            .and_then(integer)
+            .unwrap_or(0)
+    }
+
+    /// Its effect is durable: the broker may forget it.
+    pub fn ack(mut self) {
+        if let Some(message) = self.message.take() {
+            message.origin.settle(Outcome::Done);
+        }
+    }
+
+    /// It failed for good: it goes to the dead-letter queue, and is
+    /// acknowledged once the broker has confirmed the dead letter.
+    pub fn dead_letter(mut self, failure: Failure) {
+        if let Some(message) = self.message.take() {
+            let back = Arc::clone(&message.origin.back);
+            // An error says that the consumer is gone: the broker redelivers.
+            let _ = back.letters.send(Letter { message, failure });
+        }
+    }
+
+    /// The broker is to deliver it again, here or elsewhere; that counts
+    /// towards the delivery limit.
+    pub fn requeue(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(message) = self.message.take() {
+            message.origin.settle(Outcome::Requeue);
+        }
+    }
+}
+
+/// A header as a count; `None` for anything but a non-negative integer.
+pub(super) fn integer(value: &AMQPValue) -> Option<u64> {
+    match *value {
+        AMQPValue::ShortShortInt(n) => n.try_into().ok(),
+        AMQPValue::ShortShortUInt(n) => Some(n.into()),
+        AMQPValue::ShortInt(n) => n.try_into().ok(),
+        AMQPValue::ShortUInt(n) => Some(n.into()),
+        AMQPValue::LongInt(n) => n.try_into().ok(),
+        AMQPValue::LongUInt(n) => Some(n.into()),
+        AMQPValue::LongLongInt(n) => n.try_into().ok(),
+        _ => None,
+    }
+}

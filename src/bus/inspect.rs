@@ -1,0 +1,230 @@
+//! A look at the broker that changes nothing.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use futures::io::{AsyncRead, AsyncWrite};
+use lapin::tcp::{AsyncTcpStream, TLSConfig};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use serde::Serialize;
+
+use super::connect::{self, ANSWER_TIMEOUT, Link};
+use super::error::BusError;
+use super::{redacted, topology};
+use crate::config;
+
+/// The oldest RabbitMQ whose quorum queues dead-letter at least once.
+const OLDEST: (u32, u32) = (3, 10);
+/// Largest greeting that is read, in bytes.
+const MAX_GREETING: usize = 64 * 1024;
+
+/// What was found at the broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Inspection {
+    /// The broker, without user information.
+    pub url: String,
+    /// `RabbitMQ`, where the broker says so.
+    pub product: Option<String>,
+    /// Its version, where the broker says so.
+    pub version: Option<String>,
+    /// The name of its cluster, where the broker says so.
+    pub cluster: Option<String>,
+    /// The exchange that events come from.
+    pub exchange: Found,
+    /// The service's queue.
+    pub queue: Found,
+    /// The dead-letter queue.
+    pub dead_letter_queue: Found,
+    /// What keeps the service from working, and what to do about it.
+    pub problems: Vec<String>,
+    /// What is worth knowing and no problem.
+    pub notes: Vec<String>,
+}
+
+/// An exchange or a queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Found {
+    /// Its name.
+    pub name: String,
+    /// Whether it exists.
+    pub exists: bool,
+    /// Whether it exists in the form that the service needs, as far as AMQP
+    /// tells: policies are not seen.
+    pub fits: bool,
+    /// Messages ready for delivery; 0 for an exchange.
+    pub messages: u32,
+    /// Consumers; 0 for an exchange.
+    pub consumers: u32,
+}
+
+impl Found {
+    fn new(name: &str) -> Self {
+        Found {
+            name: name.into(),
+            exists: false,
+            fits: false,
+            messages: 0,
+            consumers: 0,
+        }
+    }
+}
+
+/// Connects and reports. Declares, binds and consumes nothing: what exists is
+/// compared, what is missing stays so.
+///
+/// # Errors
+/// When the broker cannot be reached, or refuses the user or the virtual host.
+pub async fn inspect(bus: &config::Bus) -> Result<Inspection, BusError> {
+    let link = Link::open(&bus.url, "chat-counters check").await?;
+    let report = report(&link, bus).await;
+    link.close().await;
+    report
+}
+
+async fn report(link: &Link, bus: &config::Bus) -> Result<Inspection, BusError> {
+    let greeting = greeting(&bus.url).await.unwrap_or_default();
+    let mut report = Inspection {
+        url: redacted(&bus.url),
+        product: string(&greeting, "product"),
+        version: string(&greeting, "version"),
+        cluster: string(&greeting, "cluster_name"),
+        exchange: Found::new(&bus.exchange),
+        queue: Found::new(&bus.queue),
+        dead_letter_queue: Found::new(&bus.dead_letter_queue),
+        problems: Vec::new(),
+        notes: Vec::new(),
+    };
+    report.version_fits();
+    report.exchange(link, bus).await?;
+    report.queues(link, bus).await?;
+    Ok(report)
+}
+
+impl Inspection {
+    fn version_fits(&mut self) {
+        let version = self.version.as_deref().unwrap_or_default();
+        let mut parts = version.split('.').map_while(|part| part.parse().ok());
+        let (Some(major), Some(minor)) = (parts.next(), parts.next()) else {
+            self.notes.push("the broker does not tell its version".into());
+            return;
+        };
+        if (major, minor) < OLDEST {
+            self.problems.push(format!(
+                "RabbitMQ {version} is too old: the service needs {}.{} or later, whose quorum queues dead-letter at least once",
+                OLDEST.0, OLDEST.1
+            ));
+        }
+    }
+
+    async fn exchange(&mut self, link: &Link, bus: &config::Bus) -> Result<(), BusError> {
+        self.exchange.exists = topology::exchange_exists(link, bus).await?;
+        if !self.exchange.exists {
+            let name = &bus.exchange;
+            self.notes.push(format!("the exchange {name:?} does not exist yet: serve and publish declare it"));
+            return Ok(());
+        }
+        let compared = topology::exchange(link, bus).await;
+        self.exchange.fits = self.judge(compared)?;
+        Ok(())
+    }
+
+    async fn queues(&mut self, link: &Link, bus: &config::Bus) -> Result<(), BusError> {
+        if let Some(counts) = topology::counts(link, "bus.queue", &bus.queue).await? {
+            self.queue.exists = true;
+            (self.queue.messages, self.queue.consumers) = (counts.ready, counts.consumers);
+            let arguments = topology::arguments(bus);
+            let compared = topology::queue(link, "bus.queue", &bus.queue, arguments).await;
+            self.queue.fits = self.judge(compared)?;
+        } else {
+            self.missing(&bus.queue);
+        }
+        let (key, name) = ("bus.dead_letter_queue", &bus.dead_letter_queue);
+        if let Some(counts) = topology::counts(link, key, name).await? {
+            let found = &mut self.dead_letter_queue;
+            found.exists = true;
+            (found.messages, found.consumers) = (counts.ready, counts.consumers);
+            let compared = topology::dead_letter_queue(link, bus).await;
+            self.dead_letter_queue.fits = self.judge(compared)?;
+        } else {
+            self.missing(name);
+        }
+        Ok(())
+    }
+
+    fn missing(&mut self, queue: &str) {
+        self.notes.push(format!("the queue {queue:?} does not exist yet: serve declares it"));
+    }
+
+    /// Whether it fits; what does not is a problem, a lost connection an error.
+    fn judge(&mut self, compared: Result<(), BusError>) -> Result<bool, BusError> {
+        match compared {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_for_operator() => {
+                self.problems.push(error.to_string());
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn string(table: &FieldTable, key: &str) -> Option<String> {
+    match table.inner().get(key) {
+        Some(AMQPValue::LongString(text)) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+/// What the broker says of itself when a client greets it. lapin keeps that
+/// to itself, so this greets the broker a second time and hangs up. `None`
+/// when it cannot be had: it is for information only.
+async fn greeting(url: &str) -> Option<FieldTable> {
+    let uri = connect::parse(url).ok()?;
+    let addresses = connect::resolve(&uri, url).await.ok()?;
+    let frame = tokio::time::timeout(ANSWER_TIMEOUT, greet(&uri, addresses)).await;
+    let payload = frame.ok()?.ok()?;
+    // Connection.Start: class, method, version major and minor, then the table.
+    let (header, table) = payload.split_at_checked(6)?;
+    if header[..4] != [0, 10, 0, 10] {
+        return None;
+    }
+    let (_, table) = lapin::types::parsing::parse_field_table(table).ok()?;
+    Some(table)
+}
+
+/// The payload of the broker's first frame.
+async fn greet(uri: &AMQPUri, addresses: Vec<std::net::SocketAddr>) -> std::io::Result<Vec<u8>> {
+    let runtime = lapin::runtime::default_runtime().map_err(std::io::Error::other)?;
+    let mut stream = AsyncTcpStream::connect(&runtime, addresses).await?;
+    if uri.scheme == AMQPScheme::AMQPS {
+        let host = uri.authority.host.as_str();
+        stream = stream.into_tls(host, TLSConfig::default()).await?;
+    }
+    let mut hello: &[u8] = b"AMQP\x00\x00\x09\x01";
+    while !hello.is_empty() {
+        let sent = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, hello)).await?;
+        hello = &hello[sent..];
+    }
+    // Type, channel, size of the payload.
+    let mut head = [0; 7];
+    fill(&mut stream, &mut head).await?;
+    let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+    if head[0] != 1 || size > MAX_GREETING {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    }
+    let mut payload = vec![0; size];
+    fill(&mut stream, &mut payload).await?;
+    Ok(payload)
+}
+
+async fn fill(stream: &mut (impl AsyncRead + Unpin), mut rest: &mut [u8]) -> std::io::Result<()> {
+    while !rest.is_empty() {
+        let read = poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, rest)).await?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        rest = &mut rest[read..];
+    }
+    Ok(())
+}

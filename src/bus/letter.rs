@@ -1,0 +1,285 @@
+//! What a dead letter looks like on the wire.
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::delivery::{Message, integer};
+use crate::deadletter::Failure;
+
+/// Longest text of `x-cc-error`, in bytes.
+const MAX_ERROR_BYTES: usize = 1024;
+/// Room left in the frame of properties for what is not a header.
+const FRAME_RESERVE: usize = 8 * 1024;
+/// AMQP's persistent delivery mode.
+pub(super) const PERSISTENT: u8 = 2;
+
+/// A message that failed for good, and why.
+#[derive(Debug)]
+pub(super) struct Letter {
+    pub(super) message: Message,
+    pub(super) failure: Failure,
+}
+
+impl Letter {
+    /// The properties of the dead letter: those of the original plus our
+    /// `x-cc-*` headers.
+    ///
+    /// What would make the broker lose, refuse or duplicate the letter is
+    /// moved to a header of its own: the `expiration` (to
+    /// `x-cc-original-expiration`), the `user_id` (a broker refuses anyone
+    /// else's; to `x-cc-original-user-id`) and the header `CC` (to
+    /// `x-cc-original-cc`). The broker's own count of deliveries is left out:
+    /// it would be taken for that of the replayed event. Headers that do not
+    /// fit into one frame with ours give way to `x-cc-headers-dropped`.
+    pub(super) fn properties(&self, now: OffsetDateTime, host: &str, frame: usize) -> BasicProperties {
+        let original = &self.message.properties;
+        let mut headers = original.headers().clone().unwrap_or_default();
+        if encoded_bytes(&headers) + FRAME_RESERVE > frame {
+            headers = FieldTable::default();
+            headers.insert("x-cc-headers-dropped".into(), AMQPValue::Boolean(true));
+        }
+        let headers = without(&headers, &["x-delivery-count", "x-acquired-count"]);
+        let mut headers = moved(&headers, "CC", "x-cc-original-cc");
+        self.explain(&mut headers, now, host);
+        for (name, value) in [
+            ("x-cc-original-expiration", original.expiration()),
+            ("x-cc-original-user-id", original.user_id()),
+        ] {
+            if let Some(value) = value {
+                headers.insert(name.into(), text(value.as_str()));
+            }
+        }
+        rebuilt(original).with_headers(headers)
+    }
+
+    fn explain(&self, headers: &mut FieldTable, now: OffsetDateTime, host: &str) {
+        let now = rfc3339(now);
+        let attempts = headers.inner().get("x-cc-attempts").and_then(integer);
+        let attempts = attempts.unwrap_or(0).saturating_add(1);
+        let attempts = i64::try_from(attempts).unwrap_or(i64::MAX);
+        let Message { exchange, routing_key, .. } = &self.message;
+        for (name, value) in [
+            ("x-cc-reason", text(self.failure.reason.as_str())),
+            ("x-cc-error", text(truncated(&self.failure.error))),
+            ("x-cc-last-failed-at", text(&now)),
+            ("x-cc-attempts", AMQPValue::LongLongInt(attempts)),
+            ("x-cc-service-version", text(env!("CARGO_PKG_VERSION"))),
+            ("x-cc-host", text(host)),
+        ] {
+            headers.insert(name.into(), value);
+        }
+        // A replayed letter keeps what it said of its beginning.
+        for (name, value) in [
+            ("x-cc-first-failed-at", now.as_str()),
+            ("x-cc-source-exchange", exchange),
+            ("x-cc-source-routing-key", routing_key),
+        ] {
+            if !headers.contains_key(name) {
+                headers.insert(name.into(), text(value));
+            }
+        }
+    }
+}
+
+/// The properties of the original, persistent, without those that the broker
+/// would act upon.
+fn rebuilt(original: &BasicProperties) -> BasicProperties {
+    let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT);
+    type Set = fn(BasicProperties, ShortString) -> BasicProperties;
+    let texts: [(&Option<ShortString>, Set); 8] = [
+        (original.content_type(), BasicProperties::with_content_type),
+        (original.content_encoding(), BasicProperties::with_content_encoding),
+        (original.correlation_id(), BasicProperties::with_correlation_id),
+        (original.reply_to(), BasicProperties::with_reply_to),
+        (original.message_id(), BasicProperties::with_message_id),
+        (original.kind(), BasicProperties::with_type),
+        (original.app_id(), BasicProperties::with_app_id),
+        (original.cluster_id(), BasicProperties::with_cluster_id),
+    ];
+    for (value, set) in texts {
+        if let Some(value) = value {
+            copy = set(copy, value.clone());
+        }
+    }
+    if let Some(priority) = original.priority() {
+        copy = copy.with_priority(*priority);
+    }
+    if let Some(timestamp) = original.timestamp() {
+        copy = copy.with_timestamp(*timestamp);
+    }
+    copy
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+fn rfc3339(at: OffsetDateTime) -> String {
+    // Formatting fails only for years that no clock shows.
+    at.format(&Rfc3339).unwrap_or_default()
+}
+
+/// At most [`MAX_ERROR_BYTES`], cut between characters.
+fn truncated(error: &str) -> &str {
+    let mut end = error.len().min(MAX_ERROR_BYTES);
+    while !error.is_char_boundary(end) {
+        end -= 1;
+    }
+    &error[..end]
+}
+
+fn without(table: &FieldTable, names: &[&str]) -> FieldTable {
+    let kept = table.into_iter().filter(|(key, _)| !names.contains(&key.as_str()));
+    collected(kept.map(|(key, value)| (key.clone(), value.clone())))
+}
+
+fn moved(table: &FieldTable, from: &str, to: &'static str) -> FieldTable {
+    collected(table.into_iter().map(|(key, value)| {
+        let key = if key.as_str() == from { to.into() } else { key.clone() };
+        (key, value.clone())
+    }))
+}
+
+fn collected(entries: impl Iterator<Item = (ShortString, AMQPValue)>) -> FieldTable {
+    entries.collect::<std::collections::BTreeMap<_, _>>().into()
+}
+
+/// Size of a table on the wire, never less than it is.
+fn encoded_bytes(table: &FieldTable) -> usize {
+    let entries = table.into_iter().map(|(key, value)| 1 + key.as_str().len() + value_bytes(value));
+    4 + entries.sum::<usize>()
+}
+
+fn value_bytes(value: &AMQPValue) -> usize {
+    1 + match value {
+        AMQPValue::LongString(text) => 4 + text.len(),
+        AMQPValue::ShortString(text) => 4 + text.as_str().len(),
+        AMQPValue::ByteArray(bytes) => 4 + bytes.len(),
+        AMQPValue::FieldTable(table) => encoded_bytes(table),
+        AMQPValue::FieldArray(array) => {
+            4 + array.as_slice().iter().map(value_bytes).sum::<usize>()
+        }
+        _ => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::mpsc;
+
+    use super::super::delivery::{Origin, Return};
+    use super::*;
+    use crate::deadletter::Reason;
+
+    fn letter(properties: BasicProperties) -> Letter {
+        let back = Arc::new(Return {
+            settle: mpsc::unbounded_channel().0,
+            letters: mpsc::unbounded_channel().0,
+        });
+        let message = Message {
+            body: b"{}".to_vec(),
+            properties,
+            exchange: "chat3_events".into(),
+            routing_key: "message.create.t1".into(),
+            redelivered: false,
+            origin: Origin { tag: 1, back },
+        };
+        let failure = Failure {
+            reason: Reason::InvalidEvent,
+            error: "data.message: missing".into(),
+        };
+        Letter { message, failure }
+    }
+
+    fn headers<const N: usize>(entries: [(&'static str, AMQPValue); N]) -> FieldTable {
+        collected(entries.into_iter().map(|(key, value)| (key.into(), value)))
+    }
+
+    fn written(letter: &Letter, at: i64, frame: usize) -> BasicProperties {
+        let now = OffsetDateTime::from_unix_timestamp(at).unwrap();
+        letter.properties(now, "host-1", frame)
+    }
+
+    #[test]
+    fn a_first_letter_keeps_the_original_and_says_what_happened() {
+        let original = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_message_id("m".into())
+            .with_priority(3)
+            .with_timestamp(7)
+            .with_headers(headers([("eventType", text("message.create"))]));
+        let sent = written(&letter(original), 0, 131_072);
+        assert_eq!(sent.content_type().as_ref().map(|v| v.as_str()), Some("application/json"));
+        assert_eq!(sent.message_id().as_ref().map(|v| v.as_str()), Some("m"));
+        assert_eq!((*sent.priority(), *sent.timestamp()), (Some(3), Some(7)));
+        assert_eq!(*sent.delivery_mode(), Some(PERSISTENT));
+        let expected = headers([
+            ("eventType", text("message.create")),
+            ("x-cc-reason", text("invalid_event")),
+            ("x-cc-error", text("data.message: missing")),
+            ("x-cc-first-failed-at", text("1970-01-01T00:00:00Z")),
+            ("x-cc-last-failed-at", text("1970-01-01T00:00:00Z")),
+            ("x-cc-attempts", AMQPValue::LongLongInt(1)),
+            ("x-cc-source-exchange", text("chat3_events")),
+            ("x-cc-source-routing-key", text("message.create.t1")),
+            ("x-cc-service-version", text(env!("CARGO_PKG_VERSION"))),
+            ("x-cc-host", text("host-1")),
+        ]);
+        assert_eq!(sent.headers().as_ref(), Some(&expected));
+    }
+
+    #[test]
+    fn a_replayed_letter_counts_on_and_keeps_its_beginning() {
+        let first = written(&letter(BasicProperties::default()), 0, 131_072);
+        let mut again = letter(first);
+        again.message.exchange = String::new();
+        again.message.routing_key = "chat_counters".into();
+        let sent = written(&again, 60, 131_072);
+        let table = sent.headers().clone().unwrap();
+        let header = |name: &str| table.inner()[name].clone();
+        assert_eq!(header("x-cc-attempts"), AMQPValue::LongLongInt(2));
+        assert_eq!(header("x-cc-first-failed-at"), text("1970-01-01T00:00:00Z"));
+        assert_eq!(header("x-cc-last-failed-at"), text("1970-01-01T00:01:00Z"));
+        assert_eq!(header("x-cc-source-exchange"), text("chat3_events"));
+        assert_eq!(header("x-cc-source-routing-key"), text("message.create.t1"));
+    }
+
+    #[test]
+    fn what_would_lose_or_refuse_the_letter_is_moved_aside() {
+        let original = BasicProperties::default()
+            .with_expiration("1000".into())
+            .with_user_id("chat3".into())
+            .with_headers(headers([
+                ("CC", text("elsewhere")),
+                ("x-delivery-count", AMQPValue::LongLongInt(3)),
+            ]));
+        let sent = written(&letter(original), 0, 131_072);
+        assert!(sent.expiration().is_none() && sent.user_id().is_none());
+        let table = sent.headers().clone().unwrap();
+        assert_eq!(table.inner()["x-cc-original-expiration"], text("1000"));
+        assert_eq!(table.inner()["x-cc-original-user-id"], text("chat3"));
+        assert_eq!(table.inner()["x-cc-original-cc"], text("elsewhere"));
+        assert!(!table.contains_key("CC") && !table.contains_key("x-delivery-count"));
+    }
+
+    #[test]
+    fn headers_too_large_for_a_frame_give_way() {
+        let big = "x".repeat(127 * 1024);
+        let original = BasicProperties::default().with_headers(headers([("big", text(&big))]));
+        let sent = written(&letter(original), 0, 131_072);
+        let table = sent.headers().clone().unwrap();
+        assert!(table.contains_key("x-cc-headers-dropped") && !table.contains_key("big"));
+        assert!(encoded_bytes(&table) < 4096);
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_characters() {
+        let error = format!("{}é", "x".repeat(MAX_ERROR_BYTES - 1));
+        assert_eq!(truncated(&error).len(), MAX_ERROR_BYTES - 1);
+        assert_eq!(truncated("short"), "short");
+    }
+}

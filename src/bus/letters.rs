@@ -1,0 +1,202 @@
+//! Getting dead letters to the dead-letter queue, confirmed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Confirmation, PublisherConfirm};
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+
+use super::connect::{Link, in_time};
+use super::delivery::Outcome;
+use super::error::{BusError, short};
+use super::letter::Letter;
+use super::topology;
+use super::trouble::Trouble;
+use crate::config;
+use crate::deadletter::Reason;
+use crate::retry::Backoff;
+use crate::telemetry::metrics::{Label, Metrics};
+
+/// Letters, and bytes of their bodies, that await their confirms together.
+const WAVE_LETTERS: usize = 256;
+const WAVE_BYTES: usize = 4 << 20;
+/// A queue without a leader confirms nothing: tried again after this long.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Publishes the letters that come in, and settles each one's original once
+/// the broker has confirmed it. Never gives up; a letter whose session is gone
+/// is dropped, since the broker delivers its original again.
+pub(super) struct Letters {
+    bus: Arc<config::Bus>,
+    metrics: Metrics,
+    host: String,
+    backoff: Backoff,
+    trouble: Trouble,
+    /// Opened with the first letter.
+    line: Option<(Link, Channel)>,
+}
+
+impl Letters {
+    pub(super) fn new(bus: Arc<config::Bus>, backoff: Backoff, metrics: Metrics) -> Self {
+        Self {
+            bus,
+            metrics,
+            host: host(),
+            backoff,
+            trouble: Trouble::new("dead letters stay with their originals, unacknowledged,"),
+            line: None,
+        }
+    }
+
+    /// Until every sender of `letters` is gone.
+    pub(super) async fn run(mut self, mut letters: mpsc::UnboundedReceiver<Letter>) {
+        let mut batch = Vec::with_capacity(WAVE_LETTERS);
+        while letters.recv_many(&mut batch, WAVE_LETTERS).await > 0 {
+            self.publish(&mut batch).await;
+        }
+        if let Some((link, _)) = self.line.take() {
+            link.close().await;
+        }
+    }
+
+    async fn publish(&mut self, letters: &mut Vec<Letter>) {
+        loop {
+            letters.retain(|letter| !letter.message.origin.is_gone());
+            if letters.is_empty() {
+                return;
+            }
+            match self.wave(letters).await {
+                Ok(()) => {
+                    self.trouble.over("dead letters are published again");
+                    self.backoff.reset();
+                }
+                Err(error) => {
+                    self.line = None;
+                    self.trouble.failed(&error);
+                    self.backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    /// Publishes some letters, and takes those that were confirmed out.
+    async fn wave(&mut self, letters: &mut Vec<Letter>) -> Result<(), BusError> {
+        let channel = self.channel().await?;
+        let size = wave_size(letters);
+        let mut confirms = Vec::with_capacity(size);
+        for letter in &letters[..size] {
+            confirms.push(self.send(&channel, letter).await?);
+        }
+        let answers = in_confirm_time(confirms).await?;
+        // lapin may hand a returned message to another letter's confirm when
+        // one answer covers several: with one return, trust none of the wave.
+        if answers.iter().any(|answer| matches!(answer, Answer::Returned)) {
+            return Err(lost("the dead-letter queue is missing"));
+        }
+        let refused = |answer: &&Answer| matches!(answer, Answer::Refused);
+        let refused = answers.iter().filter(refused).count();
+        let mut answers = answers.into_iter();
+        letters.retain(|letter| match answers.next() {
+            Some(Answer::Confirmed) => {
+                self.confirmed(letter);
+                false
+            }
+            _ => true,
+        });
+        match refused {
+            0 => Ok(()),
+            _ => Err(lost("the broker refused some (nack)")),
+        }
+    }
+
+    async fn send(&self, channel: &Channel, letter: &Letter) -> Result<PublisherConfirm, BusError> {
+        let frame = self.line.as_ref().map_or(0, |(link, _)| {
+            link.connection.configuration().frame_max() as usize
+        });
+        let properties = letter.properties(OffsetDateTime::now_utc(), &self.host, frame);
+        let queue = short("bus.dead_letter_queue", &self.bus.dead_letter_queue)?;
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..Default::default()
+        };
+        let body = &letter.message.body;
+        let sent = channel.basic_publish("".into(), queue, options, body, properties);
+        in_time("publishing a dead letter", sent).await
+    }
+
+    fn confirmed(&self, letter: &Letter) {
+        let reason = letter.failure.reason;
+        let kind = reason.as_str();
+        self.metrics.dead_letters.get_or_create(&Label { kind }).inc();
+        if reason == Reason::TooLarge {
+            // No one else sees these; the pipeline counts all others.
+            let kind = "dead_lettered";
+            self.metrics.events.get_or_create(&Label { kind }).inc();
+        }
+        letter.message.origin.settle(Outcome::Done);
+    }
+
+    /// The open channel, or a new one on a new connection, with the queue made
+    /// sure of.
+    async fn channel(&mut self) -> Result<Channel, BusError> {
+        if let Some((_, channel)) = &self.line
+            && channel.status().connected()
+        {
+            return Ok(channel.clone());
+        }
+        let link = Link::open(&self.bus.url, "chat-counters dead letters").await?;
+        topology::dead_letter_queue(&link, &self.bus).await?;
+        let channel = link.channel().await?;
+        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+        in_time("asking for publisher confirms", confirms).await?;
+        self.line = Some((link, channel.clone()));
+        Ok(channel)
+    }
+}
+
+enum Answer {
+    Confirmed,
+    Returned,
+    Refused,
+}
+
+async fn in_confirm_time(confirms: Vec<PublisherConfirm>) -> Result<Vec<Answer>, BusError> {
+    let all = tokio::time::timeout(CONFIRM_TIMEOUT, join_all(confirms)).await;
+    let all = all.map_err(|_| lost("no confirm came in time"))?;
+    let read = |answer: lapin::Result<Confirmation>| match answer {
+        Ok(Confirmation::Ack(None)) => Ok(Answer::Confirmed),
+        Ok(Confirmation::Ack(Some(_))) | Ok(Confirmation::Nack(Some(_))) => Ok(Answer::Returned),
+        Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => Ok(Answer::Refused),
+        Err(error) => Err(BusError::while_doing("awaiting the confirm of a dead letter", &error)),
+    };
+    all.into_iter().map(read).collect()
+}
+
+/// How many letters go together: one at least.
+fn wave_size(letters: &[Letter]) -> usize {
+    let mut bytes = 0;
+    let fitting = letters.iter().take(WAVE_LETTERS).take_while(|letter| {
+        bytes += letter.message.body.len();
+        bytes <= WAVE_BYTES
+    });
+    fitting.count().max(1)
+}
+
+fn lost(why: &str) -> BusError {
+    BusError::Lost {
+        doing: "publishing dead letters".into(),
+        why: why.into(),
+    }
+}
+
+/// The name of this machine, or container.
+fn host() -> String {
+    let file = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    match file.trim() {
+        "" => std::env::var("HOSTNAME").unwrap_or_else(|_| "unknown".into()),
+        name => name.into(),
+    }
+}

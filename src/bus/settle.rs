@@ -1,0 +1,232 @@
+//! Acknowledging: as few frames as possible, never more than is finished.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::future::try_join_all;
+use lapin::Channel;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use tokio::sync::mpsc;
+
+use super::delivery::{Outcome, Tag};
+use super::error::BusError;
+
+/// Settlements taken up at once.
+const AT_ONCE: usize = 4096;
+
+/// Tells the broker what became of the deliveries of one channel, until the
+/// last of them is settled.
+///
+/// `in_flight` goes down by one for each. Finished deliveries behind an
+/// unfinished one wait for it, `bound` of them at most.
+///
+/// # Errors
+/// When the channel is lost; what was not told is redelivered by the broker.
+pub(super) async fn settle(
+    channel: Channel,
+    mut settlements: mpsc::UnboundedReceiver<(Tag, Outcome)>,
+    in_flight: Arc<AtomicUsize>,
+    bound: usize,
+) -> Result<(), BusError> {
+    let mut ledger = Ledger::default();
+    let mut batch = Vec::with_capacity(AT_ONCE);
+    while settlements.recv_many(&mut batch, AT_ONCE).await > 0 {
+        let settled = batch.len();
+        let mut requeued = Vec::new();
+        for (tag, outcome) in batch.drain(..) {
+            ledger.record(tag, outcome);
+            if outcome == Outcome::Requeue {
+                requeued.push(tag);
+            }
+        }
+        requeue(&channel, requeued).await?;
+        acknowledge(&channel, &mut ledger, bound).await?;
+        in_flight.fetch_sub(settled, Ordering::Relaxed);
+    }
+    acknowledge(&channel, &mut ledger, 0).await
+}
+
+async fn acknowledge(channel: &Channel, ledger: &mut Ledger, bound: usize) -> Result<(), BusError> {
+    let lost = |error| BusError::while_doing("acknowledging", &error);
+    if let Some(tag) = ledger.prefix() {
+        let all_up_to = BasicAckOptions { multiple: true };
+        channel.basic_ack(tag, all_up_to).await.map_err(lost)?;
+    }
+    if ledger.waiting > bound {
+        let one = BasicAckOptions { multiple: false };
+        let tags = ledger.beyond();
+        let acks = tags.into_iter().map(|tag| channel.basic_ack(tag, one));
+        try_join_all(acks).await.map_err(lost)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn requeue(channel: &Channel, tags: Vec<Tag>) -> Result<(), BusError> {
+    let one = BasicNackOptions {
+        multiple: false,
+        requeue: true,
+    };
+    let nacks = tags.into_iter().map(|tag| channel.basic_nack(tag, one));
+    let lost = |error| BusError::while_doing("giving deliveries back", &error);
+    try_join_all(nacks).await.map_err(lost)?;
+    Ok(())
+}
+
+/// Which deliveries of a channel are finished, and of which the broker knows.
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Every tag up to and including this one is finished and told.
+    told: Tag,
+    /// The tags after it, in order.
+    marks: VecDeque<Mark>,
+    /// How many of them are [`Mark::Done`].
+    waiting: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// Not finished.
+    Open,
+    /// Finished; the broker does not know yet.
+    Done,
+    /// The broker was told.
+    Told,
+}
+
+impl Ledger {
+    /// Notes an outcome. A requeued delivery counts as told: the caller does
+    /// so at once. Tags that were settled before are ignored.
+    fn record(&mut self, tag: Tag, outcome: Outcome) {
+        let Some(place) = self.place(tag) else { return };
+        if self.marks.len() <= place {
+            self.marks.resize(place + 1, Mark::Open);
+        }
+        if self.marks[place] == Mark::Open {
+            self.marks[place] = match outcome {
+                Outcome::Done => Mark::Done,
+                Outcome::Requeue => Mark::Told,
+            };
+            self.waiting += usize::from(outcome == Outcome::Done);
+        }
+    }
+
+    fn place(&self, tag: Tag) -> Option<usize> {
+        let after = tag.checked_sub(self.told)?.checked_sub(1)?;
+        usize::try_from(after).ok()
+    }
+
+    /// Moves past all that is finished in a row. Returns the tag up to which
+    /// to acknowledge, if there is something to: one that the broker still
+    /// waits for, since it takes an acknowledgement of any other for an error.
+    fn prefix(&mut self) -> Option<Tag> {
+        let mut last = None;
+        while let Some(mark) = self.marks.front().copied() {
+            if mark == Mark::Open {
+                break;
+            }
+            self.marks.pop_front();
+            self.told += 1;
+            if mark == Mark::Done {
+                self.waiting -= 1;
+                last = Some(self.told);
+            }
+        }
+        last
+    }
+
+    /// Everything finished that has to be acknowledged one by one.
+    fn beyond(&mut self) -> Vec<Tag> {
+        self.waiting = 0;
+        let mut tags = Vec::new();
+        for (tag, mark) in (self.told + 1..).zip(&mut self.marks) {
+            if *mark == Mark::Done {
+                *mark = Mark::Told;
+                tags.push(tag);
+            }
+        }
+        tags
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_row_of_finished_deliveries_is_one_acknowledgement() {
+        let mut ledger = Ledger::default();
+        for tag in [2, 3, 5] {
+            ledger.record(tag, Outcome::Done);
+        }
+        assert_eq!(ledger.prefix(), None);
+        ledger.record(1, Outcome::Done);
+        assert_eq!(ledger.prefix(), Some(3));
+        assert_eq!(ledger.beyond(), [5]);
+        ledger.record(4, Outcome::Done);
+        assert_eq!(ledger.prefix(), Some(4));
+        assert_eq!(ledger.told, 5);
+        assert_eq!(ledger.prefix(), None);
+    }
+
+    /// A broker's side of one channel, strict as RabbitMQ is.
+    struct Broker {
+        open: BTreeSet<Tag>,
+        finished: BTreeSet<Tag>,
+    }
+
+    impl Broker {
+        fn ack(&mut self, tag: Tag, multiple: bool) {
+            assert!(self.open.contains(&tag), "unknown delivery tag {tag}");
+            let covered: Vec<Tag> = match multiple {
+                true => self.open.range(..=tag).copied().collect(),
+                false => vec![tag],
+            };
+            for tag in covered {
+                assert!(self.finished.contains(&tag), "{tag} is not finished");
+                self.open.remove(&tag);
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever the order in which deliveries end: nothing unfinished is
+        /// acknowledged, nothing is acknowledged twice, nothing is forgotten.
+        #[test]
+        fn acknowledgements_cover_exactly_what_is_finished(
+            order in Just((1..=60u64).collect::<Vec<_>>()).prop_shuffle(),
+            requeued in proptest::collection::btree_set(1..=60u64, 0..20),
+            chunk in 1usize..20,
+            bound in 0usize..20,
+        ) {
+            let mut ledger = Ledger::default();
+            let mut broker = Broker { open: (1..=60).collect(), finished: BTreeSet::new() };
+            for tags in order.chunks(chunk) {
+                for &tag in tags {
+                    if requeued.contains(&tag) {
+                        ledger.record(tag, Outcome::Requeue);
+                        broker.open.remove(&tag);
+                    } else {
+                        broker.finished.insert(tag);
+                        ledger.record(tag, Outcome::Done);
+                    }
+                }
+                if let Some(tag) = ledger.prefix() {
+                    broker.ack(tag, true);
+                }
+                if ledger.waiting > bound {
+                    ledger.beyond().into_iter().for_each(|tag| broker.ack(tag, false));
+                }
+                let unknown = broker.finished.iter().filter(|tag| broker.open.contains(tag)).count();
+                prop_assert!(unknown <= bound);
+                prop_assert_eq!(unknown, ledger.waiting);
+            }
+            prop_assert!(broker.open.is_empty());
+            prop_assert!(ledger.marks.is_empty());
+        }
+    }
+}

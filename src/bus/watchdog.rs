@@ -1,0 +1,100 @@
+//! Noticing a consumer that has gone silent although there is work.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::connect::Link;
+use super::error::BusError;
+use super::session::{End, cancelled};
+use super::topology;
+use crate::config;
+
+/// Time between the first suspicion and the second look.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// Barks when there was no delivery for a while.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    patience: Duration,
+    due: Instant,
+    fed: bool,
+    suspicious: bool,
+}
+
+impl Watchdog {
+    pub(super) fn new(patience: Duration) -> Self {
+        Self {
+            patience,
+            due: Instant::now() + patience,
+            fed: false,
+            suspicious: false,
+        }
+    }
+
+    /// There was a delivery.
+    pub(super) fn fed(&mut self) {
+        self.fed = true;
+    }
+
+    /// Returns once there was no delivery for the whole of its patience, give
+    /// or take once that time. Cancelling it loses nothing.
+    pub(super) async fn barks(&mut self) {
+        loop {
+            if std::mem::take(&mut self.fed) {
+                self.suspicious = false;
+                self.due = Instant::now() + self.patience;
+            }
+            sleep_until(self.due).await;
+            if !self.fed {
+                return;
+            }
+        }
+    }
+
+    /// Looks at the queue on another channel. `idle` says that no delivery is
+    /// being worked on: else silence is no reason to worry.
+    pub(super) async fn look(
+        &mut self,
+        idle: bool,
+        link: &Link,
+        bus: &config::Bus,
+    ) -> Result<(), End> {
+        if !idle {
+            self.rest();
+            return Ok(());
+        }
+        match topology::counts(link, "bus.queue", &bus.queue).await {
+            Ok(None) => Err(cancelled(&bus.queue)),
+            Ok(Some(counts)) if counts.ready == 0 => {
+                self.rest();
+                Ok(())
+            }
+            Ok(Some(_)) if !self.suspicious => {
+                self.suspicious = true;
+                self.due = Instant::now() + SECOND_LOOK.min(self.patience);
+                Ok(())
+            }
+            Ok(Some(counts)) => Err(self.restart(format!(
+                "{} messages are ready, and none was delivered for {} s",
+                counts.ready,
+                self.patience.as_secs()
+            ))),
+            Err(error) => Err(self.restart(format!("the broker does not answer: {error}"))),
+        }
+    }
+
+    fn rest(&mut self) {
+        self.suspicious = false;
+        self.due = Instant::now() + self.patience;
+    }
+
+    fn restart(&self, why: String) -> End {
+        let doing = "consuming".into();
+        let error = BusError::Lost { doing, why };
+        End::Broken {
+            kind: "watchdog",
+            error,
+        }
+    }
+}

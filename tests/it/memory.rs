@@ -1,0 +1,291 @@
+//! The store's part in derive, in memory: answers needs from documents, and
+//! writes changes to them, refusing what the real store refuses. For property
+//! tests that try thousands of schedules; the real store has tests of its own.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use chat_counters::derive::changes::{Consumed, MessageBefore};
+use chat_counters::derive::state::{
+    ByType, Dialog, DialogKey, EventKey, Mark, Membership, MembershipKey, Message, MessageKey,
+    Need, ReactionKey, ReceiptKey, State, TopicKey, UserKey, Word,
+};
+use chat_counters::derive::{Batch, Blocked, Care, Changes, Outcome};
+use chat_counters::event::{Event, Micros, SenderType, Stamp, UserId};
+
+/// A write was refused: someone else was faster.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Conflict;
+
+/// A user's share of a dialog, as stored.
+#[derive(Debug, Clone, Default)]
+pub struct Share {
+    pub facts: Membership,
+    pub consumed: ByType,
+    pub sent: i64,
+}
+
+/// A message's document, as stored.
+#[derive(Debug, Clone, Default)]
+pub struct StoredMessage {
+    pub message: Message,
+    pub statuses: BTreeMap<String, i64>,
+    pub reactions: BTreeMap<String, i64>,
+}
+
+/// All documents.
+#[derive(Debug, Default)]
+pub struct Memory {
+    pub journal: HashSet<EventKey>,
+    pub dialogs: HashMap<DialogKey, Dialog>,
+    pub memberships: HashMap<MembershipKey, Share>,
+    pub messages: HashMap<MessageKey, StoredMessage>,
+    receipts: HashSet<ReceiptKey>,
+    reactions: HashMap<ReactionKey, Word>,
+    topics: HashSet<TopicKey>,
+    user_types: HashMap<UserKey, (Stamp, SenderType)>,
+}
+
+/// A writer, with the dialogs that it remembers: perhaps no longer as stored.
+#[derive(Debug, Default)]
+pub struct Writer {
+    remembered: HashMap<DialogKey, Dialog>,
+}
+
+impl Writer {
+    /// Takes events as a lane does, until all are committed. Returns how often
+    /// a commit was refused.
+    pub fn take(&mut self, memory: &mut Memory, events: &[Event], care: Care) -> usize {
+        let (mut rest, mut care, mut refused) = (events, care, 0);
+        while !rest.is_empty() {
+            match self.attempt(memory, rest, care) {
+                Ok(outcomes) => rest = &rest[outcomes.len()..],
+                Err(Conflict) => {
+                    refused += 1;
+                    care = Care::Look;
+                    self.remembered.clear();
+                }
+            }
+        }
+        refused
+    }
+
+    fn attempt(
+        &mut self,
+        memory: &mut Memory,
+        events: &[Event],
+        care: Care,
+    ) -> Result<Vec<Outcome>, Conflict> {
+        let (changes, outcomes) = self.derive(memory, events, care);
+        memory.commit(&changes)?;
+        let now = changes.dialogs.into_iter();
+        self.remembered.extend(now.map(|(key, change)| (key, change.now)));
+        Ok(outcomes)
+    }
+
+    /// Derives without committing: what a process that is killed has done.
+    pub fn derive(
+        &self,
+        memory: &Memory,
+        events: &[Event],
+        care: Care,
+    ) -> (Changes, Vec<Outcome>) {
+        let mut batch = Batch::default();
+        let mut outcomes = Vec::new();
+        for event in events {
+            for need in batch.foreseen(event, care) {
+                self.answer(memory, need, batch.state_mut());
+            }
+        }
+        'events: for event in events {
+            loop {
+                match batch.apply(event) {
+                    Ok(outcome) => {
+                        outcomes.push(outcome);
+                        break;
+                    }
+                    Err(Blocked::Missing(needs)) => {
+                        for need in needs {
+                            self.answer(memory, need, batch.state_mut());
+                        }
+                    }
+                    Err(Blocked::Flush) => {
+                        assert!(!outcomes.is_empty(), "nothing to flush before {event:?}");
+                        break 'events;
+                    }
+                }
+            }
+        }
+        (batch.finish(), outcomes)
+    }
+
+    fn answer(&self, memory: &Memory, need: Need, state: &mut State) {
+        match need {
+            Need::Dialog(key) if self.remembered.contains_key(&key) => {
+                state.know_dialog(key.clone(), self.remembered[&key].clone());
+            }
+            need => memory.answer(need, state),
+        }
+    }
+}
+
+impl Memory {
+    fn answer(&self, need: Need, state: &mut State) {
+        match need {
+            Need::Journal(key) => state.know_journal(key.clone(), self.journal.contains(&key)),
+            Need::Dialog(key) => {
+                state.know_dialog(key.clone(), self.dialogs.get(&key).cloned().unwrap_or_default());
+            }
+            Need::Membership(key) => {
+                let share = self.memberships.get(&key).cloned().unwrap_or_default();
+                state.know_membership(key, share.facts);
+            }
+            Need::Message(key) => {
+                let stored = self.messages.get(&key).cloned().unwrap_or_default();
+                state.know_message(key, stored.message);
+            }
+            Need::Receipt(key) => state.know_receipt(key.clone(), self.receipts.contains(&key)),
+            Need::Reaction(key) => {
+                state.know_reaction(key.clone(), self.reactions.get(&key).cloned());
+            }
+            Need::Topic(key) => state.know_topic(key.clone(), self.topics.contains(&key)),
+            Need::UserType(key) => {
+                let learnt = self.user_types.get(&key).map(|(_, learnt)| learnt.clone());
+                state.know_user_type(key, learnt);
+            }
+            Need::MembersPast(dialog, at) => {
+                let members = self.members_past(&dialog, at);
+                state.know_members_past(dialog, at, members);
+            }
+            Need::Readers(message) => {
+                let reads = self.receipts.iter().filter(|r| r.message == message && r.status.is_read());
+                let readers = reads.map(|r| r.user.clone()).collect();
+                state.know_readers(message, readers);
+            }
+            Need::Unread(membership, mark) => {
+                let unread = self.unread(&membership, mark);
+                state.know_unread(membership, mark, unread);
+            }
+            Need::LatestExcept(dialog, message) => {
+                let others = self.messages.iter().filter(|(key, stored)| {
+                    key.tenant == dialog.tenant && key.message != message && !stored.message.deleted
+                });
+                let created = others.filter_map(|(_, stored)| stored.message.created.as_ref());
+                let here = created.filter(|created| created.dialog == dialog.dialog);
+                let latest = here.map(|created| created.at).max();
+                state.know_latest_except(dialog, message, latest);
+            }
+        }
+    }
+
+    fn members_past(&self, dialog: &DialogKey, at: Micros) -> Vec<(UserId, Mark)> {
+        let here = self.memberships.iter().filter(|(key, _)| key.dialog == *dialog);
+        let marks = here.filter_map(|(key, share)| Some((key.user.clone(), share.facts.mark()?)));
+        marks.filter(|(_, mark)| mark.covers(at)).collect()
+    }
+
+    fn unread(&self, membership: &MembershipKey, mark: Mark) -> ByType {
+        let mut unread = ByType::default();
+        for (key, stored) in &self.messages {
+            let Some(created) = &stored.message.created else {
+                continue;
+            };
+            let read = self.receipts.iter().any(|receipt| {
+                receipt.message == *key && receipt.user == membership.user && receipt.status.is_read()
+            });
+            let here = key.tenant == membership.dialog.tenant
+                && created.dialog == membership.dialog.dialog;
+            let countable = !stored.message.deleted && !created.system;
+            if here && countable && !read && !mark.covers(created.at) && created.sender != membership.user {
+                unread.add(&created.sender_type, 1);
+            }
+        }
+        unread
+    }
+
+    /// Writes all changes or none, as a transaction does.
+    fn commit(&mut self, changes: &Changes) -> Result<(), Conflict> {
+        self.check(changes)?;
+        for taken in &changes.taken {
+            self.journal.insert(EventKey {
+                tenant: taken.event.tenant.clone(),
+                event: taken.event.stamp.event.clone(),
+            });
+        }
+        for (key, change) in &changes.dialogs {
+            self.dialogs.insert(key.clone(), change.now.clone());
+        }
+        self.write_messages(changes);
+        for (key, change) in &changes.memberships {
+            let share = self.memberships.entry(key.clone()).or_default();
+            share.sent += change.sent;
+            if let Some(facts) = &change.facts {
+                share.facts = facts.clone();
+            }
+            match &change.consumed {
+                Consumed::Add(more) => share.consumed.add_all(more),
+                Consumed::Set(all) => share.consumed = all.clone(),
+            }
+        }
+        self.receipts.extend(changes.receipts.iter().cloned());
+        for (key, change) in &changes.reactions {
+            self.reactions.insert(key.clone(), change.now.clone());
+        }
+        self.topics.extend(changes.topics.iter().cloned());
+        for (key, latest) in &changes.user_types {
+            let known = self.user_types.entry(key.clone()).or_insert_with(|| latest.clone());
+            if latest.0 > known.0 {
+                *known = latest.clone();
+            }
+        }
+        Ok(())
+    }
+
+    fn write_messages(&mut self, changes: &Changes) {
+        for (key, change) in &changes.messages {
+            let stored = self.messages.entry(key.clone()).or_default();
+            stored.message.version += change.version;
+            stored.message.deleted |= change.deleted;
+            if let Some(created) = &change.created {
+                stored.message.created = Some(created.clone());
+            }
+            for (status, count) in &change.statuses {
+                *stored.statuses.entry(status.to_string()).or_default() += count;
+            }
+            for (reaction, count) in &change.reactions {
+                *stored.reactions.entry(reaction.to_string()).or_default() += count;
+            }
+        }
+    }
+
+    /// What unique keys and expected versions check in the real store.
+    fn check(&self, changes: &Changes) -> Result<(), Conflict> {
+        let taken = changes.taken.iter().any(|taken| {
+            self.journal.contains(&EventKey {
+                tenant: taken.event.tenant.clone(),
+                event: taken.event.stamp.event.clone(),
+            })
+        });
+        let dialogs = changes.dialogs.iter().any(|(key, change)| {
+            self.dialogs.get(key).map_or(0, |dialog| dialog.version) != change.expected_version
+        });
+        let messages = changes.messages.iter().any(|(key, change)| {
+            let stored = self.messages.get(key).map(|stored| &stored.message);
+            match change.before {
+                MessageBefore::Absent => stored.is_some(),
+                MessageBefore::Placeholder(version) => {
+                    stored.is_none_or(|message| message.version != version)
+                }
+                MessageBefore::Created => stored.is_none(),
+            }
+        });
+        let receipts = changes.receipts.iter().any(|key| self.receipts.contains(key));
+        let topics = changes.topics.iter().any(|key| self.topics.contains(key));
+        let words = changes.reactions.iter();
+        let words = words.filter(|(key, change)| self.reactions.get(key) != change.before.as_ref());
+        if taken || dialogs || messages || receipts || topics || words.count() > 0 {
+            Err(Conflict)
+        } else {
+            Ok(())
+        }
+    }
+}

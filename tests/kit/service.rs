@@ -1,0 +1,250 @@
+//! The real service as a process of its own, watched from outside.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use chat_counters::config::Config;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+/// How often something is looked at until it is so.
+pub const POLL: Duration = Duration::from_millis(10);
+/// After that long it is a failure.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// A configuration with the servers of the environment, and names of its own
+/// for everything on them.
+pub fn config(name: &str) -> Config {
+    let mut config = Config::default();
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let own = format!("cc_{name}_{}_{:x}", std::process::id(), now.as_micros());
+    if let Ok(url) = std::env::var("CHAT_COUNTERS__BUS__URL") {
+        config.bus.url = url.into();
+    }
+    if let Ok(url) = std::env::var("CHAT_COUNTERS__STORE__URL") {
+        config.store.url = url.into();
+    }
+    config.store.database.clone_from(&own);
+    config.bus.exchange = format!("{own}_events");
+    config.bus.dead_letter_queue = format!("{own}.dlq");
+    config.bus.queue = own;
+    config
+}
+
+/// Looks again and again until there is a value.
+///
+/// # Errors
+/// When there is none for [`PATIENCE`].
+pub async fn until<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> Result<T> {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = look().await {
+            return Ok(value);
+        }
+        if started.elapsed() > PATIENCE {
+            return Err(format!("still not so after {PATIENCE:?}: {what}").into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// A running service. Killed when dropped.
+#[derive(Debug)]
+pub struct Service {
+    process: Child,
+    pid: u32,
+    /// Where it answers gRPC.
+    pub grpc: SocketAddr,
+    /// Where it answers `/metrics` and `/healthz`.
+    pub metrics: SocketAddr,
+}
+
+impl Service {
+    /// Starts the service and waits until it takes events and answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn start(binary: &Path, config: &Config) -> Result<Self> {
+        let mut service = Self::spawn(binary, config).await?;
+        let started = Instant::now();
+        while !service.is_ready().await {
+            if let Some(status) = service.process.try_wait()? {
+                return Err(format!("the service ended at its start with {status}").into());
+            }
+            if started.elapsed() > PATIENCE {
+                return Err("the service does not become ready".into());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(service)
+    }
+
+    /// Starts the service without waiting for anything.
+    ///
+    /// # Errors
+    /// When there is no such binary.
+    pub async fn spawn(binary: &Path, config: &Config) -> Result<Self> {
+        let (grpc, metrics) = (free_address().await?, free_address().await?);
+        let level = std::env::var("CC_TEST_LOG").unwrap_or_else(|_| "error".into());
+        let mut command = Command::new(binary);
+        command
+            .arg("serve")
+            .env("CHAT_COUNTERS__BUS__URL", config.bus.url.expose())
+            .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
+            .env("CHAT_COUNTERS__GRPC__LISTEN", grpc.to_string())
+            .env("CHAT_COUNTERS__METRICS__LISTEN", metrics.to_string())
+            .env("CHAT_COUNTERS__LOG__LEVEL", level);
+        for (key, value) in [
+            ("STORE__DATABASE", config.store.database.clone()),
+            ("BUS__EXCHANGE", config.bus.exchange.clone()),
+            ("BUS__QUEUE", config.bus.queue.clone()),
+            ("BUS__DEAD_LETTER_QUEUE", config.bus.dead_letter_queue.clone()),
+            ("BUS__PREFETCH", config.bus.prefetch.to_string()),
+            ("BUS__MAX_BODY_BYTES", config.bus.max_body_bytes.to_string()),
+            ("BUS__WATCHDOG_SECONDS", config.bus.watchdog_seconds.to_string()),
+            ("LANES__COUNT", config.lanes.count.to_string()),
+            ("LANES__BATCH_EVENTS", config.lanes.batch_events.to_string()),
+            ("LANES__BATCH_AGE_MS", config.lanes.batch_age_ms.to_string()),
+            ("SHUTDOWN__DRAIN_SECONDS", config.shutdown.drain_seconds.to_string()),
+        ] {
+            command.env(format!("CHAT_COUNTERS__{key}"), value);
+        }
+        let process = command.stdin(Stdio::null()).kill_on_drop(true).spawn()?;
+        let pid = process.id().ok_or("the service ended at once")?;
+        Ok(Self {
+            process,
+            pid,
+            grpc,
+            metrics,
+        })
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether it consumes, and its store answers.
+    pub async fn is_ready(&self) -> bool {
+        get(self.metrics, "/healthz").await.is_ok()
+    }
+
+    /// Asks it to stop and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it does not end well.
+    pub async fn stop(self) -> Result<()> {
+        let status = self.signal("-TERM").await?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("the service ended with {status}").into())
+        }
+    }
+
+    /// Ends it on the spot.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub async fn kill(self) -> Result<()> {
+        self.signal("-KILL").await.map(drop)
+    }
+
+    /// Sends a signal and waits for the end.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn signal(mut self, signal: &str) -> Result<ExitStatus> {
+        self.send(signal).await?;
+        Ok(tokio::time::timeout(PATIENCE, self.process.wait()).await??)
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When there is no such process any more.
+    pub async fn send(&self, signal: &str) -> Result<()> {
+        let pid = self.pid.to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status().await?;
+        sent.success().then_some(()).ok_or_else(|| "no such process".into())
+    }
+
+    /// The sum of a counter over all labels that contain `label`.
+    ///
+    /// # Errors
+    /// When the service does not answer.
+    pub async fn counter(&self, name: &str, label: &str) -> Result<u64> {
+        let text = get(self.metrics, "/metrics").await?;
+        let lines = text.lines().filter(|line| {
+            let named = line.strip_prefix(name);
+            named.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
+        });
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        Ok(values.sum())
+    }
+
+    /// Events settled by this process, whatever became of them.
+    ///
+    /// # Errors
+    /// When the service does not answer.
+    pub async fn settled(&self) -> Result<u64> {
+        self.counter("chat_counters_events_total", "").await
+    }
+
+    /// Waits until this process has settled so many events.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn has_settled(&self, events: u64) -> Result<()> {
+        until(&format!("{events} events settled"), || async {
+            let settled = self.settled().await.ok()?;
+            (settled >= events).then_some(())
+        })
+        .await
+    }
+}
+
+/// The binary beside the program that runs now, in the same profile.
+pub fn neighbouring_binary() -> Result<PathBuf> {
+    if let Some(binary) = std::env::var_os("CHAT_COUNTERS_BIN") {
+        return Ok(binary.into());
+    }
+    let program = std::env::current_exe()?;
+    // target/PROFILE/examples/demo -> target/PROFILE/chat-counters
+    let profile = program.ancestors().nth(2).ok_or("a program without a directory")?;
+    Ok(profile.join("chat-counters"))
+}
+
+/// An address of this machine on which nobody listens yet.
+///
+/// # Errors
+/// When there is none.
+pub async fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
+}
+
+/// A plain GET; an error unless the answer is 200.
+///
+/// # Errors
+/// With what was answered instead.
+pub async fn get(address: SocketAddr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: local\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    if answer.starts_with("HTTP/1.1 200 ") {
+        Ok(answer)
+    } else {
+        Err(answer.into())
+    }
+}
