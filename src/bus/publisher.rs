@@ -85,7 +85,7 @@ impl Publisher {
     }
 
     /// Publishes one persistent message. Returns before it is confirmed;
-    /// waits only while [`OUTSTANDING`] others are not.
+    /// waits only while 2,000 others are not.
     ///
     /// # Errors
     /// [`BusError::Interrupted`] when the connection is lost: this publisher
