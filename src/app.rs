@@ -82,8 +82,10 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     match tokio::time::timeout(drain, drained(&mut parts)).await {
         Ok(outcome) => ended.and(outcome),
         Err(_) => {
-            warn!(seconds = drain.as_secs(),
-                "not drained in time; what is not acknowledged will be delivered again");
+            warn!(
+                seconds = drain.as_secs(),
+                "not drained in time; what is not acknowledged will be delivered again"
+            );
             ended
         }
     }
@@ -99,11 +101,13 @@ async fn drained(parts: &mut JoinSet<Result<(), AppError>>) -> Result<(), AppErr
 }
 
 async fn listen(key: &'static str, address: &str) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|error| AppError::Listen {
-        key,
-        address: address.to_owned(),
-        error,
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| AppError::Listen {
+            key,
+            address: address.to_owned(),
+            error,
+        })
 }
 
 /// Starts the gRPC and metrics servers.
@@ -171,7 +175,10 @@ async fn ingest(
     while let Some(ended) = tasks.join_next().await {
         // Each ends when what feeds it does, which begins with a stop.
         if ended.is_err() || !shutdown.is_requested() {
-            error!(panicked = ended.is_err(), "a part of the ingest ended by itself");
+            error!(
+                panicked = ended.is_err(),
+                "a part of the ingest ended by itself"
+            );
             return Err(AppError::Ended);
         }
     }

@@ -7,6 +7,7 @@ pub mod feed;
 mod journal;
 mod load;
 mod migrate;
+pub mod read;
 pub mod schema;
 
 use mongodb::options::{
@@ -18,6 +19,7 @@ use mongodb::{Client, ClientSession, Database};
 pub use error::{Class, StoreError};
 pub use feed::CommitFeed;
 pub use load::Snapshot;
+pub use read::Reader;
 
 /// A handle on the service's database. Cheap to clone.
 #[derive(Debug, Clone)]
