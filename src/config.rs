@@ -1,76 +1,120 @@
-//! Configuration: one typed struct, each key with its default.
+//! Configuration: one typed struct. Later sources win: defaults, a TOML file,
+//! environment variables, flags. Every key, with its default and its meaning,
+//! is in [`keys::KEYS`].
+
+mod across;
+pub mod keys;
+mod load;
+mod rules;
+mod secret;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use load::{ConfigError, Loaded, PREFIX, Problem, Source, Sources, load};
+pub use secret::{Url, redacted};
+
 /// Everything that can be configured.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// RabbitMQ.
     pub bus: Bus,
+    /// MongoDB.
     pub store: Store,
+    /// Batching.
     pub lanes: Lanes,
+    /// Waiting between tries.
     pub retry: Retry,
+    /// The gRPC server.
     pub grpc: Grpc,
+    /// The HTTP endpoint for metrics.
     pub metrics: Metrics,
+    /// Logs.
     pub log: Log,
+    /// Stopping.
     pub shutdown: Shutdown,
 }
 
 /// RabbitMQ: where events come from and dead letters go.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bus {
-    pub url: String,
+    /// Its URL, perhaps with a password.
+    pub url: Url,
+    /// Where events are published.
     pub exchange: String,
+    /// What of it is consumed.
     pub binding: String,
+    /// What is consumed.
     pub queue: String,
+    /// Where what cannot be counted goes.
     pub dead_letter_queue: String,
+    /// Deliveries in flight at most.
     pub prefetch: u16,
+    /// Deliveries of one event at most.
     pub delivery_limit: u32,
+    /// Largest event.
     pub max_body_bytes: usize,
+    /// Silence after which a consumer is looked at.
     pub watchdog_seconds: u64,
 }
 
 /// MongoDB: where facts and counters live.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
-    pub url: String,
+    /// Its URL, perhaps with a password.
+    pub url: Url,
+    /// The database.
     pub database: String,
+    /// How long ids of events are kept.
     pub journal_retention_days: u32,
 }
 
 /// How events are batched.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lanes {
+    /// Lanes.
     pub count: usize,
+    /// Events in one transaction at most.
     pub batch_events: usize,
+    /// Age of a batch at most.
     pub batch_age_ms: u64,
+    /// Dialogs that each lane keeps.
     pub cached_dialogs: usize,
 }
 
 /// Waiting between tries, for the bus and the store alike.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
+    /// First wait.
     pub initial_ms: u64,
+    /// Longest wait.
     pub max_ms: u64,
 }
 
 /// The gRPC server.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Grpc {
+    /// Where it listens.
     pub listen: String,
+    /// Largest request and answer.
     pub max_message_bytes: usize,
+    /// Requests at the same time.
     pub max_concurrent_requests: usize,
+    /// Deadline of a call without one.
     pub default_deadline_ms: u64,
+    /// Longest deadline.
     pub max_deadline_ms: u64,
 }
 
 /// The Prometheus endpoint.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
     /// Empty = off.
@@ -78,18 +122,20 @@ pub struct Metrics {
 }
 
 /// Logs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
+    /// A level or directives.
     pub level: String,
     /// auto | human | json
     pub format: String,
 }
 
 /// Stopping.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shutdown {
+    /// How long a stop waits for what is in flight.
     pub drain_seconds: u64,
 }
 

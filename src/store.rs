@@ -39,7 +39,7 @@ impl Store {
     /// # Errors
     /// When the URL cannot be used.
     pub async fn connect(config: &crate::config::Store) -> Result<Self, StoreError> {
-        let mut options = ClientOptions::parse(&config.url).await?;
+        let mut options = ClientOptions::parse(config.url.expose()).await?;
         options.app_name = Some("chat-counters".into());
         options.write_concern = Some(
             WriteConcern::builder()

@@ -1,3 +1,5 @@
 //! Logs and metrics.
 
+pub mod http;
+pub mod log;
 pub mod metrics;

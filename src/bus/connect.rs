@@ -10,7 +10,7 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties};
 
 use super::error::{BusError, amqp_code, answer};
-use super::redacted;
+use crate::config::redacted;
 
 /// For resolving, connecting and the handshakes, together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::connect::{self, ANSWER_TIMEOUT, Link};
 use super::error::BusError;
-use super::{redacted, topology};
+use super::topology;
 use crate::config;
 
 /// The oldest RabbitMQ whose quorum queues dead-letter at least once.
@@ -76,16 +76,16 @@ impl Found {
 /// # Errors
 /// When the broker cannot be reached, or refuses the user or the virtual host.
 pub async fn inspect(bus: &config::Bus) -> Result<Inspection, BusError> {
-    let link = Link::open(&bus.url, "chat-counters check").await?;
+    let link = Link::open(bus.url.expose(), "chat-counters check").await?;
     let report = report(&link, bus).await;
     link.close().await;
     report
 }
 
 async fn report(link: &Link, bus: &config::Bus) -> Result<Inspection, BusError> {
-    let greeting = greeting(&bus.url).await.unwrap_or_default();
+    let greeting = greeting(bus.url.expose()).await.unwrap_or_default();
     let mut report = Inspection {
-        url: redacted(&bus.url),
+        url: bus.url.redacted(),
         product: string(&greeting, "product"),
         version: string(&greeting, "version"),
         cluster: string(&greeting, "cluster_name"),

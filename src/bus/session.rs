@@ -43,7 +43,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn open(bus: &config::Bus) -> Result<Self, BusError> {
-        let link = Link::open(&bus.url, "chat-counters").await?;
+        let link = Link::open(bus.url.expose(), "chat-counters").await?;
         match prepare(&link, bus).await {
             Ok(channel) => Ok(Self { link, channel }),
             Err(error) => {

@@ -1,0 +1,103 @@
+//! How a command ends.
+
+use std::io::{self, Write as _};
+
+use crate::app::AppError;
+use crate::bus::BusError;
+use crate::config::ConfigError;
+use crate::store::{Class, StoreError};
+
+/// What a command tells its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitCode {
+    /// Done.
+    Done = 0,
+    /// The answer is no, problems were found, or a part of the work failed.
+    No = 1,
+    /// Wrong usage or configuration.
+    Usage = 2,
+    /// A server cannot be reached or refuses.
+    Server = 3,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        (code as u8).into()
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug)]
+pub struct Failure {
+    code: ExitCode,
+    /// For the person at the terminal; empty = nothing to say.
+    message: String,
+}
+
+impl Failure {
+    /// A failure with words for the person at the terminal.
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Failure {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// Says it on stderr.
+    pub fn tell(self) -> ExitCode {
+        if !self.message.is_empty() {
+            // With stderr gone there is no one left to tell.
+            let _ = writeln!(io::stderr(), "error: {}", self.message);
+        }
+        self.code
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Failure::new(ExitCode::Usage, error.to_string())
+    }
+}
+
+impl From<BusError> for Failure {
+    fn from(error: BusError) -> Self {
+        let code = match error {
+            BusError::Url { .. } | BusError::NameTooLong { .. } => ExitCode::Usage,
+            _ => ExitCode::Server,
+        };
+        Failure::new(code, error.to_string())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let code = match error.class() {
+            // Said of the URL's options, before any server was asked.
+            Class::Permanent => ExitCode::Usage,
+            Class::Retryable | Class::Conflict => ExitCode::Server,
+        };
+        Failure::new(code, error.to_string())
+    }
+}
+
+impl From<AppError> for Failure {
+    fn from(error: AppError) -> Self {
+        match error {
+            AppError::Store(error) => error.into(),
+            AppError::Bus(error) => error.into(),
+            AppError::Listen { .. } => Failure::new(ExitCode::Usage, error.to_string()),
+            _ => Failure::new(ExitCode::No, error.to_string()),
+        }
+    }
+}
+
+/// From writing to stdout. A reader that has seen enough (`| head`) is no
+/// failure worth words.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::new(ExitCode::Done, ""),
+            _ => Failure::new(ExitCode::No, format!("cannot write: {error}")),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Every key of the configuration: its default, what it may be, what it means.
+//! The one place; `Config::default()`, README.md and `config` follow it, and
+//! tests keep them in step.
+
+use std::fmt::Write as _;
+
+use super::rules::{self, Rule};
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// `section.key`, as in a file.
+    pub name: &'static str,
+    /// Its default, as TOML.
+    pub default: &'static str,
+    /// What it may be.
+    pub rule: Rule,
+    /// What it means.
+    pub doc: &'static str,
+}
+
+impl Key {
+    /// The environment variable that sets it.
+    pub fn variable(&self) -> String {
+        let name = self.name.replace('.', "__").to_uppercase();
+        format!("{}{name}", super::load::PREFIX)
+    }
+
+    /// Section and key.
+    pub fn parts(&self) -> (&'static str, &'static str) {
+        self.name.split_once('.').unwrap_or(("", self.name))
+    }
+}
+
+/// The key of a name.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+const fn key(name: &'static str, default: &'static str, rule: Rule, doc: &'static str) -> Key {
+    Key {
+        name,
+        default,
+        rule,
+        doc,
+    }
+}
+
+const fn number(min: i64, max: i64) -> Rule {
+    Rule::Integer { min, max }
+}
+
+const NAME: Rule = Rule::Text(rules::name);
+
+/// All keys, by section.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key("bus.url", "\"amqp://guest:guest@127.0.0.1:5672/%2f\"", Rule::Url(rules::amqp_url),
+        "RabbitMQ: amqp://user:password@host:port/vhost, amqps for TLS; user and password percent-encoded"),
+    key("bus.exchange", "\"chat3_events\"", NAME,
+        "Topic exchange that events are published to; declared if missing"),
+    key("bus.binding", "\"#\"", NAME,
+        "Binding of the queue to the exchange; # takes every event"),
+    key("bus.queue", "\"chat_counters\"", NAME,
+        "Durable quorum queue that the service consumes; declared if missing"),
+    key("bus.dead_letter_queue", "\"chat_counters.dlq\"", NAME,
+        "Where events go that can never be counted; declared if missing"),
+    key("bus.prefetch", "2000", number(1, 65_535),
+        "Deliveries in flight at most; bounds the memory of the service"),
+    key("bus.delivery_limit", "20", number(1, 1_000_000),
+        "Deliveries of one event before the broker itself dead-letters it: the last resort against an event that crashes the service"),
+    key("bus.max_body_bytes", "1048576", number(1, 128 << 20),
+        "Larger events are dead-lettered unread"),
+    key("bus.watchdog_seconds", "30", number(1, 86_400),
+        "A consumer silent for so long while its queue holds events is restarted"),
+    key("store.url", "\"mongodb://127.0.0.1:27017/?replicaSet=rs0\"", Rule::Url(rules::mongodb_url),
+        "MongoDB, a replica set: mongodb://user:password@host:port,host:port/?replicaSet=name; user and password percent-encoded"),
+    key("store.database", "\"chat_counters\"", Rule::Text(rules::database),
+        "Database of the counters; created if missing"),
+    key("store.journal_retention_days", "90", number(1, 36_500),
+        "How long ids of applied events are kept: a duplicate older than this would count again"),
+    key("lanes.count", "2", number(1, 64),
+        "Batches committed side by side; a dialog always belongs to one lane"),
+    key("lanes.batch_events", "1000", number(1, 65_535),
+        "Events in one transaction at most; no more than bus.prefetch"),
+    key("lanes.batch_age_ms", "20", number(0, 10_000),
+        "How long a batch that is not full waits for more events, in milliseconds"),
+    key("lanes.cached_dialogs", "20000", number(1, 10_000_000),
+        "Dialogs whose state each lane keeps in memory"),
+    key("retry.initial_ms", "50", number(1, 3_600_000),
+        "First wait before trying again, of the bus and the store alike, in milliseconds"),
+    key("retry.max_ms", "5000", number(1, 3_600_000),
+        "Longest wait between tries, in milliseconds; an outage is waited out without an end"),
+    key("grpc.listen", "\"127.0.0.1:50051\"", Rule::Text(rules::address),
+        "Where the gRPC server listens, host:port"),
+    key("grpc.max_message_bytes", "1048576", number(1_024, 64 << 20),
+        "Largest request and answer"),
+    key("grpc.max_concurrent_requests", "256", number(1, 65_535),
+        "Requests answered at the same time; more wait"),
+    key("grpc.default_deadline_ms", "5000", number(1, 3_600_000),
+        "Deadline of a call that brings none, in milliseconds"),
+    key("grpc.max_deadline_ms", "60000", number(1, 3_600_000),
+        "Longest deadline that a caller gets, in milliseconds"),
+    key("metrics.listen", "\"127.0.0.1:9090\"", Rule::Text(rules::address_or_off),
+        "Where /metrics (OpenMetrics) and /healthz are served over HTTP, host:port; empty = off"),
+    key("log.level", "\"info\"", Rule::Text(rules::level),
+        "error, warn, info, debug, trace or off; or directives such as info,chat_counters::lane=debug"),
+    key("log.format", "\"auto\"", Rule::Text(rules::format),
+        "human, json, or auto: human on a terminal, JSON otherwise"),
+    key("shutdown.drain_seconds", "20", number(0, 3_600),
+        "How long a stop waits for what is in flight; the rest is delivered again"),
+];
+
+/// A file of all defaults, each with its meaning.
+pub fn annotated() -> String {
+    let mut text = String::from(
+        "# Configuration of chat-counters: every key with its default.\n\
+         # Later sources win: defaults, this file (--config FILE or CHAT_COUNTERS_CONFIG),\n\
+         # environment variables (CHAT_COUNTERS__SECTION__KEY), flags.\n",
+    );
+    let mut section = "";
+    for key in KEYS {
+        let (of, name) = key.parts();
+        if of != section {
+            section = of;
+            let _ = writeln!(text, "\n[{section}]");
+        }
+        let _ = writeln!(text, "# {}.", key.doc);
+        let Key { rule, default, .. } = key;
+        if let Rule::Integer { .. } = rule {
+            let _ = writeln!(text, "# {}", rule.expected());
+        }
+        let _ = writeln!(text, "{name} = {default}");
+    }
+    text
+}
+
+/// The table in README.md.
+pub fn markdown() -> String {
+    let mut text = String::from("| key | default | meaning |\n| --- | --- | --- |\n");
+    for Key {
+        name, default, doc, ..
+    } in KEYS
+    {
+        let _ = writeln!(text, "| `{name}` | `{default}` | {doc} |");
+    }
+    text
+}

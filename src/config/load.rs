@@ -1,0 +1,295 @@
+//! Putting the configuration together from its sources.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::keys::{self, KEYS, Key};
+use super::rules::Rule;
+use super::secret::redacted;
+use super::{Config, across};
+
+/// What the name of every environment variable for a key begins with.
+pub const PREFIX: &str = "CHAT_COUNTERS__";
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody said otherwise.
+    Default,
+    /// A file.
+    File(PathBuf),
+    /// An environment variable.
+    Variable(String),
+    /// A flag of the command line.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default => f.write_str("default"),
+            Source::File(path) => write!(f, "file {}", path.display()),
+            Source::Variable(name) => write!(f, "environment variable {name}"),
+            Source::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, or what stands in its place.
+    pub key: String,
+    /// Where it was found.
+    pub source: Source,
+    /// What was expected.
+    pub expected: String,
+    /// What was found; no secrets.
+    pub found: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem {
+            key,
+            source,
+            expected,
+            found,
+        } = self;
+        write!(f, "{key} ({source}): expected {expected}; found {found}")
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the configuration file {path} cannot be read: {error}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("the configuration file {path} is not TOML: {why}{place}")]
+    NotToml {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+        /// Where.
+        place: String,
+    },
+    /// Keys that do not exist, or values that cannot be.
+    #[error("the configuration cannot be used:\n{}", lines(.0))]
+    Problems(Vec<Problem>),
+}
+
+fn lines(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("  - {problem}"))
+        .collect();
+    lines.join("\n")
+}
+
+/// Where to look.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// The environment; what does not begin with [`PREFIX`] is passed over.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Key, name of the flag, value.
+    pub flags: Vec<(&'static str, &'static str, String)>,
+}
+
+/// A valid configuration, and who set which key.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// The source of every key that is not at its default.
+    pub sources: BTreeMap<&'static str, Source>,
+}
+
+/// Reads all sources and checks every value.
+///
+/// # Errors
+/// A file that cannot be read or parsed; else all problems at once.
+pub fn load(sources: Sources) -> Result<Loaded, ConfigError> {
+    let mut settings = Settings::default();
+    if let Some(path) = &sources.file {
+        settings.file(path, read(path)?);
+    }
+    for (name, value) in sources.environment {
+        settings.variable(&name.to_string_lossy(), &value.to_string_lossy());
+    }
+    for (name, flag, value) in sources.flags {
+        if let Some(key) = keys::find(name) {
+            settings.set(key, Source::Flag(flag), parsed(key, &value));
+        }
+    }
+    settings.finish()
+}
+
+fn read(path: &Path) -> Result<toml::Table, ConfigError> {
+    let shown = || path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+        path: shown(),
+        error,
+    })?;
+    text.parse::<toml::Table>()
+        .map_err(|error| ConfigError::NotToml {
+            path: shown(),
+            // The message only: the whole error quotes the line, perhaps with a password.
+            why: error.message().into(),
+            place: error.span().map_or_else(String::new, |span| {
+                let before = text.get(..span.start).unwrap_or_default();
+                format!(" (line {})", before.matches('\n').count() + 1)
+            }),
+        })
+}
+
+/// A text from a variable or a flag, as the type that its key has.
+fn parsed(key: &Key, text: &str) -> toml::Value {
+    match key.rule {
+        Rule::Integer { .. } => text
+            .trim()
+            .parse()
+            .map_or_else(|_| toml::Value::String(text.into()), toml::Value::Integer),
+        Rule::Text(_) | Rule::Url(_) => toml::Value::String(text.into()),
+    }
+}
+
+/// What was set so far, each value checked on its own.
+#[derive(Default)]
+struct Settings {
+    values: BTreeMap<&'static str, (toml::Value, Source)>,
+    problems: Vec<Problem>,
+}
+
+impl Settings {
+    fn file(&mut self, path: &Path, table: toml::Table) {
+        let source = Source::File(path.to_owned());
+        for (section, value) in table {
+            match value {
+                toml::Value::Table(entries) if known_section(&section) => {
+                    for (name, value) in entries {
+                        self.named(&format!("{section}.{name}"), &source, value);
+                    }
+                }
+                value => self.named(&section, &source, value),
+            }
+        }
+    }
+
+    fn variable(&mut self, variable: &str, value: &str) {
+        let Some(name) = variable.strip_prefix(PREFIX) else {
+            return;
+        };
+        let source = Source::Variable(variable.into());
+        let name = name.to_lowercase().replace("__", ".");
+        match keys::find(&name) {
+            Some(key) => self.set(key, source, parsed(key, value)),
+            None => self.unknown(&name, &source),
+        }
+    }
+
+    fn named(&mut self, name: &str, source: &Source, value: toml::Value) {
+        match keys::find(name) {
+            Some(key) => self.set(key, source.clone(), value),
+            None => self.unknown(name, source),
+        }
+    }
+
+    fn set(&mut self, key: &'static Key, source: Source, value: toml::Value) {
+        if let Err(expected) = key.rule.check(&value) {
+            self.problems.push(Problem {
+                key: key.name.into(),
+                source: source.clone(),
+                expected,
+                found: shown(key, &value),
+            });
+        }
+        self.values.insert(key.name, (value, source));
+    }
+
+    fn unknown(&mut self, name: &str, source: &Source) {
+        let section = name.split('.').next().unwrap_or_default();
+        let expected = if known_section(section) {
+            let keys = KEYS.iter().filter(|key| key.parts().0 == section);
+            let keys: Vec<_> = keys.map(|key| key.parts().1).collect();
+            format!("a key of the section {section}: {}", keys.join(", "))
+        } else {
+            let mut sections: Vec<_> = KEYS.iter().map(|key| key.parts().0).collect();
+            sections.dedup();
+            format!("one of the sections {}", sections.join(", "))
+        };
+        self.problems.push(Problem {
+            key: name.into(),
+            source: source.clone(),
+            expected,
+            found: "an unknown key".into(),
+        });
+    }
+
+    fn finish(mut self) -> Result<Loaded, ConfigError> {
+        if !self.problems.is_empty() {
+            return Err(ConfigError::Problems(self.problems));
+        }
+        let mut tables = toml::Table::new();
+        let mut sources = BTreeMap::new();
+        for (name, (value, source)) in std::mem::take(&mut self.values) {
+            let (section, key) = name.split_once('.').unwrap_or(("", name));
+            let table = tables
+                .entry(section)
+                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            if let toml::Value::Table(table) = table {
+                table.insert(key.into(), value);
+            }
+            sources.insert(name, source);
+        }
+        let config: Config = tables.try_into().map_err(|error: toml::de::Error| {
+            // Only when a key's rule is wider than its type: a test sees to it.
+            ConfigError::Problems(vec![Problem {
+                key: "configuration".into(),
+                source: Source::Default,
+                expected: "values of the right type".into(),
+                found: error.message().into(),
+            }])
+        })?;
+        let problems = across::problems(&config, &sources);
+        if problems.is_empty() {
+            Ok(Loaded { config, sources })
+        } else {
+            Err(ConfigError::Problems(problems))
+        }
+    }
+}
+
+fn known_section(section: &str) -> bool {
+    KEYS.iter().any(|key| key.parts().0 == section)
+}
+
+/// Longest value that is quoted back.
+const QUOTED: usize = 80;
+
+/// A value as it is shown to people.
+fn shown(key: &Key, value: &toml::Value) -> String {
+    match (key.rule, value) {
+        (Rule::Url(_), toml::Value::String(text)) => redacted(text),
+        (Rule::Url(_), value) => value.type_str().into(),
+        (_, toml::Value::String(text)) if text.chars().count() > QUOTED => {
+            format!("a string of {} bytes", text.len())
+        }
+        (_, toml::Value::String(text)) => format!("{text:?}"),
+        (_, toml::Value::Integer(number)) => number.to_string(),
+        (_, toml::Value::Float(number)) => number.to_string(),
+        (_, toml::Value::Boolean(yes)) => yes.to_string(),
+        (_, value) => value.type_str().into(),
+    }
+}

@@ -1,0 +1,206 @@
+//! What the value of a key may be.
+
+use std::net::SocketAddr;
+
+/// What is expected instead, when a text will not do.
+type Check = fn(&str) -> Result<(), &'static str>;
+
+/// What a value may be.
+#[derive(Debug, Clone, Copy)]
+pub enum Rule {
+    /// A whole number.
+    Integer {
+        /// The least.
+        min: i64,
+        /// The largest.
+        max: i64,
+    },
+    /// A text that passes a check.
+    Text(Check),
+    /// A text that passes a check and may hold a password.
+    Url(Check),
+}
+
+impl Rule {
+    /// The expected type, in words.
+    pub fn expected(&self) -> String {
+        match self {
+            Rule::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Rule::Text(_) | Rule::Url(_) => "a string".into(),
+        }
+    }
+
+    /// Checks a value. `Err` says what was expected.
+    pub fn check(&self, value: &toml::Value) -> Result<(), String> {
+        match (self, value) {
+            (Rule::Integer { min, max }, toml::Value::Integer(number))
+                if (min..=max).contains(&number) =>
+            {
+                Ok(())
+            }
+            (Rule::Text(check) | Rule::Url(check), toml::Value::String(text)) => {
+                check(text).map_err(Into::into)
+            }
+            _ => Err(self.expected()),
+        }
+    }
+}
+
+pub(super) fn name(text: &str) -> Result<(), &'static str> {
+    match text.len() {
+        1..=255 => Ok(()),
+        _ => Err("a name of 1 to 255 bytes"),
+    }
+}
+
+pub(super) fn database(text: &str) -> Result<(), &'static str> {
+    let good =
+        (1..=63).contains(&text.len()) && !text.contains(['/', '\\', '.', ' ', '"', '$', '\0']);
+    good.then_some(())
+        .ok_or("a name of 1 to 63 bytes without / \\ . \" $ and spaces")
+}
+
+/// A URL's part after the scheme: user information that is percent-encoded,
+/// then a host.
+fn rest(text: &str) -> Result<(), &'static str> {
+    let (user, host) = text.rsplit_once('@').unwrap_or(("", text));
+    if user.contains(['/', '?', '#', '@']) {
+        return Err(
+            "a user and password in which / ? # and @ are percent-encoded (%2F %3F %23 %40)",
+        );
+    }
+    let host = host.split(['/', '?', '#']).next().unwrap_or_default();
+    if host.is_empty() || host.contains(char::is_whitespace) {
+        return Err("a URL with a host");
+    }
+    Ok(())
+}
+
+pub(super) fn amqp_url(text: &str) -> Result<(), &'static str> {
+    let after = text
+        .strip_prefix("amqp://")
+        .or_else(|| text.strip_prefix("amqps://"));
+    rest(after.ok_or("a URL that begins with amqp:// or amqps://")?)
+}
+
+pub(super) fn mongodb_url(text: &str) -> Result<(), &'static str> {
+    if text.starts_with("mongodb+srv://") {
+        return Err(
+            "a URL that begins with mongodb:// and lists the hosts (looking hosts up in DNS, mongodb+srv, is not compiled in)",
+        );
+    }
+    rest(
+        text.strip_prefix("mongodb://")
+            .ok_or("a URL that begins with mongodb://")?,
+    )
+}
+
+pub(super) fn address(text: &str) -> Result<(), &'static str> {
+    let named = |text: &str| {
+        let (host, port) = text.rsplit_once(':')?;
+        let good = !host.is_empty() && !host.contains([':', '/', '[', ']', ' ']);
+        (good && port.parse::<u16>().is_ok()).then_some(())
+    };
+    let numeric = text.parse::<SocketAddr>().map(drop).ok();
+    numeric
+        .or_else(|| named(text))
+        .ok_or("an address to listen on: host:port, as in 127.0.0.1:50051 or [::]:50051")
+}
+
+pub(super) fn address_or_off(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        Ok(())
+    } else {
+        address(text)
+    }
+}
+
+pub(super) fn level(text: &str) -> Result<(), &'static str> {
+    const EXPECTED: &str = "error, warn, info, debug, trace or off; or directives such as info,chat_counters::lane=debug";
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    // A bare word that is no level is, to the filter, a module: a misspelt
+    // level would pass.
+    let known = |part: &str| {
+        part.contains(['=', '[']) || LEVELS.iter().any(|level| part.eq_ignore_ascii_case(level))
+    };
+    if !text.split(',').map(str::trim).all(known) {
+        return Err(EXPECTED);
+    }
+    tracing_subscriber::EnvFilter::try_new(text)
+        .map(drop)
+        .map_err(|_| EXPECTED)
+}
+
+pub(super) fn format(text: &str) -> Result<(), &'static str> {
+    ["auto", "human", "json"]
+        .contains(&text)
+        .then_some(())
+        .ok_or("auto, human or json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_checked() {
+        let long = "x".repeat(256);
+        let rows: &[(Check, &[&str], &[&str])] = &[
+            (name, &["q", &long[1..]], &["", &long]),
+            (
+                database,
+                &["chat_counters"],
+                &["", "a.b", "a b", "$x", &long],
+            ),
+            (
+                amqp_url,
+                &["amqp://h", "amqps://u:p%40@h:1/v", "amqp://[::1]:5672/%2f"],
+                &[
+                    "",
+                    "h:1",
+                    "http://h",
+                    "amqp://",
+                    "amqp://u:p@",
+                    "amqp://u:p/q@h",
+                    "amqp://u:a@b@h",
+                ],
+            ),
+            (
+                mongodb_url,
+                &["mongodb://h", "mongodb://u:p@a:1,b:2/db?replicaSet=rs0"],
+                &[
+                    "mongodb+srv://h",
+                    "amqp://h",
+                    "mongodb:///db",
+                    "mongodb://u:p?q@h",
+                ],
+            ),
+            (
+                address,
+                &["127.0.0.1:1", "[::1]:0", "localhost:50051", "0.0.0.0:65535"],
+                &["", "127.0.0.1", ":1", "::1:x", "h:65536", "http://h:1"],
+            ),
+            (address_or_off, &["", "h:1"], &["h"]),
+            (
+                level,
+                &[
+                    "info",
+                    "WARN",
+                    "off",
+                    "info,chat_counters=debug",
+                    "warn,lapin=off",
+                ],
+                &["", "inof", "info,", "chat_counters", "a=nonsense"],
+            ),
+            (format, &["auto", "human", "json"], &["", "text", "JSON"]),
+        ];
+        for (check, good, bad) in rows {
+            for text in *good {
+                assert_eq!(check(text), Ok(()), "{text}");
+            }
+            for text in *bad {
+                assert!(check(text).is_err(), "{text:?}");
+            }
+        }
+    }
+}

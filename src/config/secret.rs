@@ -1,0 +1,103 @@
+//! Text that holds a password, kept out of everything that is shown.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+/// The URL of a server, perhaps with a user and a password in it.
+///
+/// Whatever prints or serialises it shows it [`redacted`](Url::redacted); only
+/// [`expose`](Url::expose) gives the whole of it, to the client that connects.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Url(String);
+
+impl Url {
+    /// The whole URL, password included. Never to be shown.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Scheme, hosts and path: no user, password or query.
+    pub fn redacted(&self) -> String {
+        redacted(&self.0)
+    }
+}
+
+impl From<String> for Url {
+    fn from(url: String) -> Self {
+        Url(url)
+    }
+}
+
+impl From<&str> for Url {
+    fn from(url: &str) -> Self {
+        Url(url.to_owned())
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.redacted())
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.redacted())
+    }
+}
+
+impl Serialize for Url {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.redacted())
+    }
+}
+
+/// A URL without user, password and query, to be shown to people.
+pub fn redacted(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return "<not a URL>".into();
+    };
+    // Everything up to the last `@` goes first, whatever stands before it:
+    // rather a strange URL in the log than half a password.
+    let shown = rest.rsplit_once('@').map_or(rest, |(_, shown)| shown);
+    let shown = shown.split(['?', '#']).next().unwrap_or_default();
+    format!("{scheme}://{shown}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shown_url_holds_no_secret() {
+        for (url, shown) in [
+            (
+                "amqp://user:secret@rabbit:5672/%2f",
+                "amqp://rabbit:5672/%2f",
+            ),
+            (
+                "amqps://user:sec@ret@rabbit/v?heartbeat=5",
+                "amqps://rabbit/v",
+            ),
+            ("amqp://user:sec/ret@rabbit/v", "amqp://rabbit/v"),
+            ("amqp://user:sec?ret@rabbit/v", "amqp://rabbit/v"),
+            ("amqp://rabbit", "amqp://rabbit"),
+            ("user:secret@rabbit", "<not a URL>"),
+            ("mongodb://u:p@a:1,b:2/db?x=secret", "mongodb://a:1,b:2/db"),
+        ] {
+            assert_eq!(redacted(url), shown);
+            let url = Url::from(url);
+            assert_eq!(url.to_string(), shown);
+            assert_eq!(format!("{url:?}"), format!("{shown:?}"));
+            assert_eq!(serde_json::to_value(&url).unwrap(), shown);
+        }
+    }
+
+    #[test]
+    fn it_is_read_and_exposed_whole() {
+        let url: Url = serde_json::from_str("\"amqp://u:p@h/?a=b\"").unwrap();
+        assert_eq!(url.expose(), "amqp://u:p@h/?a=b");
+    }
+}
