@@ -161,7 +161,7 @@ fn run(events: &[Value], schedule: &Schedule) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 400,
+        cases: cases(),
         failure_persistence: Some(Box::new(
             proptest::test_runner::FileFailurePersistence::Direct("tests/it/derive.regressions"),
         )),
@@ -174,4 +174,10 @@ proptest! {
     ) {
         run(&events, &schedule);
     }
+}
+
+/// Schedules tried: `PROPTEST_CASES`, or enough for every run of the suite.
+fn cases() -> u32 {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    asked.and_then(|asked| asked.parse().ok()).unwrap_or(1_000)
 }
