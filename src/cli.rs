@@ -1,5 +1,8 @@
 //! The command line: one file per verb.
 
+mod check;
+mod completions;
+mod config;
 mod exit;
 mod output;
 mod serve;
@@ -8,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Loaded, Sources};
+use crate::config::{Loaded, Sources, load};
 use crate::telemetry::log;
 
 pub use exit::{ExitCode, Failure};
@@ -99,6 +102,9 @@ struct Overrides {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Check(check::Check),
+    Config(config::Config),
+    Completions(completions::Completions),
 }
 
 impl Global {
@@ -132,7 +138,7 @@ impl Global {
             environment: std::env::vars_os().collect(),
             flags: flags.into_iter().filter_map(given).collect(),
         };
-        Ok(config::load(sources)?)
+        Ok(load(sources)?)
     }
 
     /// As [`load`](Global::load), and starts logging: warnings only, unless
@@ -154,6 +160,9 @@ pub async fn run(cli: Cli) -> ExitCode {
     let Cli { global, command } = cli;
     let done = match command {
         Command::Serve(serve) => serve.run(&global).await,
+        Command::Check(check) => check.run(&global).await,
+        Command::Config(config) => config.run(&global),
+        Command::Completions(completions) => completions.run(),
     };
     done.unwrap_or_else(|failure| failure.tell())
 }

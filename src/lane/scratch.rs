@@ -5,7 +5,7 @@ use crate::derive::*;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn speed() {
     let url = std::env::var("CHAT_COUNTERS__STORE__URL").unwrap().replace('\\', "");
-    let store = Store::connect(&config::Store { url, database: "scratch".into(), journal_retention_days: 9 }).await.unwrap();
+    let store = Store::connect(&config::Store { url: url.into(), database: "scratch".into(), journal_retention_days: 9 }).await.unwrap();
     store.database().drop().await.unwrap();
     store.migrate(Duration::from_secs(86400)).await.unwrap();
     let (_t, shutdown) = crate::shutdown::channel();
