@@ -4,7 +4,9 @@ mod check;
 mod completions;
 mod config;
 mod exit;
+mod lines;
 mod output;
+mod publish;
 mod serve;
 
 use std::path::PathBuf;
@@ -102,6 +104,7 @@ struct Overrides {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Publish(publish::Publish),
     Check(check::Check),
     Config(config::Config),
     Completions(completions::Completions),
@@ -160,6 +163,7 @@ pub async fn run(cli: Cli) -> ExitCode {
     let Cli { global, command } = cli;
     let done = match command {
         Command::Serve(serve) => serve.run(&global).await,
+        Command::Publish(publish) => publish.run(&global).await,
         Command::Check(check) => check.run(&global).await,
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(),
