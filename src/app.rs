@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
@@ -64,9 +64,26 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let reader = Reader::new(store.clone(), feed.clone());
 
     let mut parts = JoinSet::new();
-    serve(&mut parts, &config, registry, reader, shutdown.clone()).await?;
+    let ready = Ready::default();
+    serve(
+        &mut parts,
+        &config,
+        registry,
+        reader,
+        &ready,
+        shutdown.clone(),
+    )
+    .await?;
     let drain = Duration::from_secs(config.shutdown.drain_seconds);
-    parts.spawn(ingest(config, store, feed, metrics, shutdown.clone()));
+    let consuming = ready.consuming;
+    parts.spawn(ingest(
+        config,
+        store,
+        feed,
+        metrics,
+        consuming,
+        shutdown.clone(),
+    ));
 
     let ended = tokio::select! {
         signal = stop_signal => {
@@ -82,11 +99,22 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     match tokio::time::timeout(drain, drained(&mut parts)).await {
         Ok(outcome) => ended.and(outcome),
         Err(_) => {
-            warn!(seconds = drain.as_secs(),
-                "not drained in time; what is not acknowledged will be delivered again");
+            warn!(
+                seconds = drain.as_secs(),
+                "not drained in time; what is not acknowledged will be delivered again"
+            );
             ended
         }
     }
+}
+
+/// What `/healthz` answers from.
+#[derive(Debug, Clone, Default)]
+struct Ready {
+    /// Whether the store serves.
+    store: watch::Sender<bool>,
+    /// Whether events are being consumed.
+    consuming: watch::Sender<bool>,
 }
 
 /// Waits for all parts; their first error, if any.
@@ -99,11 +127,13 @@ async fn drained(parts: &mut JoinSet<Result<(), AppError>>) -> Result<(), AppErr
 }
 
 async fn listen(key: &'static str, address: &str) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|error| AppError::Listen {
-        key,
-        address: address.to_owned(),
-        error,
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| AppError::Listen {
+            key,
+            address: address.to_owned(),
+            error,
+        })
 }
 
 /// Starts the gRPC and metrics servers.
@@ -112,14 +142,24 @@ async fn serve(
     config: &Config,
     registry: Registry,
     reader: Reader,
+    ready: &Ready,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
     let listener = listen("grpc.listen", &config.grpc.listen).await?;
-    let grpc = grpc::serve(config.grpc.clone(), listener, reader, shutdown.clone());
+    let store_ready = ready.store.clone();
+    let grpc = grpc::serve(
+        config.grpc.clone(),
+        listener,
+        reader,
+        store_ready,
+        shutdown.clone(),
+    );
     parts.spawn(async move { grpc.await.map_err(AppError::from) });
     if !config.metrics.listen.is_empty() {
         let listener = listen("metrics.listen", &config.metrics.listen).await?;
-        let http = http::serve(listener, Arc::new(registry), shutdown);
+        let ready = ready.clone();
+        let ready = move || *ready.store.borrow() && *ready.consuming.borrow();
+        let http = http::serve(listener, Arc::new(registry), ready, shutdown);
         parts.spawn(async move {
             http.await;
             Ok(())
@@ -135,6 +175,7 @@ async fn ingest(
     store: Store,
     feed: CommitFeed,
     metrics: Metrics,
+    consuming: watch::Sender<bool>,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
     if !migrated(&config, &store, &shutdown).await {
@@ -166,16 +207,32 @@ async fn ingest(
     }
     let (sink, deliveries) = mpsc::channel(in_flight);
     tasks.spawn(Pipeline::new(lanes, types, metrics).run(deliveries));
+    tokio::spawn(forward(consumer.health(), consuming));
     tasks.spawn(consumer.run(sink, shutdown.clone()));
     info!(queue = %config.bus.queue, database = %config.store.database, "taking events");
     while let Some(ended) = tasks.join_next().await {
         // Each ends when what feeds it does, which begins with a stop.
         if ended.is_err() || !shutdown.is_requested() {
-            error!(panicked = ended.is_err(), "a part of the ingest ended by itself");
+            error!(
+                panicked = ended.is_err(),
+                "a part of the ingest ended by itself"
+            );
             return Err(AppError::Ended);
         }
     }
     Ok(())
+}
+
+/// Passes on whether events are being consumed, until the consumer is gone.
+async fn forward(mut health: watch::Receiver<bool>, consuming: watch::Sender<bool>) {
+    loop {
+        let now = *health.borrow_and_update();
+        consuming.send_replace(now);
+        if health.changed().await.is_err() {
+            consuming.send_replace(false);
+            return;
+        }
+    }
 }
 
 /// Prepares the database, however long that takes. `false` when a stop was

@@ -4,6 +4,7 @@ mod check;
 mod completions;
 mod config;
 mod exit;
+mod get;
 mod lines;
 mod output;
 mod publish;
@@ -61,7 +62,13 @@ struct Global {
     #[arg(long, global = true, value_name = "FILE", env = "CHAT_COUNTERS_CONFIG")]
     config: Option<PathBuf>,
     /// How data is printed
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
     output: Output,
     #[command(flatten)]
     overrides: Overrides,
@@ -105,6 +112,7 @@ struct Overrides {
 enum Command {
     Serve(serve::Serve),
     Publish(publish::Publish),
+    Get(get::Get),
     Check(check::Check),
     Config(config::Config),
     Completions(completions::Completions),
@@ -164,6 +172,7 @@ pub async fn run(cli: Cli) -> ExitCode {
     let done = match command {
         Command::Serve(serve) => serve.run(&global).await,
         Command::Publish(publish) => publish.run(&global).await,
+        Command::Get(get) => get.run(&global).await,
         Command::Check(check) => check.run(&global).await,
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(),

@@ -8,8 +8,6 @@
 
 mod attempt;
 mod cache;
-#[cfg(test)]
-mod scratch;
 mod types;
 
 use std::collections::VecDeque;

@@ -10,7 +10,9 @@ fn main() -> ExitCode {
     // the first handshake panics. An error says that one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return cli::fail(&format!("cannot start the runtime: {error}")).into(),

@@ -8,6 +8,7 @@ pub mod inspect;
 mod journal;
 mod load;
 mod migrate;
+pub mod read;
 pub mod schema;
 
 use mongodb::options::{
@@ -19,6 +20,7 @@ use mongodb::{Client, ClientSession, Database};
 pub use error::{Class, StoreError};
 pub use feed::CommitFeed;
 pub use load::Snapshot;
+pub use read::Reader;
 
 /// A handle on the service's database. Cheap to clone.
 #[derive(Debug, Clone)]

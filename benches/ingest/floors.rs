@@ -34,7 +34,9 @@ pub async fn bus(config: &Config, load: &[Load]) -> Result<f64, Box<dyn Error>> 
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     let prefetch = config.bus.prefetch;
-    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    channel
+        .basic_qos(prefetch, BasicQosOptions::default())
+        .await?;
     let mut consumer = channel
         .basic_consume(
             config.bus.queue.as_str().into(),
@@ -60,7 +62,11 @@ pub async fn bus(config: &Config, load: &[Load]) -> Result<f64, Box<dyn Error>> 
 
 /// Deletes all that a run has made on the servers.
 pub async fn remove(config: &Config) -> Result<(), Box<dyn Error>> {
-    Store::connect(&config.store).await?.database().drop().await?;
+    Store::connect(&config.store)
+        .await?
+        .database()
+        .drop()
+        .await?;
     let url = config.bus.url.expose();
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
@@ -69,7 +75,9 @@ pub async fn remove(config: &Config) -> Result<(), Box<dyn Error>> {
         channel.queue_delete(queue.as_str().into(), options).await?;
     }
     let options = ExchangeDeleteOptions::default();
-    channel.exchange_delete(config.bus.exchange.as_str().into(), options).await?;
+    channel
+        .exchange_delete(config.bus.exchange.as_str().into(), options)
+        .await?;
     connection.close(200, "done".into()).await?;
     Ok(())
 }
@@ -106,7 +114,10 @@ async fn transaction(store: &Store, commands: Vec<RawDocumentBuf>) -> mongodb::e
     session.start_transaction().await?;
     for command in commands {
         let database = store.database();
-        database.run_raw_command(command).session(&mut session).await?;
+        database
+            .run_raw_command(command)
+            .session(&mut session)
+            .await?;
     }
     session.commit_transaction().await
 }
@@ -115,11 +126,15 @@ async fn transaction(store: &Store, commands: Vec<RawDocumentBuf>) -> mongodb::e
 fn batches(lane: usize, events: usize, dialogs: usize) -> Vec<Vec<RawDocumentBuf>> {
     let indexes: Vec<_> = (0..events).collect();
     let batches = indexes.chunks(BATCH).enumerate();
-    batches.map(|(number, batch)| commands(lane, number, batch, dialogs)).collect()
+    batches
+        .map(|(number, batch)| commands(lane, number, batch, dialogs))
+        .collect()
 }
 
 fn commands(lane: usize, number: usize, batch: &[usize], dialogs: usize) -> Vec<RawDocumentBuf> {
-    let own: Vec<_> = (0..dialogs).filter(|dialog| dialog % LANES == lane).collect();
+    let own: Vec<_> = (0..dialogs)
+        .filter(|dialog| dialog % LANES == lane)
+        .collect();
     let (mut journal, mut messages) = (RawArrayBuf::new(), RawArrayBuf::new());
     let (mut counters, mut shares) = (RawArrayBuf::new(), RawArrayBuf::new());
     let now = DateTime::now();

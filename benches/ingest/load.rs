@@ -125,7 +125,14 @@ fn message(index: usize, dialog_index: usize, sender: usize) -> Load {
             "createdAt": at(index),
         },
     });
-    event(index, "message.create", "message", message_id(index), sender, data)
+    event(
+        index,
+        "message.create",
+        "message",
+        message_id(index),
+        sender,
+        data,
+    )
 }
 
 fn read(index: usize, dialog_index: usize, message: usize, reader: usize) -> Load {
@@ -138,7 +145,14 @@ fn read(index: usize, dialog_index: usize, message: usize, reader: usize) -> Loa
             "statusUpdate": { "userId": user(reader), "status": "read", "oldStatus": "delivered" },
         },
     });
-    event(index, "message.status.changed", "messageStatus", message, reader, data)
+    event(
+        index,
+        "message.status.changed",
+        "messageStatus",
+        message,
+        reader,
+        data,
+    )
 }
 
 fn bulk_read(index: usize, dialog_index: usize, reader: usize) -> Load {
@@ -147,7 +161,14 @@ fn bulk_read(index: usize, dialog_index: usize, reader: usize) -> Load {
         "context": { "version": 2, "dialogId": dialog, "userId": user(reader) },
         "readUntil": at(index),
     });
-    event(index, "dialog.messages.bulk_read", "dialog", dialog, reader, data)
+    event(
+        index,
+        "dialog.messages.bulk_read",
+        "dialog",
+        dialog,
+        reader,
+        data,
+    )
 }
 
 fn membership(index: usize, dialog_index: usize, member: usize, joins: bool) -> Load {
@@ -157,6 +178,10 @@ fn membership(index: usize, dialog_index: usize, member: usize, joins: bool) -> 
         "context": { "version": 2, "dialogId": dialog, "userId": user },
         "member": { "userId": user, "state": { "unreadCount": 0, "lastSeenAt": 0 } },
     });
-    let event_type = if joins { "dialog.member.add" } else { "dialog.member.remove" };
+    let event_type = if joins {
+        "dialog.member.add"
+    } else {
+        "dialog.member.remove"
+    };
     event(index, event_type, "dialogMember", entity, member, data)
 }

@@ -72,18 +72,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .map_err(|_| "a TLS provider is already installed")?;
     let options = options()?;
     let mut report = Report::default();
-    println!("one run on this machine; {} events a load over {} dialogs", options.events, options.dialogs);
+    println!(
+        "one run on this machine; {} events a load over {} dialogs",
+        options.events, options.dialogs
+    );
 
     let messages = load::messages(&options, 100);
     report.bus_floor = floors::bus(&run("floor", 0), &messages).await?;
     println!("{:<28} {:>10.0} events/s", "bus floor", report.bus_floor);
     report.store_floor = floors::store(&run("floor", 0), &options).await?;
-    println!("{:<28} {:>10.0} events/s", "store floor", report.store_floor);
+    println!(
+        "{:<28} {:>10.0} events/s",
+        "store floor", report.store_floor
+    );
 
     for &members in &options.members {
         let load = load::messages(&options, members);
         let measured = measure(&run("members", members), &load, &options, members).await?;
-        println!("{:<28} {measured}", format!("end to end, {members} members"));
+        println!(
+            "{:<28} {measured}",
+            format!("end to end, {members} members")
+        );
         report.end_to_end.push((members, measured));
     }
     let load = load::mixed(&options, MIXED_MEMBERS);
@@ -126,7 +135,9 @@ async fn measure(
     let service = Service::start(config).await?;
     let measured = service.drained(load.len()).await?;
     service.stop().await?;
-    let messages = load.iter().filter(|event| event.event_type == "message.create");
+    let messages = load
+        .iter()
+        .filter(|event| event.event_type == "message.create");
     seed::verify(config, messages.count()).await?;
     floors::remove(config).await?;
     Ok(measured)
@@ -141,7 +152,9 @@ async fn publish(config: &Config, load: &[Load]) -> Result<(), Box<dyn Error>> {
             tenant_id: load::TENANT,
         };
         let key = headers.routing_key();
-        publisher.publish(&key, Some(&headers), event.body.as_bytes()).await?;
+        publisher
+            .publish(&key, Some(&headers), event.body.as_bytes())
+            .await?;
     }
     let tally = publisher.finish().await?;
     if tally.confirmed == load.len() as u64 {

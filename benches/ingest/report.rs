@@ -89,12 +89,23 @@ impl Report {
             (low.min(rate), high.max(rate))
         });
         let floor = self.store_floor.min(self.bus_floor);
-        println!("{:<28} {:>10.2} (slowest / fastest dialog size)", "flatness", slowest / fastest);
-        println!("{:<28} {:>10.2} (slowest / lower floor)", "of the floor", slowest / floor);
+        println!(
+            "{:<28} {:>10.2} (slowest / fastest dialog size)",
+            "flatness",
+            slowest / fastest
+        );
+        println!(
+            "{:<28} {:>10.2} (slowest / lower floor)",
+            "of the floor",
+            slowest / floor
+        );
 
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
         std::fs::create_dir_all(&directory)?;
-        std::fs::write(directory.join("ingest.json"), format!("{:#}\n", self.json()))?;
+        std::fs::write(
+            directory.join("ingest.json"),
+            format!("{:#}\n", self.json()),
+        )?;
         std::fs::write(directory.join("ingest.svg"), self.svg()?)?;
         println!("written: target/bench/ingest.json, target/bench/ingest.svg");
         Ok(())
@@ -156,19 +167,42 @@ impl Report {
 "##,
             width - 40.0
         );
-        for (name, floor) in [("store floor", self.store_floor), ("bus floor", self.bus_floor)] {
+        for (name, floor) in [
+            ("store floor", self.store_floor),
+            ("bus floor", self.bus_floor),
+        ] {
             let at = y(floor);
-            writeln!(svg, r##"<path d="M{left} {at:.1} H{}" stroke="#999" stroke-dasharray="6 4"/><text x="{}" y="{:.1}" text-anchor="end" fill="#666">{name} {floor:.0}</text>"##, width - 40.0, width - 40.0, at - 5.0)?;
+            writeln!(
+                svg,
+                r##"<path d="M{left} {at:.1} H{}" stroke="#999" stroke-dasharray="6 4"/><text x="{}" y="{:.1}" text-anchor="end" fill="#666">{name} {floor:.0}</text>"##,
+                width - 40.0,
+                width - 40.0,
+                at - 5.0
+            )?;
         }
         let points = self.end_to_end.iter().enumerate();
         let points = points.map(|(i, (_, m))| format!("{:.1},{:.1}", x(i), y(m.events_per_second)));
         let points: Vec<_> = points.collect();
-        writeln!(svg, r##"<polyline points="{}" fill="none" stroke="#0a6" stroke-width="2"/>"##, points.join(" "))?;
+        writeln!(
+            svg,
+            r##"<polyline points="{}" fill="none" stroke="#0a6" stroke-width="2"/>"##,
+            points.join(" ")
+        )?;
         for (index, (members, m)) in self.end_to_end.iter().enumerate() {
             let (x, y) = (x(index), y(m.events_per_second));
-            writeln!(svg, r##"<circle cx="{x:.1}" cy="{y:.1}" r="4" fill="#0a6"/><text x="{x:.1}" y="{:.1}" text-anchor="middle">{:.0}</text><text x="{x:.1}" y="{}" text-anchor="middle">{members}</text>"##, y - 10.0, m.events_per_second, bottom + 20.0)?;
+            writeln!(
+                svg,
+                r##"<circle cx="{x:.1}" cy="{y:.1}" r="4" fill="#0a6"/><text x="{x:.1}" y="{:.1}" text-anchor="middle">{:.0}</text><text x="{x:.1}" y="{}" text-anchor="middle">{members}</text>"##,
+                y - 10.0,
+                m.events_per_second,
+                bottom + 20.0
+            )?;
         }
-        writeln!(svg, r##"<text x="{left}" y="{y}" text-anchor="end" dx="-8">0</text><text x="{left}" y="{top}" text-anchor="end" dx="-8">{highest:.0}</text>"##, y = bottom)?;
+        writeln!(
+            svg,
+            r##"<text x="{left}" y="{y}" text-anchor="end" dx="-8">0</text><text x="{left}" y="{top}" text-anchor="end" dx="-8">{highest:.0}</text>"##,
+            y = bottom
+        )?;
         svg.push_str("</svg>\n");
         Ok(svg)
     }

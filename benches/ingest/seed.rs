@@ -18,7 +18,11 @@ const JOINED: i64 = START - 1_000_000;
 
 /// Puts dialogs and memberships into the state in which the joins of all
 /// members would have left them.
-pub async fn dialogs(config: &Config, dialogs: usize, members: usize) -> Result<(), Box<dyn Error>> {
+pub async fn dialogs(
+    config: &Config,
+    dialogs: usize,
+    members: usize,
+) -> Result<(), Box<dyn Error>> {
     let store = Store::connect(&config.store).await?;
     let retention = std::time::Duration::from_secs(86_400);
     store.migrate(retention).await?;
@@ -39,7 +43,9 @@ pub async fn dialogs(config: &Config, dialogs: usize, members: usize) -> Result<
     let pairs = (0..dialogs).flat_map(|d| (0..members).map(move |m| (dialog(d), user(m))));
     let documents = pairs.enumerate().map(|(index, (dialog, user))| {
         let mut adds = mongodb::bson::RawArrayBuf::new();
-        adds.push(rawdoc! { "at": JOINED, "event": format!("evt_join_{index}"), "joined_at": JOINED });
+        adds.push(
+            rawdoc! { "at": JOINED, "event": format!("evt_join_{index}"), "joined_at": JOINED },
+        );
         rawdoc! {
             "_id": { "t": TENANT, "d": dialog, "u": user },
             "version": 1_i64,
@@ -66,7 +72,12 @@ async fn insert(
         collection
             .insert_many(chunk)
             .ordered(false)
-            .write_concern(WriteConcern::builder().w(mongodb::options::Acknowledgment::from(1)).journal(false).build())
+            .write_concern(
+                WriteConcern::builder()
+                    .w(mongodb::options::Acknowledgment::from(1))
+                    .journal(false)
+                    .build(),
+            )
             .await?;
     }
     Ok(())

@@ -40,7 +40,10 @@ impl Service {
             .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
             .env("CHAT_COUNTERS__BUS__EXCHANGE", &config.bus.exchange)
             .env("CHAT_COUNTERS__BUS__QUEUE", &config.bus.queue)
-            .env("CHAT_COUNTERS__BUS__DEAD_LETTER_QUEUE", &config.bus.dead_letter_queue)
+            .env(
+                "CHAT_COUNTERS__BUS__DEAD_LETTER_QUEUE",
+                &config.bus.dead_letter_queue,
+            )
             .env("CHAT_COUNTERS__GRPC__LISTEN", grpc.to_string())
             .env("CHAT_COUNTERS__METRICS__LISTEN", metrics.to_string())
             .stdin(Stdio::null())

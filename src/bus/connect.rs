@@ -132,7 +132,9 @@ fn bracketed(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
     let host = authority.rsplit('@').next()?;
-    host.strip_prefix('[')?.split_once(']').map(|(address, _)| address)
+    host.strip_prefix('[')?
+        .split_once(']')
+        .map(|(address, _)| address)
 }
 
 /// The addresses of the broker.

@@ -80,8 +80,7 @@ impl Consumer {
     /// delivers again what was not settled.
     pub async fn run(mut self, sink: mpsc::Sender<Delivery>, shutdown: Shutdown) {
         let (letters, incoming) = mpsc::unbounded_channel();
-        let publishing =
-            Letters::new(self.bus.clone(), backoff(&self.retry), self.metrics.clone());
+        let publishing = Letters::new(self.bus.clone(), backoff(&self.retry), self.metrics.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(publishing.run(incoming));
         self.sessions(sink, &shutdown, letters).await;
@@ -119,7 +118,10 @@ impl Consumer {
                     }
                 }
             };
-            self.metrics.consumer_restarts.get_or_create(&Label { kind }).inc();
+            self.metrics
+                .consumer_restarts
+                .get_or_create(&Label { kind })
+                .inc();
             self.trouble.failed(&error);
             self.pause(began, shutdown).await;
         }

@@ -89,7 +89,9 @@ pub enum BusError {
         queue: String,
     },
     /// Publishing ended before everything was confirmed.
-    #[error("{confirmed} events were confirmed, {unconfirmed} more may or may not have arrived: {cause}")]
+    #[error(
+        "{confirmed} events were confirmed, {unconfirmed} more may or may not have arrived: {cause}"
+    )]
     Interrupted {
         /// Events that the broker has taken responsibility for.
         confirmed: u64,
@@ -184,12 +186,7 @@ impl Mismatch {
     /// Reads the broker's answer to a declaration that it refused, such as
     /// `inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received
     /// none but current is the value '5000' of type 'signedint'`.
-    pub(super) fn parse(
-        kind: &'static str,
-        name: &str,
-        key: &'static str,
-        answer: &str,
-    ) -> Self {
+    pub(super) fn parse(kind: &'static str, name: &str, key: &'static str, answer: &str) -> Self {
         let quoted = |after: &str| {
             let (_, rest) = answer.split_once(after)?;
             rest.split_once('\'').map(|(argument, _)| argument)
@@ -219,7 +216,9 @@ impl Mismatch {
             "x-queue-type" | "durable" | "auto_delete" | "exclusive" => {
                 "only a durable quorum queue keeps its events through a crash of the broker and counts deliveries"
             }
-            "x-dead-letter-exchange" | "x-dead-letter-routing-key" | "x-dead-letter-strategy"
+            "x-dead-letter-exchange"
+            | "x-dead-letter-routing-key"
+            | "x-dead-letter-strategy"
             | "x-overflow" => {
                 "an event that the broker gives up would be lost instead of dead-lettered at least once"
             }
@@ -233,7 +232,13 @@ impl Mismatch {
 
     /// What to do about it.
     pub fn cure(&self) -> String {
-        let Mismatch { kind, name, key, found, .. } = self;
+        let Mismatch {
+            kind,
+            name,
+            key,
+            found,
+            ..
+        } = self;
         match (*kind, self.argument.as_str()) {
             ("exchange", _) => format!(
                 "publish to a topic exchange and name it in {key}, or delete the exchange {name:?} so that the service declares it"
@@ -253,7 +258,14 @@ impl Mismatch {
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Mismatch { kind, name, argument, needed, found, .. } = self;
+        let Mismatch {
+            kind,
+            name,
+            argument,
+            needed,
+            found,
+            ..
+        } = self;
         let needed = match needed.as_str() {
             NOT_SET => "must not be set".into(),
             value => format!("must be {value}"),

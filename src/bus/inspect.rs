@@ -106,7 +106,8 @@ impl Inspection {
         let version = self.version.as_deref().unwrap_or_default();
         let mut parts = version.split('.').map_while(|part| part.parse().ok());
         let (Some(major), Some(minor)) = (parts.next(), parts.next()) else {
-            self.notes.push("the broker does not tell its version".into());
+            self.notes
+                .push("the broker does not tell its version".into());
             return;
         };
         if (major, minor) < OLDEST {
@@ -121,7 +122,9 @@ impl Inspection {
         self.exchange.exists = topology::exchange_exists(link, bus).await?;
         if !self.exchange.exists {
             let name = &bus.exchange;
-            self.notes.push(format!("the exchange {name:?} does not exist yet: serve and publish declare it"));
+            self.notes.push(format!(
+                "the exchange {name:?} does not exist yet: serve and publish declare it"
+            ));
             return Ok(());
         }
         let compared = topology::exchange(link, bus).await;
@@ -153,7 +156,9 @@ impl Inspection {
     }
 
     fn missing(&mut self, queue: &str) {
-        self.notes.push(format!("the queue {queue:?} does not exist yet: serve declares it"));
+        self.notes.push(format!(
+            "the queue {queue:?} does not exist yet: serve declares it"
+        ));
     }
 
     /// Whether it fits; what does not is a problem, a lost connection an error.

@@ -33,7 +33,12 @@ impl Letter {
     /// `x-cc-original-cc`). The broker's own count of deliveries is left out:
     /// it would be taken for that of the replayed event. Headers that do not
     /// fit into one frame with ours give way to `x-cc-headers-dropped`.
-    pub(super) fn properties(&self, now: OffsetDateTime, host: &str, frame: usize) -> BasicProperties {
+    pub(super) fn properties(
+        &self,
+        now: OffsetDateTime,
+        host: &str,
+        frame: usize,
+    ) -> BasicProperties {
         let original = &self.message.properties;
         let mut headers = original.headers().clone().unwrap_or_default();
         if encoded_bytes(&headers) + FRAME_RESERVE > frame {
@@ -59,7 +64,11 @@ impl Letter {
         let attempts = headers.inner().get("x-cc-attempts").and_then(integer);
         let attempts = attempts.unwrap_or(0).saturating_add(1);
         let attempts = i64::try_from(attempts).unwrap_or(i64::MAX);
-        let Message { exchange, routing_key, .. } = &self.message;
+        let Message {
+            exchange,
+            routing_key,
+            ..
+        } = &self.message;
         for (name, value) in [
             ("x-cc-reason", text(self.failure.reason.as_str())),
             ("x-cc-error", text(truncated(&self.failure.error))),
@@ -90,8 +99,14 @@ fn rebuilt(original: &BasicProperties) -> BasicProperties {
     type Set = fn(BasicProperties, ShortString) -> BasicProperties;
     let texts: [(&Option<ShortString>, Set); 8] = [
         (original.content_type(), BasicProperties::with_content_type),
-        (original.content_encoding(), BasicProperties::with_content_encoding),
-        (original.correlation_id(), BasicProperties::with_correlation_id),
+        (
+            original.content_encoding(),
+            BasicProperties::with_content_encoding,
+        ),
+        (
+            original.correlation_id(),
+            BasicProperties::with_correlation_id,
+        ),
         (original.reply_to(), BasicProperties::with_reply_to),
         (original.message_id(), BasicProperties::with_message_id),
         (original.kind(), BasicProperties::with_type),
@@ -131,13 +146,19 @@ fn truncated(error: &str) -> &str {
 }
 
 fn without(table: &FieldTable, names: &[&str]) -> FieldTable {
-    let kept = table.into_iter().filter(|(key, _)| !names.contains(&key.as_str()));
+    let kept = table
+        .into_iter()
+        .filter(|(key, _)| !names.contains(&key.as_str()));
     collected(kept.map(|(key, value)| (key.clone(), value.clone())))
 }
 
 fn moved(table: &FieldTable, from: &str, to: &'static str) -> FieldTable {
     collected(table.into_iter().map(|(key, value)| {
-        let key = if key.as_str() == from { to.into() } else { key.clone() };
+        let key = if key.as_str() == from {
+            to.into()
+        } else {
+            key.clone()
+        };
         (key, value.clone())
     }))
 }
@@ -148,7 +169,9 @@ fn collected(entries: impl Iterator<Item = (ShortString, AMQPValue)>) -> FieldTa
 
 /// Size of a table on the wire, never less than it is.
 fn encoded_bytes(table: &FieldTable) -> usize {
-    let entries = table.into_iter().map(|(key, value)| 1 + key.as_str().len() + value_bytes(value));
+    let entries = table
+        .into_iter()
+        .map(|(key, value)| 1 + key.as_str().len() + value_bytes(value));
     4 + entries.sum::<usize>()
 }
 
@@ -158,9 +181,7 @@ fn value_bytes(value: &AMQPValue) -> usize {
         AMQPValue::ShortString(text) => 4 + text.as_str().len(),
         AMQPValue::ByteArray(bytes) => 4 + bytes.len(),
         AMQPValue::FieldTable(table) => encoded_bytes(table),
-        AMQPValue::FieldArray(array) => {
-            4 + array.as_slice().iter().map(value_bytes).sum::<usize>()
-        }
+        AMQPValue::FieldArray(array) => 4 + array.as_slice().iter().map(value_bytes).sum::<usize>(),
         _ => 8,
     }
 }
@@ -213,7 +234,10 @@ mod tests {
             .with_timestamp(7)
             .with_headers(headers([("eventType", text("message.create"))]));
         let sent = written(&letter(original), 0, 131_072);
-        assert_eq!(sent.content_type().as_ref().map(|v| v.as_str()), Some("application/json"));
+        assert_eq!(
+            sent.content_type().as_ref().map(|v| v.as_str()),
+            Some("application/json")
+        );
         assert_eq!(sent.message_id().as_ref().map(|v| v.as_str()), Some("m"));
         assert_eq!((*sent.priority(), *sent.timestamp()), (Some(3), Some(7)));
         assert_eq!(*sent.delivery_mode(), Some(PERSISTENT));

@@ -93,7 +93,10 @@ impl Letters {
         let answers = in_confirm_time(confirms).await?;
         // lapin may hand a returned message to another letter's confirm when
         // one answer covers several: with one return, trust none of the wave.
-        if answers.iter().any(|answer| matches!(answer, Answer::Returned)) {
+        if answers
+            .iter()
+            .any(|answer| matches!(answer, Answer::Returned))
+        {
             return Err(lost("the dead-letter queue is missing"));
         }
         let refused = |answer: &&Answer| matches!(answer, Answer::Refused);
@@ -130,7 +133,10 @@ impl Letters {
     fn confirmed(&self, letter: &Letter) {
         let reason = letter.failure.reason;
         let kind = reason.as_str();
-        self.metrics.dead_letters.get_or_create(&Label { kind }).inc();
+        self.metrics
+            .dead_letters
+            .get_or_create(&Label { kind })
+            .inc();
         if reason == Reason::TooLarge {
             // No one else sees these; the pipeline counts all others.
             let kind = "dead_lettered";
@@ -170,7 +176,10 @@ async fn in_confirm_time(confirms: Vec<PublisherConfirm>) -> Result<Vec<Answer>,
         Ok(Confirmation::Ack(None)) => Ok(Answer::Confirmed),
         Ok(Confirmation::Ack(Some(_))) | Ok(Confirmation::Nack(Some(_))) => Ok(Answer::Returned),
         Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => Ok(Answer::Refused),
-        Err(error) => Err(BusError::while_doing("awaiting the confirm of a dead letter", &error)),
+        Err(error) => Err(BusError::while_doing(
+            "awaiting the confirm of a dead letter",
+            &error,
+        )),
     };
     all.into_iter().map(read).collect()
 }

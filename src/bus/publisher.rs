@@ -85,7 +85,7 @@ impl Publisher {
     }
 
     /// Publishes one persistent message. Returns before it is confirmed;
-    /// waits only while [`OUTSTANDING`] others are not.
+    /// waits only while 2,000 others are not.
     ///
     /// # Errors
     /// [`BusError::Interrupted`] when the connection is lost: this publisher
@@ -105,7 +105,9 @@ impl Publisher {
         };
         let exchange = self.exchange.clone();
         let properties = properties(headers);
-        let sent = self.channel.basic_publish(exchange, routing_key, options, body, properties);
+        let sent = self
+            .channel
+            .basic_publish(exchange, routing_key, options, body, properties);
         match sent.await {
             Ok(confirm) => self.outstanding.push_back(confirm),
             Err(error) => return Err(self.interrupted(1, &error)),
@@ -188,7 +190,10 @@ mod tests {
 
     #[test]
     fn a_routing_key_ends_the_event_type_in_its_last_segment() {
-        assert_eq!(routing_key("message", "message.create", "t1"), "message.create.t1");
+        assert_eq!(
+            routing_key("message", "message.create", "t1"),
+            "message.create.t1"
+        );
         let key = routing_key("messageStatus", "message.status.changed", "t.1");
         assert_eq!(key, "messageStatus.changed.t.1");
     }

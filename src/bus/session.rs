@@ -32,10 +32,7 @@ pub(super) enum End {
     /// A shutdown was requested, or no one receives any more.
     Stopped,
     /// It broke; `kind` is its label in the metrics.
-    Broken {
-        kind: &'static str,
-        error: BusError,
-    },
+    Broken { kind: &'static str, error: BusError },
 }
 
 /// Connected, with the topology in place; not consuming yet.
@@ -72,7 +69,12 @@ impl Session {
         let in_flight = Arc::new(AtomicUsize::new(0));
         let bound = usize::from(bus.prefetch / WAITING_SHARE);
         let mut settling = JoinSet::new();
-        settling.spawn(settle::settle(channel.clone(), settlements, in_flight.clone(), bound));
+        settling.spawn(settle::settle(
+            channel.clone(),
+            settlements,
+            in_flight.clone(),
+            bound,
+        ));
         Ok(Consuming {
             link,
             channel,
@@ -172,7 +174,9 @@ impl Consuming {
         );
         delivery.dead_letter(Failure {
             reason: Reason::TooLarge,
-            error: format!("the body has {bytes} bytes, more than the limit of {limit} (bus.max_body_bytes)"),
+            error: format!(
+                "the body has {bytes} bytes, more than the limit of {limit} (bus.max_body_bytes)"
+            ),
         });
         None
     }
@@ -188,7 +192,14 @@ impl Consuming {
     /// those handed out awaited and settled, channel and connection closed.
     /// Takes as long as the deliveries handed out take.
     pub(super) async fn drain(self) {
-        let Consuming { link, channel, mut consumer, back, mut settling, .. } = self;
+        let Consuming {
+            link,
+            channel,
+            mut consumer,
+            back,
+            mut settling,
+            ..
+        } = self;
         let unread = async {
             let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
             in_time("cancelling the consumer", cancel).await?;

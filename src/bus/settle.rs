@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use lapin::Channel;
@@ -14,12 +15,15 @@ use super::error::BusError;
 
 /// Settlements taken up at once.
 const AT_ONCE: usize = 4096;
+/// How long finished deliveries wait behind an unfinished one for company.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// Tells the broker what became of the deliveries of one channel, until the
 /// last of them is settled.
 ///
 /// `in_flight` goes down by one for each. Finished deliveries behind an
-/// unfinished one wait for it, `bound` of them at most.
+/// unfinished one wait for it, `bound` of them at most and only while others
+/// follow: they are told one by one once it is quiet for [`QUIET`].
 ///
 /// # Errors
 /// When the channel is lost; what was not told is redelivered by the broker.
@@ -31,8 +35,19 @@ pub(super) async fn settle(
 ) -> Result<(), BusError> {
     let mut ledger = Ledger::default();
     let mut batch = Vec::with_capacity(AT_ONCE);
-    while settlements.recv_many(&mut batch, AT_ONCE).await > 0 {
-        let settled = batch.len();
+    loop {
+        let more = settlements.recv_many(&mut batch, AT_ONCE);
+        let settled = if ledger.waiting == 0 {
+            more.await
+        } else if let Ok(settled) = tokio::time::timeout(QUIET, more).await {
+            settled
+        } else {
+            acknowledge(&channel, &mut ledger, 0).await?;
+            continue;
+        };
+        if settled == 0 {
+            return acknowledge(&channel, &mut ledger, 0).await;
+        }
         let mut requeued = Vec::new();
         for (tag, outcome) in batch.drain(..) {
             ledger.record(tag, outcome);
@@ -44,7 +59,6 @@ pub(super) async fn settle(
         acknowledge(&channel, &mut ledger, bound).await?;
         in_flight.fetch_sub(settled, Ordering::Relaxed);
     }
-    acknowledge(&channel, &mut ledger, 0).await
 }
 
 async fn acknowledge(channel: &Channel, ledger: &mut Ledger, bound: usize) -> Result<(), BusError> {

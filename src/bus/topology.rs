@@ -87,21 +87,36 @@ async fn declare_exchange(
 pub(super) async fn dead_letter_queue(link: &Link, bus: &config::Bus) -> Result<(), BusError> {
     let arguments = table([
         ("x-queue-type", text("quorum")),
-        ("x-delivery-limit", AMQPValue::LongLongInt(LETTER_DELIVERY_LIMIT)),
+        (
+            "x-delivery-limit",
+            AMQPValue::LongLongInt(LETTER_DELIVERY_LIMIT),
+        ),
     ]);
-    queue(link, "bus.dead_letter_queue", &bus.dead_letter_queue, arguments).await
+    queue(
+        link,
+        "bus.dead_letter_queue",
+        &bus.dead_letter_queue,
+        arguments,
+    )
+    .await
 }
 
 /// What the service's own queue needs so that no event is lost.
 pub(super) fn arguments(bus: &config::Bus) -> FieldTable {
     table([
         ("x-queue-type", text("quorum")),
-        ("x-delivery-limit", AMQPValue::LongLongInt(bus.delivery_limit.into())),
+        (
+            "x-delivery-limit",
+            AMQPValue::LongLongInt(bus.delivery_limit.into()),
+        ),
         ("x-dead-letter-exchange", text("")),
         ("x-dead-letter-routing-key", text(&bus.dead_letter_queue)),
         ("x-dead-letter-strategy", text("at-least-once")),
         ("x-overflow", text("reject-publish")),
-        ("x-consumer-timeout", AMQPValue::LongLongInt(CONSUMER_TIMEOUT_MS)),
+        (
+            "x-consumer-timeout",
+            AMQPValue::LongLongInt(CONSUMER_TIMEOUT_MS),
+        ),
     ])
 }
 

@@ -37,8 +37,10 @@ struct Report {
 impl Check {
     pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         let config = global.quietly()?.config;
-        let (store, bus) =
-            tokio::join!(store::inspect::inspect(&config.store), bus::inspect(&config.bus));
+        let (store, bus) = tokio::join!(
+            store::inspect::inspect(&config.store),
+            bus::inspect(&config.bus)
+        );
         let mut report = Report {
             mongodb: None,
             rabbitmq: None,
@@ -97,7 +99,10 @@ impl Report {
         }
         let mut text = table(&[], &rows);
         let notes = self.notes.iter().map(|note| format!("note: {note}\n"));
-        let problems = self.problems.iter().map(|problem| format!("PROBLEM: {problem}\n"));
+        let problems = self
+            .problems
+            .iter()
+            .map(|problem| format!("PROBLEM: {problem}\n"));
         text.extend(notes.chain(problems));
         text.push_str(match self.problems.len() {
             0 => "all is well\n",
@@ -133,13 +138,21 @@ fn rabbitmq(found: &bus::inspect::Inspection) -> Vec<Vec<String>> {
         (true, false) => "does not fit",
     };
     let queue = |found: &Found| {
-        let Found { name, messages, consumers, .. } = found;
+        let Found {
+            name,
+            messages,
+            consumers,
+            ..
+        } = found;
         let state = state(found);
         format!("{name}: {state}, {messages} messages ready, {consumers} consumers")
     };
     vec![
         row(product, format!("{version} at {}", found.url)),
-        row("  exchange", format!("{}: {}", found.exchange.name, state(&found.exchange))),
+        row(
+            "  exchange",
+            format!("{}: {}", found.exchange.name, state(&found.exchange)),
+        ),
         row("  queue", queue(&found.queue)),
         row("  dead letters", queue(&found.dead_letter_queue)),
     ]

@@ -19,7 +19,12 @@ impl Completions {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         // Into memory first: the generator panics when a pipe breaks.
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "chat-counters", &mut script);
+        clap_complete::generate(
+            self.shell,
+            &mut Cli::command(),
+            "chat-counters",
+            &mut script,
+        );
         output::print(&String::from_utf8_lossy(&script))?;
         Ok(ExitCode::Done)
     }

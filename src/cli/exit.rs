@@ -37,7 +37,10 @@ pub struct Failure {
 impl Failure {
     /// A failure with words for the person at the terminal.
     pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
-        Failure { code, message: message.into() }
+        Failure {
+            code,
+            message: message.into(),
+        }
     }
 
     /// Whether a server is to blame.

@@ -74,7 +74,9 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
         if self.too_long {
             return Ok(Line::TooLong);
         }
-        Ok(Line::Text(self.line.strip_suffix(b"\r").unwrap_or(&self.line)))
+        Ok(Line::Text(
+            self.line.strip_suffix(b"\r").unwrap_or(&self.line),
+        ))
     }
 }
 

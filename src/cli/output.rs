@@ -38,12 +38,19 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         // No text of an event may drive the terminal.
         text.replace(char::is_control, "\u{fffd}")
     };
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0).max(header.len());
+    let columns = rows
+        .iter()
+        .map(Vec::len)
+        .max()
+        .unwrap_or(0)
+        .max(header.len());
     let shape: Vec<(usize, bool)> = (0..columns)
         .map(|column| {
             let width = |row: &Vec<String>| cell(row, column).chars().count();
             let widest = rows.iter().chain([&header]).map(width).max();
-            let numbers = rows.iter().all(|row| cell(row, column).parse::<f64>().is_ok());
+            let numbers = rows
+                .iter()
+                .all(|row| cell(row, column).parse::<f64>().is_ok());
             (widest.unwrap_or(0), numbers && !header.is_empty())
         })
         .collect();
@@ -54,7 +61,11 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         for (column, (width, right)) in shape.iter().enumerate() {
             let cell = cell(row, column);
             let gap = " ".repeat(width.saturating_sub(cell.chars().count()));
-            let (before, after) = if *right { (&gap, "") } else { (&String::new(), gap.as_str()) };
+            let (before, after) = if *right {
+                (&gap, "")
+            } else {
+                (&String::new(), gap.as_str())
+            };
             line.push_str(before);
             line.push_str(&cell);
             line.push_str(after);
@@ -81,7 +92,13 @@ mod tests {
             table(&["user", "unread", "note"], &rows),
             "user         unread  note\nann               7  x\nbartholomew    1200\n"
         );
-        assert_eq!(table(&[], &[row(&["a", "1"]), row(&["bb", "22"])]), "a   1\nbb  22\n");
-        assert_eq!(table(&["é", "b"], &[row(&["\u{1b}[2J", "z"])]), "é     b\n\u{fffd}[2J  z\n");
+        assert_eq!(
+            table(&[], &[row(&["a", "1"]), row(&["bb", "22"])]),
+            "a   1\nbb  22\n"
+        );
+        assert_eq!(
+            table(&["é", "b"], &[row(&["\u{1b}[2J", "z"])]),
+            "é     b\n\u{fffd}[2J  z\n"
+        );
     }
 }

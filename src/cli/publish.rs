@@ -95,7 +95,11 @@ impl Publish {
             return Err(Failure::new(ExitCode::Usage, message));
         }
         let config = global.quietly()?.config;
-        let size = if stdin { None } else { Some(self.open().await?.1) };
+        let size = if stdin {
+            None
+        } else {
+            Some(self.open().await?.1)
+        };
         let stop = shutdown::signal().map_err(|error| {
             Failure::new(ExitCode::No, format!("cannot handle signals: {error}"))
         })?;
@@ -129,7 +133,9 @@ impl Publish {
             let size = file.metadata().await?.len();
             Ok((file, size))
         };
-        opened.await.map_err(|error: std::io::Error| self.unreadable(&error))
+        opened
+            .await
+            .map_err(|error: std::io::Error| self.unreadable(&error))
     }
 
     fn unreadable(&self, error: &std::io::Error) -> Failure {
@@ -159,7 +165,11 @@ impl Publish {
         let mut number = 0;
         loop {
             number += 1;
-            match lines.next().await.map_err(|error| self.unreadable(&error))? {
+            match lines
+                .next()
+                .await
+                .map_err(|error| self.unreadable(&error))?
+            {
                 Line::End => return Ok(()),
                 Line::TooLong => job.skip(number, "it is over 16 MiB long"),
                 Line::Text(text) if text.trim_ascii().is_empty() => {}
@@ -168,7 +178,8 @@ impl Publish {
             let summary = &job.summary;
             job.bar.set_position(job.before + lines.bytes);
             if summary.lines.is_multiple_of(256) {
-                job.bar.set_message(format!("{} published", summary.published));
+                job.bar
+                    .set_message(format!("{} published", summary.published));
             }
         }
     }
@@ -217,7 +228,11 @@ impl Job {
         self.summary.published += 1;
         let headers = event.headers();
         let routing_key = event.routing_key();
-        match self.publisher.publish(&routing_key, headers.as_ref(), text).await {
+        match self
+            .publisher
+            .publish(&routing_key, headers.as_ref(), text)
+            .await
+        {
             Ok(()) => Ok(()),
             Err(error @ BusError::NameTooLong { .. }) => {
                 self.summary.lines -= 1;
@@ -291,14 +306,21 @@ impl Job {
 /// What is known after an interruption.
 fn confirmed(error: &BusError, known: Tally) -> Tally {
     match error {
-        BusError::Interrupted { confirmed, .. } => Tally { confirmed: *confirmed, ..known },
+        BusError::Interrupted { confirmed, .. } => Tally {
+            confirmed: *confirmed,
+            ..known
+        },
         _ => known,
     }
 }
 
 impl Summary {
     fn tally(&mut self, tally: Tally, elapsed: Duration) {
-        let Tally { confirmed, unroutable, nacked } = tally;
+        let Tally {
+            confirmed,
+            unroutable,
+            nacked,
+        } = tally;
         (self.confirmed, self.unroutable, self.refused) = (confirmed, unroutable, nacked);
         let answered = confirmed + unroutable + nacked;
         self.unconfirmed = self.published.saturating_sub(answered);
@@ -306,7 +328,14 @@ impl Summary {
     }
 
     fn is_whole(&self) -> bool {
-        let Summary { unroutable, refused, unconfirmed, skipped, interrupted, .. } = self;
+        let Summary {
+            unroutable,
+            refused,
+            unconfirmed,
+            skipped,
+            interrupted,
+            ..
+        } = self;
         unroutable + refused + unconfirmed + skipped == 0 && !interrupted
     }
 
@@ -404,8 +433,16 @@ mod tests {
                 "message.create.t1",
                 true,
             ),
-            (r#" {"eventType":"dialog.member.add","tenantId":"t"}"#, "dialog.add.t", true),
-            (r#"{"eventType":7,"tenantId":"t"}"#, "unknown.unknown.t", false),
+            (
+                r#" {"eventType":"dialog.member.add","tenantId":"t"}"#,
+                "dialog.add.t",
+                true,
+            ),
+            (
+                r#"{"eventType":7,"tenantId":"t"}"#,
+                "unknown.unknown.t",
+                false,
+            ),
             ("{}", "unknown.unknown.unknown", false),
         ];
         for (line, key, headers) in rows {

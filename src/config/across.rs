@@ -7,12 +7,24 @@ use super::load::{Problem, Source};
 
 /// Everything that does not fit together.
 pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>) -> Vec<Problem> {
-    let Config { bus, lanes, retry, grpc, metrics, .. } = config;
+    let Config {
+        bus,
+        lanes,
+        retry,
+        grpc,
+        metrics,
+        ..
+    } = config;
     let mut problems = Vec::new();
     // The culprit is whichever of the two is not at its default.
     let mut refuse = |key: &'static str, expected: String, found: String| {
         let source = sources.get(key).cloned().unwrap_or(Source::Default);
-        problems.push(Problem { key: key.into(), source, expected, found });
+        problems.push(Problem {
+            key: key.into(),
+            source,
+            expected,
+            found,
+        });
     };
     if bus.queue == bus.dead_letter_queue {
         refuse(
@@ -24,12 +36,26 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
     let mut at_most = |key, value: u64, other: &'static str, limit: u64| {
         if value > limit {
             let from = sources.get(other).unwrap_or(&Source::Default);
-            refuse(key, format!("at most {other}, which is {limit} ({from})"), value.to_string());
+            refuse(
+                key,
+                format!("at most {other}, which is {limit} ({from})"),
+                value.to_string(),
+            );
         }
     };
     let prefetch = u64::from(bus.prefetch);
-    at_most("lanes.batch_events", lanes.batch_events as u64, "bus.prefetch", prefetch);
-    at_most("retry.initial_ms", retry.initial_ms, "retry.max_ms", retry.max_ms);
+    at_most(
+        "lanes.batch_events",
+        lanes.batch_events as u64,
+        "bus.prefetch",
+        prefetch,
+    );
+    at_most(
+        "retry.initial_ms",
+        retry.initial_ms,
+        "retry.max_ms",
+        retry.max_ms,
+    );
     at_most(
         "grpc.default_deadline_ms",
         grpc.default_deadline_ms,

@@ -38,7 +38,12 @@ pub fn find(name: &str) -> Option<&'static Key> {
 }
 
 const fn key(name: &'static str, default: &'static str, rule: Rule, doc: &'static str) -> Key {
-    Key { name, default, rule, doc }
+    Key {
+        name,
+        default,
+        rule,
+        doc,
+    }
 }
 
 const fn number(min: i64, max: i64) -> Rule {
@@ -133,7 +138,10 @@ pub fn annotated() -> String {
 /// The table in README.md.
 pub fn markdown() -> String {
     let mut text = String::from("| key | default | meaning |\n| --- | --- | --- |\n");
-    for Key { name, default, doc, .. } in KEYS {
+    for Key {
+        name, default, doc, ..
+    } in KEYS
+    {
         let _ = writeln!(text, "| `{name}` | `{default}` | {doc} |");
     }
     text

@@ -52,7 +52,12 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Problem { key, source, expected, found } = self;
+        let Problem {
+            key,
+            source,
+            expected,
+            found,
+        } = self;
         write!(f, "{key} ({source}): expected {expected}; found {found}")
     }
 }
@@ -84,7 +89,10 @@ pub enum ConfigError {
 }
 
 fn lines(problems: &[Problem]) -> String {
-    let lines: Vec<String> = problems.iter().map(|problem| format!("  - {problem}")).collect();
+    let lines: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("  - {problem}"))
+        .collect();
     lines.join("\n")
 }
 
@@ -130,17 +138,20 @@ pub fn load(sources: Sources) -> Result<Loaded, ConfigError> {
 
 fn read(path: &Path) -> Result<toml::Table, ConfigError> {
     let shown = || path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigError::Unreadable { path: shown(), error })?;
-    text.parse::<toml::Table>().map_err(|error| ConfigError::NotToml {
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
         path: shown(),
-        // The message only: the whole error quotes the line, perhaps with a password.
-        why: error.message().into(),
-        place: error.span().map_or_else(String::new, |span| {
-            let before = text.get(..span.start).unwrap_or_default();
-            format!(" (line {})", before.matches('\n').count() + 1)
-        }),
-    })
+        error,
+    })?;
+    text.parse::<toml::Table>()
+        .map_err(|error| ConfigError::NotToml {
+            path: shown(),
+            // The message only: the whole error quotes the line, perhaps with a password.
+            why: error.message().into(),
+            place: error.span().map_or_else(String::new, |span| {
+                let before = text.get(..span.start).unwrap_or_default();
+                format!(" (line {})", before.matches('\n').count() + 1)
+            }),
+        })
 }
 
 /// A text from a variable or a flag, as the type that its key has.

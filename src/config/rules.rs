@@ -54,7 +54,8 @@ pub(super) fn name(text: &str) -> Result<(), &'static str> {
 }
 
 pub(super) fn database(text: &str) -> Result<(), &'static str> {
-    let good = (1..=63).contains(&text.len()) && !text.contains(['/', '\\', '.', ' ', '"', '$', '\0']);
+    let good =
+        (1..=63).contains(&text.len()) && !text.contains(['/', '\\', '.', ' ', '"', '$', '\0']);
     good.then_some(())
         .ok_or("a name of 1 to 63 bytes without / \\ . \" $ and spaces")
 }
@@ -64,7 +65,9 @@ pub(super) fn database(text: &str) -> Result<(), &'static str> {
 fn rest(text: &str) -> Result<(), &'static str> {
     let (user, host) = text.rsplit_once('@').unwrap_or(("", text));
     if user.contains(['/', '?', '#', '@']) {
-        return Err("a user and password in which / ? # and @ are percent-encoded (%2F %3F %23 %40)");
+        return Err(
+            "a user and password in which / ? # and @ are percent-encoded (%2F %3F %23 %40)",
+        );
     }
     let host = host.split(['/', '?', '#']).next().unwrap_or_default();
     if host.is_empty() || host.contains(char::is_whitespace) {
@@ -74,7 +77,9 @@ fn rest(text: &str) -> Result<(), &'static str> {
 }
 
 pub(super) fn amqp_url(text: &str) -> Result<(), &'static str> {
-    let after = text.strip_prefix("amqp://").or_else(|| text.strip_prefix("amqps://"));
+    let after = text
+        .strip_prefix("amqp://")
+        .or_else(|| text.strip_prefix("amqps://"));
     rest(after.ok_or("a URL that begins with amqp:// or amqps://")?)
 }
 
@@ -84,7 +89,10 @@ pub(super) fn mongodb_url(text: &str) -> Result<(), &'static str> {
             "a URL that begins with mongodb:// and lists the hosts (looking hosts up in DNS, mongodb+srv, is not compiled in)",
         );
     }
-    rest(text.strip_prefix("mongodb://").ok_or("a URL that begins with mongodb://")?)
+    rest(
+        text.strip_prefix("mongodb://")
+            .ok_or("a URL that begins with mongodb://")?,
+    )
 }
 
 pub(super) fn address(text: &str) -> Result<(), &'static str> {
@@ -100,7 +108,11 @@ pub(super) fn address(text: &str) -> Result<(), &'static str> {
 }
 
 pub(super) fn address_or_off(text: &str) -> Result<(), &'static str> {
-    if text.is_empty() { Ok(()) } else { address(text) }
+    if text.is_empty() {
+        Ok(())
+    } else {
+        address(text)
+    }
 }
 
 pub(super) fn level(text: &str) -> Result<(), &'static str> {
@@ -114,7 +126,9 @@ pub(super) fn level(text: &str) -> Result<(), &'static str> {
     if !text.split(',').map(str::trim).all(known) {
         return Err(EXPECTED);
     }
-    tracing_subscriber::EnvFilter::try_new(text).map(drop).map_err(|_| EXPECTED)
+    tracing_subscriber::EnvFilter::try_new(text)
+        .map(drop)
+        .map_err(|_| EXPECTED)
 }
 
 pub(super) fn format(text: &str) -> Result<(), &'static str> {
@@ -133,16 +147,33 @@ mod tests {
         let long = "x".repeat(256);
         let rows: &[(Check, &[&str], &[&str])] = &[
             (name, &["q", &long[1..]], &["", &long]),
-            (database, &["chat_counters"], &["", "a.b", "a b", "$x", &long]),
+            (
+                database,
+                &["chat_counters"],
+                &["", "a.b", "a b", "$x", &long],
+            ),
             (
                 amqp_url,
                 &["amqp://h", "amqps://u:p%40@h:1/v", "amqp://[::1]:5672/%2f"],
-                &["", "h:1", "http://h", "amqp://", "amqp://u:p@", "amqp://u:p/q@h", "amqp://u:a@b@h"],
+                &[
+                    "",
+                    "h:1",
+                    "http://h",
+                    "amqp://",
+                    "amqp://u:p@",
+                    "amqp://u:p/q@h",
+                    "amqp://u:a@b@h",
+                ],
             ),
             (
                 mongodb_url,
                 &["mongodb://h", "mongodb://u:p@a:1,b:2/db?replicaSet=rs0"],
-                &["mongodb+srv://h", "amqp://h", "mongodb:///db", "mongodb://u:p?q@h"],
+                &[
+                    "mongodb+srv://h",
+                    "amqp://h",
+                    "mongodb:///db",
+                    "mongodb://u:p?q@h",
+                ],
             ),
             (
                 address,
@@ -152,7 +183,13 @@ mod tests {
             (address_or_off, &["", "h:1"], &["h"]),
             (
                 level,
-                &["info", "WARN", "off", "info,chat_counters=debug", "warn,lapin=off"],
+                &[
+                    "info",
+                    "WARN",
+                    "off",
+                    "info,chat_counters=debug",
+                    "warn,lapin=off",
+                ],
                 &["", "inof", "info,", "chat_counters", "a=nonsense"],
             ),
             (format, &["auto", "human", "json"], &["", "text", "JSON"]),

@@ -73,8 +73,14 @@ mod tests {
     #[test]
     fn a_shown_url_holds_no_secret() {
         for (url, shown) in [
-            ("amqp://user:secret@rabbit:5672/%2f", "amqp://rabbit:5672/%2f"),
-            ("amqps://user:sec@ret@rabbit/v?heartbeat=5", "amqps://rabbit/v"),
+            (
+                "amqp://user:secret@rabbit:5672/%2f",
+                "amqp://rabbit:5672/%2f",
+            ),
+            (
+                "amqps://user:sec@ret@rabbit/v?heartbeat=5",
+                "amqps://rabbit/v",
+            ),
             ("amqp://user:sec/ret@rabbit/v", "amqp://rabbit/v"),
             ("amqp://user:sec?ret@rabbit/v", "amqp://rabbit/v"),
             ("amqp://rabbit", "amqp://rabbit"),

@@ -13,7 +13,12 @@ fn the_documented_keys_are_the_keys_and_their_defaults_the_defaults() {
         let keys = keys.as_object().unwrap().keys();
         keys.map(|key| format!("{section}.{key}")).collect()
     };
-    let real: BTreeSet<String> = serialised.as_object().unwrap().iter().flat_map(of).collect();
+    let real: BTreeSet<String> = serialised
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(of)
+        .collect();
     let documented: BTreeSet<String> = KEYS.iter().map(|key| key.name.to_owned()).collect();
     assert_eq!(real, documented);
     assert_eq!(documented.len(), KEYS.len(), "a key is documented twice");
@@ -27,13 +32,19 @@ fn the_table_in_the_readme_is_the_documented_keys() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let readme = std::fs::read_to_string(&path).unwrap();
     let (begin, end) = ("<!-- config:begin -->\n", "<!-- config:end -->");
-    let (before, rest) = readme.split_once(begin).expect("README.md has no config:begin");
+    let (before, rest) = readme
+        .split_once(begin)
+        .expect("README.md has no config:begin");
     let (table, after) = rest.split_once(end).expect("README.md has no config:end");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         let table = keys::markdown();
         std::fs::write(&path, format!("{before}{begin}{table}{end}{after}")).unwrap();
     } else {
-        assert_eq!(table, keys::markdown(), "UPDATE_DOCS=1 cargo test brings README.md in step");
+        assert_eq!(
+            table,
+            keys::markdown(),
+            "UPDATE_DOCS=1 cargo test brings README.md in step"
+        );
     }
 }
 
@@ -72,9 +83,14 @@ fn problems(loaded: Result<Loaded, ConfigError>) -> Vec<Problem> {
 
 #[test]
 fn later_sources_win() {
-    let file = File::new("win", "[bus]\nqueue = 'file'\nexchange = 'file'\nbinding = 'file'\n");
+    let file = File::new(
+        "win",
+        "[bus]\nqueue = 'file'\nexchange = 'file'\nbinding = 'file'\n",
+    );
     let mut sources = environment(&[("BUS__EXCHANGE", "env"), ("BUS__BINDING", "env")]);
-    sources.environment.push(("CHAT_COUNTERS_CONFIG".into(), "elsewhere".into()));
+    sources
+        .environment
+        .push(("CHAT_COUNTERS_CONFIG".into(), "elsewhere".into()));
     sources.file = Some(file.0.clone());
     sources.flags = vec![("bus.binding", "--binding", "flag".into())];
     let Loaded { config, sources } = load(sources).unwrap();
@@ -106,12 +122,32 @@ fn every_key_can_be_set_from_the_environment() {
 #[test]
 fn what_cannot_be_is_refused_by_name() {
     let rows: &[(&[(&str, &str)], &str, &str)] = &[
-        (&[("BUS__PREFETCH", "0")], "bus.prefetch", "a whole number from 1 to 65535; found 0"),
+        (
+            &[("BUS__PREFETCH", "0")],
+            "bus.prefetch",
+            "a whole number from 1 to 65535; found 0",
+        ),
         (&[("BUS__PREFETCH", "70000")], "bus.prefetch", "found 70000"),
-        (&[("BUS__PREFETCH", "many")], "bus.prefetch", "found \"many\""),
-        (&[("BUS__URL", "http://u:secret@h")], "bus.url", "found http://h"),
-        (&[("STORE__URL", "mongodb+srv://u:secret@h")], "store.url", "not compiled in"),
-        (&[("BUS__DEAD_LETTER_QUEUE", "chat_counters")], "bus.dead_letter_queue", "for both"),
+        (
+            &[("BUS__PREFETCH", "many")],
+            "bus.prefetch",
+            "found \"many\"",
+        ),
+        (
+            &[("BUS__URL", "http://u:secret@h")],
+            "bus.url",
+            "found http://h",
+        ),
+        (
+            &[("STORE__URL", "mongodb+srv://u:secret@h")],
+            "store.url",
+            "not compiled in",
+        ),
+        (
+            &[("BUS__DEAD_LETTER_QUEUE", "chat_counters")],
+            "bus.dead_letter_queue",
+            "for both",
+        ),
         (&[("LANES__COUNT", "65")], "lanes.count", "from 1 to 64"),
         (
             &[("LANES__BATCH_EVENTS", "2001")],
@@ -123,16 +159,48 @@ fn what_cannot_be_is_refused_by_name() {
             "lanes.batch_events",
             "which is 10 (environment variable CHAT_COUNTERS__BUS__PREFETCH); found 1000",
         ),
-        (&[("LANES__BATCH_AGE_MS", "-1")], "lanes.batch_age_ms", "from 0 to 10000"),
-        (&[("LANES__CACHED_DIALOGS", "0")], "lanes.cached_dialogs", "from 1"),
-        (&[("RETRY__INITIAL_MS", "6000")], "retry.initial_ms", "at most retry.max_ms"),
+        (
+            &[("LANES__BATCH_AGE_MS", "-1")],
+            "lanes.batch_age_ms",
+            "from 0 to 10000",
+        ),
+        (
+            &[("LANES__CACHED_DIALOGS", "0")],
+            "lanes.cached_dialogs",
+            "from 1",
+        ),
+        (
+            &[("RETRY__INITIAL_MS", "6000")],
+            "retry.initial_ms",
+            "at most retry.max_ms",
+        ),
         (&[("GRPC__LISTEN", "")], "grpc.listen", "host:port"),
-        (&[("METRICS__LISTEN", "127.0.0.1:50051")], "metrics.listen", "another address"),
+        (
+            &[("METRICS__LISTEN", "127.0.0.1:50051")],
+            "metrics.listen",
+            "another address",
+        ),
         (&[("LOG__LEVEL", "inof")], "log.level", "found \"inof\""),
-        (&[("LOG__FORMAT", "xml")], "log.format", "auto, human or json"),
-        (&[("STORE__JOURNAL_RETENTION_DAYS", "0")], "store.journal_retention_days", "36500"),
-        (&[("BUS__QUEU", "q")], "bus.queu", "queue, dead_letter_queue"),
-        (&[("BUSS__QUEUE", "q")], "buss.queue", "one of the sections bus, store"),
+        (
+            &[("LOG__FORMAT", "xml")],
+            "log.format",
+            "auto, human or json",
+        ),
+        (
+            &[("STORE__JOURNAL_RETENTION_DAYS", "0")],
+            "store.journal_retention_days",
+            "36500",
+        ),
+        (
+            &[("BUS__QUEU", "q")],
+            "bus.queu",
+            "queue, dead_letter_queue",
+        ),
+        (
+            &[("BUSS__QUEUE", "q")],
+            "buss.queue",
+            "one of the sections bus, store",
+        ),
         (&[("QUEUE", "q")], "queue", "one of the sections"),
     ];
     for (pairs, key, words) in rows {
@@ -151,30 +219,67 @@ fn a_file_is_checked_as_a_whole() {
         "whole",
         "bus = 3\nnope = 1\n[store]\nurl = 7\nextra = 'x'\n[grpc]\nlisten = ['a']\n[lanes]\ncount = 1.5\n",
     );
-    let sources = Sources { file: Some(file.0.clone()), ..Default::default() };
+    let sources = Sources {
+        file: Some(file.0.clone()),
+        ..Default::default()
+    };
     let problems = problems(load(sources));
-    let mut keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
+    let mut keys: Vec<&str> = problems
+        .iter()
+        .map(|problem| problem.key.as_str())
+        .collect();
     keys.sort_unstable();
-    assert_eq!(keys, ["bus", "grpc.listen", "lanes.count", "nope", "store.extra", "store.url"]);
-    assert!(problems.iter().all(|problem| problem.source == Source::File(file.0.clone())));
+    assert_eq!(
+        keys,
+        [
+            "bus",
+            "grpc.listen",
+            "lanes.count",
+            "nope",
+            "store.extra",
+            "store.url"
+        ]
+    );
+    assert!(
+        problems
+            .iter()
+            .all(|problem| problem.source == Source::File(file.0.clone()))
+    );
 }
 
 #[test]
 fn a_file_that_is_no_toml_is_refused_without_quoting_it() {
     let file = File::new("broken", "[bus]\nurl = \"amqp://u:secret@h\n");
-    let sources = Sources { file: Some(file.0.clone()), ..Default::default() };
+    let sources = Sources {
+        file: Some(file.0.clone()),
+        ..Default::default()
+    };
     let text = load(sources).unwrap_err().to_string();
-    assert!(text.contains("(line 2)") && !text.contains("secret"), "{text}");
+    assert!(
+        text.contains("(line 2)") && !text.contains("secret"),
+        "{text}"
+    );
 
-    let sources = Sources { file: Some("/nonexistent/file".into()), ..Default::default() };
-    assert!(load(sources).unwrap_err().to_string().contains("/nonexistent/file"));
+    let sources = Sources {
+        file: Some("/nonexistent/file".into()),
+        ..Default::default()
+    };
+    assert!(
+        load(sources)
+            .unwrap_err()
+            .to_string()
+            .contains("/nonexistent/file")
+    );
 }
 
 #[test]
 fn no_password_is_ever_shown() {
     let loaded = load(environment(&[
         ("BUS__URL", "amqp://user:secret@h"),
-        ("STORE__URL", "mongodb://user:secret@h/?tlsCertificateKeyFilePassword=secret"),
+        (
+            "STORE__URL",
+            "mongodb://user:secret@h/?tlsCertificateKeyFilePassword=secret",
+        ),
     ]))
     .unwrap();
     let json = serde_json::to_string(&loaded.config).unwrap();

@@ -94,6 +94,21 @@ impl StoreError {
         }
     }
 
+    /// Whether the server could not be asked at all, or is not in a state to
+    /// answer: for callers who can try again.
+    pub fn is_unreachable(&self) -> bool {
+        let StoreError::Driver(error) = self else {
+            return false;
+        };
+        matches!(
+            error.kind.as_ref(),
+            ErrorKind::ServerSelection { .. }
+                | ErrorKind::Io(_)
+                | ErrorKind::ConnectionPoolCleared { .. }
+        ) || error.contains_label(mongodb::error::RETRYABLE_WRITE_ERROR)
+            || error.contains_label(TRANSIENT_TRANSACTION_ERROR)
+    }
+
     /// Whether a commit may or may not have happened.
     pub fn is_unknown_commit(&self) -> bool {
         matches!(self, StoreError::Driver(e) if e.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT))

@@ -49,12 +49,14 @@ pub async fn inspect(store: &config::Store) -> Result<Inspection, StoreError> {
     options.server_selection_timeout = Some(TIMEOUT);
     options.connect_timeout = Some(TIMEOUT);
     // A set without a primary is to be reported, not waited for.
-    options.selection_criteria =
-        Some(SelectionCriteria::ReadPreference(ReadPreference::PrimaryPreferred {
-            options: None,
-        }));
+    options.selection_criteria = Some(SelectionCriteria::ReadPreference(
+        ReadPreference::PrimaryPreferred { options: None },
+    ));
     let client = Client::with_options(options)?;
-    let hello = client.database("admin").run_command(doc! { "hello": 1 }).await?;
+    let hello = client
+        .database("admin")
+        .run_command(doc! { "hello": 1 })
+        .await?;
     let mut report = Inspection {
         url: store.url.redacted(),
         database: store.database.clone(),
@@ -93,10 +95,16 @@ impl Inspection {
     }
 
     async fn version(&mut self, client: &Client) -> Result<(), StoreError> {
-        let build = client.database("admin").run_command(doc! { "buildInfo": 1 }).await?;
+        let build = client
+            .database("admin")
+            .run_command(doc! { "buildInfo": 1 })
+            .await?;
         self.version = text(&build, "version");
         let version = self.version.as_deref().unwrap_or_default();
-        let major = version.split('.').next().and_then(|major| major.parse::<i32>().ok());
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse::<i32>().ok());
         if major.is_some_and(|major| major < OLDEST) {
             self.problems.push(format!(
                 "MongoDB {version} is too old: the service needs {OLDEST}.0 or later, which reads snapshots. Upgrade it"
@@ -122,11 +130,17 @@ impl Inspection {
             ErrorKind::Command(refused) if [13, 18].contains(&refused.code) => {
                 "grant the user of store.url the role readWrite on this database"
             }
-            ErrorKind::Authentication { .. } => "correct user and password of store.url, or its authSource",
-            _ => "the service needs a replica set of MongoDB 5.0 or later with the WiredTiger engine",
+            ErrorKind::Authentication { .. } => {
+                "correct user and password of store.url, or its authSource"
+            }
+            _ => {
+                "the service needs a replica set of MongoDB 5.0 or later with the WiredTiger engine"
+            }
         };
         let database = &self.database;
-        self.problems.push(format!("{what} do not work on {database}: {error}. To cure it: {cure}"));
+        self.problems.push(format!(
+            "{what} do not work on {database}: {error}. To cure it: {cure}"
+        ));
     }
 }
 

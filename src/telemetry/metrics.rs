@@ -153,7 +153,10 @@ impl Metrics {
     /// The type itself for the first so many, `other` after: a producer must
     /// not be able to grow the metrics without a limit.
     fn ignored_label<'a>(&self, event_type: &'a str) -> &'a str {
-        let mut types = self.ignored_types.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut types = self
+            .ignored_types
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if types.contains(event_type) {
             return event_type;
         }
@@ -188,8 +191,14 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-        assert_eq!(text.matches("ignored_events_total{").count(), IGNORED_TYPES + 1);
+        assert_eq!(
+            text.matches("ignored_events_total{").count(),
+            IGNORED_TYPES + 1
+        );
         assert!(text.contains("chat_counters_build_info{version="), "{text}");
-        assert!(text.contains("chat_counters_resident_memory_bytes "), "{text}");
+        assert!(
+            text.contains("chat_counters_resident_memory_bytes "),
+            "{text}"
+        );
     }
 }

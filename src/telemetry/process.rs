@@ -27,7 +27,9 @@ impl EncodeMetric for Resident {
 fn resident_bytes() -> Option<i64> {
     // In KiB, unlike statm, which counts pages of a size that varies.
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: i64 = line.split_whitespace().next()?.parse().ok()?;
     kib.checked_mul(1_024)
 }

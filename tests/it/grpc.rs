@@ -1,0 +1,231 @@
+//! The gRPC contract: every method, its limits and its errors.
+
+use chat_counters::grpc::v1;
+use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::events::{self, TENANT, Wire, join};
+use crate::kit::service::{Result, Service};
+use crate::world::{World, client};
+
+type Client = CounterServiceClient<Channel>;
+
+async fn with(name: &str, events: &[Wire]) -> Result<(World, Service, Client)> {
+    let world = World::new(name);
+    let service = world.service().await?;
+    world.publish(events).await?;
+    service.has_settled(events.len() as u64).await?;
+    let client = client(&service).await?;
+    Ok((world, service, client))
+}
+
+fn user(user_id: &str) -> v1::GetUserStatsRequest {
+    v1::GetUserStatsRequest {
+        tenant_id: TENANT.into(),
+        user_id: user_id.into(),
+        after_event_id: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn every_method_answers_from_the_same_facts() -> Result<()> {
+    let events = [
+        join("e1", "d1", "Ann", 1),
+        join("e2", "d1", "bob", 1),
+        join("e3", "d2", "bob", 1),
+        events::topic("e4", "d1", "t1", 2),
+        events::message("e5", "d1", "m1", "ann", 10),
+        events::message("e6", "d1", "m2", "ann", 20),
+        events::message("e7", "d2", "m3", "ann", 30),
+        events::status("e8", "d1", "m1", "bob", "delivered", 31),
+        events::status("e9", "d1", "m1", "bob", "Read", 32),
+        events::reaction("e10", "m2", "bob", "$👍.", "set", 33),
+        events::bulk_read("e11", "d2", "bob", 29),
+    ];
+    let (_world, service, mut client) = with("methods", &events).await?;
+
+    let bob = client.get_user_stats(user(" BOB ")).await?.into_inner();
+    assert_eq!(bob.user_id, "bob");
+    assert_eq!((bob.dialog_count, bob.unread_dialogs_count, bob.total_unread_count), (2, 2, 2));
+    assert_eq!(bob.unread_by_sender_type.get("user"), Some(&2));
+    assert!(bob.version > 0 && bob.updated_at.is_some());
+    let ann = client.get_user_stats(user("ann")).await?.into_inner();
+    assert_eq!((ann.dialog_count, ann.total_messages_count, ann.total_unread_count), (1, 3, 0));
+
+    let request = v1::GetUserDialogStatsRequest {
+        tenant_id: TENANT.into(),
+        user_id: "bob".into(),
+        dialog_id: "d2".into(),
+        after_event_id: "e11".into(),
+    };
+    let in_d2 = client.get_user_dialog_stats(request).await?.into_inner();
+    assert!(in_d2.member);
+    assert_eq!(in_d2.unread_count, 1);
+    assert_eq!(in_d2.joined_at.map(|at| at.nanos), Some(1_000_000));
+    assert_eq!(in_d2.read_until.map(|at| at.nanos), Some(29_000_000));
+
+    let request = v1::GetDialogStatsRequest {
+        tenant_id: TENANT.into(),
+        dialog_id: "d1".into(),
+        after_event_id: String::new(),
+    };
+    let d1 = client.get_dialog_stats(request).await?.into_inner();
+    assert_eq!((d1.message_count, d1.member_count, d1.topic_count), (2, 2, 1));
+    assert_eq!(d1.last_message_at.map(|at| at.nanos), Some(20_000_000));
+
+    let request = v1::BatchGetMessageStatsRequest {
+        tenant_id: TENANT.into(),
+        message_ids: vec!["m2".into(), "m1".into(), "m2".into()],
+    };
+    let messages = client.batch_get_message_stats(request).await?.into_inner().message_stats;
+    let ids: Vec<_> = messages.iter().map(|message| message.message_id.as_str()).collect();
+    assert_eq!(ids, ["m2", "m1", "m2"], "in request order");
+    assert_eq!(messages[0].reaction_counts.get("$👍."), Some(&1));
+    assert_eq!(messages[1].status_counts.get("read"), Some(&1));
+    assert_eq!(messages[1].status_counts.get("delivered"), Some(&1));
+    assert_eq!(messages[1].dialog_id, "d1");
+    service.stop().await
+}
+
+#[tokio::test]
+async fn what_was_never_heard_of_has_zeros() -> Result<()> {
+    let (_world, service, mut client) = with("zeros", &[]).await?;
+    let nobody = client.get_user_stats(user("nobody")).await?.into_inner();
+    let expected = v1::UserStats {
+        tenant_id: TENANT.into(),
+        user_id: "nobody".into(),
+        ..v1::UserStats::default()
+    };
+    assert_eq!(nobody, expected);
+    let request = v1::BatchGetDialogStatsRequest {
+        tenant_id: TENANT.into(),
+        dialog_ids: vec!["none".into()],
+    };
+    let none = client.batch_get_dialog_stats(request).await?.into_inner().dialog_stats;
+    assert_eq!((none[0].message_count, none[0].version), (0, 0));
+    service.stop().await
+}
+
+fn violations(refused: std::result::Result<impl std::fmt::Debug, Status>) -> Vec<String> {
+    let status = refused.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    let details = status.get_details_bad_request().expect("google.rpc.BadRequest");
+    details.field_violations.into_iter().map(|violation| violation.field).collect()
+}
+
+#[tokio::test]
+async fn wrong_arguments_are_named() -> Result<()> {
+    let (_world, service, mut client) = with("arguments", &[]).await?;
+    let request = v1::GetUserStatsRequest::default();
+    assert_eq!(violations(client.get_user_stats(request).await), ["tenant_id", "user_id"]);
+
+    let request = v1::BatchGetUserStatsRequest {
+        tenant_id: TENANT.into(),
+        user_ids: vec!["a".into(), "b".into(), "x".repeat(257)],
+    };
+    assert_eq!(violations(client.batch_get_user_stats(request).await), ["user_ids[2]"]);
+
+    let request = v1::BatchGetUserStatsRequest {
+        tenant_id: TENANT.into(),
+        user_ids: vec!["a".into(); 1_001],
+    };
+    assert_eq!(violations(client.batch_get_user_stats(request).await), ["user_ids"]);
+
+    let request = v1::ListUserDialogStatsRequest {
+        tenant_id: "control\u{7}".into(),
+        user_id: "a".into(),
+        page_size: -1,
+        page_token: "nonsense".into(),
+        unread_only: false,
+    };
+    let fields = violations(client.list_user_dialog_stats(request).await);
+    assert!(fields.contains(&"tenant_id".to_owned()), "{fields:?}");
+    assert!(fields.contains(&"page_size".to_owned()), "{fields:?}");
+    service.stop().await
+}
+
+#[tokio::test]
+async fn tenants_never_meet() -> Result<()> {
+    let world = World::new("tenants");
+    let service = world.service().await?;
+    // The same ids, and ids that would meet if they were glued together.
+    let mut events = Vec::new();
+    for (number, tenant, dialog) in [(1, "a", "b|c"), (2, "a|b", "c"), (3, "a", "b|c")] {
+        let mut event = events::message(&format!("e{number}"), dialog, "m", "ann", number);
+        let body = String::from_utf8(event.body)?.replace("tnt_1", tenant);
+        event.body = body.into_bytes();
+        events.push(event);
+    }
+    world.publish(&events).await?;
+    service.has_settled(3).await?;
+    let mut client = client(&service).await?;
+    for (tenant, dialog, messages) in [("a", "b|c", 1), ("a|b", "c", 1), ("a", "c", 0)] {
+        let request = v1::GetDialogStatsRequest {
+            tenant_id: tenant.into(),
+            dialog_id: dialog.into(),
+            after_event_id: String::new(),
+        };
+        let stats = client.get_dialog_stats(request).await?.into_inner();
+        assert_eq!(stats.message_count, messages, "{tenant} {dialog}");
+    }
+    service.stop().await
+}
+
+#[tokio::test]
+async fn a_deleted_dialog_counts_for_nobody() -> Result<()> {
+    let mut gone = events::topic("e5", "d", "t", 40);
+    gone.body = String::from_utf8(gone.body)?
+        .replace("dialog.topic.create", "dialog.delete")
+        .into_bytes();
+    let events = [
+        join("e1", "d", "ann", 1),
+        join("e2", "d", "bob", 1),
+        events::message("e3", "d", "m1", "ann", 10),
+        events::reaction("e4", "m1", "bob", "x", "set", 11),
+        gone,
+        events::message("e6", "d", "m2", "ann", 50),
+    ];
+    let (_world, service, mut client) = with("gone", &events).await?;
+    for name in ["ann", "bob"] {
+        let stats = client.get_user_stats(user(name)).await?.into_inner();
+        let counts = (stats.dialog_count, stats.total_unread_count, stats.total_messages_count);
+        assert_eq!(counts, (0, 0, 0), "{name}");
+        assert!(stats.version > 0, "a version never goes down");
+    }
+    let request = v1::GetMessageStatsRequest {
+        tenant_id: TENANT.into(),
+        message_id: "m1".into(),
+        after_event_id: String::new(),
+    };
+    let message = client.get_message_stats(request).await?.into_inner();
+    assert!(message.reaction_counts.is_empty());
+    service.stop().await
+}
+
+#[tokio::test]
+async fn health_and_reflection_are_served() -> Result<()> {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+
+    let (_world, service, _client) = with("health", &[]).await?;
+    let channel = Channel::from_shared(format!("http://{}", service.grpc))?.connect().await?;
+    for name in ["", "chatcounters.v1.CounterService"] {
+        let request = HealthCheckRequest { service: name.into() };
+        let answer = HealthClient::new(channel.clone()).check(request).await?;
+        assert_eq!(answer.into_inner().status, 1, "{name:?} is serving");
+    }
+    let request = ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..ServerReflectionRequest::default()
+    };
+    let requests = futures::stream::iter([request]);
+    let answers = ServerReflectionClient::new(channel).server_reflection_info(requests);
+    let answer = answers.await?.into_inner().message().await?;
+    assert!(format!("{answer:?}").contains("chatcounters.v1.CounterService"), "{answer:?}");
+    service.stop().await
+}

@@ -1,0 +1,21 @@
+//! The promises of the service, each tested on real servers: a real broker, a
+//! real database, the real binary. `make test` brings the servers up; every
+//! test has a database, an exchange and queues of its own.
+
+#[path = "../kit/mod.rs"]
+mod kit;
+#[path = "../kit/strategy.rs"]
+mod strategy;
+
+mod command_line;
+mod dead_letters;
+mod derive;
+mod exactly_once;
+mod events;
+mod grpc;
+mod memory;
+mod outages;
+mod queues;
+mod scenario;
+mod servers;
+mod world;

@@ -1,0 +1,103 @@
+//! Servers that go away: nothing is dead-lettered, nothing is lost, nothing
+//! needs a hand.
+
+use std::time::Duration;
+
+use lapin::options::QueueDeleteOptions;
+
+use crate::events::{self, join};
+use crate::kit::service::{Result, until};
+use crate::servers::Server;
+use crate::world::{World, dialog, unread};
+
+fn members() -> Vec<events::Wire> {
+    vec![join("evt_join_ann", "d", "ann", 1), join("evt_join_bob", "d", "bob", 1)]
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_for_ten_seconds_is_waited_for() -> Result<()> {
+    let mongod = Server::mongod("away").await?;
+    let mut world = World::new("mongod_away");
+    world.config.store.url = mongod.url.clone().into();
+    let service = world.service().await?;
+    world.publish(&members()).await?;
+    service.has_settled(2).await?;
+
+    mongod.run("kill").await?;
+    // The outage itself, not a wait for something.
+    let outage = tokio::time::sleep(Duration::from_secs(10));
+    world.publish(&events::messages("m", "d", 500, 1_000)).await?;
+    until("not ready while the store is away", || async {
+        (!service.is_ready().await).then_some(())
+    })
+    .await?;
+    outage.await;
+    assert_eq!(service.settled().await?, 2, "nothing can be settled meanwhile");
+    mongod.start().await?;
+
+    service.has_settled(502).await?;
+    assert_eq!(unread(&service, "bob", "d").await?, 500);
+    assert_eq!(world.depth(&world.config.bus.dead_letter_queue).await?, 0);
+    until("ready again", || async { service.is_ready().await.then_some(()) }).await?;
+    service.stop().await
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_and_comes_back_is_consumed_again() -> Result<()> {
+    let rabbit = Server::rabbit("back").await?;
+    let mut world = World::new("rabbit_back");
+    world.config.bus.url = rabbit.url.clone().into();
+    let service = world.service().await?;
+    world.publish(&members()).await?;
+    world.publish(&events::messages("m", "d", 500, 1_000)).await?;
+    rabbit.run("kill").await?;
+    until("not ready without a broker", || async {
+        (!service.is_ready().await).then_some(())
+    })
+    .await?;
+    rabbit.start().await?;
+
+    world.publish(&events::messages("n", "d", 500, 5_000)).await?;
+    world.journaled(1_002).await?;
+    assert_eq!(dialog(&service, "d").await?, (1_000, 2));
+    assert_eq!(unread(&service, "bob", "d").await?, 1_000);
+    service.stop().await
+}
+
+#[tokio::test]
+async fn a_service_that_starts_before_its_servers_waits_for_them() -> Result<()> {
+    let mongod = Server::mongod("late").await?;
+    mongod.run("kill").await?;
+    let mut world = World::new("late");
+    world.config.store.url = mongod.url.clone().into();
+    let service = crate::kit::service::Service::spawn(crate::world::binary(), &world.config).await?;
+    until("metrics are served", || async {
+        service.settled().await.ok()
+    })
+    .await?;
+    assert!(!service.is_ready().await);
+    mongod.start().await?;
+    until("ready", || async { service.is_ready().await.then_some(()) }).await?;
+    world.publish(&members()).await?;
+    service.has_settled(2).await?;
+    service.stop().await
+}
+
+#[tokio::test]
+async fn a_queue_that_is_deleted_is_declared_again() -> Result<()> {
+    let world = World::new("deleted");
+    let service = world.service().await?;
+    world.publish(&members()).await?;
+    service.has_settled(2).await?;
+    let (connection, channel) = world.channel().await?;
+    let queue = world.config.bus.queue.as_str();
+    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
+    connection.close(200, "done".into()).await?;
+
+    until("a new queue", || async { world.depth(queue).await.ok() }).await?;
+    until("ready", || async { service.is_ready().await.then_some(()) }).await?;
+    world.publish(&events::messages("m", "d", 10, 1_000)).await?;
+    service.has_settled(12).await?;
+    assert_eq!(unread(&service, "bob", "d").await?, 10);
+    service.stop().await
+}

@@ -1,0 +1,96 @@
+//! The queue must be one that loses nothing; an exchange that is there is used
+//! as it is.
+
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::process::Command;
+
+use crate::events::message;
+use crate::kit::service::Result;
+use crate::world::{World, binary, dialog};
+
+/// Runs `serve` until it ends by itself; its exit code and what it said.
+async fn refused(world: &World) -> Result<(Option<i32>, String)> {
+    let config = &world.config;
+    let serve = Command::new(binary())
+        .arg("serve")
+        .env("CHAT_COUNTERS__BUS__URL", config.bus.url.expose())
+        .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
+        .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
+        .env("CHAT_COUNTERS__BUS__EXCHANGE", &config.bus.exchange)
+        .env("CHAT_COUNTERS__BUS__QUEUE", &config.bus.queue)
+        .env("CHAT_COUNTERS__BUS__DEAD_LETTER_QUEUE", &config.bus.dead_letter_queue)
+        .env("CHAT_COUNTERS__GRPC__LISTEN", "127.0.0.1:0")
+        .env("CHAT_COUNTERS__METRICS__LISTEN", "")
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(crate::kit::service::PATIENCE, serve).await??;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok((output.status.code(), said))
+}
+
+fn arguments(pairs: &[(&str, AMQPValue)]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in pairs {
+        table.insert((*name).into(), value.clone());
+    }
+    table
+}
+
+#[tokio::test]
+async fn a_queue_under_which_events_could_be_lost_is_refused_in_words() -> Result<()> {
+    let quorum = ("x-queue-type", AMQPValue::LongString("quorum".into()));
+    let rows = [
+        ("ttl", vec![quorum.clone(), ("x-message-ttl", AMQPValue::LongInt(60_000))]),
+        ("length", vec![quorum.clone(), ("x-max-length", AMQPValue::LongInt(10))]),
+        ("no_dlx", vec![quorum]),
+        ("classic", vec![]),
+    ];
+    for (name, pairs) in rows {
+        let world = World::new(&format!("refused_{name}"));
+        let (connection, channel) = world.channel().await?;
+        let queue = world.config.bus.queue.as_str();
+        let options = QueueDeclareOptions::durable();
+        channel.queue_declare(queue.into(), options, arguments(&pairs)).await?;
+        connection.close(200, "done".into()).await?;
+        let (code, said) = refused(&world).await?;
+        assert_eq!(code, Some(3), "{name}: {said}");
+        assert!(said.contains(queue), "{name} does not name the queue: {said}");
+        assert!(said.contains("bus.queue"), "{name} does not say how to cure it: {said}");
+        assert!(!said.contains("guest:guest"), "{name} shows a password: {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_exchange_that_a_producer_declared_is_used_as_it_is() -> Result<()> {
+    let world = World::new("exchange");
+    let (connection, channel) = world.channel().await?;
+    // Not as the service would declare it.
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        auto_delete: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let exchange = world.config.bus.exchange.as_str();
+    let table = FieldTable::default();
+    channel.exchange_declare(exchange.into(), ExchangeKind::Topic, options, table).await?;
+    let service = world.service().await?;
+    world.publish([&message("e", "d", "m", "ann", 5)]).await?;
+    service.has_settled(1).await?;
+    assert_eq!(dialog(&service, "d").await?, (1, 0));
+    connection.close(200, "done".into()).await?;
+    service.stop().await
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_without_showing_it() -> Result<()> {
+    let mut world = World::new("password");
+    let url = world.config.bus.url.expose().replace("guest:guest@", "guest:hunter2@");
+    world.config.bus.url = url.into();
+    let (code, said) = refused(&world).await?;
+    assert_eq!(code, Some(3), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! One test's own exchange, queues and database, and what it does with them.
+
+use std::path::Path;
+
+use chat_counters::bus::{EventHeaders, Publisher};
+use chat_counters::config::Config;
+use chat_counters::grpc::v1;
+use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
+use futures::StreamExt as _;
+use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use mongodb::bson::Document;
+use tonic::transport::Channel as GrpcChannel;
+
+use crate::events::{TENANT, Wire};
+use crate::kit::service::{Result, Service, config, until};
+
+/// The real binary, as cargo built it for this test.
+pub fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_chat-counters"))
+}
+
+/// A test's own corner of the servers.
+pub struct World {
+    pub config: Config,
+}
+
+/// A message in the dead-letter queue.
+#[derive(Debug)]
+pub struct Letter {
+    pub body: Vec<u8>,
+    pub properties: BasicProperties,
+}
+
+impl Letter {
+    /// A header as text; empty when it is not there.
+    pub fn header(&self, name: &str) -> String {
+        let headers = self.properties.headers().as_ref();
+        match headers.and_then(|headers| headers.inner().get(name)) {
+            Some(AMQPValue::LongString(text)) => text.to_string(),
+            Some(AMQPValue::ShortString(text)) => text.to_string(),
+            Some(AMQPValue::LongLongInt(number)) => number.to_string(),
+            Some(AMQPValue::LongInt(number)) => number.to_string(),
+            Some(AMQPValue::LongUInt(number)) => number.to_string(),
+            Some(other) => format!("{other:?}"),
+            None => String::new(),
+        }
+    }
+}
+
+impl World {
+    pub fn new(name: &str) -> Self {
+        // The library's connections are made in this process too.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self {
+            config: config(name),
+        }
+    }
+
+    pub async fn service(&self) -> Result<Service> {
+        Service::start(binary(), &self.config).await
+    }
+
+    /// Publishes to the test's exchange; all must be confirmed.
+    pub async fn publish<'w>(&self, events: impl IntoIterator<Item = &'w Wire>) -> Result<()> {
+        let mut publisher = Publisher::connect(&self.config.bus).await?;
+        let mut published = 0;
+        for event in events {
+            let headers = EventHeaders {
+                event_type: &event.event_type,
+                entity_type: &event.entity_type,
+                tenant_id: TENANT,
+            };
+            let key = headers.routing_key();
+            publisher.publish(&key, Some(&headers), &event.body).await?;
+            published += 1;
+        }
+        let tally = publisher.finish().await?;
+        assert_eq!(tally.confirmed, published, "{tally:?}");
+        Ok(())
+    }
+
+    pub async fn channel(&self) -> Result<(Connection, Channel)> {
+        let url = self.config.bus.url.expose();
+        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        Ok((connection, channel))
+    }
+
+    /// How many messages are ready in a queue.
+    pub async fn depth(&self, queue: &str) -> Result<u32> {
+        let (connection, channel) = self.channel().await?;
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::durable()
+        };
+        let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
+        let depth = declared.await?.message_count();
+        connection.close(200, "done".into()).await?;
+        Ok(depth)
+    }
+
+    /// Takes so many dead letters out of their queue.
+    pub async fn letters(&self, count: usize) -> Result<Vec<Letter>> {
+        let (connection, channel) = self.channel().await?;
+        let queue = self.config.bus.dead_letter_queue.as_str();
+        let options = BasicConsumeOptions {
+            no_ack: true,
+            ..BasicConsumeOptions::default()
+        };
+        let consumer = channel
+            .basic_consume(queue.into(), "test".into(), options, FieldTable::default())
+            .await?;
+        let letters = consumer.take(count).map(|delivery| {
+            delivery.map(|delivery| Letter {
+                body: delivery.data,
+                properties: delivery.properties,
+            })
+        });
+        let letters: Vec<_> = letters.collect().await;
+        connection.close(200, "done".into()).await?;
+        Ok(letters.into_iter().collect::<std::result::Result<_, _>>()?)
+    }
+
+    pub fn database(&self) -> impl Future<Output = Result<mongodb::Database>> {
+        let (url, name) = (self.config.store.url.clone(), &self.config.store.database);
+        async move {
+            let client = mongodb::Client::with_uri_str(url.expose()).await?;
+            Ok(client.database(name))
+        }
+    }
+
+    /// Documents in a collection.
+    pub async fn documents(&self, collection: &str) -> Result<u64> {
+        let collection = self.database().await?.collection::<Document>(collection);
+        Ok(collection.count_documents(Document::new()).await?)
+    }
+
+    /// Waits until the journal has so many events.
+    pub async fn journaled(&self, events: u64) -> Result<()> {
+        until(&format!("{events} events in the journal"), || async {
+            (self.documents("journal").await.ok()? >= events).then_some(())
+        })
+        .await
+    }
+}
+
+/// A gRPC client of a service.
+pub async fn client(service: &Service) -> Result<CounterServiceClient<GrpcChannel>> {
+    Ok(CounterServiceClient::connect(format!("http://{}", service.grpc)).await?)
+}
+
+/// Unread of a user in a dialog, over gRPC.
+pub async fn unread(service: &Service, user: &str, dialog: &str) -> Result<i64> {
+    let request = v1::GetUserDialogStatsRequest {
+        tenant_id: TENANT.into(),
+        user_id: user.into(),
+        dialog_id: dialog.into(),
+        after_event_id: String::new(),
+    };
+    let answer = client(service).await?.get_user_dialog_stats(request).await?;
+    Ok(answer.into_inner().unread_count)
+}
+
+/// Messages and members of a dialog, over gRPC.
+pub async fn dialog(service: &Service, dialog: &str) -> Result<(i64, i64)> {
+    let request = v1::GetDialogStatsRequest {
+        tenant_id: TENANT.into(),
+        dialog_id: dialog.into(),
+        after_event_id: String::new(),
+    };
+    let answer = client(service).await?.get_dialog_stats(request).await?.into_inner();
+    Ok((answer.message_count, answer.member_count))
+}
