@@ -78,10 +78,10 @@ struct Global {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Configuration")]
 struct Overrides {
-    /// RabbitMQ, amqp://user:password@host:port/vhost (bus.url); others see flags, so rather set CHAT_COUNTERS__BUS__URL
+    /// RabbitMQ, amqp://user:password@host:port/vhost (bus.url); flags are seen by others: with a password, set CHAT_COUNTERS__BUS__URL instead
     #[arg(long, global = true, value_name = "URL")]
     bus_url: Option<String>,
-    /// MongoDB, mongodb://user:password@host:port/?replicaSet=name (store.url); rather set CHAT_COUNTERS__STORE__URL
+    /// MongoDB, mongodb://user:password@host:port/?replicaSet=name (store.url); with a password, set CHAT_COUNTERS__STORE__URL instead
     #[arg(long, global = true, value_name = "URL")]
     store_url: Option<String>,
     /// Exchange that events are published to (bus.exchange)

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::output::{self, Output, table};
 use super::{ExitCode, Failure, Global};
-use crate::bus::{self, inspect::Found};
+use crate::bus::{self, BusError, inspect::Found};
 use crate::store;
 
 /// Say whether configuration, RabbitMQ and MongoDB are as they must be
@@ -51,17 +51,20 @@ impl Check {
         match store {
             Ok(found) => report.mongodb = Some(found),
             Err(error) => {
-                let url = &config.store.url;
-                let cure = "Start it, or correct store.url (CHAT_COUNTERS__STORE__URL)";
-                report.problems.push(format!("{url}: {error}. {cure}"));
+                report.problems.push(error.to_string());
                 code = ExitCode::Server;
             }
         }
         match bus {
             Ok(found) => report.rabbitmq = Some(found),
             Err(error) => {
-                let cure = "Start it, or correct bus.url (CHAT_COUNTERS__BUS__URL)";
-                report.problems.push(format!("{error}. {cure}"));
+                let cure = match error {
+                    BusError::Unreachable { .. } => {
+                        ". Start it, or correct bus.url (CHAT_COUNTERS__BUS__URL)"
+                    }
+                    _ => "",
+                };
+                report.problems.push(format!("{error}{cure}"));
                 code = ExitCode::Server;
             }
         }
@@ -145,6 +148,9 @@ fn rabbitmq(found: &bus::inspect::Inspection) -> Vec<Vec<String>> {
             ..
         } = found;
         let state = state(found);
+        if !found.exists {
+            return format!("{name}: {state}");
+        }
         format!("{name}: {state}, {messages} messages ready, {consumers} consumers")
     };
     vec![

@@ -343,11 +343,13 @@ impl Summary {
         if output == Output::Json {
             return output::print_json(self);
         }
-        let row = |name: &str, value: String| vec![name.to_owned(), value];
-        let mut rows = vec![
-            row("lines", self.lines.to_string()),
-            row("confirmed", self.confirmed.to_string()),
-        ];
+        let Summary {
+            lines,
+            confirmed,
+            seconds,
+            ..
+        } = self;
+        let mut rows = Vec::new();
         for (name, value) in [
             ("bound to no queue, lost", self.unroutable),
             ("refused by the broker", self.refused),
@@ -355,14 +357,16 @@ impl Summary {
             ("skipped", self.skipped),
         ] {
             if value > 0 {
-                rows.push(row(name, value.to_string()));
+                rows.push(vec![name.to_owned(), value.to_string()]);
             }
         }
-        rows.push(row("seconds", format!("{:.1}", self.seconds)));
-        if self.interrupted {
-            rows.push(row("interrupted", "yes".into()));
-        }
-        output::print(&table(&[], &rows))
+        let stopped = if self.interrupted {
+            "interrupted: "
+        } else {
+            ""
+        };
+        let first = format!("{stopped}confirmed {confirmed} of {lines} lines in {seconds:.1} s\n");
+        output::print(&(first + &table(&[], &rows)))
     }
 }
 

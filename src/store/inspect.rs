@@ -8,8 +8,7 @@ use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria, Session
 use mongodb::{Client, ClientSession};
 use serde::Serialize;
 
-use super::StoreError;
-use crate::config;
+use crate::config::{self, Url};
 
 /// How long a server is looked for.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,15 +38,86 @@ pub struct Inspection {
     pub problems: Vec<String>,
 }
 
+/// Why nothing could be found out.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The URL is none.
+    #[error("store.url is not a MongoDB URL: {0}")]
+    Url(Error),
+    /// No server answers.
+    #[error(
+        "MongoDB at {url} cannot be reached: {why}. Start it, or correct store.url (CHAT_COUNTERS__STORE__URL)"
+    )]
+    Unreachable {
+        /// The servers, without user information.
+        url: String,
+        /// Why not.
+        why: String,
+    },
+    /// The server does not let this user in.
+    #[error(
+        "MongoDB at {url} refuses the user or password of store.url ({why}). Correct them, or its authSource"
+    )]
+    Credentials {
+        /// The servers, without user information.
+        url: String,
+        /// What it said.
+        why: String,
+    },
+}
+
+impl InspectError {
+    fn of(url: &Url, error: &Error) -> Self {
+        let url = url.redacted();
+        match error.kind.as_ref() {
+            ErrorKind::Authentication { message, .. } => {
+                let why = message.clone();
+                InspectError::Credentials { url, why }
+            }
+            ErrorKind::ServerSelection { message, .. } => {
+                let why = selection(message);
+                InspectError::Unreachable { url, why }
+            }
+            kind => {
+                let why = kind.to_string();
+                InspectError::Unreachable { url, why }
+            }
+        }
+    }
+}
+
+/// What the driver found wrong with the servers, out of its picture of the
+/// topology: `.. Error: Kind: I/O error: Connection refused, labels: ..`.
+fn selection(message: &str) -> String {
+    let mut errors: Vec<&str> = message
+        .split("Error: Kind: ")
+        .skip(1)
+        .filter_map(|part| part.split(", labels").next())
+        .collect();
+    errors.sort_unstable();
+    errors.dedup();
+    if errors.is_empty() {
+        "no server of that replica set answers".into()
+    } else {
+        errors.join("; ")
+    }
+}
+
 /// Connects and reports. Writes nothing.
 ///
 /// # Errors
 /// When the URL cannot be used, or no server answers.
-pub async fn inspect(store: &config::Store) -> Result<Inspection, StoreError> {
-    let mut options = ClientOptions::parse(store.url.expose()).await?;
+pub async fn inspect(store: &config::Store) -> Result<Inspection, InspectError> {
+    let options = ClientOptions::parse(store.url.expose()).await;
+    let options = options.map_err(InspectError::Url)?;
+    let found = look(store, options).await;
+    found.map_err(|error| InspectError::of(&store.url, &error))
+}
+
+async fn look(store: &config::Store, mut options: ClientOptions) -> Result<Inspection, Error> {
     options.app_name = Some("chat-counters check".into());
-    options.server_selection_timeout = Some(TIMEOUT);
-    options.connect_timeout = Some(TIMEOUT);
+    options.server_selection_timeout.get_or_insert(TIMEOUT);
+    options.connect_timeout.get_or_insert(TIMEOUT);
     // A set without a primary is to be reported, not waited for.
     options.selection_criteria = Some(SelectionCriteria::ReadPreference(
         ReadPreference::PrimaryPreferred { options: None },
@@ -94,7 +164,7 @@ impl Inspection {
         }
     }
 
-    async fn version(&mut self, client: &Client) -> Result<(), StoreError> {
+    async fn version(&mut self, client: &Client) -> Result<(), Error> {
         let build = client
             .database("admin")
             .run_command(doc! { "buildInfo": 1 })
@@ -165,4 +235,19 @@ async fn read(client: &Client, database: &str, session: &mut ClientSession) -> R
         .selection_criteria(primary)
         .session(session);
     found.await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::selection;
+
+    #[test]
+    fn the_reason_is_found_in_the_drivers_words() {
+        let words = "Server selection timeout: No available servers. Topology: { Type: Unknown, Servers: [ { Address: 127.0.0.1:2, Type: Unknown, Error: Kind: I/O error: Connection refused (os error 111), labels: {}, source: None, server response: None } ] }";
+        assert_eq!(
+            selection(words),
+            "I/O error: Connection refused (os error 111)"
+        );
+        assert_eq!(selection("else"), "no server of that replica set answers");
+    }
 }
