@@ -158,8 +158,7 @@ impl Global {
         let loaded = self.load()?;
         let mut logs = loaded.config.log.clone();
         if self.overrides.log_level.is_none() {
-            // The clients' own words would only repeat what the command says.
-            logs.level = "warn,lapin=off".into();
+            logs.level = "warn".into();
         }
         log::init(&logs);
         Ok(loaded)
