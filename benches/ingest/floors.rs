@@ -1,6 +1,5 @@
 //! The floors: the same work with nothing of the service in between.
 
-use std::error::Error;
 use std::time::Instant;
 
 use chat_counters::config::Config;
@@ -15,8 +14,8 @@ use lapin::{Connection, ConnectionProperties};
 use mongodb::bson::{DateTime, RawArrayBuf, RawDocumentBuf, rawdoc};
 
 use super::load::{Load, START, TENANT, dialog, user};
-use super::service::Service;
-use super::{Options, publish, seed};
+use super::process::{Result, Service};
+use super::{Options, publish, seed, service};
 
 /// Events in a transaction, as the service's default.
 const BATCH: usize = 1_000;
@@ -27,8 +26,11 @@ const MEMBERS: usize = 100;
 
 /// Events per second that are consumed from the same queue and acknowledged,
 /// with nothing in between.
-pub async fn bus(config: &Config, load: &[Load]) -> Result<f64, Box<dyn Error>> {
-    Service::start(config).await?.stop().await?;
+pub async fn bus(config: &Config, load: &[Load]) -> Result<f64> {
+    Service::start(service::binary(), config)
+        .await?
+        .stop()
+        .await?;
     publish(config, load).await?;
     let url = config.bus.url.expose();
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
@@ -61,7 +63,7 @@ pub async fn bus(config: &Config, load: &[Load]) -> Result<f64, Box<dyn Error>> 
 }
 
 /// Deletes all that a run has made on the servers.
-pub async fn remove(config: &Config) -> Result<(), Box<dyn Error>> {
+pub async fn remove(config: &Config) -> Result<()> {
     Store::connect(&config.store)
         .await?
         .database()
@@ -84,7 +86,7 @@ pub async fn remove(config: &Config) -> Result<(), Box<dyn Error>> {
 
 /// Events per second whose documents are written by a bare loop: what the
 /// service writes for a message, in transactions of the same size.
-pub async fn store(config: &Config, options: &Options) -> Result<f64, Box<dyn Error>> {
+pub async fn store(config: &Config, options: &Options) -> Result<f64> {
     seed::dialogs(config, options.dialogs, MEMBERS).await?;
     let store = Store::connect(&config.store).await?;
     let per_lane = options.events / LANES;

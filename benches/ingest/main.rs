@@ -14,18 +14,19 @@
 
 mod floors;
 mod load;
+#[path = "../../tests/kit/service.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod process;
 mod report;
 mod seed;
 mod service;
-
-use std::error::Error;
 
 use chat_counters::bus::{EventHeaders, Publisher};
 use chat_counters::config::Config;
 
 use load::Load;
+use process::{Result, Service, config};
 use report::{Measured, Report};
-use service::Service;
 
 /// What is to be measured.
 struct Options {
@@ -40,7 +41,7 @@ struct Options {
 /// Members of each dialog in the mixed load.
 const MIXED_MEMBERS: usize = 100;
 
-fn options() -> Result<Options, Box<dyn Error>> {
+fn options() -> Result<Options> {
     let mut options = Options {
         events: 50_000,
         dialogs: 500,
@@ -55,7 +56,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "--members" => {
                 let members = value()?;
                 let members = members.split(',').map(str::parse);
-                options.members = members.collect::<Result<_, _>>()?;
+                options.members = members.collect::<std::result::Result<_, _>>()?;
             }
             // cargo passes this to every benchmark.
             "--bench" => {}
@@ -66,7 +67,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<()> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| "a TLS provider is already installed")?;
@@ -78,9 +79,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     );
 
     let messages = load::messages(&options, 100);
-    report.bus_floor = floors::bus(&run("floor", 0), &messages).await?;
+    report.bus_floor = floors::bus(&config("floor"), &messages).await?;
     println!("{:<28} {:>10.0} events/s", "bus floor", report.bus_floor);
-    report.store_floor = floors::store(&run("floor", 0), &options).await?;
+    report.store_floor = floors::store(&config("floor"), &options).await?;
     println!(
         "{:<28} {:>10.0} events/s",
         "store floor", report.store_floor
@@ -88,7 +89,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     for &members in &options.members {
         let load = load::messages(&options, members);
-        let measured = measure(&run("members", members), &load, &options, members).await?;
+        let measured = measure(&config("members"), &load, &options, members).await?;
         println!(
             "{:<28} {measured}",
             format!("end to end, {members} members")
@@ -96,29 +97,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         report.end_to_end.push((members, measured));
     }
     let load = load::mixed(&options, MIXED_MEMBERS);
-    let measured = measure(&run("mixed", MIXED_MEMBERS), &load, &options, MIXED_MEMBERS).await?;
+    let measured = measure(&config("mixed"), &load, &options, MIXED_MEMBERS).await?;
     println!("{:<28} {measured}", "mixed");
     report.mixed = Some(measured);
     report.write()?;
     Ok(())
-}
-
-/// The configuration of one run: the servers of the environment, with names of
-/// its own for everything on them.
-fn run(name: &str, members: usize) -> Config {
-    let mut config = Config::default();
-    let own = format!("cc_bench_{name}_{members}_{}", std::process::id());
-    if let Ok(url) = std::env::var("CHAT_COUNTERS__BUS__URL") {
-        config.bus.url = url.into();
-    }
-    if let Ok(url) = std::env::var("CHAT_COUNTERS__STORE__URL") {
-        config.store.url = url.into();
-    }
-    config.store.database.clone_from(&own);
-    config.bus.exchange = format!("{own}_events");
-    config.bus.dead_letter_queue = format!("{own}.dlq");
-    config.bus.queue = own;
-    config
 }
 
 /// Fills the queue, then lets the service empty it.
@@ -127,13 +110,16 @@ async fn measure(
     load: &[Load],
     options: &Options,
     members: usize,
-) -> Result<Measured, Box<dyn Error>> {
+) -> Result<Measured> {
     seed::dialogs(config, options.dialogs, members).await?;
     // Declares the queue, which then keeps what is published.
-    Service::start(config).await?.stop().await?;
+    Service::start(service::binary(), config)
+        .await?
+        .stop()
+        .await?;
     publish(config, load).await?;
-    let service = Service::start(config).await?;
-    let measured = service.drained(load.len()).await?;
+    let service = Service::spawn(service::binary(), config).await?;
+    let measured = service::drained(&service, load.len()).await?;
     service.stop().await?;
     let messages = load
         .iter()
@@ -143,7 +129,7 @@ async fn measure(
     Ok(measured)
 }
 
-async fn publish(config: &Config, load: &[Load]) -> Result<(), Box<dyn Error>> {
+async fn publish(config: &Config, load: &[Load]) -> Result<()> {
     let mut publisher = Publisher::connect(&config.bus).await?;
     for event in load {
         let headers = EventHeaders {

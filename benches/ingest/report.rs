@@ -1,10 +1,11 @@
 //! The results: what they are, and how they are shown.
 
-use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use serde_json::json;
+
+use super::process::Result;
 
 /// CPU seconds, absolute or for 1,000 events.
 #[derive(Debug, Clone, Copy, Default)]
@@ -83,7 +84,7 @@ impl fmt::Display for Measured {
 
 impl Report {
     /// Prints the summary; writes `target/bench/ingest.json` and the plot.
-    pub fn write(&self) -> Result<(), Box<dyn Error>> {
+    pub fn write(&self) -> Result<()> {
         let rates = self.end_to_end.iter().map(|(_, m)| m.events_per_second);
         let (slowest, fastest) = rates.fold((f64::MAX, 0.0_f64), |(low, high), rate| {
             (low.min(rate), high.max(rate))
@@ -152,7 +153,7 @@ impl Report {
     }
 
     /// Throughput against dialog size, the sizes at even distances.
-    fn svg(&self) -> Result<String, fmt::Error> {
+    fn svg(&self) -> std::result::Result<String, fmt::Error> {
         let (width, height, left, bottom, top) = (720.0, 400.0, 80.0, 340.0, 40.0);
         let rates = self.end_to_end.iter().map(|(_, m)| m.events_per_second);
         let highest = rates.fold(self.store_floor.max(self.bus_floor), f64::max) * 1.1;

@@ -1,8 +1,6 @@
 //! Dialogs with their members, written straight to the store: 500 dialogs of
 //! 10,000 members are five million joins, which are not what is measured.
 
-use std::error::Error;
-
 use chat_counters::config::Config;
 use chat_counters::store::Store;
 use futures::TryStreamExt as _;
@@ -10,6 +8,7 @@ use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc, rawdoc};
 use mongodb::options::WriteConcern;
 
 use super::load::{START, TENANT, dialog, user};
+use super::process::Result;
 
 /// Documents in one insert.
 const CHUNK: usize = 10_000;
@@ -18,11 +17,7 @@ const JOINED: i64 = START - 1_000_000;
 
 /// Puts dialogs and memberships into the state in which the joins of all
 /// members would have left them.
-pub async fn dialogs(
-    config: &Config,
-    dialogs: usize,
-    members: usize,
-) -> Result<(), Box<dyn Error>> {
+pub async fn dialogs(config: &Config, dialogs: usize, members: usize) -> Result<()> {
     let store = Store::connect(&config.store).await?;
     let retention = std::time::Duration::from_secs(86_400);
     store.migrate(retention).await?;
@@ -64,7 +59,7 @@ async fn insert(
     store: &Store,
     collection: &str,
     documents: impl Iterator<Item = RawDocumentBuf>,
-) -> Result<(), Box<dyn Error>> {
+) -> Result<()> {
     let collection = store.database().collection::<RawDocumentBuf>(collection);
     let mut documents = documents.peekable();
     while documents.peek().is_some() {
@@ -85,7 +80,7 @@ async fn insert(
 
 /// That every message was counted once: a fast service that loses events is
 /// not fast.
-pub async fn verify(config: &Config, messages: usize) -> Result<(), Box<dyn Error>> {
+pub async fn verify(config: &Config, messages: usize) -> Result<()> {
     let store = Store::connect(&config.store).await?;
     let dialogs = store.database().collection::<Document>("dialogs");
     let sum = doc! { "$group": { "_id": null, "messages": { "$sum": "$messages" } } };

@@ -42,11 +42,20 @@ async fn demo() -> Result<bool> {
     let config = config("demo");
     let scenario = Scenario::demo(SEED);
     let service = Service::start(&neighbouring_binary()?, &config).await?;
-    println!("service: process {}, gRPC {}, queue {}", service.pid(), service.grpc, config.bus.queue);
+    println!(
+        "service: process {}, gRPC {}, queue {}",
+        service.pid(),
+        service.grpc,
+        config.bus.queue
+    );
 
     publish(&config, &scenario).await?;
     service.has_settled(scenario.published.len() as u64).await?;
-    println!("published and drained: {} events, {:.1} s\n", scenario.published.len(), started.elapsed().as_secs_f64());
+    println!(
+        "published and drained: {} events, {:.1} s\n",
+        scenario.published.len(),
+        started.elapsed().as_secs_f64()
+    );
 
     let model = Model::of(&scenario.events);
     let mut client = CounterServiceClient::connect(format!("http://{}", service.grpc)).await?;
@@ -70,7 +79,9 @@ async fn publish(config: &Config, scenario: &Scenario) -> Result<()> {
             entity_type: &event.entity_type,
             tenant_id: &event.tenant_id,
         };
-        publisher.publish(&event.routing_key, Some(&headers), &event.body).await?;
+        publisher
+            .publish(&event.routing_key, Some(&headers), &event.body)
+            .await?;
     }
     let tally = publisher.finish().await?;
     if tally.confirmed == scenario.published.len() as u64 {
@@ -83,7 +94,10 @@ async fn publish(config: &Config, scenario: &Scenario) -> Result<()> {
 /// The counters shown are those of the model; the verdict says whether the
 /// service's are the same.
 fn show_users(model: &Model) {
-    println!("{:<12} {:<14} {:>8} {:>8} {:>8} {:>8}  unread by sender type", "tenant", "user", "dialogs", "unread", "in", "sent");
+    println!(
+        "{:<12} {:<14} {:>8} {:>8} {:>8} {:>8}  unread by sender type",
+        "tenant", "user", "dialogs", "unread", "in", "sent"
+    );
     let mut shown: BTreeMap<String, usize> = BTreeMap::new();
     for (tenant, user) in model.users() {
         let rows = shown.entry(tenant.clone()).or_default();
@@ -104,7 +118,10 @@ fn show_users(model: &Model) {
 }
 
 fn show_dialogs(model: &Model) {
-    println!("{:<12} {:<20} {:>8} {:>8} {:>8}", "tenant", "dialog", "messages", "members", "topics");
+    println!(
+        "{:<12} {:<20} {:>8} {:>8} {:>8}",
+        "tenant", "dialog", "messages", "members", "topics"
+    );
     let mut shown: BTreeMap<String, usize> = BTreeMap::new();
     for (tenant, dialog) in model.dialogs() {
         let rows = shown.entry(tenant.clone()).or_default();
@@ -124,9 +141,16 @@ fn show_dialogs(model: &Model) {
 /// own reason, and nothing else was.
 async fn show_events(service: &Service, scenario: &Scenario) -> Result<bool> {
     println!("{:<26} {:>8}", "events", "");
-    for outcome in ["applied", "unchanged", "duplicate", "ignored", "dead_lettered"] {
-        let count = service.counter("chat_counters_events_total", &format!("\"{outcome}\""));
-        println!("  {outcome:<24} {:>8}", count.await?);
+    for outcome in [
+        "applied",
+        "unchanged",
+        "duplicate",
+        "ignored",
+        "dead_lettered",
+    ] {
+        let label = format!("\"{outcome}\"");
+        let count = service.counter("chat_counters_events_total", &label).await?;
+        println!("  {outcome:<24} {count:>8}");
     }
     let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
     for published in &scenario.published {
@@ -134,17 +158,25 @@ async fn show_events(service: &Service, scenario: &Scenario) -> Result<bool> {
             *expected.entry(reason).or_default() += 1;
         }
     }
-    let bodies: HashSet<_> = scenario.published.iter().map(|published| &published.body).collect();
+    let bodies: HashSet<_> = scenario
+        .published
+        .iter()
+        .map(|published| &published.body)
+        .collect();
     println!("  {:<24} {:>8}", "distinct bodies sent", bodies.len());
     println!("dead letters by reason");
     let mut agree = true;
     for (reason, expected) in &expected {
         let label = format!("\"{reason}\"");
-        let found = service.counter("chat_counters_dead_letters_total", &label).await?;
+        let found = service
+            .counter("chat_counters_dead_letters_total", &label)
+            .await?;
         println!("  {reason:<24} {found:>8}  (sent: {expected})");
         agree &= found == *expected;
     }
-    let all = service.counter("chat_counters_dead_letters_total", "").await?;
+    let all = service
+        .counter("chat_counters_dead_letters_total", "")
+        .await?;
     Ok(agree && all == expected.values().sum::<u64>())
 }
 
@@ -152,7 +184,11 @@ fn show_verdict(comparison: &Comparison, letters_agree: bool) {
     for difference in &comparison.differences {
         println!("DIFFERENT {difference}");
     }
-    let letters = if letters_agree { "as sent" } else { "NOT AS SENT" };
+    let letters = if letters_agree {
+        "as sent"
+    } else {
+        "NOT AS SENT"
+    };
     println!(
         "\nverdict: {} counters compared, {} differ; dead letters {letters}",
         comparison.compared,
@@ -169,10 +205,14 @@ async fn clean_up(config: &Config) -> Result<()> {
     let connection = lapin::Connection::connect(config.bus.url.expose(), properties).await?;
     let channel = connection.create_channel().await?;
     for queue in [&config.bus.queue, &config.bus.dead_letter_queue] {
-        channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
+        channel
+            .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
+            .await?;
     }
     let exchange = config.bus.exchange.as_str().into();
-    channel.exchange_delete(exchange, ExchangeDeleteOptions::default()).await?;
+    channel
+        .exchange_delete(exchange, ExchangeDeleteOptions::default())
+        .await?;
     connection.close(200, "done".into()).await?;
     Ok(())
 }

@@ -19,7 +19,10 @@ fn command(world: &World, arguments: &[&str]) -> Command {
         .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
         .env("CHAT_COUNTERS__BUS__EXCHANGE", &config.bus.exchange)
         .env("CHAT_COUNTERS__BUS__QUEUE", &config.bus.queue)
-        .env("CHAT_COUNTERS__BUS__DEAD_LETTER_QUEUE", &config.bus.dead_letter_queue)
+        .env(
+            "CHAT_COUNTERS__BUS__DEAD_LETTER_QUEUE",
+            &config.bus.dead_letter_queue,
+        )
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -40,12 +43,22 @@ async fn published_lines_can_be_read_back() -> Result<()> {
     let world = World::new("publish");
     let service = world.service().await?;
     let mut lines = Vec::new();
-    for event in [join("e1", "d", "bob", 1), events::message("e2", "d", "m", "ann", 5)] {
+    for event in [
+        join("e1", "d", "bob", 1),
+        events::message("e2", "d", "m", "ann", 5),
+    ] {
         lines.extend(event.body);
         lines.push(b'\n');
     }
-    let mut publish = command(&world, &["publish", "-"]).stdin(Stdio::piped()).spawn()?;
-    publish.stdin.take().ok_or("no stdin")?.write_all(&lines).await?;
+    let mut publish = command(&world, &["publish", "-"])
+        .stdin(Stdio::piped())
+        .spawn()?;
+    publish
+        .stdin
+        .take()
+        .ok_or("no stdin")?
+        .write_all(&lines)
+        .await?;
     let output = publish.wait_with_output().await?;
     assert!(output.status.success(), "{}", stderr(&output));
     let said = stdout(&output) + &stderr(&output);
@@ -54,8 +67,16 @@ async fn published_lines_can_be_read_back() -> Result<()> {
 
     let address = format!("http://{}", service.grpc);
     let arguments = [
-        "get", "user-dialog", "bob", "d", "--tenant", TENANT, "--address", &address,
-        "--output", "json",
+        "get",
+        "user-dialog",
+        "bob",
+        "d",
+        "--tenant",
+        TENANT,
+        "--address",
+        &address,
+        "--output",
+        "json",
     ];
     let output = command(&world, &arguments).output().await?;
     assert!(output.status.success(), "{}", stderr(&output));
@@ -71,8 +92,15 @@ async fn a_line_that_is_no_event_is_named_and_the_rest_is_published() -> Result<
     let service = world.service().await?;
     let mut lines = b"not json\n".to_vec();
     lines.extend(events::message("e2", "d", "m", "ann", 5).body);
-    let mut publish = command(&world, &["publish", "-"]).stdin(Stdio::piped()).spawn()?;
-    publish.stdin.take().ok_or("no stdin")?.write_all(&lines).await?;
+    let mut publish = command(&world, &["publish", "-"])
+        .stdin(Stdio::piped())
+        .spawn()?;
+    publish
+        .stdin
+        .take()
+        .ok_or("no stdin")?
+        .write_all(&lines)
+        .await?;
     let output = publish.wait_with_output().await?;
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("line 1"), "{}", stderr(&output));
@@ -84,15 +112,25 @@ async fn a_line_that_is_no_event_is_named_and_the_rest_is_published() -> Result<
 async fn check_says_what_it_found() -> Result<()> {
     let world = World::new("check");
     let service = world.service().await?;
-    let output = command(&world, &["check", "--output", "json"]).output().await?;
-    assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
+    let output = command(&world, &["check", "--output", "json"])
+        .output()
+        .await?;
+    assert!(
+        output.status.success(),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
     let found: serde_json::Value = serde_json::from_str(&stdout(&output))?;
     assert_eq!(found["problems"], serde_json::json!([]), "{found}");
     assert!(!stdout(&output).contains("guest:guest"));
     service.stop().await?;
 
     let elsewhere = command(&world, &["check"])
-        .env("CHAT_COUNTERS__STORE__URL", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300")
+        .env(
+            "CHAT_COUNTERS__STORE__URL",
+            "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300",
+        )
         .output()
         .await?;
     assert!(!elsewhere.status.success(), "{}", stdout(&elsewhere));
@@ -105,12 +143,28 @@ async fn wrong_configuration_is_refused_by_its_key() -> Result<()> {
     let rows = [
         ("CHAT_COUNTERS__BUS__PREFETCH", "0", "bus.prefetch"),
         ("CHAT_COUNTERS__BUS__NO_SUCH_KEY", "1", "no_such_key"),
-        ("CHAT_COUNTERS__STORE__URL", "http://user:hunter2@host", "store.url"),
-        ("CHAT_COUNTERS__LANES__BATCH_EVENTS", "many", "lanes.batch_events"),
+        (
+            "CHAT_COUNTERS__STORE__URL",
+            "http://user:hunter2@host",
+            "store.url",
+        ),
+        (
+            "CHAT_COUNTERS__LANES__BATCH_EVENTS",
+            "many",
+            "lanes.batch_events",
+        ),
     ];
     for (variable, value, key) in rows {
-        let output = command(&world, &["serve"]).env(variable, value).output().await?;
-        assert_eq!(output.status.code(), Some(2), "{variable}: {}", stderr(&output));
+        let output = command(&world, &["serve"])
+            .env(variable, value)
+            .output()
+            .await?;
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{variable}: {}",
+            stderr(&output)
+        );
         let said = stderr(&output).to_lowercase();
         assert!(said.contains(key), "{variable}: {said}");
         assert!(!said.contains("hunter2"), "{variable}: {said}");

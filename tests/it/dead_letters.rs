@@ -26,11 +26,27 @@ async fn every_kind_of_poison_is_dead_lettered_with_its_reason() -> Result<()> {
         body.to_string().into_bytes()
     };
     let rows: [(Vec<u8>, &str, &str); 9] = [
-        (b"\xff\xfe{}".to_vec(), "undecodable", "expected UTF-8, found an invalid byte at offset 0"),
-        (b"{\"eventId\":".to_vec(), "undecodable", "expected JSON, found the end of the body"),
-        (b"[1, 2]".to_vec(), "undecodable", "expected a JSON object, found an array"),
+        (
+            b"\xff\xfe{}".to_vec(),
+            "undecodable",
+            "expected UTF-8, found an invalid byte at offset 0",
+        ),
+        (
+            b"{\"eventId\":".to_vec(),
+            "undecodable",
+            "expected JSON, found the end of the body",
+        ),
+        (
+            b"[1, 2]".to_vec(),
+            "undecodable",
+            "expected a JSON object, found an array",
+        ),
         (vec![b' '; 10_001], "too_large", "10001"),
-        (with("/eventId", json!(null)), "invalid_event", "eventId: expected a value, found nothing"),
+        (
+            with("/eventId", json!(null)),
+            "invalid_event",
+            "eventId: expected a value, found nothing",
+        ),
         (
             with("/data/message/senderId", json!(17)),
             "invalid_event",
@@ -41,14 +57,26 @@ async fn every_kind_of_poison_is_dead_lettered_with_its_reason() -> Result<()> {
             "invalid_event",
             "data.context.dialogId: expected an id of 1 to 256 bytes, found 257 bytes",
         ),
-        (with("/createdAt", json!(-5)), "invalid_event", "createdAt: expected a time"),
-        (with("/createdAt", json!("soon")), "invalid_event", "createdAt: expected a time"),
+        (
+            with("/createdAt", json!(-5)),
+            "invalid_event",
+            "createdAt: expected a time",
+        ),
+        (
+            with("/createdAt", json!("soon")),
+            "invalid_event",
+            "createdAt: expected a time",
+        ),
     ];
     let poison: Vec<_> = rows.iter().map(|(body, ..)| raw(body)).collect();
     let good = events::messages("m", "d", 20, 1_000);
     world.publish(poison.iter().chain(&good)).await?;
     service.has_settled(29).await?;
-    assert_eq!(dialog(&service, "d").await?, (20, 0), "the neighbours are counted");
+    assert_eq!(
+        dialog(&service, "d").await?,
+        (20, 0),
+        "the neighbours are counted"
+    );
 
     let letters = world.letters(rows.len()).await?;
     for (body, reason, error) in &rows {
@@ -58,7 +86,12 @@ async fn every_kind_of_poison_is_dead_lettered_with_its_reason() -> Result<()> {
         let found = letter.header("x-cc-error");
         assert!(found.contains(error), "{found:?} does not say {error:?}");
     }
-    assert_eq!(service.counter("chat_counters_dead_letters_total", "").await?, 9);
+    assert_eq!(
+        service
+            .counter("chat_counters_dead_letters_total", "")
+            .await?,
+        9
+    );
     service.stop().await
 }
 
@@ -68,7 +101,10 @@ async fn a_dead_letter_keeps_what_came_and_adds_why() -> Result<()> {
     let service = world.service().await?;
     let (connection, channel) = world.channel().await?;
     let mut headers = FieldTable::default();
-    headers.insert("eventType".into(), AMQPValue::LongString("message.create".into()));
+    headers.insert(
+        "eventType".into(),
+        AMQPValue::LongString("message.create".into()),
+    );
     headers.insert("traceparent".into(), AMQPValue::LongString("00-abc".into()));
     let properties = BasicProperties::default()
         .with_message_id("id-1".into())
@@ -77,14 +113,23 @@ async fn a_dead_letter_keeps_what_came_and_adds_why() -> Result<()> {
         .with_headers(headers);
     let exchange = world.config.bus.exchange.as_str();
     let options = BasicPublishOptions::default();
-    let sent = channel.basic_publish(exchange.into(), "a.b.c".into(), options, b"poison", properties);
+    let sent = channel.basic_publish(
+        exchange.into(),
+        "a.b.c".into(),
+        options,
+        b"poison",
+        properties,
+    );
     sent.await?.await?;
     connection.close(200, "done".into()).await?;
 
     let letter = world.letters(1).await?.remove(0);
     assert_eq!(letter.body, b"poison");
     let properties = &letter.properties;
-    assert_eq!(properties.message_id().as_ref().map(|id| id.as_str()), Some("id-1"));
+    assert_eq!(
+        properties.message_id().as_ref().map(|id| id.as_str()),
+        Some("id-1")
+    );
     assert_eq!(
         properties.content_type().as_ref().map(|kind| kind.as_str()),
         Some("application/json")
@@ -95,7 +140,10 @@ async fn a_dead_letter_keeps_what_came_and_adds_why() -> Result<()> {
     assert_eq!(letter.header("x-cc-source-exchange"), exchange);
     assert_eq!(letter.header("x-cc-source-routing-key"), "a.b.c");
     assert_eq!(letter.header("x-cc-attempts"), "1");
-    assert_eq!(letter.header("x-cc-service-version"), env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        letter.header("x-cc-service-version"),
+        env!("CARGO_PKG_VERSION")
+    );
     assert!(!letter.header("x-cc-host").is_empty());
     let first = letter.header("x-cc-first-failed-at");
     assert_eq!(first, letter.header("x-cc-last-failed-at"));
@@ -125,7 +173,9 @@ async fn what_the_store_refuses_is_found_among_its_neighbours() -> Result<()> {
     }
     let mut bodies: Vec<_> = letters.iter().map(|letter| letter.body.clone()).collect();
     bodies.sort();
-    let expected: Vec<_> = [13, 77].map(|index: usize| messages[index].body.clone()).into();
+    let expected: Vec<_> = [13, 77]
+        .map(|index: usize| messages[index].body.clone())
+        .into();
     assert_eq!(bodies, expected);
     service.stop().await
 }
@@ -141,13 +191,25 @@ async fn a_replayed_letter_counts_once_and_remembers_its_first_failure() -> Resu
     let (connection, channel) = world.channel().await?;
     let queue = world.config.bus.queue.as_str();
     let options = BasicPublishOptions::default();
-    let sent = channel.basic_publish("".into(), queue.into(), options, &first.body, first.properties.clone());
+    let sent = channel.basic_publish(
+        "".into(),
+        queue.into(),
+        options,
+        &first.body,
+        first.properties.clone(),
+    );
     sent.await?.await?;
     connection.close(200, "done".into()).await?;
     let second = world.letters(1).await?.remove(0);
     assert_eq!(second.header("x-cc-attempts"), "2");
-    assert_eq!(second.header("x-cc-first-failed-at"), first.header("x-cc-first-failed-at"));
-    assert_eq!(second.header("x-cc-source-exchange"), first.header("x-cc-source-exchange"));
+    assert_eq!(
+        second.header("x-cc-first-failed-at"),
+        first.header("x-cc-first-failed-at")
+    );
+    assert_eq!(
+        second.header("x-cc-source-exchange"),
+        first.header("x-cc-source-exchange")
+    );
     service.stop().await
 }
 
@@ -156,7 +218,9 @@ async fn events_that_are_none_of_ours_are_acknowledged_and_counted() -> Result<(
     let world = World::new("ignored");
     let service = world.service().await?;
     let other = raw(br#"{"eventType": "dialog.typing", "createdAt": "whenever"}"#);
-    world.publish([&other, &other, &message("e", "d", "m", "ann", 5)]).await?;
+    world
+        .publish([&other, &other, &message("e", "d", "m", "ann", 5)])
+        .await?;
     service.has_settled(3).await?;
     let ignored = service.counter("chat_counters_ignored_events_total", "dialog.typing");
     assert_eq!(ignored.await?, 2);

@@ -29,7 +29,9 @@ fn key(tenant: &str, dialog: &str) -> DialogKey {
 
 fn positive(by_type: &ByType) -> BTreeMap<String, i64> {
     let counts = by_type.iter().filter(|(_, count)| *count != 0);
-    counts.map(|(name, count)| (name.to_string(), count)).collect()
+    counts
+        .map(|(name, count)| (name.to_string(), count))
+        .collect()
 }
 
 fn nonzero(counts: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
@@ -40,7 +42,11 @@ fn nonzero(counts: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
 /// Every counter of the documents, by the rules of reading, against the model.
 fn compare(memory: &Memory, model: &Model) {
     for (tenant, dialog) in model.dialogs() {
-        let stored = memory.dialogs.get(&key(&tenant, &dialog)).cloned().unwrap_or_default();
+        let stored = memory
+            .dialogs
+            .get(&key(&tenant, &dialog))
+            .cloned()
+            .unwrap_or_default();
         let expected = model.dialog(&tenant, &dialog);
         let found = if stored.deleted {
             (0, 0, 0, None)
@@ -63,7 +69,11 @@ fn compare(memory: &Memory, model: &Model) {
             dialog: dialog_key,
             user: UserId::new(&user).unwrap(),
         };
-        let share = memory.memberships.get(&membership).cloned().unwrap_or_default();
+        let share = memory
+            .memberships
+            .get(&membership)
+            .cloned()
+            .unwrap_or_default();
         let member = share.facts.joined_at().is_some() && !stored.deleted;
         let unread = if member {
             positive(&stored.sequence.minus(&share.consumed))
@@ -72,13 +82,19 @@ fn compare(memory: &Memory, model: &Model) {
         };
         let expected = model.user_dialog(&tenant, &user, &dialog);
         assert_eq!(member, expected.member, "{tenant:?} {user:?} {dialog:?}");
-        assert_eq!(unread, expected.unread_by_sender_type, "{tenant:?} {user:?} {dialog:?}");
+        assert_eq!(
+            unread, expected.unread_by_sender_type,
+            "{tenant:?} {user:?} {dialog:?}"
+        );
     }
     for (tenant, user) in model.users() {
         let sent = memory.memberships.iter().filter(|(key, _)| {
             key.dialog.tenant.as_str() == tenant
                 && key.user.as_str() == user
-                && !memory.dialogs.get(&key.dialog).is_some_and(|dialog| dialog.deleted)
+                && !memory
+                    .dialogs
+                    .get(&key.dialog)
+                    .is_some_and(|dialog| dialog.deleted)
         });
         let sent: i64 = sent.map(|(_, share)| share.sent).sum();
         let expected = model.user(&tenant, &user).total_messages_count;
@@ -93,20 +109,35 @@ fn compare_messages(memory: &Memory, model: &Model) {
             tenant: TenantId::new(&tenant).unwrap(),
             message: MessageId::new(&message).unwrap(),
         };
-        let stored = memory.messages.get(&message_key).cloned().unwrap_or_default();
+        let stored = memory
+            .messages
+            .get(&message_key)
+            .cloned()
+            .unwrap_or_default();
         let created = stored.message.created.as_ref();
         let dialog = created.map(|c| key(&tenant, c.dialog.as_str()));
         let dialog_deleted = dialog.is_some_and(|key| {
-            memory.dialogs.get(&key).is_some_and(|dialog| dialog.deleted)
+            memory
+                .dialogs
+                .get(&key)
+                .is_some_and(|dialog| dialog.deleted)
         });
         let gone = stored.message.deleted || dialog_deleted;
         let shown = |counts: &BTreeMap<String, i64>| {
-            if gone { BTreeMap::new() } else { nonzero(counts) }
+            if gone {
+                BTreeMap::new()
+            } else {
+                nonzero(counts)
+            }
         };
         let expected = model.message(&tenant, &message);
         let place = format!("message {tenant:?} {message:?}");
         assert_eq!(shown(&stored.statuses), expected.status_counts, "{place}");
-        assert_eq!(shown(&stored.reactions), expected.reaction_counts, "{place}");
+        assert_eq!(
+            shown(&stored.reactions),
+            expected.reaction_counts,
+            "{place}"
+        );
     }
 }
 
@@ -116,7 +147,10 @@ fn run(events: &[Value], schedule: &Schedule) {
     let mut memory = Memory::default();
     let mut writers = [Writer::default(), Writer::default()];
     for (turn, batch) in schedule.batches(events.len()).into_iter().enumerate() {
-        let batch: Vec<_> = batch.into_iter().map(|index| decoded(&events[index])).collect();
+        let batch: Vec<_> = batch
+            .into_iter()
+            .map(|index| decoded(&events[index]))
+            .collect();
         let writer = &mut writers[turn % 2];
         // A process that is killed has derived, and nothing of it is left.
         drop(writer.derive(&memory, &batch, Care::Presume));

@@ -70,7 +70,14 @@ pub fn status(id: &str, dialog: &str, message: &str, user: &str, status: &str, a
     event(id, "message.status.changed", "messageStatus", at, data)
 }
 
-pub fn reaction(id: &str, message: &str, user: &str, reaction: &str, action: &str, at: i64) -> Wire {
+pub fn reaction(
+    id: &str,
+    message: &str,
+    user: &str,
+    reaction: &str,
+    action: &str,
+    at: i64,
+) -> Wire {
     let data = json!({
         "context": { "messageId": message },
         "message": {
@@ -108,7 +115,13 @@ pub fn messages(name: &str, dialog: &str, count: usize, from: i64) -> Vec<Wire> 
     let messages = (0..count).map(|index| {
         let id = format!("{name}_{index}");
         let at = from + i64::try_from(index).unwrap();
-        message(&format!("evt_{id}"), dialog, &format!("msg_{id}"), "ann", at)
+        message(
+            &format!("evt_{id}"),
+            dialog,
+            &format!("msg_{id}"),
+            "ann",
+            at,
+        )
     });
     messages.collect()
 }

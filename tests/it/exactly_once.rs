@@ -3,14 +3,17 @@
 
 use std::time::Duration;
 
+use crate::events::TENANT;
 use crate::events::{self, join};
 use crate::kit::service::{Result, Service, until};
 use crate::world::{World, binary, client, dialog, unread};
-use crate::events::TENANT;
 
 /// Members `ann` and `bob` of dialog `d`.
 fn members() -> Vec<events::Wire> {
-    vec![join("evt_join_ann", "d", "ann", 1), join("evt_join_bob", "d", "bob", 1)]
+    vec![
+        join("evt_join_ann", "d", "ann", 1),
+        join("evt_join_bob", "d", "bob", 1),
+    ]
 }
 
 #[tokio::test]
@@ -20,11 +23,27 @@ async fn duplicates_count_once() -> Result<()> {
     let messages = events::messages("m", "d", 50, 1_000);
     // The same fact under a new event id is a duplicate too.
     let again: Vec<_> = (0..50)
-        .map(|i| events::message(&format!("evt_again_{i}"), "d", &format!("msg_m_{i}"), "ann", 1_000 + i))
+        .map(|i| {
+            events::message(
+                &format!("evt_again_{i}"),
+                "d",
+                &format!("msg_m_{i}"),
+                "ann",
+                1_000 + i,
+            )
+        })
         .collect();
     let members = members();
     for _ in 0..2 {
-        world.publish(members.iter().chain(&messages).chain(&messages).chain(&again)).await?;
+        world
+            .publish(
+                members
+                    .iter()
+                    .chain(&messages)
+                    .chain(&messages)
+                    .chain(&again),
+            )
+            .await?;
     }
     service.has_settled(2 * 152).await?;
     assert_eq!(dialog(&service, "d").await?, (50, 2));
@@ -110,8 +129,13 @@ async fn stopped_gently_it_finishes_what_it_holds() -> Result<()> {
     let service = world.service().await?;
     world.journaled(2_002).await?;
     assert_eq!(unread(&service, "bob", "d").await?, 2_000);
-    let duplicates = service.counter("chat_counters_events_total", "\"duplicate\"").await?;
-    assert_eq!(duplicates, 0, "a gentle stop leaves nothing to be delivered twice");
+    let duplicates = service
+        .counter("chat_counters_events_total", "\"duplicate\"")
+        .await?;
+    assert_eq!(
+        duplicates, 0,
+        "a gentle stop leaves nothing to be delivered twice"
+    );
     service.stop().await
 }
 
@@ -157,8 +181,16 @@ async fn order_of_arrival_does_not_matter() -> Result<()> {
     world.publish(&events).await?;
     service.has_settled(10).await?;
     assert_eq!(dialog(&service, "d").await?, (2, 2));
-    assert_eq!(unread(&service, "bob", "d").await?, 1, "m1 was read, m3 deleted");
-    assert_eq!(unread(&service, "eve", "d").await?, 1, "m1 is before the bulk read");
+    assert_eq!(
+        unread(&service, "bob", "d").await?,
+        1,
+        "m1 was read, m3 deleted"
+    );
+    assert_eq!(
+        unread(&service, "eve", "d").await?,
+        1,
+        "m1 is before the bulk read"
+    );
     assert_eq!(unread(&service, "dan", "d").await?, 0, "left");
     service.stop().await
 }
@@ -178,7 +210,13 @@ async fn a_read_can_wait_for_an_event() -> Result<()> {
     let mut request = tonic::Request::new(ask.clone());
     request.set_timeout(Duration::from_secs(20));
     let answer = tokio::spawn(async move { waiting.get_user_dialog_stats(request).await });
-    world.publish(members().iter().chain(&events::messages("m", "d", 1, 1_000))).await?;
+    world
+        .publish(
+            members()
+                .iter()
+                .chain(&events::messages("m", "d", 1, 1_000)),
+        )
+        .await?;
     assert_eq!(answer.await??.into_inner().unread_count, 1);
 
     let mut hurried = tonic::Request::new(GetUserDialogStatsRequest {

@@ -48,11 +48,25 @@ async fn every_method_answers_from_the_same_facts() -> Result<()> {
 
     let bob = client.get_user_stats(user(" BOB ")).await?.into_inner();
     assert_eq!(bob.user_id, "bob");
-    assert_eq!((bob.dialog_count, bob.unread_dialogs_count, bob.total_unread_count), (2, 2, 2));
+    assert_eq!(
+        (
+            bob.dialog_count,
+            bob.unread_dialogs_count,
+            bob.total_unread_count
+        ),
+        (2, 2, 2)
+    );
     assert_eq!(bob.unread_by_sender_type.get("user"), Some(&2));
     assert!(bob.version > 0 && bob.updated_at.is_some());
     let ann = client.get_user_stats(user("ann")).await?.into_inner();
-    assert_eq!((ann.dialog_count, ann.total_messages_count, ann.total_unread_count), (1, 3, 0));
+    assert_eq!(
+        (
+            ann.dialog_count,
+            ann.total_messages_count,
+            ann.total_unread_count
+        ),
+        (1, 3, 0)
+    );
 
     let request = v1::GetUserDialogStatsRequest {
         tenant_id: TENANT.into(),
@@ -72,15 +86,25 @@ async fn every_method_answers_from_the_same_facts() -> Result<()> {
         after_event_id: String::new(),
     };
     let d1 = client.get_dialog_stats(request).await?.into_inner();
-    assert_eq!((d1.message_count, d1.member_count, d1.topic_count), (2, 2, 1));
+    assert_eq!(
+        (d1.message_count, d1.member_count, d1.topic_count),
+        (2, 2, 1)
+    );
     assert_eq!(d1.last_message_at.map(|at| at.nanos), Some(20_000_000));
 
     let request = v1::BatchGetMessageStatsRequest {
         tenant_id: TENANT.into(),
         message_ids: vec!["m2".into(), "m1".into(), "m2".into()],
     };
-    let messages = client.batch_get_message_stats(request).await?.into_inner().message_stats;
-    let ids: Vec<_> = messages.iter().map(|message| message.message_id.as_str()).collect();
+    let messages = client
+        .batch_get_message_stats(request)
+        .await?
+        .into_inner()
+        .message_stats;
+    let ids: Vec<_> = messages
+        .iter()
+        .map(|message| message.message_id.as_str())
+        .collect();
     assert_eq!(ids, ["m2", "m1", "m2"], "in request order");
     assert_eq!(messages[0].reaction_counts.get("$👍."), Some(&1));
     assert_eq!(messages[1].status_counts.get("read"), Some(&1));
@@ -103,7 +127,11 @@ async fn what_was_never_heard_of_has_zeros() -> Result<()> {
         tenant_id: TENANT.into(),
         dialog_ids: vec!["none".into()],
     };
-    let none = client.batch_get_dialog_stats(request).await?.into_inner().dialog_stats;
+    let none = client
+        .batch_get_dialog_stats(request)
+        .await?
+        .into_inner()
+        .dialog_stats;
     assert_eq!((none[0].message_count, none[0].version), (0, 0));
     service.stop().await
 }
@@ -111,27 +139,42 @@ async fn what_was_never_heard_of_has_zeros() -> Result<()> {
 fn violations(refused: std::result::Result<impl std::fmt::Debug, Status>) -> Vec<String> {
     let status = refused.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
-    let details = status.get_details_bad_request().expect("google.rpc.BadRequest");
-    details.field_violations.into_iter().map(|violation| violation.field).collect()
+    let details = status
+        .get_details_bad_request()
+        .expect("google.rpc.BadRequest");
+    details
+        .field_violations
+        .into_iter()
+        .map(|violation| violation.field)
+        .collect()
 }
 
 #[tokio::test]
 async fn wrong_arguments_are_named() -> Result<()> {
     let (_world, service, mut client) = with("arguments", &[]).await?;
     let request = v1::GetUserStatsRequest::default();
-    assert_eq!(violations(client.get_user_stats(request).await), ["tenant_id", "user_id"]);
+    assert_eq!(
+        violations(client.get_user_stats(request).await),
+        ["tenant_id", "user_id"]
+    );
 
     let request = v1::BatchGetUserStatsRequest {
         tenant_id: TENANT.into(),
         user_ids: vec!["a".into(), "b".into(), "x".repeat(257)],
     };
-    assert_eq!(violations(client.batch_get_user_stats(request).await), ["user_ids[2]"]);
+    assert_eq!(
+        violations(client.batch_get_user_stats(request).await),
+        ["user_ids[2]"]
+    );
 
     let request = v1::BatchGetUserStatsRequest {
         tenant_id: TENANT.into(),
         user_ids: vec!["a".into(); 1_001],
     };
-    assert_eq!(violations(client.batch_get_user_stats(request).await), ["user_ids"]);
+    assert_eq!(
+        violations(client.batch_get_user_stats(request).await),
+        ["user_ids"]
+    );
 
     let request = v1::ListUserDialogStatsRequest {
         tenant_id: "control\u{7}".into(),
@@ -190,7 +233,11 @@ async fn a_deleted_dialog_counts_for_nobody() -> Result<()> {
     let (_world, service, mut client) = with("gone", &events).await?;
     for name in ["ann", "bob"] {
         let stats = client.get_user_stats(user(name)).await?.into_inner();
-        let counts = (stats.dialog_count, stats.total_unread_count, stats.total_messages_count);
+        let counts = (
+            stats.dialog_count,
+            stats.total_unread_count,
+            stats.total_messages_count,
+        );
         assert_eq!(counts, (0, 0, 0), "{name}");
         assert!(stats.version > 0, "a version never goes down");
     }
@@ -213,9 +260,13 @@ async fn health_and_reflection_are_served() -> Result<()> {
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
     let (_world, service, _client) = with("health", &[]).await?;
-    let channel = Channel::from_shared(format!("http://{}", service.grpc))?.connect().await?;
+    let channel = Channel::from_shared(format!("http://{}", service.grpc))?
+        .connect()
+        .await?;
     for name in ["", "chatcounters.v1.CounterService"] {
-        let request = HealthCheckRequest { service: name.into() };
+        let request = HealthCheckRequest {
+            service: name.into(),
+        };
         let answer = HealthClient::new(channel.clone()).check(request).await?;
         assert_eq!(answer.into_inner().status, 1, "{name:?} is serving");
     }
@@ -224,8 +275,12 @@ async fn health_and_reflection_are_served() -> Result<()> {
         ..ServerReflectionRequest::default()
     };
     let requests = futures::stream::iter([request]);
-    let answers = ServerReflectionClient::new(channel).server_reflection_info(requests);
+    let mut reflection = ServerReflectionClient::new(channel);
+    let answers = reflection.server_reflection_info(requests);
     let answer = answers.await?.into_inner().message().await?;
-    assert!(format!("{answer:?}").contains("chatcounters.v1.CounterService"), "{answer:?}");
+    assert!(
+        format!("{answer:?}").contains("chatcounters.v1.CounterService"),
+        "{answer:?}"
+    );
     service.stop().await
 }

@@ -78,17 +78,13 @@ impl Writer {
         let (changes, outcomes) = self.derive(memory, events, care);
         memory.commit(&changes)?;
         let now = changes.dialogs.into_iter();
-        self.remembered.extend(now.map(|(key, change)| (key, change.now)));
+        self.remembered
+            .extend(now.map(|(key, change)| (key, change.now)));
         Ok(outcomes)
     }
 
     /// Derives without committing: what a process that is killed has done.
-    pub fn derive(
-        &self,
-        memory: &Memory,
-        events: &[Event],
-        care: Care,
-    ) -> (Changes, Vec<Outcome>) {
+    pub fn derive(&self, memory: &Memory, events: &[Event], care: Care) -> (Changes, Vec<Outcome>) {
         let mut batch = Batch::default();
         let mut outcomes = Vec::new();
         for event in events {
@@ -133,7 +129,10 @@ impl Memory {
         match need {
             Need::Journal(key) => state.know_journal(key.clone(), self.journal.contains(&key)),
             Need::Dialog(key) => {
-                state.know_dialog(key.clone(), self.dialogs.get(&key).cloned().unwrap_or_default());
+                state.know_dialog(
+                    key.clone(),
+                    self.dialogs.get(&key).cloned().unwrap_or_default(),
+                );
             }
             Need::Membership(key) => {
                 let share = self.memberships.get(&key).cloned().unwrap_or_default();
@@ -157,7 +156,10 @@ impl Memory {
                 state.know_members_past(dialog, at, members);
             }
             Need::Readers(message) => {
-                let reads = self.receipts.iter().filter(|r| r.message == message && r.status.is_read());
+                let reads = self
+                    .receipts
+                    .iter()
+                    .filter(|r| r.message == message && r.status.is_read());
                 let readers = reads.map(|r| r.user.clone()).collect();
                 state.know_readers(message, readers);
             }
@@ -178,7 +180,10 @@ impl Memory {
     }
 
     fn members_past(&self, dialog: &DialogKey, at: Micros) -> Vec<(UserId, Mark)> {
-        let here = self.memberships.iter().filter(|(key, _)| key.dialog == *dialog);
+        let here = self
+            .memberships
+            .iter()
+            .filter(|(key, _)| key.dialog == *dialog);
         let marks = here.filter_map(|(key, share)| Some((key.user.clone(), share.facts.mark()?)));
         marks.filter(|(_, mark)| mark.covers(at)).collect()
     }
@@ -190,12 +195,19 @@ impl Memory {
                 continue;
             };
             let read = self.receipts.iter().any(|receipt| {
-                receipt.message == *key && receipt.user == membership.user && receipt.status.is_read()
+                receipt.message == *key
+                    && receipt.user == membership.user
+                    && receipt.status.is_read()
             });
             let here = key.tenant == membership.dialog.tenant
                 && created.dialog == membership.dialog.dialog;
             let countable = !stored.message.deleted && !created.system;
-            if here && countable && !read && !mark.covers(created.at) && created.sender != membership.user {
+            if here
+                && countable
+                && !read
+                && !mark.covers(created.at)
+                && created.sender != membership.user
+            {
                 unread.add(&created.sender_type, 1);
             }
         }
@@ -232,7 +244,10 @@ impl Memory {
         }
         self.topics.extend(changes.topics.iter().cloned());
         for (key, latest) in &changes.user_types {
-            let known = self.user_types.entry(key.clone()).or_insert_with(|| latest.clone());
+            let known = self
+                .user_types
+                .entry(key.clone())
+                .or_insert_with(|| latest.clone());
             if latest.0 > known.0 {
                 *known = latest.clone();
             }
@@ -278,7 +293,10 @@ impl Memory {
                 MessageBefore::Created => stored.is_none(),
             }
         });
-        let receipts = changes.receipts.iter().any(|key| self.receipts.contains(key));
+        let receipts = changes
+            .receipts
+            .iter()
+            .any(|key| self.receipts.contains(key));
         let topics = changes.topics.iter().any(|key| self.topics.contains(key));
         let words = changes.reactions.iter();
         let words = words.filter(|(key, change)| self.reactions.get(key) != change.before.as_ref());

@@ -11,7 +11,10 @@ use crate::servers::Server;
 use crate::world::{World, dialog, unread};
 
 fn members() -> Vec<events::Wire> {
-    vec![join("evt_join_ann", "d", "ann", 1), join("evt_join_bob", "d", "bob", 1)]
+    vec![
+        join("evt_join_ann", "d", "ann", 1),
+        join("evt_join_bob", "d", "bob", 1),
+    ]
 }
 
 #[tokio::test]
@@ -26,19 +29,28 @@ async fn a_database_that_is_away_for_ten_seconds_is_waited_for() -> Result<()> {
     mongod.run("kill").await?;
     // The outage itself, not a wait for something.
     let outage = tokio::time::sleep(Duration::from_secs(10));
-    world.publish(&events::messages("m", "d", 500, 1_000)).await?;
+    world
+        .publish(&events::messages("m", "d", 500, 1_000))
+        .await?;
     until("not ready while the store is away", || async {
         (!service.is_ready().await).then_some(())
     })
     .await?;
     outage.await;
-    assert_eq!(service.settled().await?, 2, "nothing can be settled meanwhile");
+    assert_eq!(
+        service.settled().await?,
+        2,
+        "nothing can be settled meanwhile"
+    );
     mongod.start().await?;
 
     service.has_settled(502).await?;
     assert_eq!(unread(&service, "bob", "d").await?, 500);
     assert_eq!(world.depth(&world.config.bus.dead_letter_queue).await?, 0);
-    until("ready again", || async { service.is_ready().await.then_some(()) }).await?;
+    until("ready again", || async {
+        service.is_ready().await.then_some(())
+    })
+    .await?;
     service.stop().await
 }
 
@@ -49,7 +61,9 @@ async fn a_broker_that_is_killed_and_comes_back_is_consumed_again() -> Result<()
     world.config.bus.url = rabbit.url.clone().into();
     let service = world.service().await?;
     world.publish(&members()).await?;
-    world.publish(&events::messages("m", "d", 500, 1_000)).await?;
+    world
+        .publish(&events::messages("m", "d", 500, 1_000))
+        .await?;
     rabbit.run("kill").await?;
     until("not ready without a broker", || async {
         (!service.is_ready().await).then_some(())
@@ -57,7 +71,9 @@ async fn a_broker_that_is_killed_and_comes_back_is_consumed_again() -> Result<()
     .await?;
     rabbit.start().await?;
 
-    world.publish(&events::messages("n", "d", 500, 5_000)).await?;
+    world
+        .publish(&events::messages("n", "d", 500, 5_000))
+        .await?;
     world.journaled(1_002).await?;
     assert_eq!(dialog(&service, "d").await?, (1_000, 2));
     assert_eq!(unread(&service, "bob", "d").await?, 1_000);
@@ -70,7 +86,8 @@ async fn a_service_that_starts_before_its_servers_waits_for_them() -> Result<()>
     mongod.run("kill").await?;
     let mut world = World::new("late");
     world.config.store.url = mongod.url.clone().into();
-    let service = crate::kit::service::Service::spawn(crate::world::binary(), &world.config).await?;
+    let service =
+        crate::kit::service::Service::spawn(crate::world::binary(), &world.config).await?;
     until("metrics are served", || async {
         service.settled().await.ok()
     })
@@ -91,12 +108,16 @@ async fn a_queue_that_is_deleted_is_declared_again() -> Result<()> {
     service.has_settled(2).await?;
     let (connection, channel) = world.channel().await?;
     let queue = world.config.bus.queue.as_str();
-    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
+    channel
+        .queue_delete(queue.into(), QueueDeleteOptions::default())
+        .await?;
     connection.close(200, "done".into()).await?;
 
     until("a new queue", || async { world.depth(queue).await.ok() }).await?;
     until("ready", || async { service.is_ready().await.then_some(()) }).await?;
-    world.publish(&events::messages("m", "d", 10, 1_000)).await?;
+    world
+        .publish(&events::messages("m", "d", 10, 1_000))
+        .await?;
     service.has_settled(12).await?;
     assert_eq!(unread(&service, "bob", "d").await?, 10);
     service.stop().await

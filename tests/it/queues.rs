@@ -20,7 +20,10 @@ async fn refused(world: &World) -> Result<(Option<i32>, String)> {
         .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
         .env("CHAT_COUNTERS__BUS__EXCHANGE", &config.bus.exchange)
         .env("CHAT_COUNTERS__BUS__QUEUE", &config.bus.queue)
-        .env("CHAT_COUNTERS__BUS__DEAD_LETTER_QUEUE", &config.bus.dead_letter_queue)
+        .env(
+            "CHAT_COUNTERS__BUS__DEAD_LETTER_QUEUE",
+            &config.bus.dead_letter_queue,
+        )
         .env("CHAT_COUNTERS__GRPC__LISTEN", "127.0.0.1:0")
         .env("CHAT_COUNTERS__METRICS__LISTEN", "")
         .kill_on_drop(true)
@@ -42,8 +45,17 @@ fn arguments(pairs: &[(&str, AMQPValue)]) -> FieldTable {
 async fn a_queue_under_which_events_could_be_lost_is_refused_in_words() -> Result<()> {
     let quorum = ("x-queue-type", AMQPValue::LongString("quorum".into()));
     let rows = [
-        ("ttl", vec![quorum.clone(), ("x-message-ttl", AMQPValue::LongInt(60_000))]),
-        ("length", vec![quorum.clone(), ("x-max-length", AMQPValue::LongInt(10))]),
+        (
+            "ttl",
+            vec![
+                quorum.clone(),
+                ("x-message-ttl", AMQPValue::LongInt(60_000)),
+            ],
+        ),
+        (
+            "length",
+            vec![quorum.clone(), ("x-max-length", AMQPValue::LongInt(10))],
+        ),
         ("no_dlx", vec![quorum]),
         ("classic", vec![]),
     ];
@@ -52,13 +64,24 @@ async fn a_queue_under_which_events_could_be_lost_is_refused_in_words() -> Resul
         let (connection, channel) = world.channel().await?;
         let queue = world.config.bus.queue.as_str();
         let options = QueueDeclareOptions::durable();
-        channel.queue_declare(queue.into(), options, arguments(&pairs)).await?;
+        channel
+            .queue_declare(queue.into(), options, arguments(&pairs))
+            .await?;
         connection.close(200, "done".into()).await?;
         let (code, said) = refused(&world).await?;
         assert_eq!(code, Some(3), "{name}: {said}");
-        assert!(said.contains(queue), "{name} does not name the queue: {said}");
-        assert!(said.contains("bus.queue"), "{name} does not say how to cure it: {said}");
-        assert!(!said.contains("guest:guest"), "{name} shows a password: {said}");
+        assert!(
+            said.contains(queue),
+            "{name} does not name the queue: {said}"
+        );
+        assert!(
+            said.contains("bus.queue"),
+            "{name} does not say how to cure it: {said}"
+        );
+        assert!(
+            !said.contains("guest:guest"),
+            "{name} shows a password: {said}"
+        );
     }
     Ok(())
 }
@@ -75,7 +98,9 @@ async fn an_exchange_that_a_producer_declared_is_used_as_it_is() -> Result<()> {
     };
     let exchange = world.config.bus.exchange.as_str();
     let table = FieldTable::default();
-    channel.exchange_declare(exchange.into(), ExchangeKind::Topic, options, table).await?;
+    channel
+        .exchange_declare(exchange.into(), ExchangeKind::Topic, options, table)
+        .await?;
     let service = world.service().await?;
     world.publish([&message("e", "d", "m", "ann", 5)]).await?;
     service.has_settled(1).await?;
@@ -87,7 +112,12 @@ async fn an_exchange_that_a_producer_declared_is_used_as_it_is() -> Result<()> {
 #[tokio::test]
 async fn a_wrong_password_is_refused_without_showing_it() -> Result<()> {
     let mut world = World::new("password");
-    let url = world.config.bus.url.expose().replace("guest:guest@", "guest:hunter2@");
+    let url = world
+        .config
+        .bus
+        .url
+        .expose()
+        .replace("guest:guest@", "guest:hunter2@");
     world.config.bus.url = url.into();
     let (code, said) = refused(&world).await?;
     assert_eq!(code, Some(3), "{said}");

@@ -25,15 +25,24 @@ async fn a_disturbed_scenario_counts_as_the_model() -> Result<()> {
         let model = Model::of(&scenario.events);
         let comparison = read_back::compare(&mut client(&service).await?, &model).await?;
         assert!(comparison.compared > 100);
-        let differences: Vec<_> = comparison.differences.iter().map(ToString::to_string).collect();
+        let differences: Vec<_> = comparison
+            .differences
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert!(differences.is_empty(), "seed {seed}: {differences:#?}");
 
         let poison = scenario.published.iter();
-        let poison: Vec<_> = poison.filter(|p| matches!(p.kind, Kind::Poison(_))).collect();
+        let poison: Vec<_> = poison
+            .filter(|p| matches!(p.kind, Kind::Poison(_)))
+            .collect();
         for letter in world.letters(poison.len()).await? {
             let sent = poison.iter().find(|p| p.body == letter.body);
             let Some(Kind::Poison(reason)) = sent.map(|p| p.kind) else {
-                panic!("a good event was dead-lettered: {}", letter.header("x-cc-error"));
+                panic!(
+                    "a good event was dead-lettered: {}",
+                    letter.header("x-cc-error")
+                );
             };
             assert_eq!(letter.header("x-cc-reason"), reason);
         }

@@ -25,12 +25,17 @@ impl Drop for Directory {
 }
 
 fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/dev").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("deploy/dev")
+        .join(name)
 }
 
 async fn output(program: &Path, arguments: &[String]) -> Result<String> {
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stderr(Stdio::inherit());
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
     let output = command.output().await?;
     if output.status.success() {
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
@@ -41,7 +46,11 @@ async fn output(program: &Path, arguments: &[String]) -> Result<String> {
 
 async fn free_ports(count: usize) -> Result<u16> {
     let ports = output(&script("free_ports.py"), &[count.to_string()]).await?;
-    Ok(ports.split_whitespace().next().ok_or("no free ports")?.parse()?)
+    Ok(ports
+        .split_whitespace()
+        .next()
+        .ok_or("no free ports")?
+        .parse()?)
 }
 
 fn directory(name: &str) -> Directory {
@@ -53,7 +62,11 @@ impl Server {
         let (port, directory) = (free_ports(10).await?, directory(name));
         let server = Self {
             script: script("rabbit.sh"),
-            arguments: vec![directory.0.display().to_string(), name.into(), port.to_string()],
+            arguments: vec![
+                directory.0.display().to_string(),
+                name.into(),
+                port.to_string(),
+            ],
             url: format!("amqp://guest:guest@127.0.0.1:{port}/%2f"),
             _directory: directory,
         };

@@ -159,7 +159,10 @@ pub async fn unread(service: &Service, user: &str, dialog: &str) -> Result<i64> 
         dialog_id: dialog.into(),
         after_event_id: String::new(),
     };
-    let answer = client(service).await?.get_user_dialog_stats(request).await?;
+    let answer = client(service)
+        .await?
+        .get_user_dialog_stats(request)
+        .await?;
     Ok(answer.into_inner().unread_count)
 }
 
@@ -170,6 +173,10 @@ pub async fn dialog(service: &Service, dialog: &str) -> Result<(i64, i64)> {
         dialog_id: dialog.into(),
         after_event_id: String::new(),
     };
-    let answer = client(service).await?.get_dialog_stats(request).await?.into_inner();
+    let answer = client(service)
+        .await?
+        .get_dialog_stats(request)
+        .await?
+        .into_inner();
     Ok((answer.message_count, answer.member_count))
 }

@@ -118,7 +118,11 @@ async fn users(client: &mut Client, model: &Model, comparison: &mut Comparison) 
                     expected.unread_dialogs_count,
                     found.unread_dialogs_count,
                 );
-                check("total_unread_count", expected.total_unread_count, found.total_unread_count);
+                check(
+                    "total_unread_count",
+                    expected.total_unread_count,
+                    found.total_unread_count,
+                );
                 check(
                     "total_messages_count",
                     expected.total_messages_count,
@@ -152,14 +156,24 @@ async fn user_dialogs(
         };
         let found = client.get_user_dialog_stats(request).await?.into_inner();
         comparison.check(&key, "member", &expected.member, &found.member);
-        comparison.check(&key, "unread_count", &expected.unread_count, &found.unread_count);
+        comparison.check(
+            &key,
+            "unread_count",
+            &expected.unread_count,
+            &found.unread_count,
+        );
         comparison.check(
             &key,
             "unread_by_sender_type",
             &expected.unread_by_sender_type,
             &sorted(found.unread_by_sender_type),
         );
-        comparison.check(&key, "joined_at", &expected.joined_at, &micros(found.joined_at));
+        comparison.check(
+            &key,
+            "joined_at",
+            &expected.joined_at,
+            &micros(found.joined_at),
+        );
     }
     Ok(())
 }
@@ -228,9 +242,24 @@ async fn dialogs(client: &mut Client, model: &Model, comparison: &mut Comparison
             for (dialog, found) in dialog_ids.iter().zip(answer.dialog_stats) {
                 let expected = model.dialog(&tenant_id, dialog);
                 let key = format!("dialog {tenant_id} {dialog}");
-                comparison.check(&key, "message_count", &expected.message_count, &found.message_count);
-                comparison.check(&key, "member_count", &expected.member_count, &found.member_count);
-                comparison.check(&key, "topic_count", &expected.topic_count, &found.topic_count);
+                comparison.check(
+                    &key,
+                    "message_count",
+                    &expected.message_count,
+                    &found.message_count,
+                );
+                comparison.check(
+                    &key,
+                    "member_count",
+                    &expected.member_count,
+                    &found.member_count,
+                );
+                comparison.check(
+                    &key,
+                    "topic_count",
+                    &expected.topic_count,
+                    &found.topic_count,
+                );
                 let last = micros(found.last_message_at);
                 comparison.check(&key, "last_message_at", &expected.last_message_at, &last);
             }
@@ -253,7 +282,12 @@ async fn messages(client: &mut Client, model: &Model, comparison: &mut Compariso
                 let statuses = sorted(found.status_counts);
                 comparison.check(&key, "status_counts", &expected.status_counts, &statuses);
                 let reactions = sorted(found.reaction_counts);
-                comparison.check(&key, "reaction_counts", &expected.reaction_counts, &reactions);
+                comparison.check(
+                    &key,
+                    "reaction_counts",
+                    &expected.reaction_counts,
+                    &reactions,
+                );
             }
         }
     }

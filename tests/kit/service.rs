@@ -107,14 +107,23 @@ impl Service {
             ("STORE__DATABASE", config.store.database.clone()),
             ("BUS__EXCHANGE", config.bus.exchange.clone()),
             ("BUS__QUEUE", config.bus.queue.clone()),
-            ("BUS__DEAD_LETTER_QUEUE", config.bus.dead_letter_queue.clone()),
+            (
+                "BUS__DEAD_LETTER_QUEUE",
+                config.bus.dead_letter_queue.clone(),
+            ),
             ("BUS__PREFETCH", config.bus.prefetch.to_string()),
             ("BUS__MAX_BODY_BYTES", config.bus.max_body_bytes.to_string()),
-            ("BUS__WATCHDOG_SECONDS", config.bus.watchdog_seconds.to_string()),
+            (
+                "BUS__WATCHDOG_SECONDS",
+                config.bus.watchdog_seconds.to_string(),
+            ),
             ("LANES__COUNT", config.lanes.count.to_string()),
             ("LANES__BATCH_EVENTS", config.lanes.batch_events.to_string()),
             ("LANES__BATCH_AGE_MS", config.lanes.batch_age_ms.to_string()),
-            ("SHUTDOWN__DRAIN_SECONDS", config.shutdown.drain_seconds.to_string()),
+            (
+                "SHUTDOWN__DRAIN_SECONDS",
+                config.shutdown.drain_seconds.to_string(),
+            ),
         ] {
             command.env(format!("CHAT_COUNTERS__{key}"), value);
         }
@@ -175,7 +184,9 @@ impl Service {
     pub async fn send(&self, signal: &str) -> Result<()> {
         let pid = self.pid.to_string();
         let sent = Command::new("kill").args([signal, &pid]).status().await?;
-        sent.success().then_some(()).ok_or_else(|| "no such process".into())
+        sent.success()
+            .then_some(())
+            .ok_or_else(|| "no such process".into())
     }
 
     /// The sum of a counter over all labels that contain `label`.
@@ -220,7 +231,10 @@ pub fn neighbouring_binary() -> Result<PathBuf> {
     }
     let program = std::env::current_exe()?;
     // target/PROFILE/examples/demo -> target/PROFILE/chat-counters
-    let profile = program.ancestors().nth(2).ok_or("a program without a directory")?;
+    let profile = program
+        .ancestors()
+        .nth(2)
+        .ok_or("a program without a directory")?;
     Ok(profile.join("chat-counters"))
 }
 
