@@ -1,14 +1,20 @@
 //! The command line: one file per verb.
 
+mod check;
+mod completions;
+mod config;
 mod exit;
+mod get;
+mod lines;
 mod output;
+mod publish;
 mod serve;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Loaded, Sources};
+use crate::config::{Loaded, Sources, load};
 use crate::telemetry::log;
 
 pub use exit::{ExitCode, Failure};
@@ -72,10 +78,10 @@ struct Global {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Configuration")]
 struct Overrides {
-    /// RabbitMQ, amqp://user:password@host:port/vhost (bus.url); others see flags, so rather set CHAT_COUNTERS__BUS__URL
+    /// RabbitMQ, amqp://user:password@host:port/vhost (bus.url); flags are seen by others: with a password, set CHAT_COUNTERS__BUS__URL instead
     #[arg(long, global = true, value_name = "URL")]
     bus_url: Option<String>,
-    /// MongoDB, mongodb://user:password@host:port/?replicaSet=name (store.url); rather set CHAT_COUNTERS__STORE__URL
+    /// MongoDB, mongodb://user:password@host:port/?replicaSet=name (store.url); with a password, set CHAT_COUNTERS__STORE__URL instead
     #[arg(long, global = true, value_name = "URL")]
     store_url: Option<String>,
     /// Exchange that events are published to (bus.exchange)
@@ -105,6 +111,11 @@ struct Overrides {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Publish(publish::Publish),
+    Get(get::Get),
+    Check(check::Check),
+    Config(config::Config),
+    Completions(completions::Completions),
 }
 
 impl Global {
@@ -138,7 +149,7 @@ impl Global {
             environment: std::env::vars_os().collect(),
             flags: flags.into_iter().filter_map(given).collect(),
         };
-        Ok(config::load(sources)?)
+        Ok(load(sources)?)
     }
 
     /// As [`load`](Global::load), and starts logging: warnings only, unless
@@ -147,8 +158,7 @@ impl Global {
         let loaded = self.load()?;
         let mut logs = loaded.config.log.clone();
         if self.overrides.log_level.is_none() {
-            // The clients' own words would only repeat what the command says.
-            logs.level = "warn,lapin=off".into();
+            logs.level = "warn".into();
         }
         log::init(&logs);
         Ok(loaded)
@@ -160,6 +170,11 @@ pub async fn run(cli: Cli) -> ExitCode {
     let Cli { global, command } = cli;
     let done = match command {
         Command::Serve(serve) => serve.run(&global).await,
+        Command::Publish(publish) => publish.run(&global).await,
+        Command::Get(get) => get.run(&global).await,
+        Command::Check(check) => check.run(&global).await,
+        Command::Config(config) => config.run(&global),
+        Command::Completions(completions) => completions.run(),
     };
     done.unwrap_or_else(|failure| failure.tell())
 }

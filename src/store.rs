@@ -4,6 +4,7 @@ mod commit;
 mod documents;
 pub mod error;
 pub mod feed;
+pub mod inspect;
 mod journal;
 mod load;
 mod migrate;

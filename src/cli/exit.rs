@@ -43,6 +43,11 @@ impl Failure {
         }
     }
 
+    /// Whether a server is to blame.
+    pub fn is_server(&self) -> bool {
+        self.code == ExitCode::Server
+    }
+
     /// Says it on stderr.
     pub fn tell(self) -> ExitCode {
         if !self.message.is_empty() {

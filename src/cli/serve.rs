@@ -11,8 +11,8 @@ use crate::telemetry::log;
 #[command(
     long_about = "Runs the service in the foreground: consumes events from the queue (declaring \
                   exchange and queues that are missing), commits their effects, answers gRPC, and \
-                  serves /metrics and /healthz.\n\nSIGTERM or SIGINT drains and stops it; a \
-                  second one ends it at once. No event is lost or counted twice either way. \
+                  serves /metrics and /healthz.\n\nSIGTERM or SIGINT drains and stops it, within \
+                  shutdown.drain_seconds. No event is lost or counted twice, however it ends. \
                   Outages of either server are waited out.",
     after_help = "Examples:\n  \
                   chat-counters serve\n  \

@@ -127,3 +127,28 @@ fn response(status: StatusCode, kind: &'static str, text: String) -> Response<St
         .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_path_has_its_answer() {
+        let mut registry = Registry::default();
+        let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
+        registry.register("things", "Things", counter);
+        let rows = [
+            (Method::GET, "/metrics", true, 200, "things_total 0"),
+            (Method::HEAD, "/metrics", false, 200, "# EOF"),
+            (Method::GET, "/healthz", true, 200, "ok"),
+            (Method::GET, "/healthz", false, 503, "not ready"),
+            (Method::GET, "/", true, 404, "/metrics"),
+            (Method::POST, "/metrics", true, 405, "GET"),
+        ];
+        for (method, path, ready, status, text) in rows {
+            let response = answer(&method, path, &registry, &|| ready);
+            assert_eq!(response.status().as_u16(), status, "{method} {path}");
+            assert!(response.body().contains(text), "{method} {path}");
+        }
+    }
+}

@@ -8,7 +8,13 @@ use crate::config;
 
 /// Starts logging. Calling it again changes nothing.
 pub fn init(log: &config::Log) {
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // lapin logs as errors what the service expects and handles; naming it in
+    // the level brings its words back.
+    let level = match log.level.contains("lapin") {
+        true => log.level.clone(),
+        false => format!("{},lapin=off", log.level),
+    };
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -1,17 +1,35 @@
 //! What the service counts about itself. Never labelled by user, dialog,
 //! message or tenant: labels are closed sets or capped.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::process::Resident;
+
+/// Distinct types of ignored events that are told apart; the rest is `other`.
+const IGNORED_TYPES: usize = 64;
+/// Longest type that is a label, in bytes.
+const TYPE_BYTES: usize = 128;
 
 /// One label with a name from a closed set.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Label {
     /// Its value.
     pub kind: &'static str,
+}
+
+/// The type of an event, one of a bounded set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TypeLabel {
+    /// As sent.
+    pub event_type: String,
 }
 
 /// The service's own counters. Cloning shares them.
@@ -34,6 +52,10 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Consumer sessions ended other than by a shutdown, by cause.
     pub consumer_restarts: Family<Label, Counter>,
+    /// Events that are none of ours, by type.
+    ignored: Family<TypeLabel, Counter>,
+    /// The types that have a label of their own.
+    ignored_types: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Metrics {
@@ -48,7 +70,15 @@ impl Metrics {
             batch_events: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             consumer_restarts: Family::default(),
+            ignored: Family::default(),
+            ignored_types: Arc::default(),
         };
+        metrics.register(registry);
+        metrics
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let metrics = self;
         let registry = registry.sub_registry_with_prefix("chat_counters");
         registry.register(
             "deliveries",
@@ -90,7 +120,22 @@ impl Metrics {
             "Consumer sessions ended other than by a shutdown, by cause",
             metrics.consumer_restarts.clone(),
         );
-        metrics
+        registry.register(
+            "ignored_events",
+            "Events of types that have no effect on any counter, by type",
+            metrics.ignored.clone(),
+        );
+        registry.register(
+            "build",
+            "The running program",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register_with_unit(
+            "resident_memory",
+            "Memory of the process that is in RAM",
+            Unit::Bytes,
+            Resident,
+        );
     }
 
     /// Counts a settled event by its outcome.
@@ -99,7 +144,61 @@ impl Metrics {
     }
 
     /// Counts an event that is none of ours, by its type.
-    pub fn ignored(&self, _event_type: &str) {
+    pub fn ignored(&self, event_type: &str) {
         self.settled("ignored");
+        let event_type = self.ignored_label(event_type).into();
+        self.ignored.get_or_create(&TypeLabel { event_type }).inc();
+    }
+
+    /// The type itself for the first so many, `other` after: a producer must
+    /// not be able to grow the metrics without a limit.
+    fn ignored_label<'a>(&self, event_type: &'a str) -> &'a str {
+        let mut types = self
+            .ignored_types
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if types.contains(event_type) {
+            return event_type;
+        }
+        if types.len() == IGNORED_TYPES || event_type.len() > TYPE_BYTES {
+            return "other";
+        }
+        types.insert(event_type.into());
+        event_type
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_types_are_told_apart_up_to_a_limit() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        for number in 0..100 {
+            metrics.ignored(&format!("type.{number}"));
+            metrics.ignored("type.0");
+        }
+        metrics.ignored(&"x".repeat(1_000));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "chat_counters_ignored_events_total{event_type=\"type.0\"} 101",
+            "chat_counters_ignored_events_total{event_type=\"type.63\"} 1",
+            "chat_counters_ignored_events_total{event_type=\"other\"} 37",
+            "chat_counters_events_total{kind=\"ignored\"} 201",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert_eq!(
+            text.matches("ignored_events_total{").count(),
+            IGNORED_TYPES + 1
+        );
+        assert!(text.contains("chat_counters_build_info{version="), "{text}");
+        assert!(
+            text.contains("chat_counters_resident_memory_bytes "),
+            "{text}"
+        );
     }
 }

@@ -1,0 +1,165 @@
+//! `check`: is everything as it must be?
+
+use clap::Args;
+use serde::Serialize;
+
+use super::output::{self, Output, table};
+use super::{ExitCode, Failure, Global};
+use crate::bus::{self, BusError, inspect::Found};
+use crate::store;
+
+/// Say whether configuration, RabbitMQ and MongoDB are as they must be
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Reads the configuration, connects to MongoDB and RabbitMQ, and says what it \
+                  found there (versions, replica set, queues) and what keeps the service from \
+                  working, with a cure for each problem. Changes nothing.",
+    after_help = "Exit codes:\n  \
+                  0  all is well\n  \
+                  1  problems were found\n  \
+                  2  the configuration cannot be used\n  \
+                  3  a server cannot be reached or refuses\n\n\
+                  Examples:\n  \
+                  chat-counters check --config /etc/chat-counters.toml\n  \
+                  chat-counters check --output json | jq .problems"
+)]
+pub(super) struct Check {}
+
+/// What was found; a server that did not answer is absent.
+#[derive(Debug, Serialize)]
+struct Report {
+    mongodb: Option<store::inspect::Inspection>,
+    rabbitmq: Option<bus::inspect::Inspection>,
+    problems: Vec<String>,
+    notes: Vec<String>,
+}
+
+impl Check {
+    pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
+        let config = global.quietly()?.config;
+        let (store, bus) = tokio::join!(
+            store::inspect::inspect(&config.store),
+            bus::inspect(&config.bus)
+        );
+        let mut report = Report {
+            mongodb: None,
+            rabbitmq: None,
+            problems: Vec::new(),
+            notes: Vec::new(),
+        };
+        let mut code = ExitCode::Done;
+        match store {
+            Ok(found) => report.mongodb = Some(found),
+            Err(error) => {
+                report.problems.push(error.to_string());
+                code = ExitCode::Server;
+            }
+        }
+        match bus {
+            Ok(found) => report.rabbitmq = Some(found),
+            Err(error) => {
+                let cure = match error {
+                    BusError::Unreachable { .. } => {
+                        ". Start it, or correct bus.url (CHAT_COUNTERS__BUS__URL)"
+                    }
+                    _ => "",
+                };
+                report.problems.push(format!("{error}{cure}"));
+                code = ExitCode::Server;
+            }
+        }
+        report.collect();
+        if code == ExitCode::Done && !report.problems.is_empty() {
+            code = ExitCode::No;
+        }
+        match global.output {
+            Output::Json => output::print_json(&report)?,
+            Output::Table => output::print(&report.text())?,
+        }
+        Ok(code)
+    }
+}
+
+impl Report {
+    /// All problems and notes in one place.
+    fn collect(&mut self) {
+        if let Some(mongodb) = &self.mongodb {
+            self.problems.extend_from_slice(&mongodb.problems);
+        }
+        if let Some(rabbitmq) = &self.rabbitmq {
+            self.problems.extend_from_slice(&rabbitmq.problems);
+            self.notes.extend_from_slice(&rabbitmq.notes);
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut rows = vec![row("configuration", "valid")];
+        if let Some(found) = &self.mongodb {
+            rows.extend(mongodb(found));
+        }
+        if let Some(found) = &self.rabbitmq {
+            rows.extend(rabbitmq(found));
+        }
+        let mut text = table(&[], &rows);
+        let notes = self.notes.iter().map(|note| format!("note: {note}\n"));
+        let problems = self
+            .problems
+            .iter()
+            .map(|problem| format!("PROBLEM: {problem}\n"));
+        text.extend(notes.chain(problems));
+        text.push_str(match self.problems.len() {
+            0 => "all is well\n",
+            _ => "not as it must be\n",
+        });
+        text
+    }
+}
+
+fn row(what: &str, found: impl Into<String>) -> Vec<String> {
+    vec![what.into(), found.into()]
+}
+
+fn mongodb(found: &store::inspect::Inspection) -> Vec<Vec<String>> {
+    let or = |text: &Option<String>, absent: &str| text.clone().unwrap_or_else(|| absent.into());
+    let works = |yes| if yes { "work" } else { "not seen to work" };
+    let version = or(&found.version, "of unknown version");
+    vec![
+        row("MongoDB", format!("{version} at {}", found.url)),
+        row("  replica set", or(&found.replica_set, "none")),
+        row("  primary", or(&found.primary, "none")),
+        row("  transactions", works(found.transactions)),
+        row("  snapshot reads", works(found.snapshot_reads)),
+    ]
+}
+
+fn rabbitmq(found: &bus::inspect::Inspection) -> Vec<Vec<String>> {
+    let product = found.product.as_deref().unwrap_or("RabbitMQ");
+    let version = found.version.as_deref().unwrap_or("of unknown version");
+    let state = |found: &Found| match (found.exists, found.fits) {
+        (false, _) => "does not exist yet",
+        (true, true) => "fits",
+        (true, false) => "does not fit",
+    };
+    let queue = |found: &Found| {
+        let Found {
+            name,
+            messages,
+            consumers,
+            ..
+        } = found;
+        let state = state(found);
+        if !found.exists {
+            return format!("{name}: {state}");
+        }
+        format!("{name}: {state}, {messages} messages ready, {consumers} consumers")
+    };
+    vec![
+        row(product, format!("{version} at {}", found.url)),
+        row(
+            "  exchange",
+            format!("{}: {}", found.exchange.name, state(&found.exchange)),
+        ),
+        row("  queue", queue(&found.queue)),
+        row("  dead letters", queue(&found.dead_letter_queue)),
+    ]
+}

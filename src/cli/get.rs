@@ -1,0 +1,550 @@
+//! `get`: counters, read over gRPC.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use super::output::{self, Output, table};
+use super::{ExitCode, Failure, Global};
+use crate::grpc::v1;
+use v1::counter_service_client::CounterServiceClient;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Ids in one call at most, as the server has it.
+const BATCH: usize = 1_000;
+/// Dialogs in one page, as many as the server gives.
+const PAGE: i32 = 500;
+
+/// Read counters over gRPC
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Reads counters from a running service. Whoever or whatever it never heard of \
+                  has zeros. Several ids are read in batches, each as of one moment.",
+    after_help = "Exit codes:\n  \
+                  0  answered\n  \
+                  1  the event of --after-event was not applied within --timeout\n  \
+                  2  wrong usage or configuration, or an id that cannot be\n  \
+                  3  the service cannot be reached or cannot answer\n\n\
+                  Examples:\n  \
+                  chat-counters get user alice --tenant acme\n  \
+                  chat-counters get user alice bob carol --tenant acme --output json\n  \
+                  chat-counters get user-dialog alice d1 --tenant acme --after-event 01J9Z\n  \
+                  chat-counters get user-dialogs alice --tenant acme --unread-only"
+)]
+pub(super) struct Get {
+    #[command(subcommand)]
+    what: What,
+    /// The tenant
+    #[arg(
+        long,
+        global = true,
+        value_name = "ID",
+        default_value = "",
+        hide_default_value = true
+    )]
+    tenant: String,
+    /// Wait until the effect of this event is in the answer (one id only)
+    #[arg(long, global = true, value_name = "EVENT_ID")]
+    after_event: Option<String>,
+    /// The service; default: grpc.listen of the configuration
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// Longest time for each call, in seconds
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    timeout: u64,
+}
+
+/// Whose counters.
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Users: dialogs and unread messages over all of them
+    User {
+        /// Users
+        #[arg(required = true, value_name = "USER")]
+        users: Vec<String>,
+    },
+    /// Dialogs: members, messages, topics
+    Dialog {
+        /// Dialogs
+        #[arg(required = true, value_name = "DIALOG")]
+        dialogs: Vec<String>,
+    },
+    /// One user in one dialog: membership, unread messages, read until
+    UserDialog {
+        /// The user
+        user: String,
+        /// The dialog
+        dialog: String,
+    },
+    /// Every dialog that a user is a member of
+    UserDialogs {
+        /// The user
+        user: String,
+        /// Only dialogs with unread messages
+        #[arg(long)]
+        unread_only: bool,
+    },
+    /// Messages: statuses and reactions
+    Message {
+        /// Messages
+        #[arg(required = true, value_name = "MESSAGE")]
+        messages: Vec<String>,
+    },
+}
+
+impl Get {
+    pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
+        self.usage()?;
+        let config = global.quietly()?.config;
+        let address = self.address.as_ref().unwrap_or(&config.grpc.listen);
+        let mut client = Client::connect(address, &self).await?;
+        let (records, single) = client.get(self.what).await?;
+        match (global.output, records.as_slice()) {
+            (Output::Json, [record]) if single => output::print_json(&record.0)?,
+            (Output::Json, records) => {
+                let objects: Vec<_> = records.iter().map(|record| &record.0).collect();
+                output::print_json(&objects)?;
+            }
+            (Output::Table, [record]) if single => output::print(&record.lines())?,
+            (Output::Table, records) => output::print(&columns(records))?,
+        }
+        Ok(ExitCode::Done)
+    }
+
+    /// What clap cannot say.
+    fn usage(&self) -> Result<(), Failure> {
+        let refuse = |message: &str| Err(Failure::new(ExitCode::Usage, message));
+        if self.tenant.is_empty() {
+            return refuse("--tenant ID is required");
+        }
+        let ids = match &self.what {
+            What::User { users: ids }
+            | What::Dialog { dialogs: ids }
+            | What::Message { messages: ids } => ids.len(),
+            What::UserDialog { .. } => 1,
+            What::UserDialogs { .. } => 0,
+        };
+        if self.after_event.is_some() && ids != 1 {
+            return refuse("--after-event goes with one id only");
+        }
+        Ok(())
+    }
+}
+
+/// A connection and what goes into every request.
+struct Client {
+    service: CounterServiceClient<Channel>,
+    address: String,
+    tenant: String,
+    after_event: String,
+    timeout: Duration,
+}
+
+impl Client {
+    async fn connect(address: &str, get: &Get) -> Result<Client, Failure> {
+        let address = address.strip_prefix("http://").unwrap_or(address);
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
+            let message = format!("--address: expected host:port, found {address:?}");
+            Failure::new(ExitCode::Usage, message)
+        })?;
+        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await;
+        let channel = channel.map_err(|error| {
+            let message = format!(
+                "no gRPC server answers at {address}: {}. Is `chat-counters serve` running? --address names another",
+                innermost(&error)
+            );
+            Failure::new(ExitCode::Server, message)
+        })?;
+        Ok(Client {
+            service: CounterServiceClient::new(channel),
+            address: address.to_owned(),
+            tenant: get.tenant.clone(),
+            after_event: get.after_event.clone().unwrap_or_default(),
+            timeout: Duration::from_secs(get.timeout),
+        })
+    }
+
+    /// The records, and whether one was asked for.
+    async fn get(&mut self, what: What) -> Result<(Vec<Record>, bool), Failure> {
+        let records = match what {
+            What::User { users } => match <[String; 1]>::try_from(users) {
+                Ok([user]) => return Ok((vec![self.user(user).await?], true)),
+                Err(users) => self.users(users).await?,
+            },
+            What::Dialog { dialogs } => match <[String; 1]>::try_from(dialogs) {
+                Ok([dialog]) => return Ok((vec![self.dialog(dialog).await?], true)),
+                Err(dialogs) => self.dialogs(dialogs).await?,
+            },
+            What::Message { messages } => match <[String; 1]>::try_from(messages) {
+                Ok([message]) => return Ok((vec![self.message(message).await?], true)),
+                Err(messages) => self.messages(messages).await?,
+            },
+            What::UserDialog { user, dialog } => {
+                return Ok((vec![self.user_dialog(user, dialog).await?], true));
+            }
+            What::UserDialogs { user, unread_only } => self.user_dialogs(user, unread_only).await?,
+        };
+        Ok((records, false))
+    }
+
+    async fn user(&mut self, user_id: String) -> Result<Record, Failure> {
+        let request = self.request(v1::GetUserStatsRequest {
+            tenant_id: self.tenant.clone(),
+            user_id,
+            after_event_id: self.after_event.clone(),
+        });
+        let answer = self.service.get_user_stats(request).await;
+        self.answer(answer).map(Record::from)
+    }
+
+    async fn dialog(&mut self, dialog_id: String) -> Result<Record, Failure> {
+        let request = self.request(v1::GetDialogStatsRequest {
+            tenant_id: self.tenant.clone(),
+            dialog_id,
+            after_event_id: self.after_event.clone(),
+        });
+        let answer = self.service.get_dialog_stats(request).await;
+        self.answer(answer).map(Record::from)
+    }
+
+    async fn message(&mut self, message_id: String) -> Result<Record, Failure> {
+        let request = self.request(v1::GetMessageStatsRequest {
+            tenant_id: self.tenant.clone(),
+            message_id,
+            after_event_id: self.after_event.clone(),
+        });
+        let answer = self.service.get_message_stats(request).await;
+        self.answer(answer).map(Record::from)
+    }
+
+    async fn user_dialog(&mut self, user_id: String, dialog_id: String) -> Result<Record, Failure> {
+        let request = self.request(v1::GetUserDialogStatsRequest {
+            tenant_id: self.tenant.clone(),
+            user_id,
+            dialog_id,
+            after_event_id: self.after_event.clone(),
+        });
+        let answer = self.service.get_user_dialog_stats(request).await;
+        self.answer(answer).map(Record::from)
+    }
+
+    async fn users(&mut self, ids: Vec<String>) -> Result<Vec<Record>, Failure> {
+        let mut records = Vec::new();
+        for ids in ids.chunks(BATCH) {
+            let request = self.request(v1::BatchGetUserStatsRequest {
+                tenant_id: self.tenant.clone(),
+                user_ids: ids.to_vec(),
+            });
+            let answer = self.service.batch_get_user_stats(request).await;
+            records.extend(
+                self.answer(answer)?
+                    .user_stats
+                    .into_iter()
+                    .map(Record::from),
+            );
+        }
+        Ok(records)
+    }
+
+    async fn dialogs(&mut self, ids: Vec<String>) -> Result<Vec<Record>, Failure> {
+        let mut records = Vec::new();
+        for ids in ids.chunks(BATCH) {
+            let request = self.request(v1::BatchGetDialogStatsRequest {
+                tenant_id: self.tenant.clone(),
+                dialog_ids: ids.to_vec(),
+            });
+            let answer = self.service.batch_get_dialog_stats(request).await;
+            records.extend(
+                self.answer(answer)?
+                    .dialog_stats
+                    .into_iter()
+                    .map(Record::from),
+            );
+        }
+        Ok(records)
+    }
+
+    async fn messages(&mut self, ids: Vec<String>) -> Result<Vec<Record>, Failure> {
+        let mut records = Vec::new();
+        for ids in ids.chunks(BATCH) {
+            let request = self.request(v1::BatchGetMessageStatsRequest {
+                tenant_id: self.tenant.clone(),
+                message_ids: ids.to_vec(),
+            });
+            let answer = self.service.batch_get_message_stats(request).await;
+            records.extend(
+                self.answer(answer)?
+                    .message_stats
+                    .into_iter()
+                    .map(Record::from),
+            );
+        }
+        Ok(records)
+    }
+
+    async fn user_dialogs(
+        &mut self,
+        user: String,
+        unread_only: bool,
+    ) -> Result<Vec<Record>, Failure> {
+        let mut records = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = self.request(v1::ListUserDialogStatsRequest {
+                tenant_id: self.tenant.clone(),
+                user_id: user.clone(),
+                unread_only,
+                page_size: PAGE,
+                page_token,
+            });
+            let answer = self.service.list_user_dialog_stats(request).await;
+            let page = self.answer(answer)?;
+            records.extend(page.user_dialog_stats.into_iter().map(Record::from));
+            if page.next_page_token.is_empty() {
+                return Ok(records);
+            }
+            page_token = page.next_page_token;
+        }
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        request
+    }
+
+    fn answer<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, Failure> {
+        let status = match answer {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) => status,
+        };
+        let message = status.message();
+        // A deadline is also what tonic's own timer calls a cancelled call.
+        let late = matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled);
+        let failure = match status.code() {
+            _ if late && !self.after_event.is_empty() => {
+                let Client {
+                    after_event,
+                    timeout,
+                    ..
+                } = self;
+                let message =
+                    format!("the event {after_event:?} was not applied within {timeout:?}");
+                Failure::new(ExitCode::No, message)
+            }
+            Code::InvalidArgument => Failure::new(ExitCode::Usage, message),
+            code => {
+                let message = format!(
+                    "the service at {} cannot answer: {message} ({code:?})",
+                    self.address
+                );
+                Failure::new(ExitCode::Server, message)
+            }
+        };
+        Err(failure)
+    }
+}
+
+/// What a failed connection comes down to.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// One answer: its fields, in the order of the wire.
+struct Record(Fields);
+
+/// Names and values in order.
+struct Fields(Vec<(&'static str, Value)>);
+
+impl serde::Serialize for Fields {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl Record {
+    fn new<const N: usize>(fields: [(&'static str, Value); N]) -> Record {
+        Record(Fields(fields.into()))
+    }
+
+    /// A field a line.
+    fn lines(&self) -> String {
+        let Fields(fields) = &self.0;
+        let rows: Vec<Vec<String>> = fields
+            .iter()
+            .map(|(name, value)| vec![(*name).to_owned(), cell(value)])
+            .collect();
+        table(&[], &rows)
+    }
+}
+
+/// A record a line, without the tenant that all have in common.
+fn columns(records: &[Record]) -> String {
+    let shown = |record: &Record| -> Vec<(&'static str, String)> {
+        let Fields(fields) = &record.0;
+        let shown = fields.iter().filter(|(name, _)| *name != "tenant_id");
+        shown.map(|(name, value)| (*name, cell(value))).collect()
+    };
+    let Some(first) = records.first() else {
+        return String::new();
+    };
+    let header: Vec<&str> = shown(first).into_iter().map(|(name, _)| name).collect();
+    let rows: Vec<Vec<String>> = records
+        .iter()
+        .map(|record| shown(record).into_iter().map(|(_, cell)| cell).collect())
+        .collect();
+    table(&header, &rows)
+}
+
+/// A value in a table.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) if text.is_empty() => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Bool(yes) => if *yes { "yes" } else { "no" }.into(),
+        Value::Object(counts) if counts.is_empty() => "-".into(),
+        Value::Object(counts) => {
+            let counts: Vec<String> = counts
+                .iter()
+                .map(|(name, count)| format!("{name}={count}"))
+                .collect();
+            counts.join(" ")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Counts by name, sorted.
+fn counts(counts: std::collections::HashMap<String, i64>) -> Value {
+    let counts = counts.into_iter().map(|(name, count)| (name, count.into()));
+    Value::Object(counts.collect::<Map<_, _>>())
+}
+
+/// A point in time as RFC 3339; null when there is none.
+fn moment(at: Option<prost_types::Timestamp>) -> Value {
+    let text = at.and_then(|at| {
+        let nanos = i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos);
+        OffsetDateTime::from_unix_timestamp_nanos(nanos)
+            .ok()?
+            .format(&Rfc3339)
+            .ok()
+    });
+    text.map_or(Value::Null, Value::String)
+}
+
+impl From<v1::UserStats> for Record {
+    fn from(stats: v1::UserStats) -> Self {
+        Record::new([
+            ("tenant_id", json!(stats.tenant_id)),
+            ("user_id", json!(stats.user_id)),
+            ("dialog_count", json!(stats.dialog_count)),
+            ("unread_dialogs_count", json!(stats.unread_dialogs_count)),
+            ("total_unread_count", json!(stats.total_unread_count)),
+            ("total_messages_count", json!(stats.total_messages_count)),
+            ("unread_by_sender_type", counts(stats.unread_by_sender_type)),
+            ("version", json!(stats.version)),
+            ("updated_at", moment(stats.updated_at)),
+        ])
+    }
+}
+
+impl From<v1::UserDialogStats> for Record {
+    fn from(stats: v1::UserDialogStats) -> Self {
+        Record::new([
+            ("tenant_id", json!(stats.tenant_id)),
+            ("user_id", json!(stats.user_id)),
+            ("dialog_id", json!(stats.dialog_id)),
+            ("member", json!(stats.member)),
+            ("unread_count", json!(stats.unread_count)),
+            ("unread_by_sender_type", counts(stats.unread_by_sender_type)),
+            ("joined_at", moment(stats.joined_at)),
+            ("read_until", moment(stats.read_until)),
+            ("version", json!(stats.version)),
+            ("updated_at", moment(stats.updated_at)),
+        ])
+    }
+}
+
+impl From<v1::DialogStats> for Record {
+    fn from(stats: v1::DialogStats) -> Self {
+        Record::new([
+            ("tenant_id", json!(stats.tenant_id)),
+            ("dialog_id", json!(stats.dialog_id)),
+            ("message_count", json!(stats.message_count)),
+            ("member_count", json!(stats.member_count)),
+            ("topic_count", json!(stats.topic_count)),
+            ("last_message_at", moment(stats.last_message_at)),
+            ("version", json!(stats.version)),
+            ("updated_at", moment(stats.updated_at)),
+        ])
+    }
+}
+
+impl From<v1::MessageStats> for Record {
+    fn from(stats: v1::MessageStats) -> Self {
+        Record::new([
+            ("tenant_id", json!(stats.tenant_id)),
+            ("dialog_id", json!(stats.dialog_id)),
+            ("message_id", json!(stats.message_id)),
+            ("status_counts", counts(stats.status_counts)),
+            ("reaction_counts", counts(stats.reaction_counts)),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_shown_as_lines_columns_and_json() {
+        let record = |message: &str| {
+            Record::from(v1::MessageStats {
+                tenant_id: "t".into(),
+                message_id: message.into(),
+                status_counts: [("unread".into(), 2), ("read".into(), 1)].into(),
+                ..Default::default()
+            })
+        };
+        assert_eq!(
+            record("m").lines(),
+            "tenant_id        t\ndialog_id        -\nmessage_id       m\n\
+             status_counts    read=1 unread=2\nreaction_counts  -\n"
+        );
+        assert_eq!(
+            columns(&[record("m"), record("n")]),
+            "dialog_id  message_id  status_counts    reaction_counts\n\
+             -          m           read=1 unread=2  -\n\
+             -          n           read=1 unread=2  -\n"
+        );
+        assert_eq!(
+            serde_json::to_string(&record("m").0).unwrap(),
+            r#"{"tenant_id":"t","dialog_id":"","message_id":"m","status_counts":{"read":1,"unread":2},"reaction_counts":{}}"#
+        );
+        assert_eq!(columns(&[]), "");
+    }
+
+    #[test]
+    fn a_moment_is_shown_to_the_microsecond() {
+        let at = |seconds, nanos| moment(Some(prost_types::Timestamp { seconds, nanos }));
+        assert_eq!(at(0, 0), "1970-01-01T00:00:00Z");
+        assert_eq!(
+            at(1_700_000_000, 123_456_000),
+            "2023-11-14T22:13:20.123456Z"
+        );
+        assert_eq!(at(i64::MAX, 0), Value::Null);
+        assert_eq!(moment(None), Value::Null);
+    }
+}
