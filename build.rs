@@ -1,14 +1,23 @@
-//! Generates the gRPC code from `proto/`, without protoc.
+//! Generates the gRPC messages, client and server from `proto/`, without
+//! protoc.
 
-use std::error::Error;
 use std::path::PathBuf;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(["chatcounters/v1/counter_service.proto"], ["proto"])?;
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler
+        .include_source_info(true)
+        .include_imports(true)
+        .open_file("chatcounters/v1/counter_service.proto")?;
+    // For reflection.
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    let encoded = prost::Message::encode_to_vec(&descriptors);
-    std::fs::write(out.join("descriptors.bin"), encoded)?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    std::fs::write(
+        out.join("chatcounters_descriptor.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
+    tonic_prost_build::configure()
+        .btree_map(".")
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::bus::{BusError, Consumer};
 use crate::config::Config;
-use crate::grpc::{self, GrpcError};
+use crate::grpc::{Bound, ServeError};
 use crate::lane::{Lane, Shared, TypesInFlight};
 use crate::pipeline::Pipeline;
 use crate::retry::Backoff;
@@ -23,12 +23,10 @@ use crate::telemetry::metrics::Metrics;
 /// Why the service does not run, or no longer.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// An address cannot be listened on.
-    #[error("{key} = {address}: {error}")]
+    /// The address for metrics cannot be listened on.
+    #[error("metrics.listen: cannot listen on {address}: {error}")]
     Listen {
-        /// The configuration key.
-        key: &'static str,
-        /// Its value.
+        /// The configured address.
         address: String,
         /// Why not.
         error: std::io::Error,
@@ -41,7 +39,7 @@ pub enum AppError {
     Bus(#[from] BusError),
     /// The gRPC server failed.
     #[error(transparent)]
-    Grpc(#[from] GrpcError),
+    Grpc(#[from] ServeError),
     /// The handlers for signals cannot be installed.
     #[error("cannot handle signals: {0}")]
     Signals(std::io::Error),
@@ -126,14 +124,12 @@ async fn drained(parts: &mut JoinSet<Result<(), AppError>>) -> Result<(), AppErr
     outcome
 }
 
-async fn listen(key: &'static str, address: &str) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| AppError::Listen {
-            key,
-            address: address.to_owned(),
-            error,
-        })
+async fn listen(address: &str) -> Result<TcpListener, AppError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| AppError::Listen {
+        address: address.to_owned(),
+        error,
+    })
 }
 
 /// Starts the gRPC and metrics servers.
@@ -145,18 +141,12 @@ async fn serve(
     ready: &Ready,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
-    let listener = listen("grpc.listen", &config.grpc.listen).await?;
-    let store_ready = ready.store.clone();
-    let grpc = grpc::serve(
-        config.grpc.clone(),
-        listener,
-        reader,
-        store_ready,
-        shutdown.clone(),
-    );
+    let bound = Bound::bind(&config.grpc).await?;
+    info!(address = %bound.local_addr(), "serving gRPC");
+    let grpc = bound.serve(reader, ready.store.clone(), shutdown.clone());
     parts.spawn(async move { grpc.await.map_err(AppError::from) });
     if !config.metrics.listen.is_empty() {
-        let listener = listen("metrics.listen", &config.metrics.listen).await?;
+        let listener = listen(&config.metrics.listen).await?;
         let ready = ready.clone();
         let ready = move || *ready.store.borrow() && *ready.consuming.borrow();
         let http = http::serve(listener, Arc::new(registry), ready, shutdown);

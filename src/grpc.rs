@@ -1,153 +1,184 @@
 //! The gRPC server: reads the store, never the bus.
+//!
+//! Bounded throughout: calls at once ([`config::Grpc::max_concurrent_requests`],
+//! the rest is shed), streams per connection, sizes of messages and headers,
+//! time per call.
 
-mod convert;
-mod request;
+mod health;
+mod limits;
+mod map;
 mod service;
+mod token;
+mod validate;
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::sync::watch;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
-use tracing::{info, warn};
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic_health::server::health_reporter;
 
 use crate::config;
 use crate::shutdown::Shutdown;
-use crate::store::Reader;
-use service::Counters;
-use v1::counter_service_server::{CounterServiceServer, SERVICE_NAME};
+use crate::store::read::Reader;
 
-/// Generated from `proto/chatcounters/v1`.
-#[allow(missing_docs, clippy::all)]
+use health::Probe;
+use limits::Limits;
+use service::Counters;
+use v1::counter_service_server::CounterServiceServer;
+
+/// The messages, client and server of `chatcounters.v1`.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod v1 {
     tonic::include_proto!("chatcounters.v1");
-
-    /// The descriptors of all messages and services, for reflection.
-    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 }
 
-/// Most bytes of metadata in one request.
-const MAX_HEADER_BYTES: u32 = 16 * 1024;
-/// Most requests at once on one connection.
-const MAX_STREAMS: u32 = 1_024;
-/// How often a silent connection is asked whether it is still there.
+/// What reflection tells, as an encoded `FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("chatcounters_descriptor");
+
+/// Health is told of the server as a whole and of its service.
+const HEALTH_NAMES: &[&str] = &["", "chatcounters.v1.CounterService"];
+
+/// Time for open calls to end after the stop was requested.
+const GRACE: Duration = Duration::from_secs(5);
+
+const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// How long open requests may take once a stop was requested.
-const DRAIN: Duration = Duration::from_secs(5);
-/// How often the store is asked whether it serves.
-const PROBE_INTERVAL: Duration = Duration::from_millis(500);
-/// After how long without an answer the store does not serve.
-const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why the server does not run.
+/// Most clients refuse larger answers unless told otherwise.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
+
+/// Why the server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
-pub enum GrpcError {
-    /// The transport failed.
-    #[error("the gRPC server failed: {0}")]
-    Transport(#[from] tonic::transport::Error),
-    /// The descriptors in the binary cannot be used: a broken build.
-    #[error("gRPC reflection cannot be served: {0}")]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("grpc.listen: cannot listen on {listen}: {reason}")]
+    Bind {
+        /// The configured address.
+        listen: String,
+        /// What the system said.
+        #[source]
+        reason: std::io::Error,
+    },
+    /// The descriptors compiled in cannot be served.
+    #[error("gRPC reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The server broke down.
+    #[error("gRPC server: {0}")]
+    Transport(#[from] tonic::transport::Error),
 }
 
-/// Serves counters, health and reflection until a stop is requested.
-///
-/// `ready` is told whether the store answers.
-///
-/// # Errors
-/// [`GrpcError`] when the server cannot run.
-pub async fn serve(
+/// A server that listens but does not answer yet.
+#[derive(Debug)]
+pub struct Bound {
+    incoming: TcpIncoming,
+    address: SocketAddr,
     config: config::Grpc,
-    listener: TcpListener,
-    reader: Reader,
-    ready: tokio::sync::watch::Sender<bool>,
-    shutdown: Shutdown,
-) -> Result<(), GrpcError> {
-    if let Ok(address) = listener.local_addr() {
-        info!(%address, "serving gRPC");
-    }
-    let limit = config.max_message_bytes;
-    let counters = Counters::new(reader.clone(), &config);
-    let counters = CounterServiceServer::new(counters)
-        .max_decoding_message_size(limit)
-        .max_encoding_message_size(limit);
-    let (reporter, health) = tonic_health::server::health_reporter();
-    set(&reporter, ServingStatus::NotServing).await;
-    let probe = tokio::spawn(probe(reader, reporter, ready, shutdown.clone()));
+}
 
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let server = Server::builder()
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .max_concurrent_streams(MAX_STREAMS)
+impl Bound {
+    /// Listens on `grpc.listen`. Port 0 takes a free port.
+    ///
+    /// # Errors
+    /// [`ServeError::Bind`].
+    pub async fn bind(config: &config::Grpc) -> Result<Self, ServeError> {
+        let failed = |reason| ServeError::Bind {
+            listen: config.listen.clone(),
+            reason,
+        };
+        let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let incoming = TcpIncoming::from(listener)
+            .with_nodelay(Some(true))
+            .with_keepalive(Some(KEEPALIVE));
+        Ok(Self {
+            incoming,
+            address,
+            config: config.clone(),
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until the stop is requested, then waits a few seconds for open
+    /// calls to end. Probes the store all the while, and tells `ready` whether
+    /// it answers.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn serve(
+        self,
+        reader: Reader,
+        ready: watch::Sender<bool>,
+        shutdown: Shutdown,
+    ) -> Result<(), ServeError> {
+        let (reporter, health) = health_reporter();
+        let (probe, store) = Probe::new(reader.clone(), reporter, HEALTH_NAMES, ready).await;
+        let limits = Limits::new(&self.config);
+        let counters = Counters {
+            reader,
+            limits: limits.clone(),
+            store: store.clone(),
+        };
+        let counters = CounterServiceServer::new(counters)
+            .max_decoding_message_size(self.config.max_message_bytes)
+            .max_encoding_message_size(self.config.max_message_bytes.max(MAX_ANSWER_BYTES));
+        let admit = move |call| {
+            let shed = limits.admit(call);
+            // Calls that wait for the store may be what takes all the places.
+            shed.map_err(|busy| match store.is_unreachable() {
+                true => service::unavailable(),
+                false => busy,
+            })
+        };
+        let router = server(&self.config)
+            .add_service(InterceptedService::new(counters, admit))
+            .add_service(health)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+        tokio::spawn(probe.run(shutdown.clone()));
+        run(router, self.incoming, shutdown).await
+    }
+}
+
+fn server(config: &config::Grpc) -> Server {
+    // One client on one connection then waits rather than being shed.
+    let streams = u32::try_from(config.max_concurrent_requests).unwrap_or(u32::MAX);
+    // Behind the calls' own deadlines: for a body that never ends.
+    let backstop = Duration::from_millis(config.max_deadline_ms) + Duration::from_secs(1);
+    Server::builder()
+        .max_concurrent_streams(streams)
+        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
-        .tcp_nodelay(true)
-        .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .add_service(counters);
+        .timeout(backstop)
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+async fn run(router: Router, incoming: TcpIncoming, shutdown: Shutdown) -> Result<(), ServeError> {
     let stop = shutdown.clone();
-    let served =
-        server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
-            stop.requested().await;
-        });
-    let overdue = async {
+    let serving = router.serve_with_incoming_shutdown(incoming, async move {
+        stop.requested().await;
+    });
+    let patience = async {
         shutdown.requested().await;
-        tokio::time::sleep(DRAIN).await;
+        tokio::time::sleep(GRACE).await;
     };
-    let outcome = tokio::select! {
-        served = served => served.map_err(GrpcError::from),
-        () = overdue => {
-            warn!("requests that were still open are cut off");
+    tokio::select! {
+        ended = serving => Ok(ended?),
+        () = patience => {
+            tracing::warn!("calls still open {} s after the stop are cut off", GRACE.as_secs());
             Ok(())
         }
-    };
-    probe.abort();
-    outcome
-}
-
-async fn set(reporter: &HealthReporter, status: ServingStatus) {
-    for name in ["", SERVICE_NAME] {
-        reporter.set_service_status(name, status).await;
     }
-}
-
-/// Tells the truth about the store, from its answers.
-async fn probe(
-    reader: Reader,
-    reporter: HealthReporter,
-    ready: tokio::sync::watch::Sender<bool>,
-    shutdown: Shutdown,
-) {
-    let reader = Arc::new(reader);
-    let mut serving = false;
-    while !shutdown.is_requested() {
-        // A task of its own: the driver does not like to be cut off half-way.
-        let asked = Arc::clone(&reader);
-        let answer = tokio::spawn(async move { asked.probe().await });
-        let answer = tokio::time::timeout(PROBE_PATIENCE, answer).await;
-        let now = matches!(answer, Ok(Ok(Ok(true))));
-        if now != serving {
-            serving = now;
-            let status = match now {
-                true => ServingStatus::Serving,
-                false => ServingStatus::NotServing,
-            };
-            set(&reporter, status).await;
-            ready.send_replace(now);
-            info!(serving, "the store was asked whether it serves");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(PROBE_INTERVAL) => {}
-            () = shutdown.requested() => {}
-        }
-    }
-    set(&reporter, ServingStatus::NotServing).await;
-    ready.send_replace(false);
 }

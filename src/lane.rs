@@ -34,6 +34,13 @@ pub use types::TypesInFlight;
 /// broker's delivery limit.
 const SUSPICIOUS_DELIVERIES: u64 = 2;
 
+/// The shortest and the longest delay after a conflict: somebody else has just
+/// succeeded, so that there is little to wait for.
+const CONFLICT_DELAY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
+
+/// Conflicts in a row from which on they are not taken for bad luck.
+const STUBBORN_CONFLICTS: u32 = 5;
+
 /// An event on its way, with the delivery that it settles.
 #[derive(Debug)]
 pub struct Work {
@@ -68,8 +75,11 @@ struct Progress {
     /// refuses.
     limit: usize,
     care: Care,
-    backoff: Backoff,
+    outage: Backoff,
+    conflict: Backoff,
     failing: bool,
+    /// Conflicts in a row.
+    conflicts: u32,
 }
 
 impl Lane {
@@ -125,11 +135,13 @@ impl Lane {
             } else {
                 Care::Presume
             },
-            backoff: Backoff::new(
+            outage: Backoff::new(
                 Duration::from_millis(retry.initial_ms),
                 Duration::from_millis(retry.max_ms),
             ),
+            conflict: Backoff::new(CONFLICT_DELAY.0, CONFLICT_DELAY.1),
             failing: false,
+            conflicts: 0,
         };
         while !progress.queue.is_empty() {
             let taken = progress.queue.len().min(progress.limit);
@@ -151,7 +163,9 @@ impl Lane {
         if std::mem::take(&mut progress.failing) {
             info!("the store takes events again");
         }
-        progress.backoff.reset();
+        progress.outage.reset();
+        progress.conflict.reset();
+        progress.conflicts = 0;
         progress.limit = progress.limit.saturating_mul(2);
         for (outcome, work) in outcomes.iter().zip(progress.queue.drain(..outcomes.len())) {
             let kind = match outcome {
@@ -187,17 +201,36 @@ impl Lane {
             .commit_retries
             .get_or_create(&label)
             .inc();
+        if class == Class::Conflict {
+            progress.conflicts += 1;
+            if progress.conflicts >= STUBBORN_CONFLICTS {
+                self.end_stale_transactions().await;
+            }
+        }
         if class == Class::Retryable && !std::mem::replace(&mut progress.failing, true) {
             warn!(error = %failed, events = progress.queue.len(),
                 "the store does not take events; retrying until it does");
         }
+        let backoff = match class {
+            Class::Conflict => &mut progress.conflict,
+            _ => &mut progress.outage,
+        };
         tokio::select! {
-            () = progress.backoff.wait() => true,
+            () = backoff.wait() => true,
             () = self.shared.shutdown.requested(), if class == Class::Retryable => {
                 warn!(events = progress.queue.len(),
                     "stopping while the store does not take events; they stay in the queue");
                 false
             }
+        }
+    }
+
+    /// A conflict that does not go away: perhaps with a process that is dead.
+    async fn end_stale_transactions(&self) {
+        match self.shared.store.end_stale_transactions().await {
+            Ok(0) => {}
+            Ok(count) => info!(count, "ended transactions that a process left open"),
+            Err(error) => warn!(%error, "cannot look for transactions that were left open"),
         }
     }
 

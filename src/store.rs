@@ -3,13 +3,13 @@
 mod commit;
 mod documents;
 pub mod error;
-pub mod feed;
 pub mod inspect;
 mod journal;
 mod load;
 mod migrate;
 pub mod read;
 pub mod schema;
+mod stale;
 
 use mongodb::options::{
     Acknowledgment, ClientOptions, DatabaseOptions, ReadConcern, ReadPreference, SelectionCriteria,
@@ -18,9 +18,11 @@ use mongodb::options::{
 use mongodb::{Client, ClientSession, Database};
 
 pub use error::{Class, StoreError};
-pub use feed::CommitFeed;
-pub use load::Snapshot;
-pub use read::Reader;
+pub use load::Loader;
+pub use read::{CommitFeed, Reader};
+
+/// How the service introduces itself to the server.
+const APP_NAME: &str = "chat-counters";
 
 /// A handle on the service's database. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -41,7 +43,7 @@ impl Store {
     /// When the URL cannot be used.
     pub async fn connect(config: &crate::config::Store) -> Result<Self, StoreError> {
         let mut options = ClientOptions::parse(config.url.expose()).await?;
-        options.app_name = Some("chat-counters".into());
+        options.app_name = Some(APP_NAME.into());
         options.write_concern = Some(
             WriteConcern::builder()
                 .w(Acknowledgment::Majority)
@@ -81,9 +83,9 @@ impl Store {
     ///
     /// # Errors
     /// When no session is to be had.
-    pub async fn snapshot_session(&self) -> Result<ClientSession, StoreError> {
+    pub async fn snapshot_session(&self) -> Result<ClientSession, mongodb::error::Error> {
         let options = SessionOptions::builder().snapshot(true).build();
-        Ok(self.client.start_session().with_options(options).await?)
+        self.client.start_session().with_options(options).await
     }
 
     /// The service's database.

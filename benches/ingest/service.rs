@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-
 use super::process::{POLL, Result, Service};
 use super::report::{Cpu, Measured};
 

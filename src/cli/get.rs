@@ -427,7 +427,7 @@ fn cell(value: &Value) -> String {
 }
 
 /// Counts by name, sorted.
-fn counts(counts: std::collections::HashMap<String, i64>) -> Value {
+fn counts(counts: std::collections::BTreeMap<String, i64>) -> Value {
     let counts = counts.into_iter().map(|(name, count)| (name, count.into()));
     Value::Object(counts.collect::<Map<_, _>>())
 }

@@ -7,7 +7,7 @@ use super::Lane;
 use crate::derive::state::{EventKey, Need};
 use crate::derive::{Batch, Blocked, Care, Outcome};
 use crate::event::Event;
-use crate::store::{Snapshot, StoreError};
+use crate::store::{Loader, StoreError};
 
 /// Rounds of loading before deriving: messages first, then the dialogs that
 /// they turn out to belong to. What is still missing is found while deriving.
@@ -19,7 +19,7 @@ struct Attempt {
     batch: Batch,
     /// The store as of the first read. A batch of new messages in known
     /// dialogs needs none.
-    snapshot: Option<Snapshot>,
+    loader: Option<Loader>,
 }
 
 impl Lane {
@@ -96,11 +96,11 @@ impl Lane {
         if unanswered.is_empty() {
             return Ok(());
         }
-        let snapshot = match &mut attempt.snapshot {
-            Some(snapshot) => snapshot,
-            None => attempt.snapshot.insert(self.shared.store.snapshot().await?),
+        let loader = match &mut attempt.loader {
+            Some(loader) => loader,
+            None => attempt.loader.insert(self.shared.store.loader().await?),
         };
-        snapshot.answer(unanswered, attempt.batch.state_mut()).await
+        loader.answer(unanswered, attempt.batch.state_mut()).await
     }
 
     fn remember(&mut self, attempt: &mut Attempt, need: &Need) -> bool {

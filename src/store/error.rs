@@ -8,7 +8,8 @@ use mongodb::error::{
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The driver or the server said so.
-    #[error("MongoDB: {0}")]
+    // Only its kind: the whole would show the server's reply in hexadecimal.
+    #[error("MongoDB: {}", .0.kind)]
     Driver(#[from] Error),
     /// A write was refused inside an otherwise successful command.
     #[error("MongoDB refused a write to `{collection}`: {message} (code {code})")]

@@ -25,7 +25,7 @@ use crate::event::{MessageId, Micros, SenderType, UserId};
 
 /// A moment of the store, from which the needs of a batch are answered.
 #[derive(Debug)]
-pub struct Snapshot {
+pub struct Loader {
     store: Store,
     session: ClientSession,
 }
@@ -44,19 +44,19 @@ struct Keys {
 }
 
 impl Store {
-    /// Begins a snapshot.
+    /// Begins a snapshot for loading.
     ///
     /// # Errors
     /// When no session is to be had.
-    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        Ok(Snapshot {
+    pub async fn loader(&self) -> Result<Loader, StoreError> {
+        Ok(Loader {
             store: self.clone(),
             session: self.snapshot_session().await?,
         })
     }
 }
 
-impl Snapshot {
+impl Loader {
     /// Answers needs into the state of a batch.
     ///
     /// # Errors

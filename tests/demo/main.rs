@@ -149,7 +149,9 @@ async fn show_events(service: &Service, scenario: &Scenario) -> Result<bool> {
         "dead_lettered",
     ] {
         let label = format!("\"{outcome}\"");
-        let count = service.counter("chat_counters_events_total", &label).await?;
+        let count = service
+            .counter("chat_counters_events_total", &label)
+            .await?;
         println!("  {outcome:<24} {count:>8}");
     }
     let mut expected: BTreeMap<&str, u64> = BTreeMap::new();

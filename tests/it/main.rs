@@ -13,6 +13,7 @@ mod derive;
 mod events;
 mod exactly_once;
 mod grpc;
+mod grpc_reads;
 mod memory;
 mod outages;
 mod queues;

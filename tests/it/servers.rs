@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use tokio::process::Command;
 
@@ -44,8 +45,14 @@ async fn output(program: &Path, arguments: &[String]) -> Result<String> {
     }
 }
 
+/// Free ports that no other test of this process was given: a server that is
+/// down for a while must find its own ones free when it comes back.
 async fn free_ports(count: usize) -> Result<u16> {
-    let ports = output(&script("free_ports.py"), &[count.to_string()]).await?;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const SPAN: u16 = 40;
+    let first = 12_000 + NEXT.fetch_add(SPAN, Ordering::Relaxed);
+    let arguments = [count.to_string(), "--first".into(), first.to_string()];
+    let ports = output(&script("free_ports.py"), &arguments).await?;
     Ok(ports
         .split_whitespace()
         .next()

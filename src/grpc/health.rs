@@ -1,0 +1,211 @@
+//! Whether the store can be reached: probed in the background, told by
+//! `grpc.health.v1`, and a reason not to keep callers waiting.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::shutdown::Shutdown;
+use crate::store::read::{ReadError, Reader};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// A probe unanswered for so long says that the store is not reachable.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A probe unanswered for so long is given up, and another one sent.
+const LOST: Duration = Duration::from_secs(30);
+
+/// How long calls wait for a store that is not reachable: the time of an
+/// election, so that callers see a delay rather than errors.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What is known of the store.
+#[derive(Debug, Clone)]
+pub(super) struct StoreState(watch::Receiver<Known>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Reachable,
+    UnreachableSince(Instant),
+}
+
+impl StoreState {
+    /// Whether the latest probe failed.
+    pub(super) fn is_unreachable(&self) -> bool {
+        *self.0.borrow() != Known::Reachable
+    }
+
+    /// Whether it has not been reachable for longer than callers are to wait.
+    pub(super) fn is_lost(&self) -> bool {
+        match *self.0.borrow() {
+            Known::Reachable => false,
+            Known::UnreachableSince(since) => since.elapsed() >= GRACE,
+        }
+    }
+
+    /// Returns once [`StoreState::is_lost`].
+    pub(super) async fn lost(&self) {
+        let mut known = self.0.clone();
+        loop {
+            let give_up = match *known.borrow_and_update() {
+                Known::UnreachableSince(since) => Some(since + GRACE),
+                Known::Reachable => None,
+            };
+            tokio::select! {
+                () = sleep_until_some(give_up) => return,
+                changed = known.changed() => if changed.is_err() {
+                    // Nobody probes any more: nothing is known.
+                    return std::future::pending().await;
+                },
+            }
+        }
+    }
+}
+
+async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Probes the store and keeps the health service truthful.
+pub(super) struct Probe {
+    reader: Reader,
+    reporter: HealthReporter,
+    services: &'static [&'static str],
+    known: watch::Sender<Known>,
+    ready: watch::Sender<bool>,
+}
+
+impl Probe {
+    /// The services are not serving before the first probe was answered.
+    pub(super) async fn new(
+        reader: Reader,
+        reporter: HealthReporter,
+        services: &'static [&'static str],
+        ready: watch::Sender<bool>,
+    ) -> (Self, StoreState) {
+        let (known, state) = watch::channel(Known::UnreachableSince(Instant::now()));
+        let probe = Self {
+            reader,
+            reporter,
+            services,
+            known,
+            ready,
+        };
+        probe.tell(ServingStatus::NotServing).await;
+        (probe, StoreState(state))
+    }
+
+    /// Probes until the stop, then tells all watchers and lets go of them.
+    pub(super) async fn run(mut self, shutdown: Shutdown) {
+        tokio::select! {
+            () = shutdown.requested() => {}
+            () = self.probe_forever() => {}
+        }
+        self.tell(ServingStatus::NotServing).await;
+        self.ready.send_replace(false);
+        // Ends the streams of watchers, which would keep the server open.
+        for service in self.services {
+            self.reporter.clear_service_status(service).await;
+        }
+    }
+
+    async fn probe_forever(&self) {
+        loop {
+            let reader = self.reader.clone();
+            // Spawned: the driver's futures are not to be dropped half-way.
+            let mut probe = tokio::spawn(async move { reader.probe().await });
+            match tokio::time::timeout(PATIENCE, &mut probe).await {
+                Ok(outcome) => self.learn(reason(outcome)).await,
+                Err(_elapsed) => {
+                    self.learn(Some("no answer".to_owned())).await;
+                    self.await_late(probe).await;
+                }
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    async fn await_late(&self, probe: JoinHandle<Result<bool, ReadError>>) {
+        if let Ok(outcome) = tokio::time::timeout(LOST, probe).await {
+            self.learn(reason(outcome)).await;
+        }
+    }
+
+    /// Takes note of a probe, given why it failed, if it did.
+    async fn learn(&self, failure: Option<String>) {
+        let now = Instant::now();
+        let status = match &failure {
+            None => ServingStatus::Serving,
+            Some(_) => ServingStatus::NotServing,
+        };
+        let mut announce = false;
+        self.known.send_if_modified(|known| {
+            let next = match (*known, &failure) {
+                (_, None) => Known::Reachable,
+                (Known::Reachable, Some(_)) => Known::UnreachableSince(now),
+                (since @ Known::UnreachableSince(_), Some(_)) => since,
+            };
+            announce = *known != next;
+            *known = next;
+            announce
+        });
+        if announce {
+            match failure {
+                None => tracing::info!("the store answers: serving"),
+                Some(reason) => tracing::warn!(reason, "the store cannot be reached: not serving"),
+            }
+            self.tell(status).await;
+            self.ready.send_replace(status == ServingStatus::Serving);
+        }
+    }
+
+    async fn tell(&self, status: ServingStatus) {
+        for service in self.services {
+            self.reporter.set_service_status(service, status).await;
+        }
+    }
+}
+
+/// Why a probe failed, if it did.
+fn reason(outcome: Result<Result<bool, ReadError>, tokio::task::JoinError>) -> Option<String> {
+    match outcome {
+        Ok(Ok(true)) => None,
+        Ok(Ok(false)) => Some("the server is not a writable primary".to_owned()),
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(panicked) => Some(panicked.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn is_lost(state: &StoreState) -> bool {
+        let soon = Duration::from_millis(50);
+        let lost = tokio::time::timeout(soon, state.lost()).await.is_ok();
+        assert_eq!(lost, state.is_lost());
+        lost
+    }
+
+    #[tokio::test]
+    async fn a_store_is_lost_after_the_grace_and_found_again() {
+        let long_ago = Instant::now().checked_sub(GRACE).unwrap();
+        let (known, state) = watch::channel(Known::Reachable);
+        let state = StoreState(state);
+        assert!(!is_lost(&state).await);
+        known.send_replace(Known::UnreachableSince(Instant::now()));
+        assert!(!is_lost(&state).await);
+        known.send_replace(Known::UnreachableSince(long_ago));
+        assert!(is_lost(&state).await);
+        known.send_replace(Known::Reachable);
+        assert!(!is_lost(&state).await);
+    }
+}

@@ -1,0 +1,112 @@
+//! From answers to messages.
+
+use prost_types::Timestamp;
+
+use crate::event::Micros;
+use crate::store::read::{DialogStats, MessageStats, UserDialogStats, UserStats};
+
+use super::v1;
+
+impl From<UserStats> for v1::UserStats {
+    fn from(stats: UserStats) -> Self {
+        Self {
+            tenant_id: stats.tenant.to_string(),
+            user_id: stats.user.to_string(),
+            dialog_count: stats.dialogs,
+            unread_dialogs_count: stats.unread_dialogs,
+            total_unread_count: stats.unread,
+            total_messages_count: stats.messages,
+            unread_by_sender_type: stats.unread_by_sender_type,
+            version: stats.version,
+            updated_at: stats.updated_at.map(timestamp),
+        }
+    }
+}
+
+impl From<UserDialogStats> for v1::UserDialogStats {
+    fn from(stats: UserDialogStats) -> Self {
+        Self {
+            tenant_id: stats.tenant.to_string(),
+            user_id: stats.user.to_string(),
+            dialog_id: stats.dialog.to_string(),
+            member: stats.member,
+            unread_count: stats.unread,
+            unread_by_sender_type: stats.unread_by_sender_type,
+            joined_at: stats.joined_at.map(timestamp),
+            read_until: stats.read_until.map(timestamp),
+            version: stats.version,
+            updated_at: stats.updated_at.map(timestamp),
+        }
+    }
+}
+
+impl From<DialogStats> for v1::DialogStats {
+    fn from(stats: DialogStats) -> Self {
+        Self {
+            tenant_id: stats.tenant.to_string(),
+            dialog_id: stats.dialog.to_string(),
+            message_count: stats.messages,
+            member_count: stats.members,
+            topic_count: stats.topics,
+            last_message_at: stats.last_message_at.map(timestamp),
+            version: stats.version,
+            updated_at: stats.updated_at.map(timestamp),
+        }
+    }
+}
+
+impl From<MessageStats> for v1::MessageStats {
+    fn from(stats: MessageStats) -> Self {
+        Self {
+            tenant_id: stats.tenant.to_string(),
+            dialog_id: stats.dialog.map(|d| d.to_string()).unwrap_or_default(),
+            message_id: stats.message.to_string(),
+            status_counts: stats.statuses,
+            reaction_counts: stats.reactions,
+        }
+    }
+}
+
+/// Exact: both count from the epoch, and no [`Micros`] is before it.
+fn timestamp(at: Micros) -> Timestamp {
+    let micros = at.get();
+    Timestamp {
+        seconds: micros.div_euclid(1_000_000),
+        // Below a billion: it fits.
+        nanos: (micros.rem_euclid(1_000_000) * 1_000) as i32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{MAX_MICROS, MessageId, TenantId};
+
+    #[test]
+    fn times_keep_their_microseconds() {
+        for (micros, seconds, nanos) in [
+            (0, 0, 0),
+            (1_763_551_369_397_648, 1_763_551_369, 397_648_000),
+            (MAX_MICROS, 253_402_300_799, 999_999_000),
+        ] {
+            let expected = Timestamp { seconds, nanos };
+            assert_eq!(timestamp(Micros::new(micros).unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn a_message_without_a_dialog_has_an_empty_dialog_id() {
+        let stats = MessageStats {
+            tenant: TenantId::new("t").unwrap(),
+            message: MessageId::new("m").unwrap(),
+            dialog: None,
+            statuses: [("read".to_owned(), 1)].into(),
+            reactions: Default::default(),
+        };
+        let message = v1::MessageStats::from(stats);
+        assert_eq!(
+            (message.dialog_id.as_str(), message.status_counts["read"]),
+            ("", 1)
+        );
+    }
+}

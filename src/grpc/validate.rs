@@ -1,0 +1,329 @@
+//! From requests to questions: everything that is wrong with a request is told
+//! at once.
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use crate::event::{DialogId, EventId, InvalidId, MessageId, TenantId, UserId};
+use crate::store::read;
+
+use super::token::Scope;
+use super::v1;
+
+/// Most ids in one batch.
+const MAX_BATCH: usize = 1_000;
+const DEFAULT_PAGE: usize = 50;
+const MAX_PAGE: usize = 500;
+
+/// Violations told of one request: they travel in a header, which is bounded.
+const MAX_VIOLATIONS: usize = 16;
+
+/// A question, and the event that its answer is to include.
+pub(super) type Valid<Q> = Result<(Q, Option<EventId>), Status>;
+
+pub(super) fn user(request: &v1::GetUserStatsRequest) -> Valid<read::Users> {
+    let mut found = Violations::default();
+    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let user = found.id("user_id", &request.user_id, UserId::new);
+    let after = found.after(&request.after_event_id);
+    let (Some(tenant), Some(user), Some(after)) = (tenant, user, after) else {
+        return Err(found.into_status());
+    };
+    let users = vec![user];
+    Ok((read::Users { tenant, users }, after))
+}
+
+pub(super) fn users(request: &v1::BatchGetUserStatsRequest) -> Valid<read::Users> {
+    let mut found = Violations::default();
+    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let users = found.ids("user_ids", &request.user_ids, UserId::new);
+    let (Some(tenant), Some(users)) = (tenant, users) else {
+        return Err(found.into_status());
+    };
+    Ok((read::Users { tenant, users }, None))
+}
+
+pub(super) fn user_in_dialog(request: &v1::GetUserDialogStatsRequest) -> Valid<read::UserInDialog> {
+    let mut found = Violations::default();
+    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let user = found.id("user_id", &request.user_id, UserId::new);
+    let dialog = found.id("dialog_id", &request.dialog_id, DialogId::new);
+    let after = found.after(&request.after_event_id);
+    let (Some(tenant), Some(user), Some(dialog), Some(after)) = (tenant, user, dialog, after)
+    else {
+        return Err(found.into_status());
+    };
+    let query = read::UserInDialog {
+        tenant,
+        user,
+        dialog,
+    };
+    Ok((query, after))
+}
+
+pub(super) fn dialogs_of_user(
+    request: &v1::ListUserDialogStatsRequest,
+) -> Valid<read::DialogsOfUser> {
+    let mut found = Violations::default();
+    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let user = found.id("user_id", &request.user_id, UserId::new);
+    let limit = found.page_size(request.page_size);
+    let (Some(tenant), Some(user), Some(limit)) = (tenant, user, limit) else {
+        return Err(found.into_status());
+    };
+    let scope = Scope {
+        tenant: &tenant,
+        user: &user,
+        unread_only: request.unread_only,
+    };
+    let after = match request.page_token.as_str() {
+        "" => None,
+        token => {
+            let Some(last) = scope.open(token) else {
+                found.add(
+                    "page_token",
+                    "the next_page_token of the same query, found something else",
+                );
+                return Err(found.into_status());
+            };
+            Some(last)
+        }
+    };
+    let query = read::DialogsOfUser {
+        tenant,
+        user,
+        unread_only: request.unread_only,
+        after,
+        limit,
+    };
+    Ok((query, None))
+}
+
+pub(super) fn dialog(request: &v1::GetDialogStatsRequest) -> Valid<read::Dialogs> {
+    let mut found = Violations::default();
+    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let dialog = found.id("dialog_id", &request.dialog_id, DialogId::new);
+    let after = found.after(&request.after_event_id);
+    let (Some(tenant), Some(dialog), Some(after)) = (tenant, dialog, after) else {
+        return Err(found.into_status());
+    };
+    let dialogs = vec![dialog];
+    Ok((read::Dialogs { tenant, dialogs }, after))
+}
+
+pub(super) fn dialogs(request: &v1::BatchGetDialogStatsRequest) -> Valid<read::Dialogs> {
+    let mut found = Violations::default();
+    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let dialogs = found.ids("dialog_ids", &request.dialog_ids, DialogId::new);
+    let (Some(tenant), Some(dialogs)) = (tenant, dialogs) else {
+        return Err(found.into_status());
+    };
+    Ok((read::Dialogs { tenant, dialogs }, None))
+}
+
+pub(super) fn message(request: &v1::GetMessageStatsRequest) -> Valid<read::Messages> {
+    let mut found = Violations::default();
+    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let message = found.id("message_id", &request.message_id, MessageId::new);
+    let after = found.after(&request.after_event_id);
+    let (Some(tenant), Some(message), Some(after)) = (tenant, message, after) else {
+        return Err(found.into_status());
+    };
+    let messages = vec![message];
+    Ok((read::Messages { tenant, messages }, after))
+}
+
+pub(super) fn messages(request: &v1::BatchGetMessageStatsRequest) -> Valid<read::Messages> {
+    let mut found = Violations::default();
+    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let messages = found.ids("message_ids", &request.message_ids, MessageId::new);
+    let (Some(tenant), Some(messages)) = (tenant, messages) else {
+        return Err(found.into_status());
+    };
+    Ok((read::Messages { tenant, messages }, None))
+}
+
+/// What is wrong with a request.
+#[derive(Debug, Default)]
+struct Violations {
+    told: Vec<FieldViolation>,
+    untold: usize,
+}
+
+impl Violations {
+    fn add(&mut self, field: impl Into<String>, expected: impl Into<String>) {
+        if self.told.len() < MAX_VIOLATIONS {
+            self.told.push(FieldViolation::new(field, expected));
+        } else {
+            self.untold += 1;
+        }
+    }
+
+    fn id<T>(
+        &mut self,
+        field: impl Into<String>,
+        id: &str,
+        new: impl Fn(&str) -> Result<T, InvalidId>,
+    ) -> Option<T> {
+        new(id).map_err(|e| self.add(field, e.to_string())).ok()
+    }
+
+    fn ids<T>(
+        &mut self,
+        field: &str,
+        ids: &[String],
+        new: impl Fn(&str) -> Result<T, InvalidId>,
+    ) -> Option<Vec<T>> {
+        if ids.len() > MAX_BATCH {
+            self.add(
+                field,
+                format!("at most {MAX_BATCH} ids, found {}", ids.len()),
+            );
+            return None;
+        }
+        let mut valid = Vec::with_capacity(ids.len());
+        for (i, id) in ids.iter().enumerate() {
+            match new(id) {
+                Ok(id) => valid.push(id),
+                Err(e) => self.add(format!("{field}[{i}]"), e.to_string()),
+            }
+        }
+        (valid.len() == ids.len()).then_some(valid)
+    }
+
+    /// The event to wait for: none when the field is empty.
+    fn after(&mut self, id: &str) -> Option<Option<EventId>> {
+        match id {
+            "" => Some(None),
+            id => self.id("after_event_id", id, EventId::new).map(Some),
+        }
+    }
+
+    fn page_size(&mut self, size: i32) -> Option<usize> {
+        match usize::try_from(size) {
+            Ok(0) => Some(DEFAULT_PAGE),
+            Ok(size) if size <= MAX_PAGE => Some(size),
+            _ => {
+                self.add("page_size", format!("0 to {MAX_PAGE}, found {size}"));
+                None
+            }
+        }
+    }
+
+    fn into_status(self) -> Status {
+        let mut message = "invalid request".to_owned();
+        for violation in &self.told {
+            let separator = if message.contains(':') { ";" } else { ":" };
+            message += &format!("{separator} {}: {}", violation.field, violation.description);
+        }
+        if self.untold > 0 {
+            message += &format!("; and {} more", self.untold);
+        }
+        Status::with_error_details(
+            Code::InvalidArgument,
+            message,
+            ErrorDetails::with_bad_request(self.told),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(status: &Status) -> Vec<String> {
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let bad_request = status.get_details_bad_request().expect("details");
+        let fields = bad_request.field_violations.into_iter().map(|v| v.field);
+        fields.collect()
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once_by_field() {
+        let status = user_in_dialog(&v1::GetUserDialogStatsRequest {
+            tenant_id: String::new(),
+            user_id: "  ".into(),
+            dialog_id: "a\nb".into(),
+            after_event_id: "x".repeat(257),
+        })
+        .unwrap_err();
+        assert_eq!(
+            fields(&status),
+            ["tenant_id", "user_id", "dialog_id", "after_event_id"]
+        );
+        assert!(
+            status
+                .message()
+                .starts_with("invalid request: tenant_id: an id of 1")
+        );
+        assert!(
+            status.message().contains("; user_id: an id"),
+            "{}",
+            status.message()
+        );
+    }
+
+    #[test]
+    fn ids_of_a_batch_are_named_by_their_place() {
+        let ids = ["a", "", "c", "\u{7f}"].map(String::from).to_vec();
+        let status = dialogs(&v1::BatchGetDialogStatsRequest {
+            tenant_id: "t".into(),
+            dialog_ids: ids,
+        })
+        .unwrap_err();
+        assert_eq!(fields(&status), ["dialog_ids[1]", "dialog_ids[3]"]);
+    }
+
+    #[test]
+    fn a_batch_has_at_most_a_thousand_ids_and_its_status_fits_a_header() {
+        let batch = |count, id: &str| v1::BatchGetUserStatsRequest {
+            tenant_id: "t".into(),
+            user_ids: vec![id.to_owned(); count],
+        };
+        assert_eq!(
+            users(&batch(1_000, " Ann")).unwrap().0.users[999].as_str(),
+            "ann"
+        );
+        assert!(users(&batch(0, "")).unwrap().0.users.is_empty());
+        let status = users(&batch(1_001, "a")).unwrap_err();
+        assert_eq!(fields(&status), ["user_ids"]);
+        let status = users(&batch(1_000, "")).unwrap_err();
+        assert_eq!(fields(&status).len(), MAX_VIOLATIONS);
+        assert!(status.message().ends_with("; and 984 more"));
+        assert!(status.message().len() + status.details().len() < 4_096);
+    }
+
+    #[test]
+    fn a_page_has_1_to_500_dialogs_and_a_token_of_the_same_query() {
+        let list = |page_size, page_token: &str| {
+            dialogs_of_user(&v1::ListUserDialogStatsRequest {
+                tenant_id: "t".into(),
+                user_id: "U ".into(),
+                unread_only: true,
+                page_size,
+                page_token: page_token.into(),
+            })
+        };
+        assert_eq!(list(0, "").unwrap().0.limit, DEFAULT_PAGE);
+        assert_eq!(list(500, "").unwrap().0.limit, 500);
+        for size in [-1, 501, i32::MIN, i32::MAX] {
+            assert_eq!(
+                fields(&list(size, "").unwrap_err()),
+                ["page_size"],
+                "{size}"
+            );
+        }
+        assert_eq!(fields(&list(1, "junk").unwrap_err()), ["page_token"]);
+        let (tenant, user) = (TenantId::new("t").unwrap(), UserId::new("u").unwrap());
+        let last = DialogId::new("d").unwrap();
+        let scope = |unread_only| Scope {
+            tenant: &tenant,
+            user: &user,
+            unread_only,
+        };
+        let after = list(1, &scope(true).token(&last)).unwrap().0.after;
+        assert_eq!(after, Some(last.clone()));
+        let other = list(1, &scope(false).token(&last)).unwrap_err();
+        assert_eq!(fields(&other), ["page_token"]);
+    }
+}

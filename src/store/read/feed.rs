@@ -1,0 +1,108 @@
+//! Word of commits, for those who wait for one.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How long a commit of another replica can stay unnoticed at first, and once
+/// the wait has become long.
+const FIRST_POLL: Duration = Duration::from_millis(25);
+const LAST_POLL: Duration = Duration::from_millis(250);
+
+/// Commits of this process wake a waiter at most this often, so that many
+/// waiters beside a busy ingest do not crowd it out.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// Tells waiting readers that something was committed. Clones are one feed.
+#[derive(Debug, Clone, Default)]
+pub struct CommitFeed(watch::Sender<u64>);
+
+impl CommitFeed {
+    /// A feed that nobody listens to yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// To be called after each commit of this process. Costs next to nothing.
+    pub fn committed(&self) {
+        self.0
+            .send_modify(|commits| *commits = commits.wrapping_add(1));
+    }
+
+    /// A listener that has seen every commit up to now.
+    pub(super) fn watch(&self) -> CommitWatch {
+        CommitWatch {
+            commits: self.0.subscribe(),
+            poll: FIRST_POLL,
+        }
+    }
+}
+
+/// One waiter's view of a [`CommitFeed`].
+#[derive(Debug)]
+pub(super) struct CommitWatch {
+    commits: watch::Receiver<u64>,
+    poll: Duration,
+}
+
+impl CommitWatch {
+    /// Takes note of every commit up to now: to be called before looking.
+    pub(super) fn mark(&mut self) {
+        self.commits.mark_unchanged();
+    }
+
+    /// Returns when it is time to look again: after a commit of this process
+    /// since the last [`CommitWatch::mark`], or a while later, growing from
+    /// call to call, as another replica may have committed.
+    pub(super) async fn again(&mut self) {
+        let not_before = Instant::now() + SHORTEST;
+        let poll = self.poll;
+        self.poll = poll.saturating_mul(2).min(LAST_POLL);
+        match tokio::time::timeout(poll, self.commits.changed()).await {
+            Ok(Ok(())) => tokio::time::sleep_until(not_before).await,
+            // The feed is gone, and with it the ingest: only polling is left.
+            Ok(Err(_)) => tokio::time::sleep(poll).await,
+            Err(_elapsed) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_commit_between_looking_and_waiting_is_not_missed() {
+        let feed = CommitFeed::new();
+        let mut watch = feed.watch();
+        watch.poll = Duration::from_secs(60);
+        watch.mark();
+        feed.committed();
+        // Would hang for a minute otherwise.
+        tokio::time::timeout(Duration::from_secs(5), watch.again())
+            .await
+            .expect("the commit wakes the waiter");
+    }
+
+    #[tokio::test]
+    async fn without_commits_the_interval_grows_to_its_cap() {
+        let feed = CommitFeed::new();
+        let mut watch = feed.watch();
+        let started = Instant::now();
+        watch.again().await;
+        assert!(started.elapsed() >= FIRST_POLL);
+        for _ in 0..4 {
+            watch.poll = watch.poll.saturating_mul(2).min(LAST_POLL);
+        }
+        assert_eq!(watch.poll, LAST_POLL);
+    }
+
+    #[tokio::test]
+    async fn a_feed_that_is_gone_leaves_polling() {
+        let mut watch = CommitFeed::new().watch();
+        let started = Instant::now();
+        watch.again().await;
+        assert!(started.elapsed() >= FIRST_POLL);
+    }
+}

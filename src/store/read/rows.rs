@@ -1,0 +1,234 @@
+//! Documents, as far as reads need them, out of raw BSON.
+
+use mongodb::bson::raw::{RawBsonRef, RawDocument};
+
+use crate::event::{DialogId, InvalidId, Micros, UserId};
+use crate::store::schema::{dialog, membership, message, unescape};
+
+use super::stats::Counts;
+
+/// A document that is not as `schema` says.
+#[derive(Debug, thiserror::Error)]
+pub enum Malformed {
+    /// Not even BSON.
+    #[error("not a BSON document: {0}")]
+    Bson(#[from] mongodb::bson::error::Error),
+    /// A field of another type, or out of bounds.
+    #[error("field {0} has another type than expected or is out of bounds")]
+    Field(String),
+    /// An id that no event can have.
+    #[error("in _id: {0}")]
+    Id(#[from] InvalidId),
+}
+
+/// A document of `dialogs`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct DialogRow {
+    pub version: i64,
+    pub messages: i64,
+    pub members: i64,
+    pub topics: i64,
+    pub sequence: Counts,
+    pub last_message_at: Option<Micros>,
+    pub deleted: bool,
+    pub updated_at: Option<Micros>,
+}
+
+/// A document of `memberships`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MembershipRow {
+    pub dialog: DialogId,
+    pub user: UserId,
+    pub version: i64,
+    pub member: bool,
+    pub joined_at: Option<Micros>,
+    pub read_until: Option<Micros>,
+    pub consumed: Counts,
+    pub sent: i64,
+    pub updated_at: Option<Micros>,
+}
+
+/// A document of `messages`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct MessageRow {
+    pub dialog: Option<DialogId>,
+    pub deleted: bool,
+    pub statuses: Counts,
+    pub reactions: Counts,
+}
+
+impl DialogRow {
+    /// Every field is optional: what is absent is zero.
+    pub(super) fn parse(document: &RawDocument) -> Result<Self, Malformed> {
+        let mut row = Self::default();
+        for field in document {
+            let (name, value) = field?;
+            let name = name.as_str();
+            match name {
+                dialog::VERSION => row.version = integer(name, value)?,
+                dialog::MESSAGES => row.messages = integer(name, value)?,
+                dialog::MEMBERS => row.members = integer(name, value)?,
+                dialog::TOPICS => row.topics = integer(name, value)?,
+                dialog::SEQUENCE => row.sequence = counts(name, value)?,
+                dialog::LAST_MESSAGE_AT => row.last_message_at = Some(micros(name, value)?),
+                dialog::DELETED => row.deleted = boolean(name, value)?,
+                dialog::UPDATED_AT => row.updated_at = Some(date(name, value)?),
+                _ => {}
+            }
+        }
+        Ok(row)
+    }
+}
+
+impl MembershipRow {
+    /// Every field but the key is optional: what is absent is zero.
+    pub(super) fn parse(document: &RawDocument) -> Result<Self, Malformed> {
+        let mut row = Self {
+            dialog: DialogId::new(key(document, "d")?)?,
+            user: UserId::new(key(document, "u")?)?,
+            version: 0,
+            member: false,
+            joined_at: None,
+            read_until: None,
+            consumed: Counts::new(),
+            sent: 0,
+            updated_at: None,
+        };
+        for field in document {
+            let (name, value) = field?;
+            let name = name.as_str();
+            match name {
+                membership::VERSION => row.version = integer(name, value)?,
+                membership::MEMBER => row.member = boolean(name, value)?,
+                membership::JOINED_AT => row.joined_at = Some(micros(name, value)?),
+                membership::READ_UNTIL => row.read_until = Some(micros(name, value)?),
+                membership::CONSUMED => row.consumed = counts(name, value)?,
+                membership::SENT => row.sent = integer(name, value)?,
+                membership::UPDATED_AT => row.updated_at = Some(date(name, value)?),
+                _ => {}
+            }
+        }
+        Ok(row)
+    }
+}
+
+impl MessageRow {
+    /// Every field is optional: what is absent is zero.
+    pub(super) fn parse(document: &RawDocument) -> Result<Self, Malformed> {
+        let mut row = Self::default();
+        for field in document {
+            let (name, value) = field?;
+            let name = name.as_str();
+            match name {
+                message::DIALOG => row.dialog = Some(DialogId::new(text(name, value)?)?),
+                message::DELETED => row.deleted = boolean(name, value)?,
+                message::STATUSES => row.statuses = counts(name, value)?,
+                message::REACTIONS => row.reactions = counts(name, value)?,
+                _ => {}
+            }
+        }
+        Ok(row)
+    }
+}
+
+/// A part of the document's key.
+pub(super) fn key<'a>(document: &'a RawDocument, part: &str) -> Result<&'a str, Malformed> {
+    let id = document.get("_id")?.and_then(RawBsonRef::as_document);
+    let value = match id {
+        Some(id) => id.get(part)?,
+        None => None,
+    };
+    value
+        .and_then(RawBsonRef::as_str)
+        .ok_or_else(|| Malformed::Field(format!("_id.{part}")))
+}
+
+fn wrong(name: &str) -> Malformed {
+    Malformed::Field(name.to_owned())
+}
+
+fn integer(name: &str, value: RawBsonRef<'_>) -> Result<i64, Malformed> {
+    match value {
+        RawBsonRef::Int64(n) => Ok(n),
+        RawBsonRef::Int32(n) => Ok(n.into()),
+        _ => Err(wrong(name)),
+    }
+}
+
+fn boolean(name: &str, value: RawBsonRef<'_>) -> Result<bool, Malformed> {
+    value.as_bool().ok_or_else(|| wrong(name))
+}
+
+fn text<'a>(name: &str, value: RawBsonRef<'a>) -> Result<&'a str, Malformed> {
+    value.as_str().ok_or_else(|| wrong(name))
+}
+
+fn micros(name: &str, value: RawBsonRef<'_>) -> Result<Micros, Malformed> {
+    Micros::new(integer(name, value)?).ok_or_else(|| wrong(name))
+}
+
+fn date(name: &str, value: RawBsonRef<'_>) -> Result<Micros, Malformed> {
+    let date = value.as_datetime().ok_or_else(|| wrong(name))?;
+    let micros = date.timestamp_millis().checked_mul(1_000);
+    micros.and_then(Micros::new).ok_or_else(|| wrong(name))
+}
+
+/// A document from escaped names to counts. Zeros are dropped.
+fn counts(name: &str, value: RawBsonRef<'_>) -> Result<Counts, Malformed> {
+    let document = value.as_document().ok_or_else(|| wrong(name))?;
+    let mut counts = Counts::new();
+    for field in document {
+        let (key, value) = field?;
+        let count = integer(name, value)?;
+        if count != 0 {
+            counts.insert(unescape(key.as_str()), count);
+        }
+    }
+    Ok(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mongodb::bson::{DateTime, doc};
+
+    fn raw(document: mongodb::bson::Document) -> mongodb::bson::RawDocumentBuf {
+        document.try_into().unwrap()
+    }
+
+    #[test]
+    fn a_membership_is_read_with_its_escaped_types() {
+        let document = raw(doc! {
+            "_id": { "t": "t", "d": "d$.", "u": "u" },
+            "version": 3_i64, "member": true, "joined_at": 5_i64, "sent": 2_i64,
+            "consumed": { "a%2Eb": 1_i64, "bot": 0_i64 },
+            "updated_at": DateTime::from_millis(7),
+        });
+        let row = MembershipRow::parse(&document).unwrap();
+        assert_eq!((row.dialog.as_str(), row.user.as_str()), ("d$.", "u"));
+        assert_eq!((row.version, row.member, row.sent), (3, true, 2));
+        assert_eq!((row.joined_at, row.read_until), (Micros::new(5), None));
+        assert_eq!(row.consumed, Counts::from([("a.b".into(), 1)]));
+        assert_eq!(row.updated_at, Micros::new(7_000));
+    }
+
+    #[test]
+    fn a_document_with_only_its_key_has_zeros() {
+        let document = raw(doc! { "_id": { "t": "t", "d": "d", "u": "u" } });
+        let row = MembershipRow::parse(&document).unwrap();
+        assert_eq!((row.version, row.member, row.updated_at), (0, false, None));
+        let row = DialogRow::parse(&document).unwrap();
+        assert_eq!(row, DialogRow::default());
+        assert_eq!(MessageRow::parse(&document).unwrap(), MessageRow::default());
+    }
+
+    #[test]
+    fn what_does_not_fit_the_schema_is_named() {
+        let wrong_type = raw(doc! { "_id": { "t": "t", "d": "d" }, "version": "3" });
+        let error = DialogRow::parse(&wrong_type).unwrap_err().to_string();
+        assert!(error.contains("version"), "{error}");
+        let no_key = raw(doc! { "_id": 4 });
+        let error = MembershipRow::parse(&no_key).unwrap_err().to_string();
+        assert!(error.contains("_id.d"), "{error}");
+    }
+}

@@ -1,0 +1,327 @@
+//! One consistent view of the committed state, and the finds that reads need.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
+use mongodb::bson::{Document, doc};
+use mongodb::options::FindOptions;
+use mongodb::{ClientSession, Collection};
+use tokio::time::Instant;
+
+use crate::event::{DialogId, EventId, MessageId, TenantId, UserId};
+use crate::store::Store;
+use crate::store::schema::{collection, dialog, membership, message};
+
+use super::ReadError;
+use super::rows::{DialogRow, Malformed, MembershipRow, MessageRow, key};
+
+/// Documents in one round trip and in memory at a time.
+pub(super) const CHUNK: usize = 1_000;
+
+/// Everything read through one value of this type was true at one moment.
+pub struct Snapshot {
+    store: Store,
+    session: ClientSession,
+    deadline: Instant,
+}
+
+impl Snapshot {
+    /// The moment is that of the first find.
+    pub(super) async fn open(store: &Store, deadline: Instant) -> Result<Self, ReadError> {
+        let session = store.snapshot_session().await?;
+        Ok(Self {
+            store: store.clone(),
+            session,
+            deadline,
+        })
+    }
+
+    /// Whether an event's effect is part of this snapshot.
+    pub(super) async fn has_event(
+        &mut self,
+        tenant: &TenantId,
+        event: &EventId,
+    ) -> Result<bool, ReadError> {
+        let id = doc! { "t": tenant.as_str(), "e": event.as_str() };
+        let find = Find {
+            collection: collection::JOURNAL,
+            filter: doc! { "_id": id },
+            fields: &[],
+            sort: None,
+            limit: 1,
+        };
+        let found = self.find(find, |_| Ok(())).await?;
+        Ok(!found.is_empty())
+    }
+
+    /// Shares of users in their dialogs, by user and dialog: the first
+    /// [`CHUNK`] of them.
+    async fn shares_of_users(
+        &mut self,
+        tenant: &TenantId,
+        users: &[UserId],
+    ) -> Result<Vec<MembershipRow>, ReadError> {
+        let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
+        let user = doc! { "$in": users };
+        self.shares(doc! { "_id.t": tenant.as_str(), "_id.u": user }, CHUNK)
+            .await
+    }
+
+    /// The shares of a user after a dialog, by dialog: the first `limit`.
+    /// `members_only` leaves out those of dialogs that the user is not in.
+    pub(super) async fn shares_after(
+        &mut self,
+        tenant: &TenantId,
+        user: &UserId,
+        after: Option<&DialogId>,
+        members_only: bool,
+        limit: usize,
+    ) -> Result<Vec<MembershipRow>, ReadError> {
+        let mut filter = doc! { "_id.t": tenant.as_str(), "_id.u": user.as_str() };
+        if let Some(after) = after {
+            filter.insert("_id.d", doc! { "$gt": after.as_str() });
+        }
+        if members_only {
+            filter.insert(membership::MEMBER, true);
+        }
+        self.shares(filter, limit).await
+    }
+
+    async fn shares(
+        &mut self,
+        filter: Document,
+        limit: usize,
+    ) -> Result<Vec<MembershipRow>, ReadError> {
+        let find = Find {
+            collection: collection::MEMBERSHIPS,
+            filter,
+            fields: SHARE_FIELDS,
+            sort: Some(doc! { "_id.t": 1, "_id.u": 1, "_id.d": 1 }),
+            limit,
+        };
+        self.find(find, MembershipRow::parse).await
+    }
+
+    /// One user's share of one dialog.
+    pub(super) async fn share(
+        &mut self,
+        tenant: &TenantId,
+        dialog: &DialogId,
+        user: &UserId,
+    ) -> Result<Option<MembershipRow>, ReadError> {
+        let id = doc! { "t": tenant.as_str(), "d": dialog.as_str(), "u": user.as_str() };
+        let find = Find {
+            collection: collection::MEMBERSHIPS,
+            filter: doc! { "_id": id },
+            fields: SHARE_FIELDS,
+            sort: None,
+            limit: 1,
+        };
+        Ok(self.find(find, MembershipRow::parse).await?.pop())
+    }
+
+    /// The dialogs that exist among `ids`, with the fields asked for.
+    pub(super) async fn dialogs(
+        &mut self,
+        tenant: &TenantId,
+        ids: impl Iterator<Item = &DialogId>,
+        fields: &'static [&'static str],
+    ) -> Result<HashMap<DialogId, DialogRow>, ReadError> {
+        let keys = ids.map(|d| doc! { "t": tenant.as_str(), "d": d.as_str() });
+        self.by_keys(collection::DIALOGS, keys.collect(), fields, |row| {
+            Ok((DialogId::new(key(row, "d")?)?, DialogRow::parse(row)?))
+        })
+        .await
+    }
+
+    /// The messages that exist among `ids`.
+    pub(super) async fn messages(
+        &mut self,
+        tenant: &TenantId,
+        ids: impl Iterator<Item = &MessageId>,
+    ) -> Result<HashMap<MessageId, MessageRow>, ReadError> {
+        let keys = ids.map(|m| doc! { "t": tenant.as_str(), "m": m.as_str() });
+        self.by_keys(
+            collection::MESSAGES,
+            keys.collect(),
+            MESSAGE_FIELDS,
+            |row| Ok((MessageId::new(key(row, "m")?)?, MessageRow::parse(row)?)),
+        )
+        .await
+    }
+
+    async fn by_keys<K: Eq + std::hash::Hash, V>(
+        &mut self,
+        collection: &'static str,
+        mut keys: Vec<Document>,
+        fields: &'static [&'static str],
+        parse: impl Fn(&RawDocument) -> Result<(K, V), Malformed>,
+    ) -> Result<HashMap<K, V>, ReadError> {
+        let mut found = HashMap::new();
+        while !keys.is_empty() {
+            let rest = keys.split_off(keys.len().min(CHUNK));
+            let filter = match keys.len() {
+                1 => doc! { "_id": keys.swap_remove(0) },
+                _ => doc! { "_id": { "$in": keys } },
+            };
+            keys = rest;
+            let find = Find {
+                collection,
+                filter,
+                fields,
+                sort: None,
+                limit: CHUNK,
+            };
+            found.extend(self.find(find, &parse).await?);
+        }
+        Ok(found)
+    }
+
+    /// What is found, at most [`CHUNK`] documents. Never more than one round
+    /// trip unless they are huge: what follows it would not be retried by the
+    /// driver (and be sent with a read concern, which servers need not take).
+    async fn find<T>(
+        &mut self,
+        find: Find,
+        parse: impl Fn(&RawDocument) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, ReadError> {
+        debug_assert!((1..=CHUNK).contains(&find.limit));
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ReadError::TooSlow);
+        }
+        let limit = u32::try_from(find.limit).unwrap_or(u32::MAX);
+        let options = FindOptions::builder()
+            .projection(projection(find.fields))
+            .sort(find.sort)
+            .limit(i64::from(limit))
+            // One more than the limit, so that the first reply ends the cursor.
+            .batch_size(limit.saturating_add(1))
+            .max_time(left.max(Duration::from_millis(1)))
+            .build();
+        let mut cursor = self
+            .collection(find.collection)
+            .find(find.filter)
+            .with_options(options)
+            .session(&mut self.session)
+            .await?;
+        let mut found = Vec::new();
+        while cursor.advance(&mut self.session).await? {
+            let row = parse(cursor.current());
+            found.push(row.map_err(|e| ReadError::malformed(find.collection, e))?);
+        }
+        Ok(found)
+    }
+
+    fn collection(&self, name: &str) -> Collection<RawDocumentBuf> {
+        self.store.snapshots().collection(name)
+    }
+}
+
+struct Find {
+    collection: &'static str,
+    filter: Document,
+    fields: &'static [&'static str],
+    sort: Option<Document>,
+    /// 1 to [`CHUNK`].
+    limit: usize,
+}
+
+fn projection(fields: &[&str]) -> Document {
+    let mut projection = doc! { "_id": 1 };
+    for field in fields {
+        projection.insert(*field, 1);
+    }
+    projection
+}
+
+const SHARE_FIELDS: &[&str] = &[
+    membership::VERSION,
+    membership::MEMBER,
+    membership::JOINED_AT,
+    membership::READ_UNTIL,
+    membership::CONSUMED,
+    membership::SENT,
+    membership::UPDATED_AT,
+];
+
+const MESSAGE_FIELDS: &[&str] = &[
+    message::DIALOG,
+    message::DELETED,
+    message::STATUSES,
+    message::REACTIONS,
+];
+
+/// What a user's numbers need of a dialog.
+pub(super) const DIALOG_SEQUENCE: &[&str] = &[
+    dialog::VERSION,
+    dialog::SEQUENCE,
+    dialog::DELETED,
+    dialog::UPDATED_AT,
+];
+
+/// What a dialog's own numbers need.
+pub(super) const DIALOG_COUNTS: &[&str] = &[
+    dialog::VERSION,
+    dialog::MESSAGES,
+    dialog::MEMBERS,
+    dialog::TOPICS,
+    dialog::LAST_MESSAGE_AT,
+    dialog::DELETED,
+    dialog::UPDATED_AT,
+];
+
+/// What a message's numbers need of its dialog.
+pub(super) const DIALOG_DELETED: &[&str] = &[dialog::DELETED];
+
+/// Goes through all shares of users, a chunk at a time.
+pub(super) struct ShareScan {
+    /// Who is left, the last one first.
+    users: Vec<UserId>,
+    /// How far the next user's shares were seen already.
+    after: Option<DialogId>,
+}
+
+impl ShareScan {
+    /// All shares of `users`, who are made unique.
+    pub(super) fn new(users: impl IntoIterator<Item = UserId>) -> Self {
+        let unique: BTreeSet<UserId> = users.into_iter().collect();
+        Self {
+            users: unique.into_iter().rev().collect(),
+            after: None,
+        }
+    }
+
+    /// The next shares, by user and dialog. None at the end, and only there.
+    pub(super) async fn next(
+        &mut self,
+        tenant: &TenantId,
+        snapshot: &mut Snapshot,
+    ) -> Result<Vec<MembershipRow>, ReadError> {
+        while let Some(user) = self.users.last().cloned() {
+            let one = self.users.len() == 1 || self.after.is_some();
+            let chunk = if one {
+                let after = self.after.take();
+                snapshot
+                    .shares_after(tenant, &user, after.as_ref(), false, CHUNK)
+                    .await?
+            } else {
+                snapshot.shares_of_users(tenant, &self.users).await?
+            };
+            match chunk.last().filter(|_| chunk.len() == CHUNK) {
+                // There may be more, of the last one's user to begin with.
+                Some(last) => {
+                    self.users.retain(|user| *user >= last.user);
+                    self.after = Some(last.dialog.clone());
+                }
+                None if one => drop(self.users.pop()),
+                None => self.users.clear(),
+            }
+            if !chunk.is_empty() {
+                return Ok(chunk);
+            }
+        }
+        Ok(Vec::new())
+    }
+}
