@@ -70,6 +70,12 @@ async fn a_broker_that_is_killed_and_comes_back_is_consumed_again() -> Result<()
     })
     .await?;
     rabbit.start().await?;
+    // Not before: a lone node never elects a leader for a quorum queue that is
+    // published to in the first moments after a crash.
+    until("ready again", || async {
+        service.is_ready().await.then_some(())
+    })
+    .await?;
 
     world
         .publish(&events::messages("n", "d", 500, 5_000))

@@ -14,7 +14,7 @@ use mongodb::bson::Document;
 use tonic::transport::Channel as GrpcChannel;
 
 use crate::events::{TENANT, Wire};
-use crate::kit::service::{Result, Service, config, until};
+use crate::kit::service::{PATIENCE, Result, Service, config, until};
 
 /// The real binary, as cargo built it for this test.
 pub fn binary() -> &'static Path {
@@ -76,7 +76,7 @@ impl World {
             publisher.publish(&key, Some(&headers), &event.body).await?;
             published += 1;
         }
-        let tally = publisher.finish().await?;
+        let tally = tokio::time::timeout(PATIENCE, publisher.finish()).await??;
         assert_eq!(tally.confirmed, published, "{tally:?}");
         Ok(())
     }
