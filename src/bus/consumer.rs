@@ -18,9 +18,6 @@ use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::{Label, Metrics};
 
-/// How long a broker that has come back is left alone.
-const ELECTION: Duration = Duration::from_secs(2);
-
 /// Consumes the service's queue, for ever.
 pub struct Consumer {
     bus: Arc<config::Bus>,
@@ -135,7 +132,6 @@ impl Consumer {
         if let Some(first) = self.first.take() {
             return Some(first);
         }
-        let mut came_back = false;
         loop {
             let opened = tokio::select! {
                 biased;
@@ -143,15 +139,9 @@ impl Consumer {
                 opened = Session::open(&self.bus) => opened,
             };
             match opened {
-                Ok(session) => {
-                    if came_back {
-                        leave_time_to_elect(shutdown).await;
-                    }
-                    return Some(session);
-                }
+                Ok(session) => return Some(session),
                 Err(error) => self.trouble.failed(&error),
             }
-            came_back = true;
             tokio::select! {
                 biased;
                 () = shutdown.requested() => return None,
@@ -170,18 +160,6 @@ impl Consumer {
             () = shutdown.requested() => {}
             () = self.backoff.wait() => {}
         }
-    }
-}
-
-/// A broker that was away has just come back.
-///
-/// On RabbitMQ 3.10 and 4.0 a node without others that gets a command for a
-/// quorum queue before that queue has elected its leader never elects one, and
-/// only another restart of the broker helps. Election takes 0.6 s.
-async fn leave_time_to_elect(shutdown: &Shutdown) {
-    tokio::select! {
-        () = shutdown.requested() => {}
-        () = tokio::time::sleep(ELECTION) => {}
     }
 }
 

@@ -61,6 +61,11 @@ async fn a_broker_that_is_killed_and_comes_back_is_consumed_again() -> Result<()
     world.config.bus.url = rabbit.url.clone().into();
     let service = world.service().await?;
     world.publish(&members()).await?;
+    service.has_settled(2).await?;
+    // Gently first: a RabbitMQ that is killed within the first half second of
+    // a quorum queue's life may lose track of the queue.
+    rabbit.run("stop").await?;
+    rabbit.start().await?;
     world
         .publish(&events::messages("m", "d", 500, 1_000))
         .await?;
@@ -70,13 +75,6 @@ async fn a_broker_that_is_killed_and_comes_back_is_consumed_again() -> Result<()
     })
     .await?;
     rabbit.start().await?;
-    // Not before: a lone node never elects a leader for a quorum queue that is
-    // published to in the first moments after a crash.
-    until("ready again", || async {
-        service.is_ready().await.then_some(())
-    })
-    .await?;
-
     world
         .publish(&events::messages("n", "d", 500, 5_000))
         .await?;
