@@ -236,10 +236,12 @@ async fn migrated(config: &Config, store: &Store, shutdown: &Shutdown) -> bool {
     );
     let mut told = false;
     loop {
-        let error = match store.migrate(retention).await {
-            Ok(()) => return true,
-            Err(error) => error,
+        let migrated = tokio::select! {
+            migrated = store.migrate(retention) => migrated,
+            // Every step of it is idempotent, so cutting it off harms nothing.
+            () = shutdown.requested() => return false,
         };
+        let Err(error) = migrated else { return true };
         if !std::mem::replace(&mut told, true) {
             warn!(%error, "the store cannot be prepared; retrying until it can");
         }

@@ -12,6 +12,7 @@ mod serve;
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Loaded, Sources, load};
@@ -59,7 +60,7 @@ pub struct Cli {
 #[derive(Debug, Args)]
 struct Global {
     /// TOML file with the configuration
-    #[arg(long, global = true, value_name = "FILE", env = "CHAT_COUNTERS_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = "CHAT_COUNTERS_CONFIG", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     config: Option<PathBuf>,
     /// How data is printed
     #[arg(
@@ -145,7 +146,11 @@ impl Global {
         ];
         let given = |(key, flag, value): (_, _, &Option<String>)| Some((key, flag, value.clone()?));
         let sources = Sources {
-            file: self.config.clone(),
+            // Set to nothing is not set: so says every shell script that blanks it.
+            file: self
+                .config
+                .clone()
+                .filter(|path| !path.as_os_str().is_empty()),
             environment: std::env::vars_os().collect(),
             flags: flags.into_iter().filter_map(given).collect(),
         };

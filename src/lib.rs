@@ -1,4 +1,23 @@
-//! chat-counters (crate documentation to be completed)
+//! chat-counters: exact counters of a chat platform, from its events.
+//!
+//! ```text
+//! RabbitMQ ─▶ bus ─▶ pipeline ─▶ lane ─▶ derive ─▶ store ─▶ ack
+//!                    (decode)   (batch)  (pure)   (commit)
+//!                       │                            │
+//!                       ▼                            ▼
+//!                  dead letter               grpc reads snapshots
+//! ```
+//!
+//! Start with [`event`] (what happens), [`derive`] (what it means) and
+//! [`store::schema`] (what is kept); [`lane`] is where they meet. ARCHITECTURE.md
+//! is the map with the reasons.
+//!
+//! What always holds:
+//! - [`event`] and [`derive`] know nothing of tokio, lapin, mongodb or tonic;
+//!   only [`store`] names mongodb, only [`bus`] lapin, only [`retry`] backoff.
+//! - A delivery is settled once, after its effect or its dead letter is durable.
+//! - A commit is refused unless every dialog is as it was derived from.
+//! - Every queue, batch, cache and command has a limit.
 
 pub mod app;
 pub mod bus;

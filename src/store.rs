@@ -11,6 +11,8 @@ pub mod read;
 pub mod schema;
 mod stale;
 
+use std::time::Duration;
+
 use mongodb::options::{
     Acknowledgment, ClientOptions, DatabaseOptions, ReadConcern, ReadPreference, SelectionCriteria,
     SessionOptions, WriteConcern,
@@ -21,6 +23,9 @@ pub use error::{Class, StoreError};
 pub use load::Loader;
 pub use read::{CommitFeed, Reader};
 
+/// How long an operation looks for a server before it fails, unless the URL
+/// says otherwise. The driver's 30 s would keep gRPC calls from being told.
+const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How the service introduces itself to the server.
 const APP_NAME: &str = "chat-counters";
 
@@ -44,6 +49,9 @@ impl Store {
     pub async fn connect(config: &crate::config::Store) -> Result<Self, StoreError> {
         let mut options = ClientOptions::parse(config.url.expose()).await?;
         options.app_name = Some(APP_NAME.into());
+        options
+            .server_selection_timeout
+            .get_or_insert(SERVER_SELECTION_TIMEOUT);
         options.write_concern = Some(
             WriteConcern::builder()
                 .w(Acknowledgment::Majority)

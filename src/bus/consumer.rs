@@ -79,6 +79,7 @@ impl Consumer {
     /// caller's: dropping the future cuts everything off, and the broker
     /// delivers again what was not settled.
     pub async fn run(mut self, sink: mpsc::Sender<Delivery>, shutdown: Shutdown) {
+        #[allow(clippy::disallowed_methods, reason = "the prefetch is its limit")]
         let (letters, incoming) = mpsc::unbounded_channel();
         let publishing = Letters::new(self.bus.clone(), backoff(&self.retry), self.metrics.clone());
         let mut tasks = JoinSet::new();

@@ -197,6 +197,7 @@ mod tests {
     use crate::deadletter::Reason;
 
     fn letter(properties: BasicProperties) -> Letter {
+        #[allow(clippy::disallowed_methods, reason = "never sent to")]
         let back = Arc::new(Return {
             settle: mpsc::unbounded_channel().0,
             letters: mpsc::unbounded_channel().0,

@@ -65,6 +65,7 @@ impl Session {
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default());
         let consumer = in_time("starting to consume", consumer).await?;
+        #[allow(clippy::disallowed_methods, reason = "the prefetch is its limit")]
         let (settle, settlements) = mpsc::unbounded_channel();
         let in_flight = Arc::new(AtomicUsize::new(0));
         let bound = usize::from(bus.prefetch / WAITING_SHARE);

@@ -126,6 +126,7 @@ fn mongodb(found: &store::inspect::Inspection) -> Vec<Vec<String>> {
     vec![
         row("MongoDB", format!("{version} at {}", found.url)),
         row("  replica set", or(&found.replica_set, "none")),
+        row("  members", found.members.join(", ")),
         row("  primary", or(&found.primary, "none")),
         row("  transactions", works(found.transactions)),
         row("  snapshot reads", works(found.snapshot_reads)),

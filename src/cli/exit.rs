@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use crate::app::AppError;
 use crate::bus::BusError;
 use crate::config::ConfigError;
+use crate::grpc::ServeError;
 use crate::store::{Class, StoreError};
 
 /// What a command tells its caller.
@@ -90,7 +91,9 @@ impl From<AppError> for Failure {
         match error {
             AppError::Store(error) => error.into(),
             AppError::Bus(error) => error.into(),
-            AppError::Listen { .. } => Failure::new(ExitCode::Usage, error.to_string()),
+            AppError::Listen { .. } | AppError::Grpc(ServeError::Bind { .. }) => {
+                Failure::new(ExitCode::Usage, error.to_string())
+            }
             _ => Failure::new(ExitCode::No, error.to_string()),
         }
     }

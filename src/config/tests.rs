@@ -121,7 +121,8 @@ fn every_key_can_be_set_from_the_environment() {
 
 #[test]
 fn what_cannot_be_is_refused_by_name() {
-    let rows: &[(&[(&str, &str)], &str, &str)] = &[
+    type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+    let rows: &[Row<'_>] = &[
         (
             &[("BUS__PREFETCH", "0")],
             "bus.prefetch",

@@ -228,7 +228,7 @@ fn read_until(body: &Body<'_>) -> Result<Option<Micros>, String> {
             value: Value::Number(millis),
             ..
         }) if millis <= 0.0 => Ok(None),
-        _ => time(&last_seen),
+        _ => Ok(time(&last_seen)?.filter(|at| at.get() > 0)),
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Inspection {
     pub version: Option<String>,
     /// The name of the replica set, if it is one.
     pub replica_set: Option<String>,
+    /// The members that hold data, as the set names them.
+    pub members: Vec<String>,
     /// The writable primary, if there is one.
     pub primary: Option<String>,
     /// Whether a transaction could be begun and read in.
@@ -132,12 +134,13 @@ async fn look(store: &config::Store, mut options: ClientOptions) -> Result<Inspe
         database: store.database.clone(),
         version: None,
         replica_set: text(&hello, "setName"),
+        members: members(&hello),
         primary: text(&hello, "primary"),
         transactions: false,
         snapshot_reads: false,
         problems: Vec::new(),
     };
-    report.members(&hello);
+    report.topology(&hello);
     report.version(&client).await?;
     if report.primary.is_some() {
         report.trials(&client, &store.database).await;
@@ -150,9 +153,21 @@ fn text(document: &Document, key: &str) -> Option<String> {
     document.get_str(key).ok().map(Into::into)
 }
 
+fn members(hello: &Document) -> Vec<String> {
+    let named = ["hosts", "passives"]
+        .iter()
+        .filter_map(|key| hello.get_array(key).ok());
+    let named = named.flatten().filter_map(|member| member.as_str());
+    named.map(Into::into).collect()
+}
+
 impl Inspection {
-    fn members(&mut self, hello: &Document) {
-        if self.replica_set.is_none() {
+    fn topology(&mut self, hello: &Document) {
+        if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
+            self.problems.push(
+                "this is the router of a sharded cluster (mongos), which the service was not made for: its keys are not chosen for sharding. Point store.url at a replica set".into(),
+            );
+        } else if self.replica_set.is_none() {
             self.problems.push(
                 "MongoDB is no replica set, and only a replica set has transactions. Start mongod with --replSet rs0, run rs.initiate() once, and add ?replicaSet=rs0 to store.url; one node is enough".into(),
             );

@@ -3,6 +3,8 @@
 //!
 //! Exit status 1 when anything differs.
 
+#![allow(clippy::expect_used, reason = "the model is test code")]
+
 #[path = "../kit/mod.rs"]
 mod kit;
 

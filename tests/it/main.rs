@@ -2,6 +2,13 @@
 //! real database, the real binary. `make test` brings the servers up; every
 //! test has a database, an exchange and queues of its own.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "that is how a test fails"
+)]
+
 #[path = "../kit/mod.rs"]
 mod kit;
 #[path = "../kit/strategy.rs"]
@@ -14,6 +21,7 @@ mod events;
 mod exactly_once;
 mod grpc;
 mod grpc_reads;
+mod layers;
 mod memory;
 mod outages;
 mod queues;

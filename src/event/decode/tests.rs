@@ -85,7 +85,7 @@ fn times_are_milliseconds_or_rfc_3339_rounded_to_microseconds() {
     let rows = [
         (json!(0), 0),
         (json!(1_000), 1_000_000),
-        (json!(1_763_551_369_397.648_9), 1_763_551_369_397_649),
+        (json!(1_763_551_369_397.648_7), 1_763_551_369_397_649),
         (json!("1970-01-01T00:00:01.5Z"), 1_500_000),
         (json!("1970-01-01T02:00:00+01:00"), 3_600_000_000),
         (json!("1970-01-01T00:00:00.0000015Z"), 2),
@@ -307,6 +307,8 @@ fn read_until_is_given_or_last_seen_or_the_event_time() {
         (json!(7), json!(8), 7_000),
         (json!(null), json!(8), 8_000),
         (json!(null), json!(0), 9_000),
+        (json!(null), json!(0.000_1), 9_000),
+        (json!(null), json!("1970-01-01T00:00:00Z"), 9_000),
         (json!(null), json!(null), 9_000),
         (json!(0), json!(8), 0),
     ];
