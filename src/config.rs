@@ -170,7 +170,7 @@ impl Default for Lanes {
         Self {
             count: 2,
             batch_events: 1000,
-            batch_age_ms: 20,
+            batch_age_ms: 5,
             cached_dialogs: 20_000,
         }
     }

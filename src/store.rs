@@ -10,6 +10,7 @@ mod migrate;
 pub mod read;
 pub mod schema;
 mod stale;
+mod statements;
 
 use std::time::Duration;
 

@@ -15,10 +15,9 @@ use mongodb::bson::{DateTime, RawArrayBuf, RawDocumentBuf, rawdoc};
 
 use super::load::{Load, START, TENANT, dialog, user};
 use super::process::{Result, Service};
+use super::report::Cpu;
 use super::{Options, publish, seed, service};
 
-/// Events in a transaction, as the service's default.
-const BATCH: usize = 1_000;
 /// Loops side by side, as the service's default number of lanes.
 const LANES: usize = 2;
 /// Members of a dialog.
@@ -84,21 +83,22 @@ pub async fn remove(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Events per second whose documents are written by a bare loop: what the
-/// service writes for a message, in transactions of the same size.
-pub async fn store(config: &Config, options: &Options) -> Result<f64> {
+/// Events per second whose documents are encoded and written by a bare loop:
+/// what the service writes for a message, in transactions of the size that the
+/// service's had.
+pub async fn store(config: &Config, options: &Options, batch: usize) -> Result<(f64, Cpu)> {
     seed::dialogs(config, options.dialogs, MEMBERS).await?;
     let store = Store::connect(&config.store).await?;
-    let per_lane = options.events / LANES;
-    let lanes = (0..LANES).map(|lane| batches(lane, per_lane, options.dialogs));
-    let lanes: Vec<_> = lanes.collect();
+    let (per_lane, dialogs) = (options.events / LANES, options.dialogs);
+    let before = Cpu::now(std::process::id());
     let started = Instant::now();
     let mut tasks = Vec::new();
-    for batches in lanes {
+    for lane in 0..LANES {
         let store = store.clone();
         tasks.push(tokio::spawn(async move {
-            for commands in batches {
-                transaction(&store, commands).await?;
+            let indexes: Vec<_> = (0..per_lane).collect();
+            for (number, events) in indexes.chunks(batch).enumerate() {
+                transaction(&store, commands(lane, number, events, dialogs)).await?;
             }
             Ok::<_, mongodb::error::Error>(())
         }));
@@ -107,8 +107,10 @@ pub async fn store(config: &Config, options: &Options) -> Result<f64> {
         task.await??;
     }
     let seconds = started.elapsed().as_secs_f64();
+    let events = per_lane * LANES;
+    let cpu = Cpu::now(std::process::id()).since(&before, events);
     store.database().drop().await?;
-    Ok((per_lane * LANES) as f64 / seconds)
+    Ok((events as f64 / seconds, cpu))
 }
 
 async fn transaction(store: &Store, commands: Vec<RawDocumentBuf>) -> mongodb::error::Result<()> {
@@ -122,15 +124,6 @@ async fn transaction(store: &Store, commands: Vec<RawDocumentBuf>) -> mongodb::e
             .await?;
     }
     session.commit_transaction().await
-}
-
-/// The commands of one lane's transactions, all made before the clock starts.
-fn batches(lane: usize, events: usize, dialogs: usize) -> Vec<Vec<RawDocumentBuf>> {
-    let indexes: Vec<_> = (0..events).collect();
-    let batches = indexes.chunks(BATCH).enumerate();
-    batches
-        .map(|(number, batch)| commands(lane, number, batch, dialogs))
-        .collect()
 }
 
 fn commands(lane: usize, number: usize, batch: &[usize], dialogs: usize) -> Vec<RawDocumentBuf> {

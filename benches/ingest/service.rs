@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::process::{POLL, Result, Service};
+use super::process::{Result, Service};
 use super::report::{Cpu, Measured};
 
+/// How often the service is asked how far it is: seldom enough not to count.
+const POLL: Duration = Duration::from_millis(25);
 /// No load takes longer.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -32,6 +34,7 @@ pub async fn drained(service: &Service, events: usize) -> Result<Measured> {
                 events_per_second: events as f64 / first.elapsed().as_secs_f64(),
                 peak_rss_mib: peak_rss_mib(service.pid())?,
                 cpu: Cpu::now(service.pid()).since(before, events),
+                batch: mean_batch(service).await?,
             });
         }
         if started.elapsed() > PATIENCE {
@@ -39,6 +42,17 @@ pub async fn drained(service: &Service, events: usize) -> Result<Measured> {
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Events in a transaction, on average so far.
+async fn mean_batch(service: &Service) -> Result<f64> {
+    let sum = service
+        .counter("chat_counters_batch_events_sum", "")
+        .await?;
+    let count = service
+        .counter("chat_counters_batch_events_count", "")
+        .await?;
+    Ok(sum as f64 / count.max(1) as f64)
 }
 
 /// The most memory that the process ever had resident.

@@ -83,7 +83,7 @@ pub const KEYS: &[Key] = &[
         "Batches committed side by side; a dialog always belongs to one lane"),
     key("lanes.batch_events", "1000", number(1, 65_535),
         "Events in one transaction at most; no more than bus.prefetch"),
-    key("lanes.batch_age_ms", "20", number(0, 10_000),
+    key("lanes.batch_age_ms", "5", number(0, 10_000),
         "How long a batch that is not full waits for more events, in milliseconds"),
     key("lanes.cached_dialogs", "20000", number(1, 10_000_000),
         "Dialogs whose counters are remembered between batches, by all lanes together"),

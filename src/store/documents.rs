@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use mongodb::bson::{Document, doc};
+use mongodb::bson::error::Result as Encoded;
+use mongodb::bson::raw::CString;
+use mongodb::bson::{RawArrayBuf, RawDocumentBuf, cstr, rawdoc};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
@@ -16,64 +18,64 @@ use crate::event::{DialogId, EventId, InvalidId, Micros, SenderType, Stamp, User
 /// A key as the `_id` of its document.
 pub trait Id {
     /// The parts in their fixed order: the order is part of the key.
-    fn id(&self) -> Document;
+    fn id(&self) -> RawDocumentBuf;
 }
 
 impl Id for EventKey {
-    fn id(&self) -> Document {
-        doc! { "t": self.tenant.as_str(), "e": self.event.as_str() }
+    fn id(&self) -> RawDocumentBuf {
+        rawdoc! { "t": self.tenant.as_str(), "e": self.event.as_str() }
     }
 }
 
 impl Id for DialogKey {
-    fn id(&self) -> Document {
-        doc! { "t": self.tenant.as_str(), "d": self.dialog.as_str() }
+    fn id(&self) -> RawDocumentBuf {
+        rawdoc! { "t": self.tenant.as_str(), "d": self.dialog.as_str() }
     }
 }
 
 impl Id for MembershipKey {
-    fn id(&self) -> Document {
+    fn id(&self) -> RawDocumentBuf {
         let mut id = self.dialog.id();
-        id.insert("u", self.user.as_str());
+        id.append(cstr!("u"), self.user.as_str());
         id
     }
 }
 
 impl Id for MessageKey {
-    fn id(&self) -> Document {
-        doc! { "t": self.tenant.as_str(), "m": self.message.as_str() }
+    fn id(&self) -> RawDocumentBuf {
+        rawdoc! { "t": self.tenant.as_str(), "m": self.message.as_str() }
     }
 }
 
 impl Id for ReceiptKey {
-    fn id(&self) -> Document {
+    fn id(&self) -> RawDocumentBuf {
         let mut id = self.message.id();
-        id.insert("s", self.status.as_str());
-        id.insert("u", self.user.as_str());
+        id.append(cstr!("s"), self.status.as_str());
+        id.append(cstr!("u"), self.user.as_str());
         id
     }
 }
 
 impl Id for ReactionKey {
-    fn id(&self) -> Document {
+    fn id(&self) -> RawDocumentBuf {
         let mut id = self.message.id();
-        id.insert("r", self.reaction.as_str());
-        id.insert("u", self.user.as_str());
+        id.append(cstr!("r"), self.reaction.as_str());
+        id.append(cstr!("u"), self.user.as_str());
         id
     }
 }
 
 impl Id for TopicKey {
-    fn id(&self) -> Document {
+    fn id(&self) -> RawDocumentBuf {
         let mut id = self.dialog.id();
-        id.insert("topic", self.topic.as_str());
+        id.append(cstr!("topic"), self.topic.as_str());
         id
     }
 }
 
 impl Id for UserKey {
-    fn id(&self) -> Document {
-        doc! { "t": self.tenant.as_str(), "u": self.user.as_str() }
+    fn id(&self) -> RawDocumentBuf {
+        rawdoc! { "t": self.tenant.as_str(), "u": self.user.as_str() }
     }
 }
 
@@ -105,11 +107,25 @@ pub fn by_type(counts: &Counts) -> Result<ByType, StoreError> {
 }
 
 /// A by-type vector as a document.
-pub fn by_type_document(by_type: &ByType) -> Document {
-    by_type
-        .iter()
-        .map(|(name, count)| (escape(name.as_str()), count.into()))
-        .collect()
+///
+/// # Errors
+/// As [`field`].
+pub fn by_type_document(by_type: &ByType) -> Encoded<RawDocumentBuf> {
+    let mut document = RawDocumentBuf::new();
+    for (name, count) in by_type.iter() {
+        document.append(field("", name.as_str())?, count);
+    }
+    Ok(document)
+}
+
+/// The name of a field after a name from outside, or the path to it.
+///
+/// # Errors
+/// Never for a name of an event: it has no control characters.
+pub fn field(prefix: &str, name: &str) -> Encoded<CString> {
+    let mut path = escape(name);
+    path.insert_str(0, prefix);
+    CString::try_from(path)
 }
 
 /// Part of `dialogs`: what derive knows.
@@ -151,10 +167,10 @@ pub struct StampDocument {
     event: String,
 }
 
-impl From<&Stamp> for Document {
-    fn from(stamp: &Stamp) -> Self {
-        doc! { "at": stamp.at.get(), "event": stamp.event.as_str() }
-    }
+/// Adds the two fields of a stamp. Their order is how stamps compare.
+pub fn append_stamp(document: &mut RawDocumentBuf, stamp: &Stamp) {
+    document.append(cstr!("at"), stamp.at.get());
+    document.append(cstr!("event"), stamp.event.as_str());
 }
 
 fn stamp(at: i64, event: &str) -> Result<Stamp, StoreError> {
@@ -203,24 +219,31 @@ impl TryFrom<MembershipDocument> for Membership {
 
 /// The fields of `memberships` that state its facts, and those that follow:
 /// what to set and what to remove.
-pub fn membership_facts(membership: &Membership) -> (Document, Document) {
-    let (mut set, mut unset) = (Document::new(), Document::new());
-    let mut put = |field: &str, value: Option<i64>| match value {
-        Some(value) => set.insert(field, value),
-        None => unset.insert(field, ""),
-    };
-    put("joined_at", membership.joined_at().map(Micros::get));
-    put("mark", membership.mark().map(|mark| mark.0));
-    put("read_until", membership.read_until.map(Micros::get));
-    set.insert("member", membership.joined_at().is_some());
-    let adds = membership.adds.iter().map(|add| {
-        let mut document = Document::from(&add.stamp);
-        document.insert("joined_at", add.joined_at.get());
-        document
-    });
-    set.insert("adds", adds.collect::<Vec<_>>());
+pub fn membership_facts(membership: &Membership) -> (RawDocumentBuf, RawDocumentBuf) {
+    let (mut set, mut unset) = (RawDocumentBuf::new(), RawDocumentBuf::new());
+    for (field, value) in [
+        (cstr!("joined_at"), membership.joined_at().map(Micros::get)),
+        (cstr!("mark"), membership.mark().map(|mark| mark.0)),
+        (cstr!("read_until"), membership.read_until.map(Micros::get)),
+    ] {
+        match value {
+            Some(value) => set.append(field, value),
+            None => unset.append(field, ""),
+        }
+    }
+    set.append(cstr!("member"), membership.joined_at().is_some());
+    let mut adds = RawArrayBuf::new();
+    for add in &membership.adds {
+        let mut document = RawDocumentBuf::new();
+        append_stamp(&mut document, &add.stamp);
+        document.append(cstr!("joined_at"), add.joined_at.get());
+        adds.push(document);
+    }
+    set.append(cstr!("adds"), adds);
     if let Some(removed) = &membership.removed {
-        set.insert("removed", Document::from(removed));
+        let mut document = RawDocumentBuf::new();
+        append_stamp(&mut document, removed);
+        set.append(cstr!("removed"), document);
     }
     (set, unset)
 }
@@ -262,18 +285,15 @@ impl TryFrom<MessageDocument> for Message {
     }
 }
 
-/// The fields of `messages` that a create sets.
-pub fn created_fields(created: &Created) -> Document {
-    let mut fields = doc! {
-        "d": created.dialog.as_str(),
-        "at": created.at.get(),
-        "sender": created.sender.as_str(),
-        "type": created.sender_type.as_str(),
-    };
+/// Adds the fields of `messages` that a create sets.
+pub fn append_created(fields: &mut RawDocumentBuf, created: &Created) {
+    fields.append(cstr!("d"), created.dialog.as_str());
+    fields.append(cstr!("at"), created.at.get());
+    fields.append(cstr!("sender"), created.sender.as_str());
+    fields.append(cstr!("type"), created.sender_type.as_str());
     if created.system {
-        fields.insert("system", true);
+        fields.append(cstr!("system"), true);
     }
-    fields
 }
 
 /// A document of `reactions`.

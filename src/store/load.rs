@@ -154,7 +154,11 @@ impl Loader {
             return Ok(Vec::new());
         }
         let ids: Vec<_> = keys.iter().map(Id::id).collect();
-        let filter = doc! { "_id": { "$in": &ids } };
+        let sought = ids
+            .iter()
+            .map(|id| Document::try_from(id).map_err(unreadable));
+        let sought = sought.collect::<Result<Vec<_>, _>>()?;
+        let filter = doc! { "_id": { "$in": sought } };
         let documents = self
             .store
             .snapshots()
@@ -167,13 +171,14 @@ impl Loader {
             let rest = deserialize_from_slice::<D>(document.as_bytes()).map_err(unreadable)?;
             found.insert(id.as_bytes().to_vec(), rest);
         }
-        keys.into_iter()
+        Ok(keys
+            .into_iter()
             .zip(ids)
             .map(|(key, id)| {
-                let id = RawDocumentBuf::try_from(&id).map_err(unreadable)?;
-                Ok((key, found.remove(id.as_bytes())))
+                let found = found.remove(id.as_bytes());
+                (key, found)
             })
-            .collect()
+            .collect())
     }
 
     /// Every key with whether its document exists.
@@ -216,7 +221,8 @@ impl Loader {
     }
 
     async fn readers(&mut self, message: &MessageKey) -> Result<Vec<UserId>, StoreError> {
-        let (mut from, mut to) = (message.id(), message.id());
+        let id = Document::try_from(message.id()).map_err(unreadable)?;
+        let (mut from, mut to) = (id.clone(), id);
         from.extend(doc! { "s": "read", "u": "" });
         to.extend(doc! { "s": "read", "u": Bson::MaxKey });
         let filter = doc! { "_id": { "$gte": from, "$lt": to } };

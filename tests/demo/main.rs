@@ -3,7 +3,7 @@
 //!
 //! Exit status 1 when anything differs.
 
-#![allow(clippy::expect_used, reason = "the model is test code")]
+#![allow(clippy::expect_used, clippy::panic, reason = "the kit is test code")]
 
 #[path = "../kit/mod.rs"]
 mod kit;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use chat_counters::config::Config;
+use chat_counters::config::{Config, Sources, load};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -18,18 +18,22 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// A configuration with the servers of the environment, and names of its own
-/// for everything on them.
+/// A configuration as the environment has it (the servers above all), with
+/// names of its own for everything on the servers.
+///
+/// # Panics
+/// When the environment says what cannot be.
 pub fn config(name: &str) -> Config {
-    let mut config = Config::default();
+    let sources = Sources {
+        environment: std::env::vars_os().collect(),
+        ..Sources::default()
+    };
+    let mut config = match load(sources) {
+        Ok(loaded) => loaded.config,
+        Err(error) => panic!("{error}"),
+    };
     let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
     let own = format!("cc_{name}_{}_{:x}", std::process::id(), now.as_micros());
-    if let Ok(url) = std::env::var("CHAT_COUNTERS__BUS__URL") {
-        config.bus.url = url.into();
-    }
-    if let Ok(url) = std::env::var("CHAT_COUNTERS__STORE__URL") {
-        config.store.url = url.into();
-    }
     config.store.database.clone_from(&own);
     config.bus.exchange = format!("{own}_events");
     config.bus.dead_letter_queue = format!("{own}.dlq");
@@ -199,8 +203,8 @@ impl Service {
             let named = line.strip_prefix(name);
             named.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
         });
-        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
-        Ok(values.sum())
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        Ok(values.sum::<f64>() as u64)
     }
 
     /// Events settled by this process, whatever became of them.

@@ -1,0 +1,273 @@
+//! What a batch changes as the statements of write commands. Written straight
+//! as BSON: a tree of values for each would cost more than deriving it.
+
+use std::collections::HashMap;
+
+use mongodb::bson::error::Result;
+use mongodb::bson::{DateTime, RawDocumentBuf, cstr, rawdoc};
+
+use super::documents::{
+    Id, append_created, append_stamp, by_type_document, field, membership_facts,
+};
+use super::journal;
+use super::schema::collection;
+use crate::derive::Changes;
+use crate::derive::changes::{
+    Consumed, DialogChange, MembershipChange, MessageBefore, MessageChange, WordChange,
+};
+use crate::derive::state::{DialogKey, MembershipKey, MessageKey, ReactionKey};
+
+/// What the statements of a command do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// New documents; one that exists is a conflict.
+    Insert,
+    /// Changes; each must find its document as expected.
+    Update,
+}
+
+/// All statements of one kind for one collection.
+#[derive(Debug)]
+pub struct Write {
+    /// Where.
+    pub collection: &'static str,
+    /// How.
+    pub verb: Verb,
+    /// What.
+    pub statements: Vec<RawDocumentBuf>,
+}
+
+/// All writes of a batch. Dialogs come first: a version that moved is noticed
+/// before anything else is sent.
+///
+/// # Errors
+/// When something cannot be encoded.
+pub fn writes(changes: &Changes, now: DateTime) -> Result<Vec<Write>> {
+    let mut writes = Writes::default();
+    for (key, change) in &changes.dialogs {
+        writes.add(dialog(key, change, now)?);
+    }
+    for taken in &changes.taken {
+        writes.add(insert(collection::JOURNAL, journal::record(taken, now)?));
+    }
+    for (key, change) in &changes.messages {
+        if let Some(statement) = message(key, change)? {
+            writes.add(statement);
+        }
+    }
+    for (key, change) in &changes.memberships {
+        writes.add(membership(key, change, now)?);
+    }
+    for key in &changes.receipts {
+        writes.add(insert(collection::RECEIPTS, by_id(key)));
+    }
+    for (key, change) in &changes.reactions {
+        writes.add(reaction(key, change));
+    }
+    for key in &changes.topics {
+        writes.add(insert(collection::TOPICS, by_id(key)));
+    }
+    for (key, (stamp, user_type)) in &changes.user_types {
+        // Documents compare field by field: the latest stamp wins, whoever
+        // writes first.
+        let mut typed = RawDocumentBuf::new();
+        append_stamp(&mut typed, stamp);
+        typed.append(cstr!("type"), user_type.as_str());
+        let change = rawdoc! { "$max": { "typed": typed } };
+        writes.add(upsert(collection::USERS, by_id(key), change));
+    }
+    Ok(writes.0)
+}
+
+/// Statements, gathered by collection and verb in order of first use.
+#[derive(Default)]
+struct Writes(Vec<Write>);
+
+impl Writes {
+    fn add(&mut self, statement: Statement) {
+        let Statement(collection, verb, document) = statement;
+        let same = |write: &&mut Write| write.collection == collection && write.verb == verb;
+        match self.0.iter_mut().find(same) {
+            Some(write) => write.statements.push(document),
+            None => self.0.push(Write {
+                collection,
+                verb,
+                statements: vec![document],
+            }),
+        }
+    }
+}
+
+struct Statement(&'static str, Verb, RawDocumentBuf);
+
+fn insert(collection: &'static str, document: RawDocumentBuf) -> Statement {
+    Statement(collection, Verb::Insert, document)
+}
+
+fn update(collection: &'static str, filter: RawDocumentBuf, change: RawDocumentBuf) -> Statement {
+    let statement = rawdoc! { "q": filter, "u": change };
+    Statement(collection, Verb::Update, statement)
+}
+
+fn upsert(collection: &'static str, filter: RawDocumentBuf, change: RawDocumentBuf) -> Statement {
+    let statement = rawdoc! { "q": filter, "u": change, "upsert": true };
+    Statement(collection, Verb::Update, statement)
+}
+
+fn by_id(key: &impl Id) -> RawDocumentBuf {
+    rawdoc! { "_id": key.id() }
+}
+
+fn dialog(key: &DialogKey, change: &DialogChange, now: DateTime) -> Result<Statement> {
+    let dialog = &change.now;
+    let new = change.expected_version == 0;
+    let mut fields = if new {
+        by_id(key)
+    } else {
+        RawDocumentBuf::new()
+    };
+    fields.append(cstr!("version"), dialog.version);
+    fields.append(cstr!("messages"), dialog.messages);
+    fields.append(cstr!("members"), dialog.members);
+    fields.append(cstr!("topics"), dialog.topics);
+    fields.append(cstr!("sequence"), by_type_document(&dialog.sequence)?);
+    fields.append(cstr!("updated_at"), now);
+    if let Some(mark) = dialog.high_mark {
+        fields.append(cstr!("high_mark"), mark.0);
+    }
+    if dialog.deleted {
+        fields.append(cstr!("deleted"), true);
+    }
+    if let Some(at) = dialog.last_message_at {
+        fields.append(cstr!("last_message_at"), at.get());
+    }
+    if new {
+        return Ok(insert(collection::DIALOGS, fields));
+    }
+    let mut changes = rawdoc! { "$set": fields };
+    if dialog.last_message_at.is_none() {
+        changes.append(cstr!("$unset"), rawdoc! { "last_message_at": "" });
+    }
+    let mut filter = by_id(key);
+    filter.append(cstr!("version"), change.expected_version);
+    Ok(update(collection::DIALOGS, filter, changes))
+}
+
+fn membership(key: &MembershipKey, change: &MembershipChange, now: DateTime) -> Result<Statement> {
+    let mut increments = rawdoc! { "version": change.version };
+    if change.sent != 0 {
+        increments.append(cstr!("sent"), change.sent);
+    }
+    let (mut set, unset) = match &change.facts {
+        Some(facts) => membership_facts(facts),
+        None => Default::default(),
+    };
+    match &change.consumed {
+        Consumed::Set(share) => set.append(cstr!("consumed"), by_type_document(share)?),
+        Consumed::Add(share) => {
+            for (sender_type, count) in share.iter().filter(|(_, count)| *count != 0) {
+                increments.append(field("consumed.", sender_type.as_str())?, count);
+            }
+        }
+    }
+    set.append(cstr!("updated_at"), now);
+    let mut changes = rawdoc! { "$inc": increments, "$set": set };
+    if !unset.is_empty() {
+        changes.append(cstr!("$unset"), unset);
+    }
+    Ok(upsert(collection::MEMBERSHIPS, by_id(key), changes))
+}
+
+/// `None` when nothing about the document changes: a word on a reaction that
+/// says the same again, say.
+fn message(key: &MessageKey, change: &MessageChange) -> Result<Option<Statement>> {
+    Ok(match change.before {
+        MessageBefore::Absent => Some(new_message(key, change)?),
+        MessageBefore::Placeholder(expected) => {
+            let mut filter = by_id(key);
+            filter.append(cstr!("version"), expected);
+            changed_message(filter, change)?
+        }
+        MessageBefore::Created => changed_message(by_id(key), change)?,
+    })
+}
+
+fn new_message(key: &MessageKey, change: &MessageChange) -> Result<Statement> {
+    let mut fields = by_id(key);
+    append_message(&mut fields, change);
+    if change.version > 0 {
+        fields.append(cstr!("version"), change.version);
+    }
+    let (mut statuses, mut reactions) = (RawDocumentBuf::new(), RawDocumentBuf::new());
+    append_counts(&mut statuses, "", &change.statuses, |s| s.as_str())?;
+    append_counts(&mut reactions, "", &change.reactions, |r| r.as_str())?;
+    if !statuses.is_empty() {
+        fields.append(cstr!("statuses"), statuses);
+    }
+    if !reactions.is_empty() {
+        fields.append(cstr!("reactions"), reactions);
+    }
+    Ok(insert(collection::MESSAGES, fields))
+}
+
+fn changed_message(filter: RawDocumentBuf, change: &MessageChange) -> Result<Option<Statement>> {
+    let mut increments = RawDocumentBuf::new();
+    if change.version > 0 {
+        increments.append(cstr!("version"), change.version);
+    }
+    append_counts(&mut increments, "statuses.", &change.statuses, |s| {
+        s.as_str()
+    })?;
+    append_counts(&mut increments, "reactions.", &change.reactions, |r| {
+        r.as_str()
+    })?;
+    let mut fields = RawDocumentBuf::new();
+    append_message(&mut fields, change);
+    let mut changes = RawDocumentBuf::new();
+    if !increments.is_empty() {
+        changes.append(cstr!("$inc"), increments);
+    }
+    if !fields.is_empty() {
+        changes.append(cstr!("$set"), fields);
+    }
+    Ok((!changes.is_empty()).then(|| update(collection::MESSAGES, filter, changes)))
+}
+
+/// The fields that a create or a delete sets.
+fn append_message(fields: &mut RawDocumentBuf, change: &MessageChange) {
+    if let Some(created) = &change.created {
+        append_created(fields, created);
+    }
+    if change.deleted {
+        fields.append(cstr!("deleted"), true);
+    }
+}
+
+fn append_counts<T>(
+    fields: &mut RawDocumentBuf,
+    prefix: &str,
+    counts: &HashMap<T, i64>,
+    name: impl Fn(&T) -> &str,
+) -> Result<()> {
+    for (key, count) in counts.iter().filter(|(_, count)| **count != 0) {
+        fields.append(field(prefix, name(key))?, *count);
+    }
+    Ok(())
+}
+
+fn reaction(key: &ReactionKey, change: &WordChange) -> Statement {
+    let mut fields = RawDocumentBuf::new();
+    append_stamp(&mut fields, &change.now.stamp);
+    fields.append(cstr!("set"), change.now.set);
+    match &change.before {
+        None => {
+            fields.append(cstr!("_id"), key.id());
+            insert(collection::REACTIONS, fields)
+        }
+        Some(before) => {
+            let mut filter = by_id(key);
+            append_stamp(&mut filter, &before.stamp);
+            update(collection::REACTIONS, filter, rawdoc! { "$set": fields })
+        }
+    }
+}
