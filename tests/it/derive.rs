@@ -13,7 +13,7 @@ use crate::kit::model::Model;
 use crate::memory::{Memory, Writer};
 use crate::strategy::{self, Schedule};
 
-fn decoded(event: &Value) -> Event {
+pub fn decoded(event: &Value) -> Event {
     match decode(event.to_string().as_bytes()) {
         Ok(Decoded::Event(event)) => event,
         other => panic!("{event} gave {other:?}"),
@@ -40,7 +40,7 @@ fn nonzero(counts: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
 }
 
 /// Every counter of the documents, by the rules of reading, against the model.
-fn compare(memory: &Memory, model: &Model) {
+pub fn compare(memory: &Memory, model: &Model) {
     for (tenant, dialog) in model.dialogs() {
         let stored = memory
             .dialogs

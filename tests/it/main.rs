@@ -25,6 +25,7 @@ mod layers;
 mod memory;
 mod outages;
 mod queues;
+mod rules;
 mod scenario;
 mod servers;
 mod world;

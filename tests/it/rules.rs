@@ -1,0 +1,492 @@
+//! The rules of the counters one by one: what events mean, in numbers written
+//! by hand. Each row is derived in every order of arrival, with every event
+//! delivered twice; and it is what the independent model must say, too, which
+//! the property test takes for its measure.
+
+use chat_counters::derive::Care;
+use chat_counters::event::Event;
+use serde_json::{Value, json};
+
+use crate::derive::{compare, decoded};
+use crate::events::{
+    TENANT, Wire, bulk_read, delete, join, leave, message, reaction, status, topic,
+};
+use crate::kit::model::Model;
+use crate::memory::{Memory, Writer};
+
+const D: &str = "dlg";
+
+/// A counter of the dialog [`D`], or of a user over all dialogs.
+#[derive(Debug, Clone, Copy)]
+enum Of {
+    Unread(&'static str),
+    UnreadFrom(&'static str, &'static str),
+    Member(&'static str),
+    Messages,
+    Members,
+    Topics,
+    Status(&'static str, &'static str),
+    Reaction(&'static str, &'static str),
+    Sent(&'static str),
+    Dialogs(&'static str),
+    UnreadDialogs(&'static str),
+    TotalUnread(&'static str),
+}
+use Of::*;
+
+struct Row {
+    rule: &'static str,
+    events: Vec<Wire>,
+    counters: Vec<(Of, i64)>,
+}
+
+fn row(
+    rule: &'static str,
+    events: impl Into<Vec<Wire>>,
+    counters: impl Into<Vec<(Of, i64)>>,
+) -> Row {
+    Row {
+        rule,
+        events: events.into(),
+        counters: counters.into(),
+    }
+}
+
+/// Ann and Bob are in the dialog from 1 ms on.
+fn both() -> [Wire; 2] {
+    [join("a1", D, "ann", 1), join("b1", D, "bob", 1)]
+}
+
+fn with(events: impl IntoIterator<Item = Wire>) -> Vec<Wire> {
+    both().into_iter().chain(events).collect()
+}
+
+/// An event with another value somewhere in its data.
+fn changed(wire: Wire, pointer: &str, value: Value) -> Wire {
+    let mut body: Value = serde_json::from_slice(&wire.body).unwrap();
+    *body.pointer_mut(pointer).unwrap() = value;
+    Wire {
+        body: body.to_string().into_bytes(),
+        ..wire
+    }
+}
+
+fn deleted_dialog(id: &str, at: i64) -> Wire {
+    let body = json!({
+        "eventId": id, "tenantId": TENANT, "eventType": "dialog.delete",
+        "createdAt": at, "data": { "context": { "dialogId": D } },
+    });
+    Wire {
+        event_type: "dialog.delete".into(),
+        entity_type: "dialog".into(),
+        body: body.to_string().into_bytes(),
+    }
+}
+
+fn messages() -> Vec<Row> {
+    let m = |id: &str, sender: &str, at| message(&format!("e_{id}"), D, id, sender, at);
+    let typed = |wire, kind: &str| changed(wire, "/data/message/senderInfo/type", json!(kind));
+    let system = |wire| changed(wire, "/data/message/type", json!("system.joined"));
+    vec![
+        row(
+            "a message is unread for every member but its sender",
+            with([m("m1", "ann", 5)]),
+            [
+                (Unread("bob"), 1),
+                (Unread("ann"), 0),
+                (Messages, 1),
+                (Sent("ann"), 1),
+            ],
+        ),
+        row(
+            "someone who is no member has no unread",
+            [join("b1", D, "bob", 1), m("m1", "ann", 5)],
+            [
+                (Unread("ann"), 0),
+                (Unread("carl"), 0),
+                (Sent("ann"), 1),
+                (Members, 1),
+            ],
+        ),
+        row(
+            "unread is split by the sender's type",
+            with([
+                typed(m("m1", "ann", 5), "bot"),
+                m("m2", "ann", 6),
+                typed(m("m3", "ann", 7), "bot"),
+            ]),
+            [
+                (Unread("bob"), 3),
+                (UnreadFrom("bob", "bot"), 2),
+                (UnreadFrom("bob", "user"), 1),
+            ],
+        ),
+        row(
+            "a system message is a message, and never unread",
+            with([system(m("m1", "ann", 5))]),
+            [(Unread("bob"), 0), (Messages, 1), (Sent("ann"), 1)],
+        ),
+        row(
+            "the same message under two event ids counts once",
+            with([m("m1", "ann", 5), message("e_again", D, "m1", "ann", 5)]),
+            [(Unread("bob"), 1), (Messages, 1), (Sent("ann"), 1)],
+        ),
+        row(
+            "a deleted message never counts, whenever its create comes",
+            with([m("m1", "ann", 5), delete("x", "m1", 3), m("m2", "ann", 6)]),
+            [(Unread("bob"), 1), (Messages, 1), (Sent("ann"), 1)],
+        ),
+        row(
+            "a deleted message has no message counters",
+            with([
+                m("m1", "ann", 5),
+                status("s", D, "m1", "bob", "read", 6),
+                reaction("r", "m1", "bob", "+1", "set", 6),
+                delete("x", "m1", 7),
+            ]),
+            [
+                (Status("m1", "read"), 0),
+                (Reaction("m1", "+1"), 0),
+                (Unread("bob"), 0),
+            ],
+        ),
+        row(
+            "of a deleted dialog nothing is left",
+            with([
+                m("m1", "ann", 5),
+                topic("t", D, "t1", 2),
+                deleted_dialog("x", 3),
+            ]),
+            [
+                (Messages, 0),
+                (Members, 0),
+                (Topics, 0),
+                (Unread("bob"), 0),
+                (Member("bob"), 0),
+                (Sent("ann"), 0),
+                (Dialogs("bob"), 0),
+            ],
+        ),
+    ]
+}
+
+fn memberships() -> Vec<Row> {
+    let m = |id: &str, at| message(&format!("e_{id}"), D, id, "ann", at);
+    vec![
+        row(
+            "a message at the time of the join is unread, one before it is not",
+            [join("b1", D, "bob", 5), m("m1", 5), m("m2", 4)],
+            [(Unread("bob"), 1), (Messages, 2)],
+        ),
+        row(
+            "who left has nothing unread and is no member",
+            with([m("m1", 5), leave("b2", D, "bob", 6)]),
+            [
+                (Unread("bob"), 0),
+                (Member("bob"), 0),
+                (Members, 1),
+                (Dialogs("bob"), 0),
+            ],
+        ),
+        row(
+            "a second add while a member changes nothing",
+            with([m("m1", 5), join("b2", D, "bob", 9)]),
+            [(Unread("bob"), 1), (Members, 2)],
+        ),
+        row(
+            "a re-add starts afresh",
+            [
+                join("b1", D, "bob", 1),
+                m("m1", 5),
+                leave("b2", D, "bob", 6),
+                join("b3", D, "bob", 7),
+                m("m2", 8),
+            ],
+            [(Unread("bob"), 1), (Members, 1)],
+        ),
+        row(
+            "the earliest add after the latest remove tells the join",
+            [
+                leave("b1", D, "bob", 2),
+                join("b2", D, "bob", 3),
+                join("b3", D, "bob", 7),
+                m("m1", 4),
+            ],
+            [(Unread("bob"), 1)],
+        ),
+        row(
+            "a remove that is older than the add does not matter",
+            [
+                join("b1", D, "bob", 5),
+                leave("b2", D, "bob", 4),
+                m("m1", 6),
+            ],
+            [(Member("bob"), 1), (Unread("bob"), 1)],
+        ),
+        row(
+            "of an add and a remove at once, the higher event id is the later: the remove",
+            [join("b1", D, "bob", 5), leave("b2", D, "bob", 5)],
+            [(Member("bob"), 0), (Members, 0)],
+        ),
+        row(
+            "of an add and a remove at once, the higher event id is the later: the add",
+            [
+                join("b9", D, "bob", 5),
+                leave("b2", D, "bob", 5),
+                m("m1", 5),
+            ],
+            [(Member("bob"), 1), (Unread("bob"), 1)],
+        ),
+        row(
+            "names that differ in case and white space are one user",
+            [join("b1", D, " BoB ", 1), m("m1", 5)],
+            [(Unread("bob"), 1), (Members, 1)],
+        ),
+        row(
+            "topics are distinct",
+            [
+                topic("t1", D, "one", 1),
+                topic("t2", D, "two", 2),
+                topic("t3", D, "one", 3),
+            ],
+            [(Topics, 2)],
+        ),
+        row(
+            "a user's numbers are the sums over the dialogs",
+            with([
+                join("b2", "other", "bob", 1),
+                m("m1", 5),
+                m("m2", 6),
+                message("e3", "other", "m3", "ann", 7),
+            ]),
+            [
+                (Dialogs("bob"), 2),
+                (UnreadDialogs("bob"), 2),
+                (TotalUnread("bob"), 3),
+                (Sent("ann"), 3),
+            ],
+        ),
+    ]
+}
+
+fn reads() -> Vec<Row> {
+    let m = |id: &str, at| message(&format!("e_{id}"), D, id, "ann", at);
+    let read = |id: &str, of: &str, at| status(id, D, of, "bob", "read", at);
+    vec![
+        row(
+            "a message that was read is not unread",
+            with([m("m1", 5), m("m2", 6), read("s1", "m1", 7)]),
+            [(Unread("bob"), 1), (Status("m1", "read"), 1)],
+        ),
+        row(
+            "read twice under two event ids is read once",
+            with([
+                m("m1", 5),
+                m("m2", 6),
+                read("s1", "m1", 7),
+                read("s2", "m1", 8),
+            ]),
+            [(Unread("bob"), 1), (Status("m1", "read"), 1)],
+        ),
+        row(
+            "read is final: what comes later does not bring the message back",
+            with([
+                m("m1", 5),
+                read("s1", "m1", 7),
+                status("s2", D, "m1", "bob", "unread", 9),
+            ]),
+            [
+                (Unread("bob"), 0),
+                (Status("m1", "unread"), 1),
+                (Status("m1", "read"), 1),
+            ],
+        ),
+        row(
+            "delivered does not read",
+            with([m("m1", 5), status("s1", D, "m1", "bob", "Delivered", 6)]),
+            [(Unread("bob"), 1), (Status("m1", "delivered"), 1)],
+        ),
+        row(
+            "a bulk read covers what is as old as it says, and nothing later",
+            with([
+                m("m1", 5),
+                m("m2", 6),
+                m("m3", 7),
+                bulk_read("r", D, "bob", 6),
+            ]),
+            [(Unread("bob"), 1)],
+        ),
+        row(
+            "a bulk read never goes backwards",
+            with([
+                m("m1", 5),
+                bulk_read("r1", D, "bob", 5),
+                bulk_read("r2", D, "bob", 4),
+            ]),
+            [(Unread("bob"), 0)],
+        ),
+        row(
+            "a message read singly and in bulk is read once",
+            with([
+                m("m1", 5),
+                m("m2", 9),
+                read("s1", "m1", 6),
+                bulk_read("r1", D, "bob", 7),
+            ]),
+            [(Unread("bob"), 1)],
+        ),
+        row(
+            "a bulk read of someone who is no member holds when they join",
+            [
+                bulk_read("r", D, "bob", 8),
+                join("b1", D, "bob", 1),
+                m("m1", 5),
+                m("m2", 9),
+            ],
+            [(Unread("bob"), 1)],
+        ),
+        row(
+            "a bulk read from before a re-add still holds",
+            [
+                join("b1", D, "bob", 1),
+                bulk_read("r", D, "bob", 8),
+                leave("b2", D, "bob", 2),
+                join("b3", D, "bob", 3),
+                m("m1", 5),
+            ],
+            [(Unread("bob"), 0)],
+        ),
+        row(
+            "what was read before a re-add is still read after it",
+            [
+                leave("b1", D, "bob", 2),
+                join("b2", D, "bob", 3),
+                m("m1", 5),
+                read("s1", "m1", 1),
+                m("m2", 6),
+            ],
+            [(Unread("bob"), 1)],
+        ),
+    ]
+}
+
+fn reactions() -> Vec<Row> {
+    let m1 = || message("e1", D, "m1", "ann", 5);
+    vec![
+        row(
+            "a reaction counts users, not words",
+            [
+                m1(),
+                reaction("r1", "m1", "bob", "+1", "set", 6),
+                reaction("r2", "m1", "bob", "+1", "set", 7),
+                reaction("r3", "m1", "ann", "+1", "set", 8),
+            ],
+            [(Reaction("m1", "+1"), 2)],
+        ),
+        row(
+            "the latest word holds: unset",
+            [
+                m1(),
+                reaction("r1", "m1", "bob", "+1", "set", 6),
+                reaction("r2", "m1", "bob", "+1", "unset", 7),
+            ],
+            [(Reaction("m1", "+1"), 0)],
+        ),
+        row(
+            "the latest word holds: set again",
+            [
+                m1(),
+                reaction("r1", "m1", "bob", "+1", "unset", 6),
+                reaction("r2", "m1", "bob", "+1", "set", 7),
+            ],
+            [(Reaction("m1", "+1"), 1)],
+        ),
+        row(
+            "at the same time the higher event id has the latest word",
+            [
+                m1(),
+                reaction("r1", "m1", "bob", "+1", "set", 6),
+                reaction("r2", "m1", "bob", "+1", "unset", 6),
+            ],
+            [(Reaction("m1", "+1"), 0)],
+        ),
+        row(
+            "a status and a reaction may be known before their message",
+            [
+                status("s1", D, "m2", "bob", "read", 1),
+                reaction("r1", "m2", "bob", "a.$b|:🎉", "set", 2),
+            ],
+            [
+                (Status("m2", "read"), 1),
+                (Reaction("m2", "a.$b|:🎉"), 1),
+                (Messages, 0),
+            ],
+        ),
+    ]
+}
+
+fn found(model: &Model, of: Of) -> i64 {
+    let named = |counts: &std::collections::BTreeMap<String, i64>, name: &str| {
+        counts.get(name).copied().unwrap_or_default()
+    };
+    let in_dialog = |user| model.user_dialog(TENANT, user, D);
+    match of {
+        Unread(user) => in_dialog(user).unread_count,
+        UnreadFrom(user, kind) => named(&in_dialog(user).unread_by_sender_type, kind),
+        Member(user) => i64::from(in_dialog(user).member),
+        Messages => model.dialog(TENANT, D).message_count,
+        Members => model.dialog(TENANT, D).member_count,
+        Topics => model.dialog(TENANT, D).topic_count,
+        Status(message, status) => named(&model.message(TENANT, message).status_counts, status),
+        Reaction(message, name) => named(&model.message(TENANT, message).reaction_counts, name),
+        Sent(user) => model.user(TENANT, user).total_messages_count,
+        Dialogs(user) => model.user(TENANT, user).dialog_count,
+        UnreadDialogs(user) => model.user(TENANT, user).unread_dialogs_count,
+        TotalUnread(user) => model.user(TENANT, user).total_unread_count,
+    }
+}
+
+/// Calls with every order of the numbers below `count`.
+fn orders(count: usize, mut with: impl FnMut(&[usize])) {
+    fn go(order: &mut Vec<usize>, from: usize, with: &mut impl FnMut(&[usize])) {
+        if from == order.len() {
+            with(order);
+        }
+        for index in from..order.len() {
+            order.swap(from, index);
+            go(order, from + 1, with);
+            order.swap(from, index);
+        }
+    }
+    go(&mut (0..count).collect(), 0, &mut with);
+}
+
+#[test]
+fn every_rule_holds_in_every_order() {
+    let rows = [messages(), memberships(), reads(), reactions()];
+    for Row {
+        rule,
+        events,
+        counters,
+    } in rows.into_iter().flatten()
+    {
+        let bodies: Vec<Value> = events
+            .iter()
+            .map(|wire| serde_json::from_slice(&wire.body).unwrap())
+            .collect();
+        let model = Model::of(&bodies);
+        for (of, expected) in counters {
+            assert_eq!(found(&model, of), expected, "{rule}: {of:?}");
+        }
+        let events: Vec<Event> = bodies.iter().map(decoded).collect();
+        orders(events.len(), |order| {
+            let (mut memory, mut writer) = (Memory::default(), Writer::default());
+            for index in order {
+                let twice = [events[*index].clone(), events[*index].clone()];
+                writer.take(&mut memory, &twice, Care::Presume);
+            }
+            let checked = std::panic::catch_unwind(|| compare(&memory, &model));
+            assert!(checked.is_ok(), "{rule}: in the order {order:?}");
+        });
+    }
+}
