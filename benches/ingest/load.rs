@@ -15,10 +15,27 @@ pub struct Load {
     pub body: String,
 }
 
+impl Load {
+    pub fn is_message(&self) -> bool {
+        self.event_type == "message.create"
+    }
+}
+
+impl Options {
+    /// The numbers of a round's events, which no other round has.
+    fn indexes(&self, round: usize) -> std::ops::Range<usize> {
+        round * self.events..(round + 1) * self.events
+    }
+}
+
 /// xorshift64*: the same load in every run.
 struct Random(u64);
 
 impl Random {
+    fn of(round: usize) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15 ^ round as u64)
+    }
+
     fn below(&mut self, n: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -41,9 +58,9 @@ fn message_id(index: usize) -> String {
 }
 
 /// Messages in order of time, spread over dialogs and senders at random.
-pub fn messages(options: &Options, members: usize) -> Vec<Load> {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let messages = (0..options.events).map(|index| {
+pub fn messages(options: &Options, members: usize, round: usize) -> Vec<Load> {
+    let mut random = Random::of(round);
+    let messages = options.indexes(round).map(|index| {
         let (dialog, sender) = (random.below(options.dialogs), random.below(members));
         message(index, dialog, sender)
     });
@@ -52,10 +69,10 @@ pub fn messages(options: &Options, members: usize) -> Vec<Load> {
 
 /// 70 % messages, 20 % single reads of a recent message, 5 % bulk reads up to
 /// now, 5 % joins and leaves.
-pub fn mixed(options: &Options, members: usize) -> Vec<Load> {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+pub fn mixed(options: &Options, members: usize, round: usize) -> Vec<Load> {
+    let mut random = Random::of(round);
     let mut recent: Vec<Option<usize>> = vec![None; options.dialogs];
-    let events = (0..options.events).map(|index| {
+    let events = options.indexes(round).map(|index| {
         let (dialog, user) = (random.below(options.dialogs), random.below(members));
         match (random.below(100), recent[dialog]) {
             (70..90, Some(message)) => read(index, dialog, message, user),

@@ -1,14 +1,16 @@
 //! `make bench`: how fast the service ingests, and what the machine allows.
 //!
-//! Everything is measured in one run on one machine. Each load is put into the
-//! queue first; then the real service is started as a process of its own and
+//! Everything is measured in one run on one machine: all dialogs of all sizes
+//! are in the store, then the loads take turns, and the median of the rounds
+//! counts. Each load is put into the queue first; then the real service is started as a process of its own and
 //! timed from the first delivery to the last ack, by its own metrics. The
 //! floors are the same work without the service: writing the same documents in
 //! a bare loop, in transactions as large as the service's were, and consuming
 //! the same messages without doing anything.
 //!
 //! ```text
-//! cargo bench --bench ingest -- [--events N] [--dialogs N] [--members A,B,..]
+//! cargo bench --bench ingest -- [--events N] [--dialogs N] [--rounds N]
+//!     [--members A,B,..]
 //! ```
 //!
 //! Results: a table, `target/bench/ingest.json`, `target/bench/ingest.svg`.
@@ -37,8 +39,10 @@ struct Options {
     events: usize,
     /// Dialogs that they are spread over.
     dialogs: usize,
-    /// Members of each dialog, one run each.
+    /// Members of each dialog, one load each.
     members: Vec<usize>,
+    /// How often each load is measured.
+    rounds: usize,
 }
 
 /// Members of each dialog in the mixed load.
@@ -49,12 +53,14 @@ fn options() -> Result<Options> {
         events: 50_000,
         dialogs: 500,
         members: vec![2, 10, 100, 1_000, 10_000],
+        rounds: 3,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
             "--events" => options.events = value()?.parse()?,
+            "--rounds" => options.rounds = value()?.parse()?,
             "--dialogs" => options.dialogs = value()?.parse()?,
             "--members" => {
                 let members = value()?;
@@ -81,22 +87,37 @@ async fn main() -> Result<()> {
         options.events, options.dialogs
     );
 
-    let messages = load::messages(&options, 100);
+    let messages = load::messages(&options, 100, 0);
     report.bus_floor = floors::bus(&config("floor"), &messages).await?;
     println!("{:<28} {:>10.0} events/s", "bus floor", report.bus_floor);
-    for &members in &options.members {
-        let load = load::messages(&options, members);
-        let measured = measure(&config("members"), &load, &options, members).await?;
-        println!(
-            "{:<28} {measured}",
-            format!("end to end, {members} members")
-        );
-        report.end_to_end.push((members, measured));
+    let mut loads: Vec<_> = options
+        .members
+        .iter()
+        .map(|&members| Kind::Messages(members))
+        .chain([Kind::Mixed])
+        .map(|kind| (kind, config("load"), Vec::new()))
+        .collect();
+    // All of it first: what is measured is a dialog's size, not the store's.
+    for (kind, config, _) in &loads {
+        prepare(kind, config, &options).await?;
     }
-    let load = load::mixed(&options, MIXED_MEMBERS);
-    let measured = measure(&config("mixed"), &load, &options, MIXED_MEMBERS).await?;
-    println!("{:<28} {measured}", "mixed");
-    report.mixed = Some(measured);
+    for round in 0..options.rounds {
+        for (kind, config, measured) in &mut loads {
+            let load = kind.load(&options, round);
+            let once = measure(config, &load).await?;
+            println!("{:<28} {once}", kind.to_string());
+            measured.push(once);
+        }
+    }
+    println!("medians of {} rounds:", options.rounds);
+    for (kind, _, measured) in &loads {
+        let median = Measured::median(measured.clone());
+        println!("{:<28} {median}", kind.to_string());
+        match kind {
+            Kind::Messages(members) => report.end_to_end.push((*members, median)),
+            Kind::Mixed => report.mixed = Some(median),
+        }
+    }
     let batch = report.mean_batch();
     let (store_floor, cpu) = floors::store(&config("floor"), &options, batch).await?;
     report.store_floor = store_floor;
@@ -104,32 +125,62 @@ async fn main() -> Result<()> {
         "{:<28} {store_floor:>10.0} events/s  {cpu}  {batch} events a transaction",
         "store floor"
     );
+    for (kind, config, _) in &loads {
+        let messages = (0..options.rounds).map(|round| {
+            let load = kind.load(&options, round);
+            load.iter().filter(|event| event.is_message()).count()
+        });
+        seed::verify(config, messages.sum()).await?;
+        floors::remove(config).await?;
+    }
     report.write()?;
     Ok(())
 }
 
+/// What is sent, to dialogs of which size.
+enum Kind {
+    Messages(usize),
+    Mixed,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Kind::Messages(members) => f.pad(&format!("end to end, {members} members")),
+            Kind::Mixed => f.pad("mixed"),
+        }
+    }
+}
+
+impl Kind {
+    fn members(&self) -> usize {
+        match self {
+            Kind::Messages(members) => *members,
+            Kind::Mixed => MIXED_MEMBERS,
+        }
+    }
+
+    fn load(&self, options: &Options, round: usize) -> Vec<Load> {
+        match self {
+            Kind::Messages(members) => load::messages(options, *members, round),
+            Kind::Mixed => load::mixed(options, MIXED_MEMBERS, round),
+        }
+    }
+}
+
+/// Dialogs with their members, and a queue that keeps what is published.
+async fn prepare(kind: &Kind, config: &Config, options: &Options) -> Result<()> {
+    seed::dialogs(config, options.dialogs, kind.members()).await?;
+    let service = Service::start(service::binary(), config).await?;
+    service.stop().await.map(drop)
+}
+
 /// Fills the queue, then lets the service empty it.
-async fn measure(
-    config: &Config,
-    load: &[Load],
-    options: &Options,
-    members: usize,
-) -> Result<Measured> {
-    seed::dialogs(config, options.dialogs, members).await?;
-    // Declares the queue, which then keeps what is published.
-    Service::start(service::binary(), config)
-        .await?
-        .stop()
-        .await?;
+async fn measure(config: &Config, load: &[Load]) -> Result<Measured> {
     publish(config, load).await?;
     let service = Service::spawn(service::binary(), config).await?;
     let measured = service::drained(&service, load.len()).await?;
     service.stop().await?;
-    let messages = load
-        .iter()
-        .filter(|event| event.event_type == "message.create");
-    seed::verify(config, messages.count()).await?;
-    floors::remove(config).await?;
     Ok(measured)
 }
 

@@ -27,6 +27,14 @@ pub struct Measured {
     pub batch: f64,
 }
 
+impl Measured {
+    /// The one of the middle rate.
+    pub fn median(mut rounds: Vec<Self>) -> Self {
+        rounds.sort_by(|a, b| a.events_per_second.total_cmp(&b.events_per_second));
+        rounds[rounds.len() / 2]
+    }
+}
+
 /// All results.
 #[derive(Debug, Default)]
 pub struct Report {

@@ -52,7 +52,11 @@ pub async fn dialogs(config: &Config, dialogs: usize, members: usize) -> Result<
             "updated_at": now,
         }
     });
-    insert(&store, "memberships", documents).await
+    insert(&store, "memberships", documents).await?;
+    // What is still to be written of the seed would be paid for by the load.
+    let admin = store.client().database("admin");
+    admin.run_command(doc! { "fsync": 1 }).await?;
+    Ok(())
 }
 
 async fn insert(

@@ -14,7 +14,7 @@ Every verb works on the ports it is given: one node of a cluster, or all.
 Files: ROOT/PORT/pid, ROOT/PORT/log, ROOT/PORT/db. Listens on 127.0.0.1 only.
 
   MONGOD          the server to run (else get-mongod.sh finds or fetches one)
-  MONGO_CACHE_GB  cache of each node (0.25; 2 for MONGO_BENCH)
+  MONGO_CACHE_GB  cache of each node (0.25; 6 for MONGO_BENCH)
   MONGO_BENCH=1   the server's own log settings and timings, no fault injection: for measurements
   MONGO_MEMBERS   HOST:PORT,... that the first start announces instead of 127.0.0.1:PORT (proxies)
 """
@@ -59,7 +59,7 @@ class Node:
         bench = os.environ.get("MONGO_BENCH")
         args = [mongod, "--dbpath", f"{self.dir}/db", "--port", str(self.port), "--bind_ip", "127.0.0.1"]
         args += ["--logpath", f"{self.dir}/log", "--logappend", "--nounixsocket", "--replSet", "rs0"]
-        args += ["--wiredTigerCacheSizeGB", os.environ.get("MONGO_CACHE_GB") or ("2" if bench else "0.25")]
+        args += ["--wiredTigerCacheSizeGB", os.environ.get("MONGO_CACHE_GB") or ("6" if bench else "0.25")]
         args += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
         # Else a stop of a cluster's node waits 15 s for operations to end by themselves.
         args += ["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"]
