@@ -25,7 +25,11 @@ impl Store {
         // Inside a transaction a collection would be created, but two writers
         // doing so at once conflict.
         for name in collection::ALL {
-            let created = self.database().create_collection(name).await;
+            let created = self.database().create_collection(name);
+            let created = match name {
+                collection::MEMBERSHIPS => created.storage_engine(small_pages()).await,
+                _ => created.await,
+            };
             accept(created, NAMESPACE_EXISTS)?;
         }
         let indexes = [
@@ -71,6 +75,12 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Storage in pages of 4 KiB, not 32. A message changes one membership among
+/// millions, its sender's, and the server writes the page around it.
+fn small_pages() -> Document {
+    doc! { "wiredTiger": { "configString": "leaf_page_max=4KB" } }
 }
 
 /// `None` when the server refused with this one code.
