@@ -13,6 +13,7 @@ use crate::bus::{BusError, Consumer};
 use crate::config::Config;
 use crate::grpc::{Bound, ServeError};
 use crate::lane::{Lane, Shared, TypesInFlight};
+use crate::maintenance::background;
 use crate::pipeline::Pipeline;
 use crate::retry::Backoff;
 use crate::shutdown::{self, Shutdown};
@@ -177,6 +178,7 @@ async fn ingest(
         () = shutdown.requested() => return Ok(()),
     };
     let types = TypesInFlight::default();
+    let (verified, background_metrics) = (store.clone(), metrics.clone());
     let shared = Shared {
         store,
         metrics: metrics.clone(),
@@ -198,6 +200,13 @@ async fn ingest(
     let (sink, deliveries) = mpsc::channel(in_flight);
     tasks.spawn(Pipeline::new(lanes, types, metrics).run(deliveries));
     tokio::spawn(forward(consumer.health(), consuming));
+    let verify = config.verify.clone();
+    tokio::spawn(background::run(
+        verified,
+        verify,
+        background_metrics,
+        shutdown.clone(),
+    ));
     tasks.spawn(consumer.run(sink, shutdown.clone()));
     info!(queue = %config.bus.queue, database = %config.store.database, "taking events");
     while let Some(ended) = tasks.join_next().await {

@@ -9,6 +9,7 @@ mod lines;
 mod output;
 mod publish;
 mod serve;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -115,6 +116,7 @@ enum Command {
     Publish(publish::Publish),
     Get(get::Get),
     Check(check::Check),
+    Verify(verify::Verify),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -178,6 +180,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Publish(publish) => publish.run(&global).await,
         Command::Get(get) => get.run(&global).await,
         Command::Check(check) => check.run(&global).await,
+        Command::Verify(verify) => verify.run(&global).await,
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(),
     };

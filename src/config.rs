@@ -35,6 +35,8 @@ pub struct Config {
     pub log: Log,
     /// Stopping.
     pub shutdown: Shutdown,
+    /// Verifying in the background.
+    pub verify: Verify,
 }
 
 /// RabbitMQ: where events come from and dead letters go.
@@ -139,6 +141,16 @@ pub struct Shutdown {
     pub drain_seconds: u64,
 }
 
+/// Verifying in the background.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Verify {
+    /// 0 = off.
+    pub interval_seconds: u64,
+    /// Dialogs each time.
+    pub dialogs: u32,
+}
+
 impl Default for Bus {
     fn default() -> Self {
         Self {
@@ -210,6 +222,15 @@ impl Default for Log {
         Self {
             level: "info".into(),
             format: "auto".into(),
+        }
+    }
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self {
+            interval_seconds: 60,
+            dialogs: 5,
         }
     }
 }

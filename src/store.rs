@@ -8,6 +8,8 @@ mod journal;
 mod load;
 mod migrate;
 pub mod read;
+pub mod recount;
+pub mod repair;
 pub mod schema;
 mod stale;
 mod statements;

@@ -109,6 +109,10 @@ pub const KEYS: &[Key] = &[
         "human, json, or auto: human on a terminal, JSON otherwise"),
     key("shutdown.drain_seconds", "20", number(0, 3_600),
         "How long a stop waits for what is in flight; the rest is delivered again"),
+    key("verify.interval_seconds", "60", number(0, 31_536_000),
+        "How often the service verifies a few dialogs drawn at random, in seconds; 0 = never"),
+    key("verify.dialogs", "5", number(1, 10_000),
+        "Dialogs verified each time"),
 ];
 
 /// A file of all defaults, each with its meaning.

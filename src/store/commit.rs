@@ -31,6 +31,14 @@ impl Store {
     /// was written.
     pub async fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
         let writes = writes(changes, DateTime::now()).map_err(|e| StoreError::Driver(e.into()))?;
+        self.write(&writes).await
+    }
+
+    /// Writes all of it, or nothing. Statements are written in their order.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub(super) async fn write(&self, writes: &[Write]) -> Result<(), StoreError> {
         let mut session = self.client().start_session().await?;
         session
             .start_transaction()
@@ -42,7 +50,7 @@ impl Store {
                     .build(),
             )
             .await?;
-        for write in &writes {
+        for write in writes {
             if let Err(error) = write.run(self.database(), &mut session).await {
                 // The server ends the transaction by itself where this fails.
                 let _ = session.abort_transaction().await;

@@ -52,6 +52,10 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Consumer sessions ended other than by a shutdown, by cause.
     pub consumer_restarts: Family<Label, Counter>,
+    /// Dialogs verified in the background.
+    pub verified_dialogs: Counter,
+    /// Counters found there that differ from the recorded facts.
+    pub differences: Counter,
     /// Events that are none of ours, by type.
     ignored: Family<TypeLabel, Counter>,
     /// The types that have a label of their own.
@@ -70,6 +74,8 @@ impl Metrics {
             batch_events: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             consumer_restarts: Family::default(),
+            verified_dialogs: Counter::default(),
+            differences: Counter::default(),
             ignored: Family::default(),
             ignored_types: Arc::default(),
         };
@@ -119,6 +125,16 @@ impl Metrics {
             "consumer_restarts",
             "Consumer sessions ended other than by a shutdown, by cause",
             metrics.consumer_restarts.clone(),
+        );
+        registry.register(
+            "verified_dialogs",
+            "Dialogs verified in the background",
+            metrics.verified_dialogs.clone(),
+        );
+        registry.register(
+            "verify_differences",
+            "Counters found in the background that differ from the recorded facts",
+            metrics.differences.clone(),
         );
         registry.register(
             "ignored_events",

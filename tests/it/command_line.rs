@@ -9,7 +9,7 @@ use crate::events::{self, TENANT, join};
 use crate::kit::service::Result;
 use crate::world::{World, binary};
 
-fn command(world: &World, arguments: &[&str]) -> Command {
+pub fn command(world: &World, arguments: &[&str]) -> Command {
     let config = &world.config;
     let mut command = Command::new(binary());
     command
@@ -30,11 +30,11 @@ fn command(world: &World, arguments: &[&str]) -> Command {
     command
 }
 
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

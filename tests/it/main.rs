@@ -28,4 +28,5 @@ mod queues;
 mod rules;
 mod scenario;
 mod servers;
+mod verify;
 mod world;

@@ -125,6 +125,10 @@ impl Service {
             ("LANES__BATCH_EVENTS", config.lanes.batch_events.to_string()),
             ("LANES__BATCH_AGE_MS", config.lanes.batch_age_ms.to_string()),
             (
+                "VERIFY__INTERVAL_SECONDS",
+                config.verify.interval_seconds.to_string(),
+            ),
+            (
                 "SHUTDOWN__DRAIN_SECONDS",
                 config.shutdown.drain_seconds.to_string(),
             ),

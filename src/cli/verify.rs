@@ -1,0 +1,361 @@
+//! `verify`: counters against the recorded facts, in the database itself.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::output::{self, Output};
+use super::{ExitCode, Failure, Global};
+use crate::derive::state::DialogKey;
+use crate::event::{DialogId, TenantId};
+use crate::maintenance::{Verified, Verifier};
+use crate::shutdown;
+use crate::store::Store;
+use crate::store::repair::Reason;
+
+/// Dialogs listed at a time.
+const PAGE: i64 = 1_000;
+
+/// Recount counters from the recorded facts and compare
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Recounts every counter from the facts that are recorded in MongoDB (messages, \
+                  memberships, receipts, reactions, topics) and compares it with the stored one, \
+                  dialog by dialog, each as of one moment: the service may run, and events in \
+                  flight are no differences. Works on MongoDB directly; the service need not run.\n\n\
+                  --repair sets what differs to what was counted, and nothing else, unless the \
+                  dialog has changed meanwhile (then it is recounted), and records who did it and \
+                  why in the journal.",
+    after_help = "Exit codes:\n  \
+                  0  nothing differs, or no longer\n  \
+                  1  counters differ, or it was interrupted\n  \
+                  2  wrong usage or configuration\n  \
+                  3  MongoDB cannot be reached or refuses\n\n\
+                  Examples:\n  \
+                  chat-counters verify\n  \
+                  chat-counters verify --tenant acme --dialog d1 --repair --reason 'restored backup'\n  \
+                  chat-counters verify --sample 1 --rate 50 --output json\n  \
+                  chat-counters verify --resume /var/tmp/verify.json"
+)]
+pub(super) struct Verify {
+    /// Only this tenant
+    #[arg(long, value_name = "ID")]
+    tenant: Option<String>,
+    /// Only this dialog of it
+    #[arg(long, value_name = "ID", requires = "tenant", conflicts_with_all = ["sample", "resume"])]
+    dialog: Option<String>,
+    /// So many percent of the dialogs, drawn anew in each run
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    sample: Option<f64>,
+    /// Set what differs to what was counted
+    #[arg(long)]
+    repair: bool,
+    /// Why, for the record of a repair
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "repair",
+        default_value = "verify --repair"
+    )]
+    reason: String,
+    /// At most so many dialogs a second
+    #[arg(long, value_name = "DIALOGS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
+    /// Where progress is kept: an interrupted run goes on where it was; removed at the end
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        _ => Err("expected a number above 0, up to 100".into()),
+    }
+}
+
+/// What came of it so far.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Summary {
+    dialogs: u64,
+    messages: u64,
+    differing_dialogs: u64,
+    differences: u64,
+    repaired: u64,
+    #[serde(skip_deserializing)]
+    interrupted: bool,
+    #[serde(skip_deserializing)]
+    seconds: f64,
+}
+
+/// What a run leaves for the next one.
+#[derive(Debug, Serialize, Deserialize)]
+struct Progress {
+    tenant: String,
+    dialog: String,
+    summary: Summary,
+}
+
+impl Verify {
+    pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
+        let config = global.quietly()?.config;
+        let usage = |what, error| Failure::new(ExitCode::Usage, format!("--{what}: {error}"));
+        let tenant = self.tenant.as_deref().map(TenantId::new).transpose();
+        let tenant = tenant.map_err(|error| usage("tenant", error))?;
+        let dialog = self.dialog.as_deref().map(DialogId::new).transpose();
+        let dialog = dialog.map_err(|error| usage("dialog", error))?;
+        let stop = shutdown::signal().map_err(|error| {
+            Failure::new(ExitCode::No, format!("cannot handle signals: {error}"))
+        })?;
+        let store = Store::connect(&config.store).await?;
+        let repair = self.repair.then(|| Reason {
+            actor: operator(),
+            text: self.reason.clone(),
+        });
+        let mut job = Job {
+            verifier: Verifier::new(store.clone(), repair),
+            store,
+            args: &self,
+            output: global.output,
+            summary: Summary::default(),
+            begun: Instant::now(),
+            bar: ProgressBar::hidden(),
+        };
+        let ended = tokio::select! {
+            ended = job.work(tenant, dialog) => ended,
+            _ = stop => {
+                job.summary.interrupted = true;
+                Ok(())
+            }
+        };
+        job.bar.finish_and_clear();
+        ended?;
+        job.finish()
+    }
+
+    /// The dialog after which to go on, and what was found up to it.
+    fn resumed(&self) -> Result<Option<(DialogKey, Summary)>, Failure> {
+        let Some(path) = &self.resume else {
+            return Ok(None);
+        };
+        let refuse = |why: String| {
+            let message = format!("--resume {}: {why}", path.display());
+            Failure::new(ExitCode::Usage, message)
+        };
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(refuse(error.to_string())),
+        };
+        let unusable = |error: String| refuse(format!("not the progress of a run: {error}"));
+        let progress: Progress =
+            serde_json::from_str(&text).map_err(|error| unusable(error.to_string()))?;
+        let after = DialogKey {
+            tenant: TenantId::new(&progress.tenant).map_err(|e| unusable(e.to_string()))?,
+            dialog: DialogId::new(&progress.dialog).map_err(|e| unusable(e.to_string()))?,
+        };
+        Ok(Some((after, progress.summary)))
+    }
+}
+
+/// Who runs this, as the system knows them.
+fn operator() -> String {
+    let named = ["SUDO_USER", "USER", "LOGNAME"];
+    let name = named.iter().find_map(|name| std::env::var(name).ok());
+    format!("cli:{}", name.unwrap_or_else(|| "unknown".into()))
+}
+
+struct Job<'a> {
+    verifier: Verifier,
+    store: Store,
+    args: &'a Verify,
+    output: Output,
+    summary: Summary,
+    begun: Instant,
+    bar: ProgressBar,
+}
+
+impl Job<'_> {
+    async fn work(
+        &mut self,
+        tenant: Option<TenantId>,
+        dialog: Option<DialogId>,
+    ) -> Result<(), Failure> {
+        if let (Some(tenant), Some(dialog)) = (&tenant, dialog) {
+            let tenant = tenant.clone();
+            return self.dialog(&DialogKey { tenant, dialog }).await;
+        }
+        let mut after = None;
+        if let Some((dialog, summary)) = self.args.resumed()? {
+            (after, self.summary) = (Some(dialog), summary);
+        }
+        self.bar = progress(match tenant {
+            Some(_) => None,
+            None => Some(self.store.estimated_dialogs().await?),
+        });
+        let period = self.args.rate.map(|rate| Duration::from_secs(1) / rate);
+        let mut pace = period.map(interval);
+        if let Some(pace) = &mut pace {
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        let draw = RandomState::new();
+        loop {
+            let page = self
+                .store
+                .dialogs_after(tenant.as_ref(), after.as_ref(), PAGE);
+            let page = page.await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.clone());
+            for key in &page {
+                self.bar.inc(1);
+                if !self.drawn(&draw, key) {
+                    continue;
+                }
+                if let Some(pace) = &mut pace {
+                    pace.tick().await;
+                }
+                self.dialog(key).await?;
+                self.remember(key)?;
+            }
+        }
+        match &self.args.resume {
+            Some(path) => remove(path),
+            None => Ok(()),
+        }
+    }
+
+    fn drawn(&self, draw: &RandomState, key: &DialogKey) -> bool {
+        let chance = draw.hash_one(key) as f64 / u64::MAX as f64;
+        self.args
+            .sample
+            .is_none_or(|percent| chance * 100.0 < percent)
+    }
+
+    async fn dialog(&mut self, key: &DialogKey) -> Result<(), Failure> {
+        let verified = self.verifier.dialog(key).await?;
+        self.summary.dialogs += 1;
+        self.summary.messages += verified.messages;
+        if !verified.differences.is_empty() {
+            self.summary.differing_dialogs += 1;
+            let differences = verified.differences.len() as u64;
+            self.summary.differences += differences;
+            self.summary.repaired += if verified.repaired { differences } else { 0 };
+            self.bar.suspend(|| self.show(key, &verified))?;
+        }
+        let summary = &self.summary;
+        self.bar
+            .set_message(format!("{} differences", summary.differences));
+        Ok(())
+    }
+
+    fn show(&self, key: &DialogKey, verified: &Verified) -> io::Result<()> {
+        let mut text = String::new();
+        for difference in &verified.differences {
+            match self.output {
+                Output::Table => {
+                    let line = format!("{} {}  {difference}", key.tenant, key.dialog);
+                    text.push_str(&line.replace(char::is_control, "\u{fffd}"));
+                    text.push_str(if verified.repaired {
+                        "  (repaired)"
+                    } else {
+                        ""
+                    });
+                }
+                Output::Json => text.push_str(&line(key, verified.repaired, difference)?),
+            }
+            text.push('\n');
+        }
+        output::print(&text)
+    }
+
+    fn remember(&self, key: &DialogKey) -> Result<(), Failure> {
+        let Some(path) = &self.args.resume else {
+            return Ok(());
+        };
+        let progress = Progress {
+            tenant: key.tenant.to_string(),
+            dialog: key.dialog.to_string(),
+            summary: self.summary.clone(),
+        };
+        let text = serde_json::to_string(&progress).map_err(io::Error::other)?;
+        // Never half a file, whenever the process ends.
+        let new = path.with_extension("new");
+        std::fs::write(&new, text)?;
+        Ok(std::fs::rename(&new, path)?)
+    }
+
+    fn finish(mut self) -> Result<ExitCode, Failure> {
+        self.summary.seconds = self.begun.elapsed().as_secs_f64();
+        let summary = &self.summary;
+        let remain = summary.differences - summary.repaired;
+        match self.output {
+            Output::Json => {
+                let text = serde_json::to_string(&serde_json::json!({ "summary": summary }));
+                output::print(&format!("{}\n", text.map_err(io::Error::other)?))?;
+            }
+            Output::Table => output::print(&format!(
+                "{}{} dialogs and {} messages recounted in {:.1} s: {} counters differ in {} dialogs, {} repaired\n",
+                if summary.interrupted {
+                    "interrupted: "
+                } else {
+                    ""
+                },
+                summary.dialogs,
+                summary.messages,
+                summary.seconds,
+                summary.differences,
+                summary.differing_dialogs,
+                summary.repaired,
+            ))?,
+        }
+        Ok(match remain > 0 || summary.interrupted {
+            true => ExitCode::No,
+            false => ExitCode::Done,
+        })
+    }
+}
+
+/// A difference as one line of JSON.
+fn line(
+    key: &DialogKey,
+    repaired: bool,
+    difference: &crate::verify::Difference,
+) -> io::Result<String> {
+    let mut object = serde_json::json!({
+        "tenant_id": key.tenant.as_str(),
+        "dialog_id": key.dialog.as_str(),
+        "repaired": repaired,
+    });
+    let difference = serde_json::to_value(difference).map_err(io::Error::other)?;
+    if let (Some(object), serde_json::Value::Object(fields)) = (object.as_object_mut(), difference)
+    {
+        object.extend(fields);
+    }
+    Ok(object.to_string())
+}
+
+fn remove(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Invisible unless stderr is a terminal.
+fn progress(dialogs: Option<u64>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(dialogs, ProgressDrawTarget::stderr_with_hz(5));
+    let template = match dialogs {
+        Some(_) => "{bar:30} {pos}/{len} dialogs  {msg}  {elapsed}, {eta} left",
+        None => "{spinner} {pos} dialogs  {msg}  {elapsed}",
+    };
+    // The template is constant: an error would leave the default style.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}

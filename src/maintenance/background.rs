@@ -1,0 +1,57 @@
+//! The service looks over its own shoulder: now and then it verifies a few
+//! dialogs drawn at random.
+
+use std::time::Duration;
+
+use tracing::{error, warn};
+
+use super::Verifier;
+use crate::config;
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+
+/// Verifies until the shutdown. Says what differs, and repairs nothing: that is
+/// for a person to decide.
+pub async fn run(store: Store, config: config::Verify, metrics: Metrics, shutdown: Shutdown) {
+    let interval = Duration::from_secs(config.interval_seconds);
+    let verifier = Verifier::new(store.clone(), None);
+    while !interval.is_zero() {
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = shutdown.requested() => return,
+        }
+        let round = round(&store, &verifier, config.dialogs, &metrics);
+        tokio::select! {
+            // An outage is told of by those who cannot work because of it.
+            _ = round => {}
+            () = shutdown.requested() => return,
+        }
+    }
+}
+
+async fn round(
+    store: &Store,
+    verifier: &Verifier,
+    dialogs: u32,
+    metrics: &Metrics,
+) -> Result<(), crate::store::StoreError> {
+    for key in store.random_dialogs(dialogs).await? {
+        let verified = match verifier.dialog(&key).await {
+            Ok(verified) => verified,
+            Err(error) => {
+                warn!(tenant = %key.tenant, dialog = %key.dialog, %error, "cannot verify a dialog");
+                continue;
+            }
+        };
+        metrics.verified_dialogs.inc();
+        let differences = verified.differences.len();
+        if let Some(first) = verified.differences.first() {
+            metrics.differences.inc_by(differences as u64);
+            error!(tenant = %key.tenant, dialog = %key.dialog, differences,
+                first = %first,
+                "counters differ from the recorded facts; see `chat-counters verify`");
+        }
+    }
+    Ok(())
+}

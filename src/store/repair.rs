@@ -1,0 +1,189 @@
+//! Writing what a recount found to be different: exactly that, and only if the
+//! dialog is still as it was looked at.
+
+use std::collections::BTreeMap;
+
+use mongodb::bson::raw::CString;
+use mongodb::bson::{Bson, DateTime, RawDocumentBuf, cstr, doc, rawdoc, serialize_to_bson};
+
+use super::documents::{Id, field};
+use super::recount::Recounted;
+use super::schema::collection;
+use super::statements::{Verb, Write};
+use super::{Store, StoreError};
+use crate::derive::state::{DialogKey, MembershipKey, MessageKey};
+use crate::verify::{Difference, Field, Subject};
+
+/// The `type` of a repair's record in the journal.
+pub const REPAIR: &str = "counters.repair";
+
+/// Why a repair is made, for its record.
+#[derive(Debug, Clone)]
+pub struct Reason {
+    /// Who has it done.
+    pub actor: String,
+    /// Why.
+    pub text: String,
+}
+
+/// What to set and to remove in one document.
+#[derive(Default)]
+struct Change {
+    set: RawDocumentBuf,
+    unset: RawDocumentBuf,
+}
+
+impl Store {
+    /// Sets every differing value to the one counted, raises the dialog's
+    /// version, and records all of it in the journal: one transaction.
+    ///
+    /// # Errors
+    /// Of class conflict when the dialog has changed since; nothing is written
+    /// then, and it is to be recounted.
+    pub async fn repair(
+        &self,
+        key: &DialogKey,
+        recounted: &Recounted,
+        reason: &Reason,
+    ) -> Result<(), StoreError> {
+        let writes = writes(key, recounted, reason, DateTime::now())?;
+        self.write(&writes).await
+    }
+}
+
+fn writes(
+    key: &DialogKey,
+    recounted: &Recounted,
+    reason: &Reason,
+    now: DateTime,
+) -> Result<Vec<Write>, StoreError> {
+    let mut changes: BTreeMap<Subject, Change> = BTreeMap::new();
+    // Always, for its version guards all else.
+    changes.entry(Subject::Dialog).or_default();
+    for difference in &recounted.differences {
+        let change = changes.entry(difference.subject.clone()).or_default();
+        let name = path(&difference.field).map_err(unencodable)?;
+        match (&difference.field, difference.counted) {
+            (Field::Member, counted) => change.set.append(name, counted == Some(1)),
+            (_, Some(counted)) => change.set.append(name, counted),
+            (_, None) => change.unset.append(name, ""),
+        }
+    }
+    let mut dialogs = Vec::new();
+    let (mut memberships, mut messages) = (Vec::new(), Vec::new());
+    for (subject, mut change) in changes {
+        match subject {
+            Subject::Dialog => {
+                change.set.append(cstr!("version"), recounted.version + 1);
+                change.set.append(cstr!("updated_at"), now);
+                let filter = rawdoc! { "_id": key.id(), "version": recounted.version };
+                dialogs.push(statement(filter, change, RawDocumentBuf::new(), false));
+            }
+            Subject::User(user) => {
+                let key = MembershipKey {
+                    dialog: key.clone(),
+                    user,
+                };
+                change.set.append(cstr!("updated_at"), now);
+                let filter = rawdoc! { "_id": key.id() };
+                let increments = rawdoc! { "version": 1_i64 };
+                memberships.push(statement(filter, change, increments, true));
+            }
+            Subject::Message(message) => {
+                let key = MessageKey {
+                    tenant: key.tenant.clone(),
+                    message,
+                };
+                let filter = rawdoc! { "_id": key.id() };
+                messages.push(statement(filter, change, RawDocumentBuf::new(), false));
+            }
+        }
+    }
+    let record = record(key, recounted, reason, now)?;
+    Ok(vec![
+        write(collection::DIALOGS, Verb::Update, dialogs),
+        write(collection::JOURNAL, Verb::Insert, vec![record]),
+        write(collection::MEMBERSHIPS, Verb::Update, memberships),
+        write(collection::MESSAGES, Verb::Update, messages),
+    ])
+}
+
+fn write(collection: &'static str, verb: Verb, statements: Vec<RawDocumentBuf>) -> Write {
+    Write {
+        collection,
+        verb,
+        statements,
+    }
+}
+
+fn statement(
+    filter: RawDocumentBuf,
+    change: Change,
+    increments: RawDocumentBuf,
+    upsert: bool,
+) -> RawDocumentBuf {
+    let mut update = RawDocumentBuf::new();
+    for (operator, fields) in [
+        (cstr!("$set"), change.set),
+        (cstr!("$unset"), change.unset),
+        (cstr!("$inc"), increments),
+    ] {
+        if !fields.is_empty() {
+            update.append(operator, fields);
+        }
+    }
+    rawdoc! { "q": filter, "u": update, "upsert": upsert }
+}
+
+/// Where the value is kept.
+fn path(of: &Field) -> mongodb::bson::error::Result<CString> {
+    match of {
+        Field::Messages => field("", "messages"),
+        Field::Members => field("", "members"),
+        Field::Topics => field("", "topics"),
+        Field::Sequence(sender_type) => field("sequence.", sender_type.as_str()),
+        Field::LastMessageAt => field("", "last_message_at"),
+        Field::HighMark => field("", "high_mark"),
+        Field::Member => field("", "member"),
+        Field::JoinedAt => field("", "joined_at"),
+        Field::Mark => field("", "mark"),
+        Field::Consumed(sender_type) => field("consumed.", sender_type.as_str()),
+        Field::Sent => field("", "sent"),
+        Field::Status(status) => field("statuses.", status),
+        Field::Reaction(reaction) => field("reactions.", reaction),
+    }
+}
+
+/// The record of the repair. Its id cannot be that of an event: those of a
+/// dialog's repairs are told apart by the version.
+fn record(
+    key: &DialogKey,
+    recounted: &Recounted,
+    reason: &Reason,
+    now: DateTime,
+) -> Result<RawDocumentBuf, StoreError> {
+    let version = recounted.version + 1;
+    let event = format!("\u{1}repair:{}:{version}", key.dialog);
+    let repairs = recounted.differences.iter().map(repaired);
+    let repairs: Vec<Bson> = repairs.collect::<Result<_, _>>()?;
+    let record = doc! {
+        "_id": { "t": key.tenant.as_str(), "e": event },
+        "type": REPAIR,
+        "at": now.timestamp_millis() * 1_000,
+        "d": key.dialog.as_str(),
+        "actor": reason.actor.as_str(),
+        "reason": reason.text.as_str(),
+        "version": version,
+        "repairs": repairs,
+        "applied_at": now,
+    };
+    RawDocumentBuf::try_from(&record).map_err(unencodable)
+}
+
+fn repaired(difference: &Difference) -> Result<Bson, StoreError> {
+    serialize_to_bson(difference).map_err(unencodable)
+}
+
+fn unencodable(error: mongodb::bson::error::Error) -> StoreError {
+    StoreError::Driver(error.into())
+}

@@ -1,0 +1,314 @@
+//! Recounting a dialog from its recorded facts, and comparing with its stored
+//! counters. Pure: [`crate::store`] reads the facts and writes the repairs.
+//!
+//! It shares no code with [`crate::derive`]: that follows events one by one,
+//! this counts what they left behind.
+
+mod difference;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+pub use difference::{Difference, Field, Subject};
+
+use crate::derive::state::{ByType, Created, Dialog, Mark, Membership};
+use crate::event::{MessageId, Micros, Reaction, SenderType, Status, UserId};
+
+/// What is stored of a user in a dialog besides the facts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Whether readers are told that the user is a member.
+    pub member: bool,
+    /// As readers are told.
+    pub joined_at: Option<Micros>,
+    /// Up to where nothing is unread.
+    pub mark: Option<Mark>,
+    /// Share of the dialog's sequence that is not unread.
+    pub consumed: ByType,
+    /// Messages sent.
+    pub sent: i64,
+}
+
+/// A message with what is stored about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Its id.
+    pub id: MessageId,
+    /// Its create.
+    pub created: Created,
+    /// Deleted, for good.
+    pub deleted: bool,
+    /// Stored counters; zeros are as good as nothing.
+    pub statuses: HashMap<String, i64>,
+    /// Stored counters; zeros are as good as nothing.
+    pub reactions: HashMap<String, i64>,
+}
+
+/// What was recorded about a message one by one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Users and the statuses that they reached.
+    pub receipts: Vec<(Status, UserId)>,
+    /// Reactions that are set.
+    pub reactions: Vec<Reaction>,
+}
+
+/// One dialog, being recounted: first all [`Recount::member`]s, then all
+/// [`Recount::message`]s, then [`Recount::differences`].
+///
+/// Holds some 40 bytes a message and the state of everyone in the dialog.
+#[derive(Debug)]
+pub struct Recount {
+    stored: Dialog,
+    people: HashMap<UserId, Person>,
+    /// Countable messages in order of time, with their sender's type.
+    countable: Vec<(Micros, usize)>,
+    types: Vec<SenderType>,
+    messages: i64,
+    last_message_at: Option<Micros>,
+    differences: Vec<Difference>,
+}
+
+#[derive(Debug, Default)]
+struct Person {
+    facts: Membership,
+    stored: Share,
+    sent: i64,
+    /// Countable messages after the mark that are not unread all the same:
+    /// their own, and those read one by one.
+    known: ByType,
+}
+
+impl Recount {
+    /// Begins with what is stored of the dialog.
+    pub fn new(stored: Dialog) -> Self {
+        Self {
+            stored,
+            people: HashMap::new(),
+            countable: Vec::new(),
+            types: Vec::new(),
+            messages: 0,
+            last_message_at: None,
+            differences: Vec::new(),
+        }
+    }
+
+    /// A user of whom something is recorded in this dialog.
+    pub fn member(&mut self, user: UserId, facts: Membership, stored: Share) {
+        let person = Person {
+            facts,
+            stored,
+            ..Person::default()
+        };
+        self.people.insert(user, person);
+    }
+
+    /// A message of this dialog; they come in order of time.
+    pub fn message(&mut self, message: &Message, marks: &Marks) {
+        self.marks(message, marks);
+        if message.deleted {
+            return;
+        }
+        let created = &message.created;
+        self.messages += 1;
+        self.last_message_at = self.last_message_at.max(Some(created.at));
+        self.people.entry(created.sender.clone()).or_default().sent += 1;
+        if created.system {
+            return;
+        }
+        let sender_type = self.type_index(&created.sender_type);
+        self.countable.push((created.at, sender_type));
+        let readers = marks.receipts.iter();
+        let readers = readers.filter(|(status, _)| status.is_read());
+        let mut knowing: HashSet<&UserId> = readers.map(|(_, user)| user).collect();
+        knowing.insert(&created.sender);
+        for user in knowing {
+            if let Some(person) = self.people.get_mut(user)
+                && !person
+                    .facts
+                    .mark()
+                    .is_some_and(|mark| mark.covers(created.at))
+            {
+                person.known.add(&created.sender_type, 1);
+            }
+        }
+    }
+
+    /// The message's own counters.
+    fn marks(&mut self, message: &Message, marks: &Marks) {
+        let mut statuses: BTreeMap<&str, i64> = BTreeMap::new();
+        for (status, _) in &marks.receipts {
+            *statuses.entry(status.as_str()).or_default() += 1;
+        }
+        let mut reactions: BTreeMap<&str, i64> = BTreeMap::new();
+        for reaction in &marks.reactions {
+            *reactions.entry(reaction.as_str()).or_default() += 1;
+        }
+        let subject = Subject::Message(message.id.clone());
+        let stored = message.statuses.iter().map(|(k, v)| (k.as_str(), *v));
+        self.compare_named(&subject, stored, &statuses, Field::Status);
+        let stored = message.reactions.iter().map(|(k, v)| (k.as_str(), *v));
+        self.compare_named(&subject, stored, &reactions, Field::Reaction);
+    }
+
+    fn compare_named<'n>(
+        &mut self,
+        subject: &Subject,
+        stored: impl Iterator<Item = (&'n str, i64)>,
+        counted: &BTreeMap<&str, i64>,
+        field: fn(String) -> Field,
+    ) {
+        let stored: BTreeMap<&str, i64> = stored.collect();
+        let names: std::collections::BTreeSet<&str> =
+            stored.keys().chain(counted.keys()).copied().collect();
+        for name in names {
+            let of = |counts: &BTreeMap<&str, i64>| counts.get(name).copied().unwrap_or_default();
+            self.compare(subject, field(name.to_owned()), of(&stored), of(counted));
+        }
+    }
+
+    fn compare(&mut self, subject: &Subject, field: Field, stored: i64, counted: i64) {
+        self.compare_optional(subject, field, Some(stored), Some(counted));
+    }
+
+    fn compare_optional(
+        &mut self,
+        subject: &Subject,
+        field: Field,
+        stored: Option<i64>,
+        counted: Option<i64>,
+    ) {
+        if stored != counted {
+            self.differences.push(Difference {
+                subject: subject.clone(),
+                field,
+                stored,
+                counted,
+            });
+        }
+    }
+
+    fn compare_by_type(
+        &mut self,
+        subject: &Subject,
+        stored: &ByType,
+        counted: &ByType,
+        field: fn(SenderType) -> Field,
+    ) {
+        for (sender_type, difference) in stored.minus(counted).iter() {
+            if difference != 0 {
+                let (stored, counted) = (stored.get(sender_type), counted.get(sender_type));
+                self.compare(subject, field(sender_type.clone()), stored, counted);
+            }
+        }
+    }
+
+    fn type_index(&mut self, sender_type: &SenderType) -> usize {
+        let known = self.types.iter().position(|known| known == sender_type);
+        known.unwrap_or_else(|| {
+            self.types.push(sender_type.clone());
+            self.types.len() - 1
+        })
+    }
+
+    /// Everything that is not stored as it is counted.
+    pub fn differences(mut self, topics: i64) -> Vec<Difference> {
+        let stored = std::mem::take(&mut self.stored);
+        let people = std::mem::take(&mut self.people);
+        let types = std::mem::take(&mut self.types);
+        let after = After::new(&self.countable, &types);
+        let members = people.values().filter(|p| p.facts.joined_at().is_some());
+        let dialog = Subject::Dialog;
+        self.compare(&dialog, Field::Messages, stored.messages, self.messages);
+        self.compare(
+            &dialog,
+            Field::Members,
+            stored.members,
+            members.count() as i64,
+        );
+        self.compare(&dialog, Field::Topics, stored.topics, topics);
+        self.compare_optional(
+            &dialog,
+            Field::LastMessageAt,
+            stored.last_message_at.map(Micros::get),
+            self.last_message_at.map(Micros::get),
+        );
+        self.compare_by_type(&dialog, &stored.sequence, &after.all(), Field::Sequence);
+        // It may be above all marks: members leave, and it stays.
+        let highest = people.values().filter_map(|p| p.facts.mark()).max();
+        if highest > stored.high_mark {
+            let (stored, highest) = (stored.high_mark.map(|m| m.0), highest.map(|m| m.0));
+            self.compare_optional(&dialog, Field::HighMark, stored, highest);
+        }
+        for (user, person) in people {
+            self.person(user, person, &after);
+        }
+        self.differences
+    }
+
+    fn person(&mut self, user: UserId, person: Person, after: &After<'_>) {
+        let subject = Subject::User(user);
+        let Person {
+            facts,
+            stored,
+            sent,
+            known,
+        } = person;
+        let (joined_at, mark) = (facts.joined_at(), facts.mark());
+        self.compare(&subject, Field::Sent, stored.sent, sent);
+        let member = joined_at.is_some();
+        self.compare(&subject, Field::Member, stored.member.into(), member.into());
+        let (was, is) = (
+            stored.joined_at.map(Micros::get),
+            joined_at.map(Micros::get),
+        );
+        self.compare_optional(&subject, Field::JoinedAt, was, is);
+        let (was, is) = (stored.mark.map(|m| m.0), mark.map(|m| m.0));
+        self.compare_optional(&subject, Field::Mark, was, is);
+        if let Some(mark) = mark {
+            let unread = after.mark(mark).minus(&known);
+            let consumed = after.all().minus(&unread);
+            self.compare_by_type(&subject, &stored.consumed, &consumed, Field::Consumed);
+        }
+    }
+}
+
+/// Countable messages after a time, by type.
+struct After<'t> {
+    times: Vec<Micros>,
+    /// For each message, how many of each type there are from it on.
+    from: Vec<Vec<u32>>,
+    types: &'t [SenderType],
+}
+
+impl<'t> After<'t> {
+    fn new(countable: &[(Micros, usize)], types: &'t [SenderType]) -> Self {
+        // One count per type and message, so that each member is one look-up.
+        let mut from = vec![vec![0_u32; countable.len() + 1]; types.len()];
+        for (index, (_, sender_type)) in countable.iter().enumerate().rev() {
+            for counts in &mut from {
+                counts[index] = counts[index + 1];
+            }
+            from[*sender_type][index] += 1;
+        }
+        Self {
+            times: countable.iter().map(|(at, _)| *at).collect(),
+            from,
+            types,
+        }
+    }
+
+    fn all(&self) -> ByType {
+        self.at(0)
+    }
+
+    fn mark(&self, mark: Mark) -> ByType {
+        self.at(self.times.partition_point(|at| mark.covers(*at)))
+    }
+
+    fn at(&self, index: usize) -> ByType {
+        let counts = self.types.iter().zip(&self.from);
+        counts
+            .map(|(sender_type, from)| (sender_type.clone(), i64::from(from[index])))
+            .collect()
+    }
+}

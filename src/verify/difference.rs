@@ -1,0 +1,137 @@
+//! A counter that is not what it must be.
+
+use serde::Serialize;
+
+use crate::event::{MessageId, SenderType, UserId};
+
+/// Whose counter.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// The dialog's own.
+    Dialog,
+    /// A user's in the dialog.
+    User(UserId),
+    /// One of the dialog's messages'.
+    Message(MessageId),
+}
+
+/// Which of its counters, or what counters are kept by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Field {
+    /// Messages of a dialog.
+    Messages,
+    /// Members of a dialog.
+    Members,
+    /// Topics of a dialog.
+    Topics,
+    /// Countable messages of a dialog, of one sender's type.
+    Sequence(SenderType),
+    /// Micros of the latest message.
+    LastMessageAt,
+    /// Micros that no member's mark was ever above.
+    HighMark,
+    /// Whether a user is a member: 0 or 1.
+    Member,
+    /// Micros of a member's join.
+    JoinedAt,
+    /// Micros up to which nothing is unread for a member.
+    Mark,
+    /// Countable messages that are not unread, of one sender's type: one more
+    /// of them is one unread less.
+    Consumed(SenderType),
+    /// Messages that a user sent.
+    Sent,
+    /// Users who reached a status.
+    Status(String),
+    /// Users whose word on a reaction is "set".
+    Reaction(String),
+}
+
+/// A stored value that the recorded facts do not bear out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Whose.
+    pub subject: Subject,
+    /// Which.
+    pub field: Field,
+    /// The value in the store; `None`: there is none.
+    pub stored: Option<i64>,
+    /// The value by the facts; `None`: there must be none.
+    pub counted: Option<i64>,
+}
+
+impl Field {
+    /// The name of the counter, as the API has it where it has one.
+    pub fn name(&self) -> String {
+        match self {
+            Field::Messages => "message_count".into(),
+            Field::Members => "member_count".into(),
+            Field::Topics => "topic_count".into(),
+            Field::Sequence(sender_type) => format!("sequence.{sender_type}"),
+            Field::LastMessageAt => "last_message_at".into(),
+            Field::HighMark => "high_mark".into(),
+            Field::Member => "member".into(),
+            Field::JoinedAt => "joined_at".into(),
+            Field::Mark => "mark".into(),
+            Field::Consumed(sender_type) => format!("consumed.{sender_type}"),
+            Field::Sent => "total_messages_count".into(),
+            Field::Status(status) => format!("status_counts.{status}"),
+            Field::Reaction(reaction) => format!("reaction_counts.{reaction}"),
+        }
+    }
+}
+
+/// For programs: flat, without what does not apply.
+impl Serialize for Difference {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Shown<'d> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            user_id: Option<&'d str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            message_id: Option<&'d str>,
+            counter: String,
+            stored: Option<i64>,
+            counted: Option<i64>,
+        }
+        let (user_id, message_id) = match &self.subject {
+            Subject::Dialog => (None, None),
+            Subject::User(user) => (Some(user.as_str()), None),
+            Subject::Message(message) => (None, Some(message.as_str())),
+        };
+        Shown {
+            user_id,
+            message_id,
+            counter: self.field.name(),
+            stored: self.stored,
+            counted: self.counted,
+        }
+        .serialize(serializer)
+    }
+}
+
+/// In one line, for logs and tables.
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = |value: Option<i64>| value.map_or("nothing".into(), |value| value.to_string());
+        write!(
+            f,
+            "{}{}: {} stored, {} counted",
+            self.subject,
+            self.field.name(),
+            value(self.stored),
+            value(self.counted)
+        )
+    }
+}
+
+/// What stands before the name of the counter.
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Subject::Dialog => Ok(()),
+            Subject::User(user) => write!(f, "user {user} "),
+            Subject::Message(message) => write!(f, "message {message} "),
+        }
+    }
+}
