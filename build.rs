@@ -9,7 +9,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler
         .include_source_info(true)
         .include_imports(true)
-        .open_file("chatcounters/v1/counter_service.proto")?;
+        .open_files([
+            "chatcounters/v1/counter_service.proto",
+            "chatcounters/v1/maintenance_service.proto",
+        ])?;
     // For reflection.
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(

@@ -68,7 +68,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         &mut parts,
         &config,
         registry,
-        reader,
+        (reader, store.clone()),
         &ready,
         shutdown.clone(),
     )
@@ -138,13 +138,13 @@ async fn serve(
     parts: &mut JoinSet<Result<(), AppError>>,
     config: &Config,
     registry: Registry,
-    reader: Reader,
+    (reader, store): (Reader, Store),
     ready: &Ready,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
     let bound = Bound::bind(&config.grpc).await?;
     info!(address = %bound.local_addr(), "serving gRPC");
-    let grpc = bound.serve(reader, ready.store.clone(), shutdown.clone());
+    let grpc = bound.serve(reader, store, ready.store.clone(), shutdown.clone());
     parts.spawn(async move { grpc.await.map_err(AppError::from) });
     if !config.metrics.listen.is_empty() {
         let listener = listen(&config.metrics.listen).await?;

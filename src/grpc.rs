@@ -1,4 +1,4 @@
-//! The gRPC server: reads the store, never the bus.
+//! The gRPC server: asks the store, never the bus.
 //!
 //! Bounded throughout: calls at once ([`config::Grpc::max_concurrent_requests`],
 //! the rest is shed), streams per connection, sizes of messages and headers,
@@ -6,6 +6,7 @@
 
 mod health;
 mod limits;
+mod maintenance;
 mod map;
 mod service;
 mod token;
@@ -23,12 +24,15 @@ use tonic_health::server::health_reporter;
 
 use crate::config;
 use crate::shutdown::Shutdown;
+use crate::store::Store;
 use crate::store::read::Reader;
 
 use health::Probe;
 use limits::Limits;
+use maintenance::Maintenance;
 use service::Counters;
 use v1::counter_service_server::CounterServiceServer;
+use v1::maintenance_service_server::MaintenanceServiceServer;
 
 /// The messages, client and server of `chatcounters.v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -40,7 +44,11 @@ pub mod v1 {
 pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("chatcounters_descriptor");
 
 /// Health is told of the server as a whole and of its service.
-const HEALTH_NAMES: &[&str] = &["", "chatcounters.v1.CounterService"];
+const HEALTH_NAMES: &[&str] = &[
+    "",
+    "chatcounters.v1.CounterService",
+    "chatcounters.v1.MaintenanceService",
+];
 
 /// Time for open calls to end after the stop was requested.
 const GRACE: Duration = Duration::from_secs(5);
@@ -115,6 +123,7 @@ impl Bound {
     pub async fn serve(
         self,
         reader: Reader,
+        maintained: Store,
         ready: watch::Sender<bool>,
         shutdown: Shutdown,
     ) -> Result<(), ServeError> {
@@ -139,6 +148,10 @@ impl Bound {
         };
         let router = server(&self.config)
             .add_service(InterceptedService::new(counters, admit))
+            .add_service(
+                MaintenanceServiceServer::new(Maintenance::new(maintained))
+                    .max_decoding_message_size(self.config.max_message_bytes),
+            )
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);

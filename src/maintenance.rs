@@ -2,6 +2,7 @@
 //! repairing what differs.
 
 pub mod background;
+pub mod sweep;
 
 use std::time::Duration;
 
@@ -39,6 +40,11 @@ impl Verifier {
     /// A verifier that repairs, if there is a reason to.
     pub fn new(store: Store, repair: Option<Reason>) -> Self {
         Self { store, repair }
+    }
+
+    /// The store that is verified.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Recounts a dialog; repairs what differs, if that is asked for.

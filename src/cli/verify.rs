@@ -1,26 +1,22 @@
 //! `verify`: counters against the recorded facts, in the database itself.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 use super::output::{self, Output};
 use super::{ExitCode, Failure, Global};
 use crate::derive::state::DialogKey;
 use crate::event::{DialogId, TenantId};
+use crate::maintenance::sweep::{Scope, Sweep, Tally};
 use crate::maintenance::{Verified, Verifier};
 use crate::shutdown;
 use crate::store::Store;
 use crate::store::repair::Reason;
-
-/// Dialogs listed at a time.
-const PAGE: i64 = 1_000;
 
 /// Recount counters from the recorded facts and compare
 #[derive(Debug, Args)]
@@ -79,17 +75,15 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// What came of it so far.
-#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+/// What came of it.
+#[derive(Debug, Serialize)]
 struct Summary {
     dialogs: u64,
     messages: u64,
     differing_dialogs: u64,
     differences: u64,
     repaired: u64,
-    #[serde(skip_deserializing)]
     interrupted: bool,
-    #[serde(skip_deserializing)]
     seconds: f64,
 }
 
@@ -98,7 +92,11 @@ struct Summary {
 struct Progress {
     tenant: String,
     dialog: String,
-    summary: Summary,
+    dialogs: u64,
+    messages: u64,
+    differing_dialogs: u64,
+    differences: u64,
+    repaired: u64,
 }
 
 impl Verify {
@@ -113,33 +111,44 @@ impl Verify {
             Failure::new(ExitCode::No, format!("cannot handle signals: {error}"))
         })?;
         let store = Store::connect(&config.store).await?;
+        let mut scope = Scope {
+            tenant,
+            dialog,
+            sample: self.sample,
+            rate: self.rate,
+            after: None,
+        };
+        let mut tally = Tally::default();
+        if let Some(found) = self.resumed()? {
+            (scope.after, tally) = (Some(found.0), found.1);
+        }
+        let bar = progress(match (&scope.tenant, &scope.after) {
+            (None, None) => Some(store.estimated_dialogs().await?),
+            _ => None,
+        });
         let repair = self.repair.then(|| Reason {
             actor: operator(),
             text: self.reason.clone(),
         });
+        let sweep = Sweep::new(Verifier::new(store, repair), scope);
         let mut job = Job {
-            verifier: Verifier::new(store.clone(), repair),
-            store,
+            sweep: sweep.counting_from(tally),
             args: &self,
             output: global.output,
-            summary: Summary::default(),
             begun: Instant::now(),
-            bar: ProgressBar::hidden(),
+            bar,
         };
-        let ended = tokio::select! {
-            ended = job.work(tenant, dialog) => ended,
-            _ = stop => {
-                job.summary.interrupted = true;
-                Ok(())
-            }
+        let (ended, interrupted) = tokio::select! {
+            ended = job.work() => (ended, false),
+            _ = stop => (Ok(()), true),
         };
         job.bar.finish_and_clear();
         ended?;
-        job.finish()
+        job.finish(interrupted)
     }
 
     /// The dialog after which to go on, and what was found up to it.
-    fn resumed(&self) -> Result<Option<(DialogKey, Summary)>, Failure> {
+    fn resumed(&self) -> Result<Option<(DialogKey, Tally)>, Failure> {
         let Some(path) = &self.resume else {
             return Ok(None);
         };
@@ -159,7 +168,14 @@ impl Verify {
             tenant: TenantId::new(&progress.tenant).map_err(|e| unusable(e.to_string()))?,
             dialog: DialogId::new(&progress.dialog).map_err(|e| unusable(e.to_string()))?,
         };
-        Ok(Some((after, progress.summary)))
+        let tally = Tally {
+            dialogs: progress.dialogs,
+            messages: progress.messages,
+            differing_dialogs: progress.differing_dialogs,
+            differences: progress.differences,
+            repaired: progress.repaired,
+        };
+        Ok(Some((after, tally)))
     }
 }
 
@@ -171,86 +187,28 @@ fn operator() -> String {
 }
 
 struct Job<'a> {
-    verifier: Verifier,
-    store: Store,
+    sweep: Sweep,
     args: &'a Verify,
     output: Output,
-    summary: Summary,
     begun: Instant,
     bar: ProgressBar,
 }
 
 impl Job<'_> {
-    async fn work(
-        &mut self,
-        tenant: Option<TenantId>,
-        dialog: Option<DialogId>,
-    ) -> Result<(), Failure> {
-        if let (Some(tenant), Some(dialog)) = (&tenant, dialog) {
-            let tenant = tenant.clone();
-            return self.dialog(&DialogKey { tenant, dialog }).await;
-        }
-        let mut after = None;
-        if let Some((dialog, summary)) = self.args.resumed()? {
-            (after, self.summary) = (Some(dialog), summary);
-        }
-        self.bar = progress(match tenant {
-            Some(_) => None,
-            None => Some(self.store.estimated_dialogs().await?),
-        });
-        let period = self.args.rate.map(|rate| Duration::from_secs(1) / rate);
-        let mut pace = period.map(interval);
-        if let Some(pace) = &mut pace {
-            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        }
-        let draw = RandomState::new();
-        loop {
-            let page = self
-                .store
-                .dialogs_after(tenant.as_ref(), after.as_ref(), PAGE);
-            let page = page.await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.clone());
-            for key in &page {
-                self.bar.inc(1);
-                if !self.drawn(&draw, key) {
-                    continue;
-                }
-                if let Some(pace) = &mut pace {
-                    pace.tick().await;
-                }
-                self.dialog(key).await?;
-                self.remember(key)?;
+    async fn work(&mut self) -> Result<(), Failure> {
+        while let Some((key, verified)) = self.sweep.next().await? {
+            self.bar.set_position(self.sweep.passed());
+            if !verified.differences.is_empty() {
+                self.bar.suspend(|| self.show(&key, &verified))?;
+                let differences = self.sweep.tally().differences;
+                self.bar.set_message(format!("{differences} differences"));
             }
+            self.remember(&key)?;
         }
         match &self.args.resume {
             Some(path) => remove(path),
             None => Ok(()),
         }
-    }
-
-    fn drawn(&self, draw: &RandomState, key: &DialogKey) -> bool {
-        let chance = draw.hash_one(key) as f64 / u64::MAX as f64;
-        self.args
-            .sample
-            .is_none_or(|percent| chance * 100.0 < percent)
-    }
-
-    async fn dialog(&mut self, key: &DialogKey) -> Result<(), Failure> {
-        let verified = self.verifier.dialog(key).await?;
-        self.summary.dialogs += 1;
-        self.summary.messages += verified.messages;
-        if !verified.differences.is_empty() {
-            self.summary.differing_dialogs += 1;
-            let differences = verified.differences.len() as u64;
-            self.summary.differences += differences;
-            self.summary.repaired += if verified.repaired { differences } else { 0 };
-            self.bar.suspend(|| self.show(key, &verified))?;
-        }
-        let summary = &self.summary;
-        self.bar
-            .set_message(format!("{} differences", summary.differences));
-        Ok(())
     }
 
     fn show(&self, key: &DialogKey, verified: &Verified) -> io::Result<()> {
@@ -277,10 +235,15 @@ impl Job<'_> {
         let Some(path) = &self.args.resume else {
             return Ok(());
         };
+        let tally = self.sweep.tally();
         let progress = Progress {
             tenant: key.tenant.to_string(),
             dialog: key.dialog.to_string(),
-            summary: self.summary.clone(),
+            dialogs: tally.dialogs,
+            messages: tally.messages,
+            differing_dialogs: tally.differing_dialogs,
+            differences: tally.differences,
+            repaired: tally.repaired,
         };
         let text = serde_json::to_string(&progress).map_err(io::Error::other)?;
         // Never half a file, whenever the process ends.
@@ -289,9 +252,17 @@ impl Job<'_> {
         Ok(std::fs::rename(&new, path)?)
     }
 
-    fn finish(mut self) -> Result<ExitCode, Failure> {
-        self.summary.seconds = self.begun.elapsed().as_secs_f64();
-        let summary = &self.summary;
+    fn finish(self, interrupted: bool) -> Result<ExitCode, Failure> {
+        let tally = self.sweep.tally();
+        let summary = Summary {
+            dialogs: tally.dialogs,
+            messages: tally.messages,
+            differing_dialogs: tally.differing_dialogs,
+            differences: tally.differences,
+            repaired: tally.repaired,
+            interrupted,
+            seconds: self.begun.elapsed().as_secs_f64(),
+        };
         let remain = summary.differences - summary.repaired;
         match self.output {
             Output::Json => {

@@ -5,13 +5,16 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use crate::event::{DialogId, EventId, InvalidId, MessageId, TenantId, UserId};
+use crate::maintenance::sweep::Scope;
 use crate::store::read;
 
-use super::token::Scope;
+use super::token::Scope as PageScope;
 use super::v1;
 
 /// Most ids in one batch.
 const MAX_BATCH: usize = 1_000;
+/// Longest reason of a repair.
+const MAX_REASON_BYTES: usize = 1_000;
 const DEFAULT_PAGE: usize = 50;
 const MAX_PAGE: usize = 500;
 
@@ -71,7 +74,7 @@ pub(super) fn dialogs_of_user(
     let (Some(tenant), Some(user), Some(limit)) = (tenant, user, limit) else {
         return Err(found.into_status());
     };
-    let scope = Scope {
+    let scope = PageScope {
         tenant: &tenant,
         user: &user,
         unread_only: request.unread_only,
@@ -141,6 +144,42 @@ pub(super) fn messages(request: &v1::BatchGetMessageStatsRequest) -> Valid<read:
         return Err(found.into_status());
     };
     Ok((read::Messages { tenant, messages }, None))
+}
+
+/// What to verify. Fields of a repair are checked as well.
+pub(super) fn verification(request: &v1::VerifyCountersRequest) -> Result<Scope, Status> {
+    let mut found = Violations::default();
+    let mut scope = Scope::default();
+    if !request.tenant_id.is_empty() {
+        scope.tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    }
+    if !request.dialog_id.is_empty() {
+        scope.dialog = found.id("dialog_id", &request.dialog_id, DialogId::new);
+        if request.tenant_id.is_empty() {
+            found.add("tenant_id", "must be there with dialog_id");
+        }
+    }
+    match request.sample_percent {
+        0.0 => {}
+        percent if percent > 0.0 && percent <= 100.0 => scope.sample = Some(percent),
+        other => found.add(
+            "sample_percent",
+            format!("above 0, up to 100, or 0 for all; found {other}"),
+        ),
+    }
+    if request.dialogs_per_second > 0 {
+        scope.rate = Some(request.dialogs_per_second);
+    }
+    if request.repair && request.reason.trim().is_empty() {
+        found.add("reason", "must be there with repair: it is recorded");
+    }
+    if request.reason.len() > MAX_REASON_BYTES {
+        found.add("reason", format!("at most {MAX_REASON_BYTES} bytes"));
+    }
+    match found.told.is_empty() {
+        true => Ok(scope),
+        false => Err(found.into_status()),
+    }
 }
 
 /// What is wrong with a request.
@@ -316,7 +355,7 @@ mod tests {
         assert_eq!(fields(&list(1, "junk").unwrap_err()), ["page_token"]);
         let (tenant, user) = (TenantId::new("t").unwrap(), UserId::new("u").unwrap());
         let last = DialogId::new("d").unwrap();
-        let scope = |unread_only| Scope {
+        let scope = |unread_only| PageScope {
             tenant: &tenant,
             user: &user,
             unread_only,

@@ -62,10 +62,10 @@ impl Bench {
         .await
         .unwrap();
         let address = format!("http://{}", bound.local_addr());
-        let reader = Reader::new(store.clone(), feed.clone());
+        let (reader, served) = (Reader::new(store.clone(), feed.clone()), store.clone());
         let server = tokio::spawn(async move {
             bound
-                .serve(reader, tokio::sync::watch::Sender::new(false), stop)
+                .serve(reader, served, tokio::sync::watch::Sender::new(false), stop)
                 .await
                 .unwrap()
         });

@@ -2,8 +2,14 @@
 
 use std::process::Output;
 
+use chat_counters::grpc::v1;
+use chat_counters::grpc::v1::maintenance_service_client::MaintenanceServiceClient;
+use chat_counters::grpc::v1::verify_counters_response::Event;
+use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
+use tonic::Code;
+use tonic::transport::Channel;
 
 use crate::command_line::{command, stderr, stdout};
 use crate::events::{self, TENANT, Wire, join};
@@ -226,5 +232,68 @@ async fn an_interrupted_run_goes_on_where_it_was() -> Result<()> {
     let (_, summary) = report(&output);
     assert_eq!(summary["dialogs"], 20, "each dialog once: {summary}");
     assert!(!path.exists(), "nothing is left to resume");
+    service.stop().await
+}
+
+async fn maintenance(service: &Service) -> Result<MaintenanceServiceClient<Channel>> {
+    let address = format!("http://{}", service.grpc);
+    Ok(MaintenanceServiceClient::connect(address).await?)
+}
+
+#[tokio::test]
+async fn a_client_verifies_and_repairs_with_a_stream_of_findings() -> Result<()> {
+    let world = World::new("verify_grpc");
+    let (service, _) = small_dialog(&world).await?;
+    spoil(&world).await?;
+    let mut client = maintenance(&service).await?;
+
+    let mut request = v1::VerifyCountersRequest {
+        repair: true,
+        ..Default::default()
+    };
+    let refused = client.verify_counters(request.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("reason"), "{refused}");
+
+    request.reason = "a test".into();
+    for expected in [5, 0] {
+        let stream = client.verify_counters(request.clone()).await?.into_inner();
+        let answers: Vec<_> = stream.try_collect().await?;
+        let differences = answers.iter().filter_map(|answer| match &answer.event {
+            Some(Event::Difference(difference)) => Some(difference),
+            _ => None,
+        });
+        assert!(differences.clone().all(|difference| difference.repaired));
+        assert_eq!(differences.count(), expected);
+        let Some(Some(Event::Progress(last))) = answers.last().map(|last| &last.event) else {
+            panic!("no progress at the end: {answers:?}");
+        };
+        assert!(last.done && last.dialogs == 1, "{last:?}");
+        assert_eq!(last.repaired, i64::try_from(expected)?);
+    }
+    service.stop().await
+}
+
+#[tokio::test]
+async fn one_client_verifies_at_a_time() -> Result<()> {
+    let world = World::new("verify_turns");
+    let service = world.service().await?;
+    let joins = (0..20).map(|n| join(&format!("e{n}"), &format!("d{n}"), "bob", 1));
+    world.publish(&joins.collect::<Vec<_>>()).await?;
+    service.has_settled(20).await?;
+    let mut client = maintenance(&service).await?;
+    let slowly = v1::VerifyCountersRequest {
+        dialogs_per_second: 10,
+        ..Default::default()
+    };
+    let first = client.verify_counters(slowly.clone()).await?.into_inner();
+    let second = client.verify_counters(slowly.clone()).await.unwrap_err();
+    assert_eq!(second.code(), Code::ResourceExhausted, "{second}");
+    drop(first);
+    until("the first has ended with its caller", || async {
+        let mut client = maintenance(&service).await.ok()?;
+        client.verify_counters(slowly.clone()).await.ok().map(drop)
+    })
+    .await?;
     service.stop().await
 }

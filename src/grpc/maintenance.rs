@@ -1,0 +1,172 @@
+//! `MaintenanceService`: verifying on request.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::v1::{self, maintenance_service_server::MaintenanceService};
+use super::validate;
+use crate::maintenance::sweep::{Sweep, Tally};
+use crate::maintenance::{Verified, Verifier};
+use crate::store::repair::Reason;
+use crate::store::{Store, StoreError};
+
+/// Answers waiting for the caller to read them.
+const WAITING: usize = 64;
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// Answers from the store.
+#[derive(Debug)]
+pub(super) struct Maintenance {
+    store: Store,
+    /// One at a time.
+    free: Arc<Semaphore>,
+}
+
+type Answer = Result<v1::VerifyCountersResponse, Status>;
+
+impl Maintenance {
+    pub(super) fn new(store: Store) -> Self {
+        Self {
+            store,
+            free: Arc::new(Semaphore::new(1)),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl MaintenanceService for Maintenance {
+    type VerifyCountersStream = Pin<Box<dyn Stream<Item = Answer> + Send>>;
+
+    async fn verify_counters(
+        &self,
+        request: Request<v1::VerifyCountersRequest>,
+    ) -> Result<Response<Self::VerifyCountersStream>, Status> {
+        let caller = request.remote_addr();
+        let request = request.into_inner();
+        let scope = validate::verification(&request)?;
+        let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
+            return Err(Status::resource_exhausted(
+                "another verification is under way, try again later",
+            ));
+        };
+        let caller = caller.map_or("unknown".into(), |address| address.to_string());
+        let repair = request.repair.then(|| Reason {
+            actor: format!("grpc:{caller}"),
+            text: request.reason,
+        });
+        let one_tenant = scope.tenant.is_some();
+        let sweep = Sweep::new(Verifier::new(self.store.clone(), repair), scope);
+        let estimated_dialogs = match one_tenant {
+            true => 0,
+            false => self.store.estimated_dialogs().await.map_err(failed)?,
+        };
+        let (answers, stream) = mpsc::channel(WAITING);
+        let call = Call {
+            sweep,
+            estimated_dialogs,
+            answers,
+            _permit: permit,
+        };
+        tokio::spawn(call.run());
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+/// A verification under way.
+struct Call {
+    sweep: Sweep,
+    estimated_dialogs: u64,
+    answers: mpsc::Sender<Answer>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Call {
+    async fn run(mut self) {
+        // An error of sending says that the caller is gone: so the work ends.
+        if let Err(error) = self.verify().await {
+            let _ = self.answers.send(Err(failed(error))).await;
+        }
+    }
+
+    async fn verify(&mut self) -> Result<(), StoreError> {
+        let mut told = Instant::now();
+        while let Some((key, verified)) = self.sweep.next().await? {
+            for difference in differences(&key, verified) {
+                if self.answers.send(Ok(difference)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if told.elapsed() >= PROGRESS {
+                told = Instant::now();
+                if self.answers.send(Ok(self.progress(false))).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if self.answers.is_closed() {
+                return Ok(());
+            }
+        }
+        let _ = self.answers.send(Ok(self.progress(true))).await;
+        Ok(())
+    }
+
+    fn progress(&self, done: bool) -> v1::VerifyCountersResponse {
+        let Tally {
+            dialogs,
+            messages,
+            differences,
+            repaired,
+            ..
+        } = self.sweep.tally();
+        let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let progress = v1::VerifyProgress {
+            dialogs: int(dialogs),
+            messages: int(messages),
+            differences: int(differences),
+            repaired: int(repaired),
+            estimated_dialogs: int(self.estimated_dialogs),
+            done,
+        };
+        let event = v1::verify_counters_response::Event::Progress(progress);
+        v1::VerifyCountersResponse { event: Some(event) }
+    }
+}
+
+fn differences(
+    key: &crate::derive::state::DialogKey,
+    verified: Verified,
+) -> impl Iterator<Item = v1::VerifyCountersResponse> {
+    let repaired = verified.repaired;
+    verified.differences.into_iter().map(move |difference| {
+        let mut found = v1::CounterDifference {
+            tenant_id: key.tenant.to_string(),
+            dialog_id: key.dialog.to_string(),
+            counter: difference.field.name(),
+            stored: difference.stored,
+            counted: difference.counted,
+            repaired,
+            ..Default::default()
+        };
+        match difference.subject {
+            crate::verify::Subject::Dialog => {}
+            crate::verify::Subject::User(user) => found.user_id = user.to_string(),
+            crate::verify::Subject::Message(message) => found.message_id = message.to_string(),
+        }
+        let event = v1::verify_counters_response::Event::Difference(found);
+        v1::VerifyCountersResponse { event: Some(event) }
+    })
+}
+
+/// What the caller is told when the store does not go on.
+fn failed(error: StoreError) -> Status {
+    tracing::warn!(%error, "a verification ended before its end");
+    Status::unavailable(format!("not verified to the end: {error}"))
+}

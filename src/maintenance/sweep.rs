@@ -1,0 +1,159 @@
+//! Verifying many dialogs, one after the other, in the order of their keys.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
+
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::{Verified, Verifier};
+use crate::derive::state::DialogKey;
+use crate::event::{DialogId, TenantId};
+use crate::store::StoreError;
+
+/// Dialogs listed at a time.
+const PAGE: i64 = 1_000;
+
+/// Which dialogs, and how fast.
+#[derive(Debug, Clone, Default)]
+pub struct Scope {
+    /// Only this tenant.
+    pub tenant: Option<TenantId>,
+    /// Only this dialog of it.
+    pub dialog: Option<DialogId>,
+    /// So many percent of the dialogs, drawn anew.
+    pub sample: Option<f64>,
+    /// Dialogs a second at most.
+    pub rate: Option<u32>,
+    /// To go on after this one.
+    pub after: Option<DialogKey>,
+}
+
+/// What came of a sweep so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Dialogs recounted.
+    pub dialogs: u64,
+    /// Messages recounted.
+    pub messages: u64,
+    /// Dialogs with a counter that differed.
+    pub differing_dialogs: u64,
+    /// Counters that differed.
+    pub differences: u64,
+    /// Those that no longer do.
+    pub repaired: u64,
+}
+
+/// A sweep under way.
+#[derive(Debug)]
+pub struct Sweep {
+    verifier: Verifier,
+    scope: Scope,
+    /// Listed, and not looked at yet.
+    ahead: VecDeque<DialogKey>,
+    listed_all: bool,
+    pace: Option<Interval>,
+    draw: RandomState,
+    tally: Tally,
+    /// Dialogs passed, those not drawn included.
+    passed: u64,
+}
+
+impl Sweep {
+    /// A sweep that has not begun.
+    pub fn new(verifier: Verifier, scope: Scope) -> Self {
+        let pace = scope.rate.map(|rate| {
+            let mut pace = interval(Duration::from_secs(1) / rate.max(1));
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            pace
+        });
+        let mut ahead = VecDeque::new();
+        if let (Some(tenant), Some(dialog)) = (&scope.tenant, &scope.dialog) {
+            ahead.push_back(DialogKey {
+                tenant: tenant.clone(),
+                dialog: dialog.clone(),
+            });
+        }
+        Self {
+            listed_all: !ahead.is_empty(),
+            ahead,
+            verifier,
+            scope,
+            pace,
+            draw: RandomState::new(),
+            tally: Tally::default(),
+            passed: 0,
+        }
+    }
+
+    /// Goes on from an earlier one.
+    pub fn counting_from(mut self, tally: Tally) -> Self {
+        self.tally = tally;
+        self
+    }
+
+    /// What came of it so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Dialogs passed, those not drawn included.
+    pub fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// Verifies the next dialog; `None` at the end.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] that did not go away.
+    pub async fn next(&mut self) -> Result<Option<(DialogKey, Verified)>, StoreError> {
+        loop {
+            let Some(key) = self.ahead.pop_front() else {
+                if self.listed_all {
+                    return Ok(None);
+                }
+                self.list().await?;
+                continue;
+            };
+            self.passed += 1;
+            if !self.is_drawn(&key) {
+                continue;
+            }
+            if let Some(pace) = &mut self.pace {
+                pace.tick().await;
+            }
+            let verified = self.verifier.dialog(&key).await?;
+            self.count(&verified);
+            return Ok(Some((key, verified)));
+        }
+    }
+
+    async fn list(&mut self) -> Result<(), StoreError> {
+        let Scope { tenant, after, .. } = &self.scope;
+        let store = self.verifier.store();
+        let page = store
+            .dialogs_after(tenant.as_ref(), after.as_ref(), PAGE)
+            .await?;
+        self.listed_all = page.is_empty();
+        self.scope.after = page.last().cloned().or(self.scope.after.take());
+        self.ahead.extend(page);
+        Ok(())
+    }
+
+    fn is_drawn(&self, key: &DialogKey) -> bool {
+        let chance = self.draw.hash_one(key) as f64 / u64::MAX as f64;
+        self.scope
+            .sample
+            .is_none_or(|percent| chance * 100.0 < percent)
+    }
+
+    fn count(&mut self, verified: &Verified) {
+        let differences = verified.differences.len() as u64;
+        let tally = &mut self.tally;
+        tally.dialogs += 1;
+        tally.messages += verified.messages;
+        tally.differing_dialogs += u64::from(differences > 0);
+        tally.differences += differences;
+        tally.repaired += if verified.repaired { differences } else { 0 };
+    }
+}
