@@ -11,6 +11,7 @@ use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use mongodb::bson::Document;
+use mongodb::options::ReadConcern;
 use tonic::transport::Channel as GrpcChannel;
 
 use crate::events::{TENANT, Wire};
@@ -131,10 +132,11 @@ impl World {
         }
     }
 
-    /// Documents in a collection.
+    /// Documents in a collection: those that the service's reads see, too.
     pub async fn documents(&self, collection: &str) -> Result<u64> {
         let collection = self.database().await?.collection::<Document>(collection);
-        Ok(collection.count_documents(Document::new()).await?)
+        let count = collection.count_documents(Document::new());
+        Ok(count.read_concern(ReadConcern::majority()).await?)
     }
 
     /// Waits until the journal has so many events.
