@@ -21,6 +21,9 @@ use crate::store::{CommitFeed, Reader, Store, StoreError};
 use crate::telemetry::http;
 use crate::telemetry::metrics::Metrics;
 
+/// How long a stop waits for the dialog that is being verified.
+const LAST_VERIFICATION: Duration = Duration::from_secs(1);
+
 /// Why the service does not run, or no longer.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -201,12 +204,8 @@ async fn ingest(
     tasks.spawn(Pipeline::new(lanes, types, metrics).run(deliveries));
     tokio::spawn(forward(consumer.health(), consuming));
     let verify = config.verify.clone();
-    tokio::spawn(background::run(
-        verified,
-        verify,
-        background_metrics,
-        shutdown.clone(),
-    ));
+    let verifying = background::run(verified, verify, background_metrics, shutdown.clone());
+    let verifying = tokio::spawn(verifying);
     tasks.spawn(consumer.run(sink, shutdown.clone()));
     info!(queue = %config.bus.queue, database = %config.store.database, "taking events");
     while let Some(ended) = tasks.join_next().await {
@@ -219,6 +218,9 @@ async fn ingest(
             return Err(AppError::Ended);
         }
     }
+    // The stop ends it as well, after the dialog that it is at; that may be a
+    // big one, or the store may be down.
+    let _ = tokio::time::timeout(LAST_VERIFICATION, verifying).await;
     Ok(())
 }
 

@@ -155,8 +155,13 @@ impl Bound {
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        tokio::spawn(probe.run(shutdown.clone()));
-        run(router, self.incoming, shutdown).await
+        let probing = tokio::spawn(probe.run(shutdown.clone()));
+        let ended = run(router, self.incoming, shutdown).await;
+        if ended.is_ok() {
+            // After a stop it ends by itself.
+            let _ = probing.await;
+        }
+        ended
     }
 }
 

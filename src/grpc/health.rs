@@ -74,6 +74,9 @@ async fn sleep_until_some(at: Option<Instant>) {
     }
 }
 
+/// A probe under way.
+type Asking = JoinHandle<Result<bool, ReadError>>;
+
 /// Probes the store and keeps the health service truthful.
 pub(super) struct Probe {
     reader: Reader,
@@ -105,9 +108,14 @@ impl Probe {
 
     /// Probes until the stop, then tells all watchers and lets go of them.
     pub(super) async fn run(mut self, shutdown: Shutdown) {
+        let mut asking = None;
         tokio::select! {
             () = shutdown.requested() => {}
-            () = self.probe_forever() => {}
+            () = self.probe_forever(&mut asking) => {}
+        }
+        if let Some(asking) = asking {
+            // An end of the process in the middle of it would make the driver panic.
+            let _ = tokio::time::timeout(PATIENCE, asking).await;
         }
         self.tell(ServingStatus::NotServing).await;
         self.ready.send_replace(false);
@@ -117,23 +125,25 @@ impl Probe {
         }
     }
 
-    async fn probe_forever(&self) {
+    /// `asking` is the probe under way, whenever this is dropped.
+    async fn probe_forever(&self, asking: &mut Option<Asking>) {
         loop {
             let reader = self.reader.clone();
             // Spawned: the driver's futures are not to be dropped half-way.
-            let mut probe = tokio::spawn(async move { reader.probe().await });
-            match tokio::time::timeout(PATIENCE, &mut probe).await {
+            let probe = asking.insert(tokio::spawn(async move { reader.probe().await }));
+            match tokio::time::timeout(PATIENCE, &mut *probe).await {
                 Ok(outcome) => self.learn(reason(outcome)).await,
                 Err(_elapsed) => {
                     self.learn(Some("no answer".to_owned())).await;
                     self.await_late(probe).await;
                 }
             }
+            *asking = None;
             tokio::time::sleep(INTERVAL).await;
         }
     }
 
-    async fn await_late(&self, probe: JoinHandle<Result<bool, ReadError>>) {
+    async fn await_late(&self, probe: &mut Asking) {
         if let Ok(outcome) = tokio::time::timeout(LOST, probe).await {
             self.learn(reason(outcome)).await;
         }

@@ -21,12 +21,8 @@ pub async fn run(store: Store, config: config::Verify, metrics: Metrics, shutdow
             () = tokio::time::sleep(interval) => {}
             () = shutdown.requested() => return,
         }
-        let round = round(&store, &verifier, config.dialogs, &metrics);
-        tokio::select! {
-            // An outage is told of by those who cannot work because of it.
-            _ = round => {}
-            () = shutdown.requested() => return,
-        }
+        // An outage is told of by those who cannot work because of it.
+        let _ = round(&store, &verifier, config.dialogs, &metrics, &shutdown).await;
     }
 }
 
@@ -35,8 +31,12 @@ async fn round(
     verifier: &Verifier,
     dialogs: u32,
     metrics: &Metrics,
+    shutdown: &Shutdown,
 ) -> Result<(), crate::store::StoreError> {
     for key in store.random_dialogs(dialogs).await? {
+        if shutdown.is_requested() {
+            break;
+        }
         let verified = match verifier.dialog(&key).await {
             Ok(verified) => verified,
             Err(error) => {

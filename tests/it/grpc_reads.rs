@@ -63,12 +63,11 @@ impl Bench {
         .unwrap();
         let address = format!("http://{}", bound.local_addr());
         let (reader, served) = (Reader::new(store.clone(), feed.clone()), store.clone());
-        let server = tokio::spawn(async move {
-            bound
-                .serve(reader, served, tokio::sync::watch::Sender::new(false), stop)
-                .await
-                .unwrap()
-        });
+        let ready = tokio::sync::watch::Sender::new(false);
+        let mut is_ready = ready.subscribe();
+        let server =
+            tokio::spawn(async move { bound.serve(reader, served, ready, stop).await.unwrap() });
+        is_ready.wait_for(|ready| *ready).await.unwrap();
         let channel = Channel::from_shared(address.clone())
             .unwrap()
             .connect()
