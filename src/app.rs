@@ -64,6 +64,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let store = Store::connect(&config.store).await?;
     let feed = CommitFeed::default();
     let reader = Reader::new(store.clone(), feed.clone());
+    let closed = store.clone();
 
     let mut parts = JoinSet::new();
     let ready = Ready::default();
@@ -98,7 +99,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         }).and(Err(AppError::Ended)),
     };
     trigger.request();
-    match tokio::time::timeout(drain, drained(&mut parts)).await {
+    let outcome = match tokio::time::timeout(drain, drained(&mut parts)).await {
         Ok(outcome) => ended.and(outcome),
         Err(_) => {
             warn!(
@@ -107,7 +108,9 @@ pub async fn run(config: Config) -> Result<(), AppError> {
             );
             ended
         }
-    }
+    };
+    closed.close().await;
+    outcome
 }
 
 /// What `/healthz` answers from.

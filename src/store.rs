@@ -79,6 +79,14 @@ impl Store {
         })
     }
 
+    /// Lets the driver end what it still does in the background, for a second
+    /// at most: the end of the runtime in the middle of it makes it panic. The
+    /// store is of no use afterwards.
+    pub async fn close(self) {
+        let closing = self.client.shutdown();
+        let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
+    }
+
     /// The driver's client, for sessions.
     pub fn client(&self) -> &Client {
         &self.client
