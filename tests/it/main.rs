@@ -27,6 +27,5 @@ mod outages;
 mod queues;
 mod rules;
 mod scenario;
-mod servers;
 mod verify;
 mod world;

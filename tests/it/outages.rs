@@ -6,8 +6,8 @@ use std::time::Duration;
 use lapin::options::QueueDeleteOptions;
 
 use crate::events::{self, join};
+use crate::kit::servers::Server;
 use crate::kit::service::{Result, until};
-use crate::servers::Server;
 use crate::world::{World, dialog, unread};
 
 fn members() -> Vec<events::Wire> {

@@ -6,15 +6,13 @@ use chat_counters::bus::{EventHeaders, Publisher};
 use chat_counters::config::Config;
 use chat_counters::grpc::v1;
 use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
-use futures::StreamExt as _;
-use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use lapin::{Channel, Connection};
 use mongodb::bson::Document;
 use mongodb::options::ReadConcern;
 use tonic::transport::Channel as GrpcChannel;
 
 use crate::events::{TENANT, Wire};
+use crate::kit::broker::{self, Letter};
 use crate::kit::service::{PATIENCE, Result, Service, config, until};
 
 /// The real binary, as cargo built it for this test.
@@ -25,29 +23,6 @@ pub fn binary() -> &'static Path {
 /// A test's own corner of the servers.
 pub struct World {
     pub config: Config,
-}
-
-/// A message in the dead-letter queue.
-#[derive(Debug)]
-pub struct Letter {
-    pub body: Vec<u8>,
-    pub properties: BasicProperties,
-}
-
-impl Letter {
-    /// A header as text; empty when it is not there.
-    pub fn header(&self, name: &str) -> String {
-        let headers = self.properties.headers().as_ref();
-        match headers.and_then(|headers| headers.inner().get(name)) {
-            Some(AMQPValue::LongString(text)) => text.to_string(),
-            Some(AMQPValue::ShortString(text)) => text.to_string(),
-            Some(AMQPValue::LongLongInt(number)) => number.to_string(),
-            Some(AMQPValue::LongInt(number)) => number.to_string(),
-            Some(AMQPValue::LongUInt(number)) => number.to_string(),
-            Some(other) => format!("{other:?}"),
-            None => String::new(),
-        }
-    }
 }
 
 impl World {
@@ -83,45 +58,17 @@ impl World {
     }
 
     pub async fn channel(&self) -> Result<(Connection, Channel)> {
-        let url = self.config.bus.url.expose();
-        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
-        let channel = connection.create_channel().await?;
-        Ok((connection, channel))
+        broker::channel(&self.config.bus).await
     }
 
     /// How many messages are ready in a queue.
     pub async fn depth(&self, queue: &str) -> Result<u32> {
-        let (connection, channel) = self.channel().await?;
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::durable()
-        };
-        let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
-        let depth = declared.await?.message_count();
-        connection.close(200, "done".into()).await?;
-        Ok(depth)
+        broker::depth(&self.config.bus, queue).await
     }
 
     /// Takes so many dead letters out of their queue.
     pub async fn letters(&self, count: usize) -> Result<Vec<Letter>> {
-        let (connection, channel) = self.channel().await?;
-        let queue = self.config.bus.dead_letter_queue.as_str();
-        let options = BasicConsumeOptions {
-            no_ack: true,
-            ..BasicConsumeOptions::default()
-        };
-        let consumer = channel
-            .basic_consume(queue.into(), "test".into(), options, FieldTable::default())
-            .await?;
-        let letters = consumer.take(count).map(|delivery| {
-            delivery.map(|delivery| Letter {
-                body: delivery.data,
-                properties: delivery.properties,
-            })
-        });
-        let letters: Vec<_> = letters.collect().await;
-        connection.close(200, "done".into()).await?;
-        Ok(letters.into_iter().collect::<std::result::Result<_, _>>()?)
+        broker::letters(&self.config.bus, count).await
     }
 
     pub fn database(&self) -> impl Future<Output = Result<mongodb::Database>> {

@@ -69,7 +69,9 @@ impl Scenario {
         Self::new(seed, 300)
     }
 
-    fn new(seed: u64, size: usize) -> Self {
+    /// Of so many events, and as many more messages as duplicates and poison
+    /// make.
+    pub fn new(seed: u64, size: usize) -> Self {
         let mut story = Story::new(seed);
         let mut published = story.cast();
         while published.len() < size {

@@ -47,6 +47,18 @@ pub fn config(name: &str) -> Config {
 /// When there is none for [`PATIENCE`].
 pub async fn until<T, F: Future<Output = Option<T>>>(
     what: &str,
+    look: impl FnMut() -> F,
+) -> Result<T> {
+    until_for(PATIENCE, what, look).await
+}
+
+/// As [`until`], with a patience of its own.
+///
+/// # Errors
+/// When there is no value for so long.
+pub async fn until_for<T, F: Future<Output = Option<T>>>(
+    patience: Duration,
+    what: &str,
     mut look: impl FnMut() -> F,
 ) -> Result<T> {
     let started = Instant::now();
@@ -54,8 +66,8 @@ pub async fn until<T, F: Future<Output = Option<T>>>(
         if let Some(value) = look().await {
             return Ok(value);
         }
-        if started.elapsed() > PATIENCE {
-            return Err(format!("still not so after {PATIENCE:?}: {what}").into());
+        if started.elapsed() > patience {
+            return Err(format!("still not so after {patience:?}: {what}").into());
         }
         tokio::time::sleep(POLL).await;
     }
@@ -97,11 +109,25 @@ impl Service {
     /// # Errors
     /// When there is no such binary.
     pub async fn spawn(binary: &Path, config: &Config) -> Result<Self> {
-        let (grpc, metrics) = (free_address().await?, free_address().await?);
         let level = std::env::var("CC_TEST_LOG").unwrap_or_else(|_| "error".into());
+        Self::spawn_logging(binary, config, &level, Stdio::inherit()).await
+    }
+
+    /// Starts the service without waiting for anything, logging elsewhere.
+    ///
+    /// # Errors
+    /// When there is no such binary.
+    pub async fn spawn_logging(
+        binary: &Path,
+        config: &Config,
+        level: &str,
+        log: Stdio,
+    ) -> Result<Self> {
+        let (grpc, metrics) = (free_address().await?, free_address().await?);
         let mut command = Command::new(binary);
         command
             .arg("serve")
+            .stderr(log)
             .env("CHAT_COUNTERS__BUS__URL", config.bus.url.expose())
             .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
             .env("CHAT_COUNTERS__GRPC__LISTEN", grpc.to_string())
@@ -150,6 +176,11 @@ impl Service {
         self.pid
     }
 
+    /// How it ended, if it did by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().ok().flatten()
+    }
+
     /// Whether it consumes, and its store answers.
     pub async fn is_ready(&self) -> bool {
         get(self.metrics, "/healthz").await.is_ok()
@@ -159,7 +190,7 @@ impl Service {
     ///
     /// # Errors
     /// When it does not end well.
-    pub async fn stop(self) -> Result<()> {
+    pub async fn stop(mut self) -> Result<()> {
         let status = self.signal("-TERM").await?;
         if status.success() {
             Ok(())
@@ -172,7 +203,7 @@ impl Service {
     ///
     /// # Errors
     /// When it is gone already.
-    pub async fn kill(self) -> Result<()> {
+    pub async fn kill(mut self) -> Result<()> {
         self.signal("-KILL").await.map(drop)
     }
 
@@ -180,7 +211,7 @@ impl Service {
     ///
     /// # Errors
     /// When that takes too long.
-    pub async fn signal(mut self, signal: &str) -> Result<ExitStatus> {
+    pub async fn signal(&mut self, signal: &str) -> Result<ExitStatus> {
         self.send(signal).await?;
         Ok(tokio::time::timeout(PATIENCE, self.process.wait()).await??)
     }

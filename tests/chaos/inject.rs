@@ -1,0 +1,161 @@
+//! Making the faults of a plan happen, and undoing each.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use mongodb::bson::doc;
+
+use super::plan::{Fault, Kind};
+use super::proxy::{Proxy, Way};
+use super::replica::Replica;
+use super::stage::{Stage, admin};
+use crate::kit::service::Result;
+
+/// Seconds in which a primary that stepped down does not become one again.
+const STEPPED_DOWN_SECONDS: i32 = 2;
+
+/// Notes what happens, and when: for whoever looks for the cause of a
+/// difference.
+pub struct Record {
+    began: Instant,
+    file: Mutex<File>,
+}
+
+impl Record {
+    pub fn new(path: &Path) -> Result<Self> {
+        Ok(Self {
+            began: Instant::now(),
+            file: Mutex::new(File::create(path)?),
+        })
+    }
+
+    /// Adds a line.
+    pub fn note(&self, what: &str) {
+        let now = time::OffsetDateTime::now_utc();
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // The run itself is of more worth than its record.
+        let _ = writeln!(
+            file,
+            "{now} {:7.3} {what}",
+            self.began.elapsed().as_secs_f64()
+        );
+    }
+}
+
+/// Lets faults happen one after the other until `end`; each is over before the
+/// next, and when this returns. Which ones happened.
+async fn lane(
+    faults: &[Fault],
+    end: Instant,
+    record: &Record,
+    mut happen: impl AsyncFnMut(&Fault) -> Result<()>,
+) -> Result<Vec<Kind>> {
+    let mut happened = Vec::new();
+    for fault in faults {
+        tokio::time::sleep(fault.after).await;
+        if Instant::now() >= end {
+            break;
+        }
+        let (what, lasts) = (fault.kind.text(), fault.lasts);
+        record.note(&format!("begin  {what} ({}), {lasts:?}", fault.target));
+        let outcome = happen(fault).await;
+        record.note(&format!("over   {what}"));
+        outcome.map_err(|error| format!("{what}: {error}"))?;
+        happened.push(fault.kind);
+    }
+    Ok(happened)
+}
+
+/// What happens to one replica.
+pub async fn to_replica(
+    replica: &mut Replica,
+    faults: &[Fault],
+    end: Instant,
+    record: &Record,
+) -> Result<Vec<Kind>> {
+    lane(faults, end, record, async |fault: &Fault| {
+        match fault.kind {
+            Kind::ReplicaFrozen => replica.freeze().await?,
+            Kind::ReplicaStopped => replica.stop().await?,
+            _ => replica.kill().await?,
+        }
+        tokio::time::sleep(fault.lasts).await;
+        match fault.kind {
+            Kind::ReplicaFrozen => replica.wake().await,
+            _ => replica.start().await,
+        }
+    })
+    .await
+}
+
+/// What happens to the broker and on the way to it.
+pub async fn to_bus(
+    stage: &Stage,
+    faults: &[Fault],
+    end: Instant,
+    record: &Record,
+) -> Result<Vec<Kind>> {
+    lane(faults, end, record, async |fault: &Fault| {
+        let broker = &stage.brokers[fault.target % stage.brokers.len()];
+        let way = &stage.bus[fault.target % stage.bus.len()..][..1];
+        let (begin, undo) = match fault.kind {
+            Kind::BrokerKilled => ("kill", "start"),
+            Kind::BrokerFrozen => ("pause", "resume"),
+            Kind::BrokerStopped => ("stop", "start"),
+            _ => return on_the_way(way, fault).await,
+        };
+        broker.run(begin).await?;
+        tokio::time::sleep(fault.lasts).await;
+        match undo {
+            "start" => broker.start().await,
+            verb => broker.run(verb).await,
+        }
+    })
+    .await
+}
+
+/// What happens to the database and on the way to it.
+pub async fn to_store(
+    stage: &Stage,
+    faults: &[Fault],
+    end: Instant,
+    record: &Record,
+) -> Result<Vec<Kind>> {
+    lane(faults, end, record, async |fault: &Fault| {
+        let primary = stage.primary().await?;
+        let server = &stage.databases[primary];
+        let (begin, undo) = match fault.kind {
+            Kind::PrimaryKilled => ("kill", "start"),
+            Kind::PrimaryFrozen => ("pause", "resume"),
+            Kind::PrimaryStepsDown => {
+                let command = doc! { "replSetStepDown": STEPPED_DOWN_SECONDS, "force": true };
+                // It may close this connection, too.
+                let _ = admin(server, command).await;
+                tokio::time::sleep(fault.lasts).await;
+                return Ok(());
+            }
+            // The whole set, or its primary alone.
+            _ if fault.target.is_multiple_of(3) => return on_the_way(&stage.store, fault).await,
+            _ => return on_the_way(&stage.store[primary..][..1], fault).await,
+        };
+        server.run(begin).await?;
+        tokio::time::sleep(fault.lasts).await;
+        server.run(undo).await
+    })
+    .await
+}
+
+async fn on_the_way(proxies: &[Proxy], fault: &Fault) -> Result<()> {
+    let way = match fault.kind {
+        Kind::BusCut | Kind::StoreCut => Way::Cut,
+        Kind::BusStalled | Kind::StoreStalled => Way::Stalled,
+        _ => Way::Slow(fault.delay),
+    };
+    proxies.iter().for_each(|proxy| proxy.set(way));
+    tokio::time::sleep(fault.lasts).await;
+    proxies.iter().for_each(|proxy| proxy.set(Way::Open));
+    Ok(())
+}

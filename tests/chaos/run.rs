@@ -1,0 +1,227 @@
+//! One run: load, faults, recovery, and the verdict.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use chat_counters::config::Config;
+use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
+use futures::future::try_join_all;
+use futures::try_join;
+use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
+
+use super::inject::{self, Record};
+use super::letters;
+use super::load::{self, Load};
+use super::plan::{Kind, Plan};
+use super::replica::Replica;
+use super::stage::Stage;
+use crate::kit::broker;
+use crate::kit::model::Model;
+use crate::kit::random::Random;
+use crate::kit::read_back::{self, Comparison};
+use crate::kit::scenario::Scenario;
+use crate::kit::service::{Result, config, until_for};
+
+/// Replicas of the service on one queue.
+pub const REPLICAS: usize = 2;
+/// Events in a second, before duplicates and poison.
+const RATE: usize = 150;
+/// How long recovering, confirming and draining may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a run found.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Messages that the broker confirmed.
+    pub confirmed: usize,
+    /// Copies of messages that it may have got beyond the first.
+    pub duplicates: usize,
+    pub faults: BTreeMap<Kind, usize>,
+    /// From the end of the last fault until every replica was ready by itself.
+    pub ready: Duration,
+    /// From then until nothing was left to count.
+    pub drained: Duration,
+    pub letters: letters::Verdict,
+    /// Counters compared.
+    pub compared: usize,
+    pub differences: Vec<String>,
+}
+
+/// Plays the run of a seed. Logs and a record go into the directory.
+///
+/// # Errors
+/// When it cannot be finished: something did not come back.
+pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Result<Outcome> {
+    let record = Record::new(&logs.join("faults.log"))?;
+    let scenario = Scenario::new(seed, RATE * length.as_secs() as usize);
+    let plan = Plan::new(seed, REPLICAS, length);
+    let configs = configs(stage, seed);
+    let mut replicas = Vec::new();
+    for (number, config) in configs.iter().enumerate() {
+        let log = logs.join(format!("replica-{number}.log"));
+        replicas.push(Replica::new(config.clone(), log).await?);
+    }
+    become_ready(&mut replicas).await?;
+    record.note("ready");
+
+    let direct = stage.direct(&configs[0].bus);
+    let load = load::publish(&direct, &scenario.published, length, PATIENCE);
+    let (load, (faults, ready)) =
+        try_join!(load, disturb(stage, &mut replicas, &plan, length, &record))?;
+    record.note("all confirmed, all faults over, all ready");
+    let mut outcome = Outcome {
+        confirmed: load.sent.len(),
+        duplicates: duplicates(&scenario, &load),
+        faults,
+        ready,
+        ..Outcome::default()
+    };
+    settle(stage, replicas, &scenario, &load, &record, &mut outcome).await?;
+    clean_up(stage, &configs[0]).await?;
+    Ok(outcome)
+}
+
+/// The same service, tuned differently for each seed: small batches make for
+/// many commits to interrupt, large ones for much to do again.
+fn configs(stage: &Stage, seed: u64) -> Vec<Config> {
+    let mut random = Random::new(seed);
+    let mut base = config(&format!("chaos_{seed}"));
+    base.store.url = stage.store_url();
+    base.bus.prefetch = *random.pick(&[20, 200, 2_000]);
+    base.bus.watchdog_seconds = 5;
+    base.lanes.batch_events = *random.pick(&[5, 20]);
+    base.lanes.count = *random.pick(&[1, 2, 3]);
+    base.shutdown.drain_seconds = 5;
+    let configs = (0..REPLICAS).map(|replica| {
+        let mut config = base.clone();
+        config.bus.url = stage.bus_url(replica);
+        config
+    });
+    configs.collect()
+}
+
+async fn become_ready(replicas: &mut [Replica]) -> Result<()> {
+    for (number, replica) in replicas.iter_mut().enumerate() {
+        let what = format!("replica {number} is ready");
+        until_for(PATIENCE, &what, || async {
+            replica.is_ready().await.then_some(())
+        })
+        .await?;
+        replica.must_live()?;
+    }
+    Ok(())
+}
+
+/// All that the plan has; how often each kind happened, and how long it took
+/// from the last fault's end until the replicas were ready.
+async fn disturb(
+    stage: &Stage,
+    replicas: &mut [Replica],
+    plan: &Plan,
+    length: Duration,
+    record: &Record,
+) -> Result<(BTreeMap<Kind, usize>, Duration)> {
+    let end = Instant::now() + length;
+    let lanes = replicas.iter_mut().zip(&plan.replicas);
+    let to_replicas =
+        lanes.map(|(replica, faults)| inject::to_replica(replica, faults, end, record));
+    let (to_replicas, to_bus, to_store) = try_join!(
+        try_join_all(to_replicas),
+        inject::to_bus(stage, &plan.bus, end, record),
+        inject::to_store(stage, &plan.store, end, record),
+    )?;
+    let over = Instant::now();
+    record.note("all faults over");
+    become_ready(replicas).await?;
+    let ready = over.elapsed();
+    record.note("all ready");
+    let mut faults = BTreeMap::new();
+    for kind in [to_replicas.concat(), to_bus, to_store].concat() {
+        *faults.entry(kind).or_default() += 1;
+    }
+    Ok((faults, ready))
+}
+
+fn duplicates(scenario: &Scenario, load: &Load) -> usize {
+    let sent: usize = load.sent.iter().map(|sent| *sent as usize).sum();
+    let distinct: HashSet<_> = scenario.published.iter().map(|p| &p.body).collect();
+    sent - distinct.len()
+}
+
+/// Waits until all is counted, stops the replicas, and compares all there is.
+async fn settle(
+    stage: &Stage,
+    mut replicas: Vec<Replica>,
+    scenario: &Scenario,
+    load: &Load,
+    record: &Record,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let model = Model::of(&scenario.events);
+    let config = replicas[0].config().clone();
+    let bus = stage.direct(&config.bus).remove(0);
+    let began = Instant::now();
+    let (_connection, channel) = broker::channel(&bus).await?;
+    let drained = until_for(PATIENCE, "an empty queue", || async {
+        let ready = broker::ready(&channel, &bus.queue).await.ok()?;
+        (ready == 0).then_some(())
+    });
+    drained.await?;
+    record.note("nothing is ready in the queue");
+    // What is in flight still is not seen from outside: its effect is.
+    let equal = until_for(PATIENCE, "counters as the model has them", || async {
+        let comparison = compare(&replicas[0], &model).await.ok()?;
+        comparison.differences.is_empty().then_some(())
+    });
+    // Otherwise the comparison at the end says what is different.
+    let _ = equal.await;
+    outcome.drained = began.elapsed();
+    record.note("counted");
+    for replica in &mut replicas {
+        replica.stop().await?;
+    }
+    let left = broker::ready(&channel, &bus.queue).await?;
+    if left > 0 {
+        let said = format!("{left} messages were held by replicas that had nothing more to do");
+        outcome.differences.push(said);
+    }
+    let count = broker::ready(&channel, &bus.dead_letter_queue).await?;
+    let found = broker::letters(&bus, count as usize).await?;
+    let interruptions = outcome.faults.values().sum();
+    outcome.letters = letters::judge(&scenario.published, &load.sent, &found, interruptions);
+    outcome.differences.append(&mut outcome.letters.differences);
+
+    // A process that has seen nothing of it all.
+    replicas.truncate(1);
+    replicas[0].start().await?;
+    become_ready(&mut replicas).await?;
+    let comparison = compare(&replicas[0], &model).await?;
+    outcome.compared = comparison.compared;
+    let differences = comparison.differences.iter().map(ToString::to_string);
+    outcome.differences.extend(differences);
+    replicas[0].stop().await
+}
+
+async fn compare(replica: &Replica, model: &Model) -> Result<Comparison> {
+    let mut client = CounterServiceClient::connect(replica.url()).await?;
+    read_back::compare(&mut client, model).await
+}
+
+/// Removes queues, exchange and database of a run.
+async fn clean_up(stage: &Stage, config: &Config) -> Result<()> {
+    let client = mongodb::Client::with_uri_str(config.store.url.expose()).await?;
+    client.database(&config.store.database).drop().await?;
+    let bus = stage.direct(&config.bus).remove(0);
+    let (connection, channel) = broker::channel(&bus).await?;
+    for queue in [&bus.queue, &bus.dead_letter_queue] {
+        let options = QueueDeleteOptions::default();
+        channel.queue_delete(queue.as_str().into(), options).await?;
+    }
+    let options = ExchangeDeleteOptions::default();
+    channel
+        .exchange_delete(bus.exchange.as_str().into(), options)
+        .await?;
+    connection.close(200, "done".into()).await?;
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! What is printed.
+
+use std::collections::BTreeMap;
+
+use super::plan::Kind;
+use super::run::Outcome;
+
+/// The head of the table of runs, and what it means.
+pub fn head() {
+    println!(
+        "Faults are counted as killed/frozen/stopped of replicas and broker nodes, cut/stalled/slow \
+         connections to bus and store, killed/frozen/stepped down of database primaries.\n\
+         Copies are messages that the broker may have got again. Letters marked + were written \
+         again by a service that was interrupted between confirm and ack.\n"
+    );
+    print!("{:>8} {:>7} {:>7}", "seed", "events", "copies");
+    for (group, _) in Kind::GROUPS {
+        print!(" {group:>8}");
+    }
+    println!(
+        " {:>8} {:>10} {:>12} {:>9}  verdict",
+        "ready s", "counted s", "letters", "counters"
+    );
+}
+
+/// The row of a run.
+pub fn row(seed: u64, outcome: &Outcome) {
+    print!(
+        "{seed:>8} {:>7} {:>7}",
+        outcome.confirmed, outcome.duplicates
+    );
+    for (_, kinds) in Kind::GROUPS {
+        let counts = kinds.map(|kind| outcome.faults.get(&kind).copied().unwrap_or_default());
+        print!(" {:>8}", counts.map(|count| count.to_string()).join("/"));
+    }
+    let letters = &outcome.letters;
+    println!(
+        " {:>8.1} {:>10.1} {:>12} {:>9}  {}",
+        outcome.ready.as_secs_f64(),
+        outcome.drained.as_secs_f64(),
+        format!(
+            "{}/{} +{}",
+            letters.found, letters.expected, letters.repeated
+        ),
+        outcome.compared,
+        match outcome.differences.len() {
+            0 => "exact".to_owned(),
+            count => format!("{count} DIFFERENCES"),
+        }
+    );
+}
+
+/// How often each kind of fault happened in all runs.
+pub fn totals(faults: &BTreeMap<Kind, usize>) {
+    println!();
+    for (kind, count) in faults {
+        println!("{count:>6}  {}", kind.text());
+    }
+    println!("{:>6}  faults in all", faults.values().sum::<usize>());
+}
