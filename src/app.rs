@@ -17,7 +17,7 @@ use crate::maintenance::background;
 use crate::pipeline::Pipeline;
 use crate::retry::Backoff;
 use crate::shutdown::{self, Shutdown};
-use crate::store::{CommitFeed, Reader, Store, StoreError};
+use crate::store::{CommitFeed, Reader, Store, StoreError, inspect};
 use crate::telemetry::http;
 use crate::telemetry::metrics::Metrics;
 
@@ -206,6 +206,7 @@ async fn ingest(
     let (sink, deliveries) = mpsc::channel(in_flight);
     tasks.spawn(Pipeline::new(lanes, types, metrics).run(deliveries));
     tokio::spawn(forward(consumer.health(), consuming));
+    tokio::spawn(tell_weaknesses(config.store.clone()));
     let verify = config.verify.clone();
     let verifying = background::run(verified, verify, background_metrics, shutdown.clone());
     let verifying = tokio::spawn(verifying);
@@ -225,6 +226,19 @@ async fn ingest(
     // big one, or the store may be down.
     let _ = tokio::time::timeout(LAST_VERIFICATION, verifying).await;
     Ok(())
+}
+
+/// Says what about the store weakens the service's promises.
+async fn tell_weaknesses(config: crate::config::Store) {
+    // What cannot be found out now, `chat-counters check` tells at any time.
+    if let Ok(found) = inspect::inspect(&config).await {
+        for problem in found.problems {
+            warn!(problem, "the store is not as it must be");
+        }
+        for note in found.notes {
+            info!(note, "the store could be safer");
+        }
+    }
 }
 
 /// Passes on whether events are being consumed, until the consumer is gone.

@@ -85,6 +85,7 @@ impl Report {
     fn collect(&mut self) {
         if let Some(mongodb) = &self.mongodb {
             self.problems.extend_from_slice(&mongodb.problems);
+            self.notes.extend_from_slice(&mongodb.notes);
         }
         if let Some(rabbitmq) = &self.rabbitmq {
             self.problems.extend_from_slice(&rabbitmq.problems);

@@ -38,6 +38,8 @@ pub struct Inspection {
     pub snapshot_reads: bool,
     /// What keeps the service from working, and what to do about it.
     pub problems: Vec<String>,
+    /// What weakens its promises, and what to do about it.
+    pub notes: Vec<String>,
 }
 
 /// Why nothing could be found out.
@@ -139,6 +141,7 @@ async fn look(store: &config::Store, mut options: ClientOptions) -> Result<Inspe
         transactions: false,
         snapshot_reads: false,
         problems: Vec::new(),
+        notes: Vec::new(),
     };
     report.topology(&hello);
     report.version(&client).await?;
@@ -176,6 +179,11 @@ impl Inspection {
             self.problems.push(format!(
                 "the replica set has no writable primary ({state}). Run rs.initiate() if that was never done; else bring a majority of its members up"
             ));
+        }
+        if self.members.len() == 1 {
+            self.notes.push(
+                "the replica set has one member: while it is down nothing is counted, and its disk is all there is of the counters. Three members survive the loss of one".into(),
+            );
         }
     }
 
