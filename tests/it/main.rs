@@ -23,6 +23,7 @@ mod grpc;
 mod grpc_reads;
 mod layers;
 mod memory;
+mod mutations;
 mod outages;
 mod queues;
 mod rules;
