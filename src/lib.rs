@@ -26,6 +26,7 @@ pub mod config;
 pub mod deadletter;
 pub mod derive;
 pub mod event;
+pub mod failpoint;
 pub mod grpc;
 pub mod lane;
 pub mod maintenance;

@@ -10,6 +10,7 @@ use crate::bus::Delivery;
 use crate::deadletter::Failure;
 use crate::event::decode::{Decoded, decode};
 use crate::event::{Event, Fact};
+use crate::failpoint::{self, Point};
 use crate::lane::{TypesInFlight, Work};
 use crate::telemetry::metrics::Metrics;
 
@@ -35,6 +36,7 @@ impl Pipeline {
     /// end when they have settled what they hold.
     pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
         while let Some(delivery) = deliveries.recv().await {
+            failpoint::pass(Point::Delivered);
             match decode(delivery.body()) {
                 Ok(Decoded::Event(event)) => self.dispatch(event, delivery).await,
                 Ok(Decoded::Ignored { event_type }) => {
@@ -47,6 +49,7 @@ impl Pipeline {
     }
 
     async fn dispatch(&self, event: Event, delivery: Delivery) {
+        failpoint::pass(Point::Decoded);
         self.types.arrived(&event);
         let lane = &self.lanes[lane_of(&event, self.lanes.len())];
         // A lane only ends before its senders when it panicked. The delivery is

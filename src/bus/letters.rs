@@ -17,6 +17,7 @@ use super::topology;
 use super::trouble::Trouble;
 use crate::config;
 use crate::deadletter::Reason;
+use crate::failpoint::{self, Point};
 use crate::retry::Backoff;
 use crate::telemetry::metrics::{Label, Metrics};
 
@@ -88,6 +89,7 @@ impl Letters {
         let size = wave_size(letters);
         let mut confirms = Vec::with_capacity(size);
         for letter in &letters[..size] {
+            failpoint::pass(Point::BeforeLetter);
             confirms.push(self.send(&channel, letter).await?);
         }
         let answers = in_confirm_time(confirms).await?;
@@ -131,6 +133,7 @@ impl Letters {
     }
 
     fn confirmed(&self, letter: &Letter) {
+        failpoint::pass(Point::AfterLetter);
         let reason = letter.failure.reason;
         let kind = reason.as_str();
         self.metrics

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::delivery::{Outcome, Tag};
 use super::error::BusError;
+use crate::failpoint::{self, Point};
 
 /// Settlements taken up at once.
 const AT_ONCE: usize = 4096;
@@ -65,7 +66,9 @@ async fn acknowledge(channel: &Channel, ledger: &mut Ledger, bound: usize) -> Re
     let lost = |error| BusError::while_doing("acknowledging", &error);
     if let Some(tag) = ledger.prefix() {
         let all_up_to = BasicAckOptions { multiple: true };
+        failpoint::pass(Point::BeforeAck);
         channel.basic_ack(tag, all_up_to).await.map_err(lost)?;
+        failpoint::pass(Point::AfterAck);
     }
     if ledger.waiting > bound {
         let one = BasicAckOptions { multiple: false };

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::{ExitCode, Failure, Global};
 use crate::app;
+use crate::failpoint;
 use crate::telemetry::log;
 
 /// Run the service: consume events, commit counters, answer gRPC
@@ -23,6 +24,7 @@ pub(super) struct Serve {}
 
 impl Serve {
     pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
+        failpoint::armed().map_err(|why| Failure::new(ExitCode::Usage, why))?;
         let config = global.load()?.config;
         log::init(&config.log);
         app::run(config).await?;

@@ -7,6 +7,7 @@ use super::Lane;
 use crate::derive::state::{EventKey, Need};
 use crate::derive::{Batch, Blocked, Care, Outcome};
 use crate::event::Event;
+use crate::failpoint::{self, Point};
 use crate::store::{Loader, StoreError};
 
 /// Rounds of loading before deriving: messages first, then the dialogs that
@@ -124,6 +125,7 @@ impl Lane {
         if changes.is_empty() {
             return Ok(());
         }
+        failpoint::pass(Point::Derived);
         let started = Instant::now();
         if let Err(error) = self.shared.store.commit(&changes).await {
             // Whatever went wrong, the dialogs may not be as remembered.

@@ -14,6 +14,7 @@ use mongodb::{ClientSession, Database};
 use super::statements::{Verb, Write, writes};
 use super::{Store, StoreError};
 use crate::derive::Changes;
+use crate::failpoint::{self, Point};
 
 /// Statements in one command. The server allows 100,000.
 const MAX_STATEMENTS: usize = 20_000;
@@ -50,6 +51,7 @@ impl Store {
                     .build(),
             )
             .await?;
+        failpoint::pass(Point::TransactionBegun);
         for write in writes {
             if let Err(error) = write.run(self.database(), &mut session).await {
                 // The server ends the transaction by itself where this fails.
@@ -57,7 +59,10 @@ impl Store {
                 return Err(error);
             }
         }
-        commit(&mut session).await
+        failpoint::pass(Point::BeforeCommit);
+        commit(&mut session).await?;
+        failpoint::pass(Point::AfterCommit);
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ mod dead_letters;
 mod derive;
 mod events;
 mod exactly_once;
+mod failpoints;
 mod grpc;
 mod grpc_reads;
 mod layers;
