@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use mongodb::bson::doc;
 
-use super::plan::{Fault, Kind};
+use super::plan::{Fault, Kind, Target};
 use super::proxy::{Proxy, Way};
 use super::replica::Replica;
 use super::stage::{Stage, admin};
@@ -60,7 +60,7 @@ async fn lane(
             break;
         }
         let (what, lasts) = (fault.kind.text(), fault.lasts);
-        record.note(&format!("begin  {what} ({}), {lasts:?}", fault.target));
+        record.note(&format!("begin  {what} ({:?}), {lasts:?}", fault.target));
         let outcome = happen(fault).await;
         record.note(&format!("over   {what}"));
         outcome.map_err(|error| format!("{what}: {error}"))?;
@@ -91,21 +91,19 @@ pub async fn to_replica(
     .await
 }
 
-/// What happens to the broker and on the way to it.
-pub async fn to_bus(
+/// What happens to the brokers.
+pub async fn to_brokers(
     stage: &Stage,
     faults: &[Fault],
     end: Instant,
     record: &Record,
 ) -> Result<Vec<Kind>> {
     lane(faults, end, record, async |fault: &Fault| {
-        let broker = &stage.brokers[fault.target % stage.brokers.len()];
-        let way = &stage.bus[fault.target % stage.bus.len()..][..1];
+        let broker = &one(&stage.brokers, fault)[0];
         let (begin, undo) = match fault.kind {
-            Kind::BrokerKilled => ("kill", "start"),
             Kind::BrokerFrozen => ("pause", "resume"),
             Kind::BrokerStopped => ("stop", "start"),
-            _ => return on_the_way(way, fault).await,
+            _ => ("kill", "start"),
         };
         broker.run(begin).await?;
         tokio::time::sleep(fault.lasts).await;
@@ -113,6 +111,23 @@ pub async fn to_bus(
             "start" => broker.start().await,
             verb => broker.run(verb).await,
         }
+    })
+    .await
+}
+
+/// What happens on the way from the replicas to the brokers.
+pub async fn to_bus(
+    stage: &Stage,
+    faults: &[Fault],
+    end: Instant,
+    record: &Record,
+) -> Result<Vec<Kind>> {
+    lane(faults, end, record, async |fault: &Fault| {
+        let proxies = match fault.target {
+            Target::Every => &stage.bus,
+            Target::One(_) => one(&stage.bus, fault),
+        };
+        on_the_way(proxies, fault).await
     })
     .await
 }
@@ -137,8 +152,7 @@ pub async fn to_store(
                 tokio::time::sleep(fault.lasts).await;
                 return Ok(());
             }
-            // The whole set, or its primary alone.
-            _ if fault.target.is_multiple_of(3) => return on_the_way(&stage.store, fault).await,
+            _ if fault.target == Target::Every => return on_the_way(&stage.store, fault).await,
             _ => return on_the_way(&stage.store[primary..][..1], fault).await,
         };
         server.run(begin).await?;
@@ -146,6 +160,25 @@ pub async fn to_store(
         server.run(undo).await
     })
     .await
+}
+
+/// The last fault of a run, on all ways to the bus or to the store.
+pub async fn last(stage: &Stage, fault: &Fault, record: &Record) -> Result<Vec<Kind>> {
+    let far = Instant::now() + fault.lasts;
+    let faults = std::slice::from_ref(fault);
+    match fault.kind {
+        Kind::BusCut | Kind::BusStalled => to_bus(stage, faults, far, record).await,
+        _ => to_store(stage, faults, far, record).await,
+    }
+}
+
+/// The one of several that a fault meets.
+fn one<'s, T>(several: &'s [T], fault: &Fault) -> &'s [T] {
+    let index = match fault.target {
+        Target::One(index) => index % several.len(),
+        Target::Every => 0,
+    };
+    &several[index..=index]
 }
 
 async fn on_the_way(proxies: &[Proxy], fault: &Fault) -> Result<()> {

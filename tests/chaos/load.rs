@@ -10,7 +10,7 @@ use crate::kit::scenario::Published;
 use crate::kit::service::Result;
 
 /// Bursts in a second; each is confirmed before the next.
-const BURSTS_A_SECOND: usize = 4;
+const BURSTS_A_SECOND: usize = 10;
 /// A burst that is not confirmed by then is published anew, elsewhere.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(8);
 /// Between tries.

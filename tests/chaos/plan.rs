@@ -83,10 +83,20 @@ pub struct Fault {
     /// Time since the fault before it.
     pub after: Duration,
     pub lasts: Duration,
-    /// Which of several it meets: to be taken modulo their number.
-    pub target: usize,
+    /// Which of several it meets.
+    pub target: Target,
     /// What it adds to each chunk on a slow way.
     pub delay: Duration,
+}
+
+/// What of several a fault meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// This one, modulo their number; of database nodes the primary.
+    One(usize),
+    /// Every way at once. Nodes and replicas are met one by one nevertheless:
+    /// a cluster stands the loss of one.
+    Every,
 }
 
 /// Faults one after the other in each lane, side by side in all: what is in
@@ -94,15 +104,20 @@ pub struct Fault {
 #[derive(Debug)]
 pub struct Plan {
     pub replicas: Vec<Vec<Fault>>,
+    pub brokers: Vec<Fault>,
     pub bus: Vec<Fault>,
+    /// The database and the way to it: a node that starts on a way that is cut
+    /// would not find itself among the members.
     pub store: Vec<Fault>,
+    /// After all others, on every way at once: recovering from it is measured.
+    pub last: Fault,
 }
 
 /// A broker that is killed in the first half second of a quorum queue's life
 /// may never elect a leader for it again. The queue lives so long first.
 const FIRST_AFTER_MS: usize = 1_500;
 /// Milliseconds between faults, and of a fault: at least, and less than.
-const GAP_MS: (usize, usize) = (200, 3_000);
+const GAP_MS: (usize, usize) = (200, 2_500);
 const SHORT_MS: (usize, usize) = (10, 800);
 const LONG_MS: (usize, usize) = (800, 4_000);
 const DELAY_MS: (usize, usize) = (1, 40);
@@ -115,8 +130,21 @@ impl Plan {
         let replicas = (0..replicas).map(|_| lane(&mut random, &replica, length));
         Self {
             replicas: replicas.collect(),
-            bus: lane(&mut random, &[broker, bus].concat(), length),
+            brokers: lane(&mut random, &broker, length),
+            bus: lane(&mut random, &bus, length),
             store: lane(&mut random, &[primary, store].concat(), length),
+            last: Fault {
+                kind: *random.pick(&[
+                    Kind::BusCut,
+                    Kind::BusStalled,
+                    Kind::StoreCut,
+                    Kind::StoreStalled,
+                ]),
+                after: Duration::ZERO,
+                lasts: millis(&mut random, LONG_MS),
+                target: Target::Every,
+                delay: Duration::ZERO,
+            },
         }
     }
 }
@@ -140,7 +168,11 @@ fn lane(random: &mut Random, kinds: &[Kind], length: Duration) -> Vec<Fault> {
             kind,
             after,
             lasts: millis(random, if is_short { SHORT_MS } else { LONG_MS }),
-            target: random.below(60),
+            target: if random.one_in(3) {
+                Target::Every
+            } else {
+                Target::One(random.below(6))
+            },
             delay: millis(random, DELAY_MS),
         };
         at += fault.after + fault.lasts;

@@ -1,11 +1,16 @@
 //! A replica of the service that is killed, frozen, stopped and started again.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use chat_counters::config::Config;
+use tokio::process::Command;
 
 use crate::kit::service::{Result, Service};
+
+/// The real binary, as cargo built it for this program.
+const BINARY: &str = env!("CARGO_BIN_EXE_chat-counters");
 
 /// One replica: one process after the other.
 pub struct Replica {
@@ -86,13 +91,34 @@ impl Replica {
         }
     }
 
+    /// Whether the service's own `verify` finds nothing that differs.
+    pub async fn verifies(&self) -> Result<bool> {
+        let store = &self.config.store;
+        let status = Command::new(BINARY)
+            .args(["verify", "--output", "json"])
+            .env("CHAT_COUNTERS__STORE__URL", store.url.expose())
+            .env("CHAT_COUNTERS__STORE__DATABASE", &store.database)
+            .stdin(Stdio::null())
+            .stdout(log_file(&self.log)?)
+            .stderr(log_file(&self.log)?)
+            .status();
+        match status.await?.code() {
+            Some(0) => Ok(true),
+            Some(1) => Ok(false),
+            code => Err(self.said(&format!("could not verify ({code:?})"))),
+        }
+    }
+
     fn said(&self, what: &str) -> Box<dyn std::error::Error + Send + Sync> {
         format!("a replica {what}; its log is {}", self.log.display()).into()
     }
 }
 
 async fn spawn(config: &Config, log: &Path) -> Result<Service> {
-    let log = OpenOptions::new().create(true).append(true).open(log)?;
-    let binary = Path::new(env!("CARGO_BIN_EXE_chat-counters"));
-    Service::spawn_logging(binary, config, "info", log.into()).await
+    let log = log_file(log)?.into();
+    Service::spawn_logging(Path::new(BINARY), config, "info", log).await
+}
+
+fn log_file(path: &Path) -> Result<File> {
+    Ok(OpenOptions::new().create(true).append(true).open(path)?)
 }

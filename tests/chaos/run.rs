@@ -26,7 +26,7 @@ use crate::kit::service::{Result, config, until_for};
 /// Replicas of the service on one queue.
 pub const REPLICAS: usize = 2;
 /// Events in a second, before duplicates and poison.
-const RATE: usize = 150;
+const RATE: usize = 400;
 /// How long recovering, confirming and draining may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -126,18 +126,20 @@ async fn disturb(
     let lanes = replicas.iter_mut().zip(&plan.replicas);
     let to_replicas =
         lanes.map(|(replica, faults)| inject::to_replica(replica, faults, end, record));
-    let (to_replicas, to_bus, to_store) = try_join!(
+    let (to_replicas, to_brokers, to_bus, to_store) = try_join!(
         try_join_all(to_replicas),
+        inject::to_brokers(stage, &plan.brokers, end, record),
         inject::to_bus(stage, &plan.bus, end, record),
         inject::to_store(stage, &plan.store, end, record),
     )?;
+    let last = inject::last(stage, &plan.last, record).await?;
     let over = Instant::now();
     record.note("all faults over");
     become_ready(replicas).await?;
     let ready = over.elapsed();
     record.note("all ready");
     let mut faults = BTreeMap::new();
-    for kind in [to_replicas.concat(), to_bus, to_store].concat() {
+    for kind in [to_replicas.concat(), to_brokers, to_bus, to_store, last].concat() {
         *faults.entry(kind).or_default() += 1;
     }
     Ok((faults, ready))
@@ -200,7 +202,12 @@ async fn settle(
     outcome.compared = comparison.compared;
     let differences = comparison.differences.iter().map(ToString::to_string);
     outcome.differences.extend(differences);
-    replicas[0].stop().await
+    replicas[0].stop().await?;
+    if !replicas[0].verifies().await? {
+        let said = "`chat-counters verify` finds counters that the facts do not bear out";
+        outcome.differences.push(said.to_owned());
+    }
+    Ok(())
 }
 
 async fn compare(replica: &Replica, model: &Model) -> Result<Comparison> {
