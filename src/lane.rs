@@ -6,9 +6,9 @@
 //! change a dialog at any time. The commit is refused then, the lane forgets
 //! what it knew and derives again from what is stored.
 
-mod attempt;
 mod cache;
 mod types;
+mod writer;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -26,8 +26,8 @@ use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::store::{Class, CommitFeed, Store, StoreError};
 use crate::telemetry::metrics::{Label, Metrics};
-use cache::Cache;
 pub use types::TypesInFlight;
+pub use writer::Writer;
 
 /// Deliveries of one event from which on it is committed by itself: should it
 /// be what ends the process, its neighbours are not drawn with it towards the
@@ -64,7 +64,7 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct Lane {
     shared: Shared,
-    cache: Cache,
+    writer: Writer,
 }
 
 /// How the work of a batch goes on.
@@ -84,9 +84,8 @@ struct Progress {
 
 impl Lane {
     pub fn new(shared: Shared) -> Self {
-        let dialogs = shared.lanes.cached_dialogs / shared.lanes.count.max(1);
         Self {
-            cache: Cache::new(dialogs),
+            writer: Writer::new(&shared),
             shared,
         }
     }
@@ -147,7 +146,7 @@ impl Lane {
             let taken = progress.queue.len().min(progress.limit);
             let events = progress.queue.iter().take(taken).map(|work| &work.event);
             let events: Vec<_> = events.collect();
-            match self.attempt(&events, progress.care).await {
+            match self.writer.attempt(&events, progress.care).await {
                 Ok(outcomes) => self.succeeded(&mut progress, &outcomes),
                 Err(failed) => {
                     let go_on = self.failed(&mut progress, taken, failed).await;

@@ -1,18 +1,33 @@
-//! One attempt at a batch: load what must be known, derive, commit.
+//! Attempts at batches: load what must be known, derive, commit. What becomes
+//! of a failed one is the [`Lane`](super::Lane)'s to decide.
 
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::Lane;
+use super::Shared;
+use super::cache::Cache;
+use super::types::TypesInFlight;
 use crate::derive::state::{EventKey, Need};
 use crate::derive::{Batch, Blocked, Care, Outcome};
 use crate::event::Event;
 use crate::failpoint::{self, Point};
-use crate::store::{Loader, StoreError};
+use crate::store::{CommitFeed, Loader, Store, StoreError};
+use crate::telemetry::metrics::Metrics;
 
 /// Rounds of loading before deriving: messages first, then the dialogs that
 /// they turn out to belong to. What is still missing is found while deriving.
 const FORESEEN_ROUNDS: usize = 2;
+
+/// Brings events into the store, one batch after the other, and remembers what
+/// it knows of their dialogs. Any number of writers may work side by side.
+#[derive(Debug)]
+pub struct Writer {
+    store: Store,
+    metrics: Metrics,
+    feed: CommitFeed,
+    types: TypesInFlight,
+    cache: Cache,
+}
 
 /// An attempt under way.
 #[derive(Default)]
@@ -23,15 +38,27 @@ struct Attempt {
     loader: Option<Loader>,
 }
 
-impl Lane {
+impl Writer {
+    /// A writer that remembers nothing yet.
+    pub fn new(shared: &Shared) -> Self {
+        let dialogs = shared.lanes.cached_dialogs / shared.lanes.count.max(1);
+        Self {
+            store: shared.store.clone(),
+            metrics: shared.metrics.clone(),
+            feed: shared.feed.clone(),
+            types: shared.types.clone(),
+            cache: Cache::new(dialogs),
+        }
+    }
+
     /// Commits the first of these events: all of them, or as many as can be
     /// derived before the next one needs what they have changed. Returns what
     /// became of each of those.
     ///
     /// # Errors
     /// Any [`StoreError`]; nothing was committed then, unless the outcome of
-    /// the commit is unknown.
-    pub(super) async fn attempt(
+    /// the commit is unknown. Try again with [`Care::Look`].
+    pub async fn attempt(
         &mut self,
         events: &[&Event],
         care: Care,
@@ -99,7 +126,7 @@ impl Lane {
         }
         let loader = match &mut attempt.loader {
             Some(loader) => loader,
-            None => attempt.loader.insert(self.shared.store.loader().await?),
+            None => attempt.loader.insert(self.store.loader().await?),
         };
         loader.answer(unanswered, attempt.batch.state_mut()).await
     }
@@ -111,7 +138,7 @@ impl Lane {
                 Some(dialog) => state.know_dialog(key.clone(), dialog),
                 None => return false,
             },
-            Need::UserType(key) => match self.shared.types.get(key) {
+            Need::UserType(key) => match self.types.get(key) {
                 Some(user_type) => state.know_user_type(key.clone(), Some(user_type)),
                 None => return false,
             },
@@ -127,19 +154,19 @@ impl Lane {
         }
         failpoint::pass(Point::Derived);
         let started = Instant::now();
-        if let Err(error) = self.shared.store.commit(&changes).await {
+        if let Err(error) = self.store.commit(&changes).await {
             // Whatever went wrong, the dialogs may not be as remembered.
             self.cache.forget(changes.dialogs.keys());
             return Err(error);
         }
-        let metrics = &self.shared.metrics;
+        let metrics = &self.metrics;
         metrics
             .commit_seconds
             .observe(started.elapsed().as_secs_f64());
         metrics.batch_events.observe(changes.taken.len() as f64);
         metrics.disagreeing_creates.inc_by(changes.disagreements);
         self.cache.committed(changes);
-        self.shared.feed.committed();
+        self.feed.committed();
         Ok(())
     }
 }
