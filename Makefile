@@ -4,7 +4,10 @@ SERVERS := deploy/dev/servers.sh
 # More arguments for the program that a target runs, as in: make test ARGS='--test it crash'
 ARGS ?=
 
-.PHONY: help build run demo test chaos bench down lint fmt clean-dev prerequisites
+# How long `make torture` tries fresh cases.
+SECONDS ?= 60
+
+.PHONY: help build run demo test torture chaos bench down lint fmt clean-dev prerequisites
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,6 +25,9 @@ demo: prerequisites ## send a chat scenario through the broker and check every c
 
 test: prerequisites ## the whole test suite, on servers of its own
 	@exec $(SERVERS) with test deploy/dev/test.sh $(ARGS)
+
+torture: prerequisites ## try fresh random cases against the model for SECONDS=60, on servers of its own
+	@exec $(SERVERS) with torture deploy/dev/torture.sh $(SECONDS)
 
 chaos: prerequisites ## fault runs on clusters of its own; ARGS='--seed N --runs N --seconds N'
 	@exec cargo test --release --locked --quiet --test chaos -- --runs 5 --seconds 20 $(ARGS)

@@ -6,12 +6,12 @@ use chat_counters::derive::Care;
 use chat_counters::derive::state::{ByType, DialogKey, MembershipKey, MessageKey};
 use chat_counters::event::decode::{Decoded, decode};
 use chat_counters::event::{DialogId, Event, MessageId, TenantId, UserId};
-use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::kit::model::Model;
 use crate::memory::{Memory, Writer};
 use crate::strategy::{self, Schedule};
+use crate::torture::Torture;
 
 pub fn decoded(event: &Value) -> Event {
     match decode(event.to_string().as_bytes()) {
@@ -159,25 +159,14 @@ fn run(events: &[Value], schedule: &Schedule) {
     compare(&memory, &Model::of(events));
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: cases(),
-        failure_persistence: Some(Box::new(
-            proptest::test_runner::FileFailurePersistence::Direct("tests/it/derive.regressions"),
-        )),
-        ..ProptestConfig::default()
-    })]
-
-    #[test]
-    fn every_schedule_gives_the_counters_of_the_model(
-        (events, schedule) in strategy::events_and_schedule()
-    ) {
+#[test]
+fn every_schedule_gives_the_counters_of_the_model() {
+    let torture = Torture {
+        what: "schedules in memory",
+        regressions: "tests/it/derive.regressions",
+        cases: 1_000,
+    };
+    torture.run(&strategy::events_and_schedule(), |(events, schedule)| {
         run(&events, &schedule);
-    }
-}
-
-/// Schedules tried: `PROPTEST_CASES`, or enough for every run of the suite.
-fn cases() -> u32 {
-    let asked = std::env::var("PROPTEST_CASES").ok();
-    asked.and_then(|asked| asked.parse().ok()).unwrap_or(1_000)
+    });
 }

@@ -15,6 +15,7 @@ mod kit;
 mod strategy;
 
 mod command_line;
+mod commits;
 mod dead_letters;
 mod derive;
 mod events;
@@ -29,5 +30,7 @@ mod outages;
 mod queues;
 mod rules;
 mod scenario;
+mod stored;
+mod torture;
 mod verify;
 mod world;

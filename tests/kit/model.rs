@@ -249,9 +249,9 @@ impl Tenant {
 
     fn user_dialog(&self, user: &str, dialog: &str) -> UserDialogCounts {
         let key = (dialog.to_owned(), user.to_owned());
-        let deleted = self.deleted_dialogs.contains(dialog);
         let mut counts = UserDialogCounts {
-            read_until: self.read_until.get(&key).copied().filter(|_| !deleted),
+            // A statement about the user, not a counter: it outlives the dialog.
+            read_until: self.read_until.get(&key).copied(),
             ..UserDialogCounts::default()
         };
         let Some(joined_at) = self.joined_at(user, dialog) else {

@@ -170,6 +170,12 @@ async fn user_dialogs(
             &expected.joined_at,
             &micros(found.joined_at),
         );
+        comparison.check(
+            &key,
+            "read_until",
+            &expected.read_until,
+            &micros(found.read_until),
+        );
     }
     Ok(())
 }

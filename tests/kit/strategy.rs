@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::kit::random::Random;
 
-const TENANTS: [&str; 2] = ["a", "a|b"];
+const TENANTS: [&str; 3] = ["a", "a|b", "A.$:👍"];
 const DIALOGS: [&str; 3] = ["b|c", "c", "d.$x:👍"];
 /// The first two are one user.
 const USERS: [&str; 5] = ["u1", " U1", "ü$.", "bob:1", "%2E"];
@@ -48,6 +48,7 @@ enum What {
     Leave(usize, usize),
     Topic(usize, usize),
     DeleteDialog(usize),
+    Typed(usize, usize),
 }
 
 /// A way to deliver events: in some order, some more than once, in batches.
@@ -60,6 +61,11 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// What all of its chance comes from.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Indexes of events, by batch. Every event is in at least one.
     pub fn batches(&self, events: usize) -> Vec<Vec<usize>> {
         let mut random = Random::new(self.seed);
@@ -111,47 +117,55 @@ fn what() -> impl Strategy<Value = What> {
             .prop_map(|(dialog, user, until)| What::BulkRead(dialog, user, until)),
         6 => (dialog.clone(), user.clone(), 0_u8..14)
             .prop_map(|(dialog, user, joined_at)| What::Join(dialog, user, joined_at)),
-        4 => (dialog.clone(), user).prop_map(|(dialog, user)| What::Leave(dialog, user)),
+        4 => (dialog.clone(), user.clone())
+            .prop_map(|(dialog, user)| What::Leave(dialog, user)),
         1 => (dialog.clone(), 0..TOPICS.len()).prop_map(|(dialog, topic)| What::Topic(dialog, topic)),
         // Rare: what is deleted has no more counters to compare.
         1 => (dialog, 0_u8..4).prop_map(|(dialog, chance)| match chance {
             0 => What::DeleteDialog(dialog),
             _ => What::Topic(dialog, 0),
         }),
+        // Every create states its sender's type: what is learnt must not matter.
+        1 => (user, 0..SENDER_TYPES.len()).prop_map(|(user, typed)| What::Typed(user, typed)),
     ]
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
     // Most in one tenant: there it is crowded.
-    (prop::bool::weighted(0.2), 0_u8..12, what()).prop_map(|(other, at, what)| Happening {
-        tenant: usize::from(other),
-        at,
-        what,
-    })
+    let tenant = prop_oneof![8 => Just(0), 1 => Just(1), 1 => Just(2)];
+    (tenant, 0_u8..12, what()).prop_map(|(tenant, at, what)| Happening { tenant, at, what })
 }
 
-/// A set of events, and a schedule.
+/// A set of events, and a schedule. Some of the events say what others say,
+/// under ids of their own: a producer that tries again.
 pub fn events_and_schedule() -> impl Strategy<Value = (Vec<Value>, Schedule)> {
     let facts = prop::collection::vec(facts(), TENANTS.len() * MESSAGES.len());
     let happenings = prop::collection::vec(happening(), 1..60);
+    let repeated = prop::collection::vec(any::<prop::sample::Index>(), 0..8);
     let schedule = (
         any::<u64>(),
         prop_oneof![Just(0), Just(3), Just(100)],
         1_usize..12,
     );
-    (facts, happenings, schedule).prop_map(|(facts, happenings, (seed, disorder, batch))| {
+    let schedule = schedule.prop_map(|(seed, disorder, batch)| Schedule {
+        seed,
+        disorder,
+        batch,
+    });
+    let events = (facts, happenings, repeated).prop_map(|(facts, mut happenings, repeated)| {
+        let again: Vec<_> = repeated
+            .iter()
+            .map(|index| index.get(&happenings).clone())
+            .collect();
+        happenings.extend(again);
         // Ids in an order that has nothing to do with that of the times.
         let numbered = happenings.iter().enumerate();
         let events = numbered.map(|(number, happening)| {
-            event(&format!("e{:02}", number * 37 % 61), happening, &facts)
+            event(&format!("e{:02}", number * 37 % 71), happening, &facts)
         });
-        let schedule = Schedule {
-            seed,
-            disorder,
-            batch,
-        };
-        (events.collect(), schedule)
-    })
+        events.collect()
+    });
+    (events, schedule)
 }
 
 fn event(id: &str, happening: &Happening, facts: &[Facts]) -> Value {
@@ -206,6 +220,10 @@ fn event(id: &str, happening: &Happening, facts: &[Facts]) -> Value {
         What::DeleteDialog(dialog) => (
             "dialog.delete",
             json!({ "context": { "dialogId": DIALOGS[*dialog] } }),
+        ),
+        What::Typed(user, user_type) => (
+            "user.changed",
+            json!({ "user": { "userId": USERS[*user], "type": SENDER_TYPES[*user_type] } }),
         ),
     };
     json!({

@@ -1,0 +1,165 @@
+//! Load, derive and commit on a real MongoDB, against the model: two writers
+//! side by side, each with a cache that the other makes stale, some of them
+//! dying in the middle of a batch. Whatever the schedule, the same counters.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chat_counters::config::Config;
+use chat_counters::derive::Care;
+use chat_counters::event::Event;
+use chat_counters::lane::{Shared, TypesInFlight, Writer};
+use chat_counters::retry::Backoff;
+use chat_counters::shutdown;
+use chat_counters::store::{Class, CommitFeed, Reader, Store};
+use chat_counters::telemetry::metrics::Metrics;
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use crate::derive::decoded;
+use crate::kit::model::Model;
+use crate::kit::random::Random;
+use crate::kit::service::{Result, config};
+use crate::stored;
+use crate::strategy::{self, Schedule};
+use crate::torture::Torture;
+
+/// Longer than most attempts take, so that a crash is early, late or too late.
+const LATEST_CRASH_MICROS: usize = 25_000;
+/// Conflicts in a row after which a dead writer may be in the way.
+const STUBBORN_CONFLICTS: u32 = 5;
+/// A batch that is not taken after so many is never going to be.
+const MOST_CONFLICTS: u32 = 500;
+
+/// A database for all cases, each with tenants of its own.
+struct Stage {
+    shared: Shared,
+    cases: AtomicU64,
+    conflicts: AtomicU64,
+    crashes: AtomicU64,
+}
+
+impl Stage {
+    async fn new() -> Result<Self> {
+        // As the binary does: the driver speaks TLS, and needs a provider.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = config("commits");
+        let store = Store::connect(&config.store).await?;
+        store.migrate(Duration::from_secs(24 * 60 * 60)).await?;
+        Ok(Self {
+            shared: shared(config, store),
+            cases: AtomicU64::new(0),
+            conflicts: AtomicU64::new(0),
+            crashes: AtomicU64::new(0),
+        })
+    }
+
+    /// What differs from the model when all is committed.
+    async fn play(&self, mut events: Vec<Value>, schedule: &Schedule) -> Result<Vec<String>> {
+        let case = self.cases.fetch_add(1, Ordering::Relaxed);
+        for event in &mut events {
+            let tenant = event["tenantId"].as_str().unwrap_or_default();
+            event["tenantId"] = format!("{tenant}|{case}").into();
+        }
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        for batch in schedule.batches(events.len()) {
+            let batch: Vec<_> = batch.iter().map(|index| decoded(&events[*index])).collect();
+            one.push(batch);
+            std::mem::swap(&mut one, &mut other);
+        }
+        tokio::join!(
+            self.work(&one, Random::new(schedule.seed())),
+            self.work(&other, Random::new(!schedule.seed())),
+        );
+        let reader = Reader::new(self.shared.store.clone(), self.shared.feed.clone());
+        stored::differences(&reader, &Model::of(&events)).await
+    }
+
+    /// A process after the other, each until it dies, until all is committed.
+    async fn work(&self, batches: &[Vec<Event>], mut random: Random) {
+        let mut writer = self.writer();
+        for batch in batches {
+            let mut care = Care::Presume;
+            if random.one_in(4) {
+                let late = Duration::from_micros(random.below(LATEST_CRASH_MICROS) as u64);
+                let taking = self.take(&mut writer, batch, care);
+                let died = tokio::time::timeout(late, taking).await.is_err();
+                self.crashes.fetch_add(died.into(), Ordering::Relaxed);
+                // Delivered again, be it that only the ack was lost.
+                writer = self.writer();
+                care = Care::Look;
+            }
+            self.take(&mut writer, batch, care).await;
+        }
+    }
+
+    fn writer(&self) -> Writer {
+        Writer::new(&Shared {
+            types: TypesInFlight::default(),
+            ..self.shared.clone()
+        })
+    }
+
+    /// Takes a batch as a lane does.
+    async fn take(&self, writer: &mut Writer, batch: &[Event], mut care: Care) {
+        let mut rest: Vec<_> = batch.iter().collect();
+        let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(100));
+        let mut conflicts = 0;
+        while !rest.is_empty() {
+            let failed = match writer.attempt(&rest, care).await {
+                Ok(outcomes) => {
+                    assert!(!outcomes.is_empty(), "nothing was done of {rest:?}");
+                    rest.drain(..outcomes.len());
+                    backoff.reset();
+                    conflicts = 0;
+                    continue;
+                }
+                Err(failed) => failed,
+            };
+            assert_ne!(failed.class(), Class::Permanent, "{failed}");
+            self.conflicts.fetch_add(1, Ordering::Relaxed);
+            conflicts += 1;
+            assert!(conflicts < MOST_CONFLICTS, "still in conflict: {failed}");
+            care = Care::Look;
+            if conflicts > STUBBORN_CONFLICTS {
+                self.shared.store.end_stale_transactions().await.unwrap();
+            }
+            backoff.wait().await;
+        }
+    }
+}
+
+fn shared(config: Config, store: Store) -> Shared {
+    let mut lanes = config.lanes;
+    // Few, so that dialogs are forgotten as well.
+    (lanes.count, lanes.cached_dialogs) = (1, 3);
+    Shared {
+        store,
+        metrics: Metrics::new(&mut Registry::default()),
+        feed: CommitFeed::default(),
+        types: TypesInFlight::default(),
+        lanes,
+        retry: config.retry,
+        shutdown: shutdown::channel().1,
+    }
+}
+
+#[test]
+fn two_writers_that_die_now_and_then_store_the_counters_of_the_model() {
+    let runtime = Runtime::new().unwrap();
+    let stage = runtime.block_on(Stage::new()).unwrap();
+    let torture = Torture {
+        what: "schedules on MongoDB",
+        regressions: "tests/it/commits.regressions",
+        cases: 40,
+    };
+    torture.run(&strategy::events_and_schedule(), |(events, schedule)| {
+        let differences = runtime.block_on(stage.play(events, &schedule)).unwrap();
+        assert!(differences.is_empty(), "{differences:#?}");
+    });
+    let (conflicts, crashes) = (stage.conflicts.into_inner(), stage.crashes.into_inner());
+    println!("{conflicts} conflicts, {crashes} crashes in mid-batch");
+    assert!(conflicts > 0, "the writers were never in each other's way");
+    assert!(crashes > 0, "no writer died in mid-batch");
+}
