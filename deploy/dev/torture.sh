@@ -5,4 +5,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export TORTURE_SECONDS=${1:?SECONDS}
-exec cargo test --locked --test it -- --nocapture --test-threads 3 commits:: derive::
+exec cargo test --locked --test it -- --nocapture --test-threads 3 commits:: derive:: mutations::

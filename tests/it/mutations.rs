@@ -9,6 +9,7 @@ use proptest::sample::Index;
 use serde_json::{Value, json};
 
 use crate::kit::scenario::Scenario;
+use crate::torture::Torture;
 
 /// One way to break a body.
 #[derive(Debug, Clone)]
@@ -124,30 +125,28 @@ fn bodies() -> Vec<Vec<u8>> {
     scenario.published.into_iter().map(|p| p.body).collect()
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000),
-        failure_persistence: Some(Box::new(
-            proptest::test_runner::FileFailurePersistence::Direct("tests/it/mutations.regressions"),
-        )),
-        ..ProptestConfig::default()
-    })]
-
-    #[test]
-    fn decoding_always_answers(
-        body in prop::sample::select(bodies()),
-        mutations in prop::collection::vec(mutation(), 1..4),
-    ) {
+#[test]
+fn decoding_always_answers() {
+    let torture = Torture {
+        what: "mutated events",
+        regressions: "tests/it/mutations.regressions",
+        cases: 20_000,
+    };
+    let cases = (
+        prop::sample::select(bodies()),
+        prop::collection::vec(mutation(), 1..4),
+    );
+    torture.run(&cases, |(body, mutations)| {
         let body = mutations.iter().fold(body, mutated);
         match decode(&body) {
             // What was decoded can be derived: it needs something, or changes it.
             Ok(Decoded::Event(event)) => drop(Batch::default().apply(&event)),
-            Ok(Decoded::Ignored { event_type }) => prop_assert!(!event_type.is_empty()),
+            Ok(Decoded::Ignored { event_type }) => assert!(!event_type.is_empty()),
             Err(failure) => {
-                prop_assert!(!failure.error.is_empty());
-                // It goes into a header and a log, and never has the content.
-                prop_assert!(failure.error.len() < 2_000, "{}", failure.error.len());
+                assert!(!failure.error.is_empty());
+                // It goes into a header and a log.
+                assert!(failure.error.len() < 2_000, "{}", failure.error.len());
             }
         }
-    }
+    });
 }
