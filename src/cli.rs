@@ -8,6 +8,7 @@ mod get;
 mod lines;
 mod output;
 mod publish;
+mod rebuild;
 mod serve;
 mod verify;
 
@@ -117,6 +118,7 @@ enum Command {
     Get(get::Get),
     Check(check::Check),
     Verify(verify::Verify),
+    Rebuild(rebuild::Rebuild),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -181,10 +183,18 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Get(get) => get.run(&global).await,
         Command::Check(check) => check.run(&global).await,
         Command::Verify(verify) => verify.run(&global).await,
+        Command::Rebuild(rebuild) => rebuild.run(&global).await,
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(),
     };
     done.unwrap_or_else(|failure| failure.tell())
+}
+
+/// Who runs this, as the system knows them.
+fn operator() -> String {
+    let named = ["SUDO_USER", "USER", "LOGNAME"];
+    let name = named.iter().find_map(|name| std::env::var(name).ok());
+    format!("cli:{}", name.unwrap_or_else(|| "unknown".into()))
 }
 
 /// Says on stderr what went wrong.

@@ -1,4 +1,5 @@
-//! Points between delivery and ack at which a test can have the process die.
+//! Points between delivery and ack, and of a rebuild, at which a test can have
+//! the process die.
 //!
 //! `CHAT_COUNTERS_FAILPOINT=NAME` or `NAME:N` aborts the process when it passes
 //! the point for the first or the N-th time. Debug builds only: in a release
@@ -30,11 +31,19 @@ pub enum Point {
     BeforeLetter,
     /// It is confirmed, and its original not acknowledged.
     AfterLetter,
+    /// A rebuild has replayed and noted a stretch of the journal.
+    Replayed,
+    /// It has followed one.
+    Followed,
+    /// It keeps all writers out.
+    Fenced,
+    /// Readers see what it made, and nobody has tidied up.
+    SwitchedOver,
 }
 
 impl Point {
-    /// All of them, in the order in which an event passes them.
-    pub const ALL: [Point; 10] = [
+    /// Those of a delivery, in the order in which an event passes them.
+    pub const DELIVERY: [Point; 10] = [
         Point::Delivered,
         Point::Decoded,
         Point::Derived,
@@ -46,6 +55,18 @@ impl Point {
         Point::BeforeLetter,
         Point::AfterLetter,
     ];
+
+    /// Those of a rebuild, in their order.
+    pub const REBUILD: [Point; 4] = [
+        Point::Replayed,
+        Point::Followed,
+        Point::Fenced,
+        Point::SwitchedOver,
+    ];
+
+    fn all() -> impl Iterator<Item = Point> {
+        Self::DELIVERY.into_iter().chain(Self::REBUILD)
+    }
 
     /// Its name in the variable.
     pub fn name(self) -> &'static str {
@@ -60,6 +81,10 @@ impl Point {
             Point::AfterAck => "after_ack",
             Point::BeforeLetter => "before_letter",
             Point::AfterLetter => "after_letter",
+            Point::Replayed => "replayed",
+            Point::Followed => "followed",
+            Point::Fenced => "fenced",
+            Point::SwitchedOver => "switched_over",
         }
     }
 }
@@ -83,11 +108,12 @@ pub fn armed() -> Result<(), String> {
 /// The point, and at which pass of it to die.
 fn parsed(value: &str) -> Result<(Point, u64), String> {
     let (name, count) = value.split_once(':').unwrap_or((value, "1"));
-    let point = Point::ALL.into_iter().find(|point| point.name() == name);
+    let point = Point::all().find(|point| point.name() == name);
     match (point, count.parse()) {
         (Some(point), Ok(count @ 1..)) => Ok((point, count)),
         _ => {
-            let names = Point::ALL.map(Point::name).join(", ");
+            let names: Vec<_> = Point::all().map(Point::name).collect();
+            let names = names.join(", ");
             Err(format!(
                 "{VARIABLE}: expected one of {names}, perhaps with :N; found {value:?}"
             ))
@@ -124,7 +150,7 @@ mod tests {
 
     #[test]
     fn points_are_armed_by_name_and_number() {
-        for point in Point::ALL {
+        for point in Point::all() {
             assert_eq!(parsed(point.name()), Ok((point, 1)));
             assert_eq!(parsed(&format!("{}:7", point.name())), Ok((point, 7)));
         }

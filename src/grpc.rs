@@ -8,6 +8,7 @@ mod health;
 mod limits;
 mod maintenance;
 mod map;
+mod rebuild;
 mod service;
 mod token;
 mod validate;

@@ -1,7 +1,8 @@
-//! Looking after the counters: verifying them against the recorded facts, and
-//! repairing what differs.
+//! Looking after the counters: verifying them against the recorded facts,
+//! repairing what differs, rebuilding all from the journal.
 
 pub mod background;
+pub mod rebuild;
 pub mod sweep;
 
 use std::time::Duration;

@@ -66,8 +66,9 @@ impl Pipeline {
     }
 }
 
-/// The lane of an event: that of its dialog, where the producer named it.
-fn lane_of(event: &Event, lanes: usize) -> usize {
+/// The lane of an event, of so many: that of its dialog, where the producer
+/// named it.
+pub fn lane_of(event: &Event, lanes: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     event.tenant.hash(&mut hasher);
     match (&event.dialog_hint, &event.fact) {

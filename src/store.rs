@@ -3,13 +3,17 @@
 mod commit;
 mod documents;
 pub mod error;
+pub mod fence;
+pub mod generation;
 pub mod inspect;
 mod journal;
 mod load;
 mod migrate;
 pub mod read;
+pub mod rebuild;
 pub mod recount;
 pub mod repair;
+pub mod replay;
 pub mod schema;
 mod stale;
 mod statements;

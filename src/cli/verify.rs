@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::output::{self, Output};
-use super::{ExitCode, Failure, Global};
+use super::{ExitCode, Failure, Global, operator};
 use crate::derive::state::DialogKey;
 use crate::event::{DialogId, TenantId};
 use crate::maintenance::sweep::{Scope, Sweep, Tally};
@@ -177,13 +177,6 @@ impl Verify {
         };
         Ok(Some((after, tally)))
     }
-}
-
-/// Who runs this, as the system knows them.
-fn operator() -> String {
-    let named = ["SUDO_USER", "USER", "LOGNAME"];
-    let name = named.iter().find_map(|name| std::env::var(name).ok());
-    format!("cli:{}", name.unwrap_or_else(|| "unknown".into()))
 }
 
 struct Job<'a> {

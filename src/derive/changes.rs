@@ -127,4 +127,13 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.taken.is_empty()
     }
+
+    /// Has the versions of dialogs that are not stored yet begin after this
+    /// one. For events whose journal records have their versions already.
+    pub fn begin_versions_after(&mut self, version: i64) {
+        let new = self.dialogs.values_mut();
+        for dialog in new.filter(|dialog| dialog.expected_version == 0) {
+            dialog.now.version += version;
+        }
+    }
 }

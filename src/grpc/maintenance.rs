@@ -1,5 +1,6 @@
-//! `MaintenanceService`: verifying on request.
+//! `MaintenanceService`: verifying and rebuilding on request.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::v1::{self, maintenance_service_server::MaintenanceService};
-use super::validate;
+use super::{rebuild, validate};
+use crate::maintenance::rebuild::abandon;
 use crate::maintenance::sweep::{Sweep, Tally};
 use crate::maintenance::{Verified, Verifier};
 use crate::store::repair::Reason;
@@ -26,8 +28,9 @@ const PROGRESS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Maintenance {
     store: Store,
-    /// One at a time.
-    free: Arc<Semaphore>,
+    /// One at a time of each.
+    verifying: Arc<Semaphore>,
+    rebuilding: Arc<Semaphore>,
 }
 
 type Answer = Result<v1::VerifyCountersResponse, Status>;
@@ -36,7 +39,8 @@ impl Maintenance {
     pub(super) fn new(store: Store) -> Self {
         Self {
             store,
-            free: Arc::new(Semaphore::new(1)),
+            verifying: Arc::new(Semaphore::new(1)),
+            rebuilding: Arc::new(Semaphore::new(1)),
         }
     }
 }
@@ -52,14 +56,9 @@ impl MaintenanceService for Maintenance {
         let caller = request.remote_addr();
         let request = request.into_inner();
         let scope = validate::verification(&request)?;
-        let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
-            return Err(Status::resource_exhausted(
-                "another verification is under way, try again later",
-            ));
-        };
-        let caller = caller.map_or("unknown".into(), |address| address.to_string());
+        let permit = only_one(&self.verifying, "verification")?;
         let repair = request.repair.then(|| Reason {
-            actor: format!("grpc:{caller}"),
+            actor: named(caller),
             text: request.reason,
         });
         let one_tenant = scope.tenant.is_some();
@@ -78,6 +77,40 @@ impl MaintenanceService for Maintenance {
         tokio::spawn(call.run());
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
+
+    type RebuildCountersStream = Pin<Box<dyn Stream<Item = rebuild::Answer> + Send>>;
+
+    async fn rebuild_counters(
+        &self,
+        request: Request<v1::RebuildCountersRequest>,
+    ) -> Result<Response<Self::RebuildCountersStream>, Status> {
+        let by = named(request.remote_addr());
+        let tenant = validate::rebuild(&request.into_inner())?;
+        let permit = only_one(&self.rebuilding, "rebuild")?;
+        let stream = rebuild::begin(self.store.clone(), tenant, by, permit);
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn abandon_rebuild(
+        &self,
+        request: Request<v1::AbandonRebuildRequest>,
+    ) -> Result<Response<v1::AbandonRebuildResponse>, Status> {
+        let by = named(request.remote_addr());
+        let abandoned = abandon(&self.store, &by).await.map_err(rebuild::refused)?;
+        Ok(Response::new(v1::AbandonRebuildResponse { abandoned }))
+    }
+}
+
+fn only_one(free: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Status> {
+    let permit = Arc::clone(free).try_acquire_owned();
+    permit.map_err(|_| {
+        Status::resource_exhausted(format!("another {what} is under way, try again later"))
+    })
+}
+
+/// How a caller is named in records.
+fn named(caller: Option<SocketAddr>) -> String {
+    caller.map_or("grpc:unknown".into(), |address| format!("grpc:{address}"))
 }
 
 /// A verification under way.

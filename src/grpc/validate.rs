@@ -182,6 +182,18 @@ pub(super) fn verification(request: &v1::VerifyCountersRequest) -> Result<Scope,
     }
 }
 
+/// The tenant to rebuild; `None`: all.
+pub(super) fn rebuild(request: &v1::RebuildCountersRequest) -> Result<Option<TenantId>, Status> {
+    if request.tenant_id.is_empty() {
+        return Ok(None);
+    }
+    let mut found = Violations::default();
+    match found.id("tenant_id", &request.tenant_id, TenantId::new) {
+        Some(tenant) => Ok(Some(tenant)),
+        None => Err(found.into_status()),
+    }
+}
+
 /// What is wrong with a request.
 #[derive(Debug, Default)]
 struct Violations {

@@ -60,4 +60,9 @@ impl Cache {
             self.dialogs.pop(key);
         }
     }
+
+    /// Forgets all dialogs: they are elsewhere now.
+    pub fn forget_dialogs(&mut self) {
+        self.dialogs.clear();
+    }
 }

@@ -2,15 +2,20 @@
 //! of a failed one is the [`Lane`](super::Lane)'s to decide.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
+
+use prometheus_client::registry::Registry;
 
 use super::Shared;
 use super::cache::Cache;
 use super::types::TypesInFlight;
 use crate::derive::state::{EventKey, Need};
-use crate::derive::{Batch, Blocked, Care, Outcome};
+use crate::derive::{Batch, Blocked, Care, Changes, Outcome};
 use crate::event::Event;
 use crate::failpoint::{self, Point};
+use crate::store::fence::{Enrolment, WriterId};
+use crate::store::generation::{Generation, Generations};
 use crate::store::{CommitFeed, Loader, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
@@ -23,16 +28,32 @@ const FORESEEN_ROUNDS: usize = 2;
 #[derive(Debug)]
 pub struct Writer {
     store: Store,
+    place: Place,
     metrics: Metrics,
     feed: CommitFeed,
     types: TypesInFlight,
     cache: Cache,
 }
 
+/// Where the batches of a writer go.
+#[derive(Debug)]
+enum Place {
+    /// To what readers see, with a permission that must be had first.
+    Served {
+        id: WriterId,
+        enrolment: Option<Enrolment>,
+    },
+    /// To a generation that is being rebuilt.
+    Rebuilt {
+        generation: Generation,
+        generations: Arc<Generations>,
+    },
+}
+
 /// An attempt under way.
-#[derive(Default)]
 struct Attempt {
     batch: Batch,
+    generations: Arc<Generations>,
     /// The store as of the first read. A batch of new messages in known
     /// dialogs needs none.
     loader: Option<Loader>,
@@ -44,10 +65,30 @@ impl Writer {
         let dialogs = shared.lanes.cached_dialogs / shared.lanes.count.max(1);
         Self {
             store: shared.store.clone(),
+            place: Place::Served {
+                id: WriterId::unique(),
+                enrolment: None,
+            },
             metrics: shared.metrics.clone(),
             feed: shared.feed.clone(),
             types: shared.types.clone(),
             cache: Cache::new(dialogs),
+        }
+    }
+
+    /// A writer that counts events from the journal anew, in collections that
+    /// nobody reads yet.
+    pub fn rebuilding(store: Store, to: Generation, cached_dialogs: usize) -> Self {
+        Self {
+            store,
+            place: Place::Rebuilt {
+                generation: to,
+                generations: Arc::new(Generations::only(to)),
+            },
+            metrics: Metrics::new(&mut Registry::default()),
+            feed: CommitFeed::default(),
+            types: TypesInFlight::default(),
+            cache: Cache::new(cached_dialogs),
         }
     }
 
@@ -63,7 +104,11 @@ impl Writer {
         events: &[&Event],
         care: Care,
     ) -> Result<Vec<Outcome>, StoreError> {
-        let mut attempt = Attempt::default();
+        let mut attempt = Attempt {
+            batch: Batch::default(),
+            generations: self.generations().await?,
+            loader: None,
+        };
         self.prepare(&mut attempt, events, care).await?;
         let mut outcomes = Vec::with_capacity(events.len());
         'events: for event in events {
@@ -82,6 +127,20 @@ impl Writer {
         Ok(outcomes)
     }
 
+    /// Where documents are; enrols, if that was not done yet.
+    async fn generations(&mut self) -> Result<Arc<Generations>, StoreError> {
+        match &mut self.place {
+            Place::Rebuilt { generations, .. } => Ok(generations.clone()),
+            Place::Served { id, enrolment } => {
+                let enrolment = match enrolment {
+                    Some(enrolment) => enrolment,
+                    None => enrolment.insert(self.store.enrol(*id).await?),
+                };
+                Ok(enrolment.generations().clone())
+            }
+        }
+    }
+
     /// Loads all that can be foreseen, for all events at once.
     async fn prepare(
         &mut self,
@@ -94,8 +153,13 @@ impl Writer {
                 tenant: event.tenant.clone(),
                 event: event.stamp.event.clone(),
             };
-            if self.cache.has_event(&key) {
-                attempt.batch.state_mut().know_journal(key, true);
+            match self.place {
+                // They are all in the journal: that is where they come from.
+                Place::Rebuilt { .. } => attempt.batch.state_mut().know_journal(key, false),
+                Place::Served { .. } if self.cache.has_event(&key) => {
+                    attempt.batch.state_mut().know_journal(key, true);
+                }
+                Place::Served { .. } => {}
             }
         }
         for _ in 0..FORESEEN_ROUNDS {
@@ -126,7 +190,10 @@ impl Writer {
         }
         let loader = match &mut attempt.loader {
             Some(loader) => loader,
-            None => attempt.loader.insert(self.store.loader().await?),
+            None => {
+                let loader = self.store.loader(attempt.generations.clone());
+                attempt.loader.insert(loader.await?)
+            }
         };
         loader.answer(unanswered, attempt.batch.state_mut()).await
     }
@@ -148,15 +215,21 @@ impl Writer {
     }
 
     async fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
-        let changes = batch.finish();
+        let mut changes = batch.finish();
         if changes.is_empty() {
             return Ok(());
         }
         failpoint::pass(Point::Derived);
         let started = Instant::now();
-        if let Err(error) = self.store.commit(&changes).await {
+        if let Err(error) = self.write(&mut changes).await {
             // Whatever went wrong, the dialogs may not be as remembered.
             self.cache.forget(changes.dialogs.keys());
+            if let Place::Served { enrolment, .. } = &mut self.place
+                && error.is_fenced_off()
+            {
+                *enrolment = None;
+                self.cache.forget_dialogs();
+            }
             return Err(error);
         }
         let metrics = &self.metrics;
@@ -168,5 +241,22 @@ impl Writer {
         self.cache.committed(changes);
         self.feed.committed();
         Ok(())
+    }
+
+    async fn write(&self, changes: &mut Changes) -> Result<(), StoreError> {
+        match &self.place {
+            // Not to be had only where it has just been lost.
+            Place::Served { enrolment, .. } => match enrolment {
+                Some(enrolment) => self.store.commit(changes, enrolment).await,
+                None => Err(StoreError::SwitchingOver),
+            },
+            Place::Rebuilt {
+                generation,
+                generations,
+            } => {
+                changes.begin_versions_after(generation.versions_after());
+                self.store.commit_replayed(changes, generations).await
+            }
+        }
     }
 }

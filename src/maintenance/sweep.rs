@@ -12,7 +12,7 @@ use crate::event::{DialogId, TenantId};
 use crate::store::StoreError;
 
 /// Dialogs listed at a time.
-const PAGE: i64 = 1_000;
+const PAGE: usize = 1_000;
 
 /// Which dialogs, and how fast.
 #[derive(Debug, Clone, Default)]

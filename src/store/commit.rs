@@ -11,7 +11,9 @@ use mongodb::bson::{DateTime, Document, RawArrayBuf, RawDocumentBuf, rawdoc};
 use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
 use mongodb::{ClientSession, Database};
 
-use super::statements::{Verb, Write, writes};
+use super::fence::Enrolment;
+use super::generation::Generations;
+use super::statements::{Events, Verb, Write, writes};
 use super::{Store, StoreError};
 use crate::derive::Changes;
 use crate::failpoint::{self, Point};
@@ -29,10 +31,28 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]. Unless [`StoreError::is_unknown_commit`], nothing
-    /// was written.
-    pub async fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
-        let writes = writes(changes, DateTime::now()).map_err(|e| StoreError::Driver(e.into()))?;
+    /// was written. When it is [`StoreError::is_fenced_off`], the writer must
+    /// enrol anew, and derive from what is stored.
+    pub async fn commit(&self, changes: &Changes, by: &Enrolment) -> Result<(), StoreError> {
+        let writes = writes(changes, by.generations(), Events::Taken, DateTime::now());
+        let mut writes = writes.map_err(|e| StoreError::Driver(e.into()))?;
+        writes.insert(0, by.proof());
         self.write(&writes).await
+    }
+
+    /// Writes what events from the journal change in collections that are
+    /// being rebuilt: all of it, or nothing.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub async fn commit_replayed(
+        &self,
+        changes: &Changes,
+        to: &Generations,
+    ) -> Result<(), StoreError> {
+        let writes = writes(changes, to, Events::Replayed, DateTime::now());
+        self.write(&writes.map_err(|e| StoreError::Driver(e.into()))?)
+            .await
     }
 
     /// Writes all of it, or nothing. Statements are written in their order.
@@ -40,17 +60,7 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`].
     pub(super) async fn write(&self, writes: &[Write]) -> Result<(), StoreError> {
-        let mut session = self.client().start_session().await?;
-        session
-            .start_transaction()
-            .read_concern(ReadConcern::snapshot())
-            .write_concern(
-                WriteConcern::builder()
-                    .w(Acknowledgment::Majority)
-                    .journal(true)
-                    .build(),
-            )
-            .await?;
+        let mut session = self.begin().await?;
         failpoint::pass(Point::TransactionBegun);
         for write in writes {
             if let Err(error) = write.run(self.database(), &mut session).await {
@@ -64,9 +74,25 @@ impl Store {
         failpoint::pass(Point::AfterCommit);
         Ok(())
     }
+
+    /// Begins a transaction whose commit outlives any failover.
+    pub(super) async fn begin(&self) -> Result<ClientSession, StoreError> {
+        let mut session = self.client().start_session().await?;
+        session
+            .start_transaction()
+            .read_concern(ReadConcern::snapshot())
+            .write_concern(
+                WriteConcern::builder()
+                    .w(Acknowledgment::Majority)
+                    .journal(true)
+                    .build(),
+            )
+            .await?;
+        Ok(session)
+    }
 }
 
-async fn commit(session: &mut ClientSession) -> Result<(), StoreError> {
+pub(super) async fn commit(session: &mut ClientSession) -> Result<(), StoreError> {
     let started = Instant::now();
     loop {
         match session.commit_transaction().await.map_err(StoreError::from) {
@@ -100,9 +126,10 @@ impl Write {
         for statement in statements {
             array.push(statement);
         }
+        let collection = self.generation.collection(self.collection);
         match self.verb {
-            Verb::Insert => rawdoc! { "insert": self.collection, "documents": array },
-            Verb::Update => rawdoc! { "update": self.collection, "updates": array },
+            Verb::Insert => rawdoc! { "insert": &*collection, "documents": array },
+            Verb::Update => rawdoc! { "update": &*collection, "updates": array },
         }
     }
 

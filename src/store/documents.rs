@@ -13,23 +13,34 @@ use crate::derive::state::{
     Add, ByType, Created, Dialog, DialogKey, EventKey, Mark, Membership, MembershipKey, Message,
     MessageKey, ReactionKey, ReceiptKey, TopicKey, UserKey, Word,
 };
-use crate::event::{DialogId, EventId, InvalidId, Micros, SenderType, Stamp, UserId};
+use crate::event::{DialogId, EventId, InvalidId, Micros, SenderType, Stamp, TenantId, UserId};
 
 /// A key as the `_id` of its document.
 pub trait Id {
     /// The parts in their fixed order: the order is part of the key.
     fn id(&self) -> RawDocumentBuf;
+
+    /// Whose document it is.
+    fn tenant(&self) -> &TenantId;
 }
 
 impl Id for EventKey {
     fn id(&self) -> RawDocumentBuf {
         rawdoc! { "t": self.tenant.as_str(), "e": self.event.as_str() }
     }
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
 }
 
 impl Id for DialogKey {
     fn id(&self) -> RawDocumentBuf {
         rawdoc! { "t": self.tenant.as_str(), "d": self.dialog.as_str() }
+    }
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
     }
 }
 
@@ -39,11 +50,19 @@ impl Id for MembershipKey {
         id.append(cstr!("u"), self.user.as_str());
         id
     }
+
+    fn tenant(&self) -> &TenantId {
+        &self.dialog.tenant
+    }
 }
 
 impl Id for MessageKey {
     fn id(&self) -> RawDocumentBuf {
         rawdoc! { "t": self.tenant.as_str(), "m": self.message.as_str() }
+    }
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
     }
 }
 
@@ -54,6 +73,10 @@ impl Id for ReceiptKey {
         id.append(cstr!("u"), self.user.as_str());
         id
     }
+
+    fn tenant(&self) -> &TenantId {
+        &self.message.tenant
+    }
 }
 
 impl Id for ReactionKey {
@@ -63,6 +86,10 @@ impl Id for ReactionKey {
         id.append(cstr!("u"), self.user.as_str());
         id
     }
+
+    fn tenant(&self) -> &TenantId {
+        &self.message.tenant
+    }
 }
 
 impl Id for TopicKey {
@@ -71,11 +98,19 @@ impl Id for TopicKey {
         id.append(cstr!("topic"), self.topic.as_str());
         id
     }
+
+    fn tenant(&self) -> &TenantId {
+        &self.dialog.tenant
+    }
 }
 
 impl Id for UserKey {
     fn id(&self) -> RawDocumentBuf {
         rawdoc! { "t": self.tenant.as_str(), "u": self.user.as_str() }
+    }
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
     }
 }
 

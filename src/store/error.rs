@@ -4,6 +4,8 @@ use mongodb::error::{
     Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure,
 };
 
+use super::schema::collection::WRITERS;
+
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -31,6 +33,11 @@ pub enum StoreError {
         /// Documents that still were as expected.
         found: i64,
     },
+    /// A rebuild keeps writers out while it switches over.
+    #[error(
+        "a rebuild is switching over to its collections; writes wait until it has, or gives up"
+    )]
+    SwitchingOver,
     /// The server's answer, or a stored document, is not what it must be.
     #[error("unexpected answer of MongoDB: {0}")]
     Answer(String),
@@ -90,6 +97,7 @@ impl StoreError {
         match self {
             StoreError::Moved { .. } => Class::Conflict,
             StoreError::Write { code, .. } => class_of_code(*code),
+            StoreError::SwitchingOver => Class::Retryable,
             StoreError::Answer(_) => Class::Permanent,
             StoreError::Driver(error) => class_of_driver_error(error),
         }
@@ -108,6 +116,11 @@ impl StoreError {
                 | ErrorKind::ConnectionPoolCleared { .. }
         ) || error.contains_label(mongodb::error::RETRYABLE_WRITE_ERROR)
             || error.contains_label(TRANSIENT_TRANSACTION_ERROR)
+    }
+
+    /// Whether the writer was fenced off, and must enrol anew.
+    pub fn is_fenced_off(&self) -> bool {
+        matches!(self, StoreError::Moved { collection, .. } if *collection == WRITERS)
     }
 
     /// Whether a commit may or may not have happened.

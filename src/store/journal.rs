@@ -1,11 +1,14 @@
 //! Journal records: one for every counter event that was taken. The ledger
 //! that makes a second delivery collide, and all facts that a replay needs.
 
-use mongodb::bson::{DateTime, RawDocumentBuf, serialize_to_raw_document_buf};
+use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc, serialize_to_raw_document_buf};
 use serde::Serialize;
 
 use crate::derive::changes::Taken;
 use crate::event::{Event, Fact};
+
+/// The `type` of a journal's first record.
+pub const ORIGIN: &str = "counters.origin";
 
 #[derive(Serialize)]
 struct RecordId<'a> {
@@ -104,6 +107,15 @@ pub fn record(taken: &Taken, now: DateTime) -> mongodb::bson::error::Result<RawD
         record.d = Some(dialog.dialog.as_str());
     }
     serialize_to_raw_document_buf(&record)
+}
+
+/// The first record of a journal. Its id is no event's: a tenant has a name.
+pub fn origin(now: DateTime) -> Document {
+    doc! {
+        "_id": { "t": "", "e": ORIGIN },
+        "type": ORIGIN,
+        "applied_at": now,
+    }
 }
 
 /// Fills in what the event's fact states.

@@ -4,30 +4,33 @@
 //! it are as of the same moment. When any of it has changed by the time of the
 //! commit, the dialog's version has too, and the commit is refused.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use futures::TryStreamExt as _;
-use mongodb::ClientSession;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, deserialize_from_slice, doc};
+use mongodb::{ClientSession, Collection};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::documents::{
     Counts, DialogDocument, Id, MembershipDocument, MessageDocument, WordDocument, by_type, micros,
 };
+use super::generation::{Generation, Generations};
 use super::schema::collection;
 use super::{Store, StoreError};
 use crate::derive::state::{
     ByType, DialogKey, EventKey, Mark, MembershipKey, MessageKey, Need, ReactionKey, ReceiptKey,
     State, TopicKey, UserKey, Word,
 };
-use crate::event::{MessageId, Micros, SenderType, UserId};
+use crate::event::{MessageId, Micros, SenderType, TenantId, UserId};
 
 /// A moment of the store, from which the needs of a batch are answered.
 #[derive(Debug)]
 pub struct Loader {
     store: Store,
     session: ClientSession,
+    generations: Arc<Generations>,
 }
 
 /// The needs that are looked up by key, by their kind.
@@ -44,14 +47,16 @@ struct Keys {
 }
 
 impl Store {
-    /// Begins a snapshot for loading.
+    /// Begins a snapshot for loading from these generations. Should they no
+    /// longer count, the commit of what is derived will be refused.
     ///
     /// # Errors
     /// When no session is to be had.
-    pub async fn loader(&self) -> Result<Loader, StoreError> {
+    pub async fn loader(&self, generations: Arc<Generations>) -> Result<Loader, StoreError> {
         Ok(Loader {
             store: self.clone(),
             session: self.snapshot_session().await?,
+            generations,
         })
     }
 }
@@ -150,26 +155,27 @@ impl Loader {
         collection: &'static str,
         keys: Vec<K>,
     ) -> Result<Vec<(K, Option<D>)>, StoreError> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
         let ids: Vec<_> = keys.iter().map(Id::id).collect();
-        let sought = ids
-            .iter()
-            .map(|id| Document::try_from(id).map_err(unreadable));
-        let sought = sought.collect::<Result<Vec<_>, _>>()?;
-        let filter = doc! { "_id": { "$in": sought } };
-        let documents = self
-            .store
-            .snapshots()
-            .collection::<RawDocumentBuf>(collection);
-        let mut cursor = documents.find(filter).session(&mut self.session).await?;
+        let mut sought: BTreeMap<Generation, Vec<Document>> = BTreeMap::new();
+        for (key, id) in keys.iter().zip(&ids) {
+            let id = Document::try_from(id).map_err(unreadable)?;
+            let generation = self.generations.of(key.tenant());
+            sought.entry(generation).or_default().push(id);
+        }
         // A key is recognised by the bytes of its `_id`.
         let mut found = HashMap::with_capacity(keys.len());
-        while let Some(document) = cursor.stream(&mut self.session).try_next().await? {
-            let id = document.get_document("_id").map_err(unreadable)?;
-            let rest = deserialize_from_slice::<D>(document.as_bytes()).map_err(unreadable)?;
-            found.insert(id.as_bytes().to_vec(), rest);
+        for (generation, ids) in sought {
+            let documents = self
+                .store
+                .snapshots()
+                .collection::<RawDocumentBuf>(&generation.collection(collection));
+            let filter = doc! { "_id": { "$in": ids } };
+            let mut cursor = documents.find(filter).session(&mut self.session).await?;
+            while let Some(document) = cursor.stream(&mut self.session).try_next().await? {
+                let id = document.get_document("_id").map_err(unreadable)?;
+                let rest = deserialize_from_slice::<D>(document.as_bytes()).map_err(unreadable)?;
+                found.insert(id.as_bytes().to_vec(), rest);
+            }
         }
         Ok(keys
             .into_iter()
@@ -179,6 +185,14 @@ impl Loader {
                 (key, found)
             })
             .collect())
+    }
+
+    /// A tenant's collection, as of the snapshot.
+    fn collection<T: Send + Sync>(&self, tenant: &TenantId, name: &'static str) -> Collection<T> {
+        let generation = self.generations.of(tenant);
+        self.store
+            .snapshots()
+            .collection(&generation.collection(name))
     }
 
     /// Every key with whether its document exists.
@@ -204,10 +218,7 @@ impl Loader {
             "_id.d": dialog.dialog.as_str(),
             "mark": { "$gte": at.get() },
         };
-        let memberships = self
-            .store
-            .snapshots()
-            .collection::<MarkDocument>(collection::MEMBERSHIPS);
+        let memberships = self.collection::<MarkDocument>(&dialog.tenant, collection::MEMBERSHIPS);
         let mut cursor = memberships
             .find(filter)
             .projection(doc! { "_id.u": 1, "mark": 1 })
@@ -226,10 +237,7 @@ impl Loader {
         from.extend(doc! { "s": "read", "u": "" });
         to.extend(doc! { "s": "read", "u": Bson::MaxKey });
         let filter = doc! { "_id": { "$gte": from, "$lt": to } };
-        let receipts = self
-            .store
-            .snapshots()
-            .collection::<UserOnly>(collection::RECEIPTS);
+        let receipts = self.collection::<UserOnly>(&message.tenant, collection::RECEIPTS);
         let mut cursor = receipts.find(filter).session(&mut self.session).await?;
         let mut readers = Vec::new();
         while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
@@ -261,7 +269,7 @@ impl Loader {
                 "receipt": { "t": "$_id.t", "m": "$_id.m", "s": "read", "u": { "$literal": user } },
             } },
             doc! { "$lookup": {
-                "from": collection::RECEIPTS,
+                "from": &*self.generations.of(&dialog.tenant).collection(collection::RECEIPTS),
                 "localField": "receipt",
                 "foreignField": "_id",
                 "as": "read",
@@ -270,9 +278,7 @@ impl Loader {
             doc! { "$group": { "_id": "$type", "count": { "$sum": 1_i64 } } },
         ];
         let mut cursor = self
-            .store
-            .snapshots()
-            .collection::<Document>(collection::MESSAGES)
+            .collection::<Document>(&dialog.tenant, collection::MESSAGES)
             .aggregate(pipeline)
             .session(&mut self.session)
             .with_type::<CountDocument>()
@@ -296,9 +302,7 @@ impl Loader {
             "_id.m": { "$ne": message.as_str() },
         };
         let latest = self
-            .store
-            .snapshots()
-            .collection::<AtOnly>(collection::MESSAGES)
+            .collection::<AtOnly>(&dialog.tenant, collection::MESSAGES)
             .find_one(filter)
             .sort(doc! { "at": -1 })
             .projection(doc! { "_id": 0, "at": 1 })

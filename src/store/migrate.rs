@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use mongodb::IndexModel;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{DateTime, Document, doc};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::IndexOptions;
 
+use super::generation::{GENERATIONS, Generation};
 use super::schema::collection;
-use super::{Store, StoreError};
+use super::{Class, Store, StoreError, journal};
 
 const NAMESPACE_EXISTS: i32 = 48;
 const INDEX_OPTIONS_CONFLICT: i32 = 85;
@@ -22,15 +23,29 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`]; running it again goes on where it stopped.
     pub async fn migrate(&self, retention: Duration) -> Result<(), StoreError> {
-        // Inside a transaction a collection would be created, but two writers
-        // doing so at once conflict.
-        for name in collection::ALL {
-            let created = self.database().create_collection(name);
-            let created = match name {
-                collection::MEMBERSHIPS => created.storage_engine(small_pages()).await,
-                _ => created.await,
+        self.create(collection::META, Document::new()).await?;
+        self.create(collection::WRITERS, Document::new()).await?;
+        self.note_generations().await?;
+        for generation in self.generations().await?.in_use() {
+            self.create_generation(generation).await?;
+        }
+        self.create(collection::JOURNAL, Document::new()).await?;
+        self.note_origin().await?;
+        self.set_retention(retention).await
+    }
+
+    /// Creates the collections of a generation, with their indexes, as far as
+    /// they are not there.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; running it again goes on where it stopped.
+    pub async fn create_generation(&self, generation: Generation) -> Result<(), StoreError> {
+        for name in collection::COUNTED {
+            let storage = match name {
+                collection::MEMBERSHIPS => small_pages(),
+                _ => Document::new(),
             };
-            accept(created, NAMESPACE_EXISTS)?;
+            self.create(&generation.collection(name), storage).await?;
         }
         let indexes = [
             // A user's dialogs.
@@ -48,10 +63,48 @@ impl Store {
         ];
         for (name, keys) in indexes {
             let index = IndexModel::builder().keys(keys).build();
-            let collection = self.database().collection::<Document>(name);
+            let name = generation.collection(name);
+            let collection = self.database().collection::<Document>(&name);
             collection.create_index(index).await?;
         }
-        self.set_retention(retention).await
+        Ok(())
+    }
+
+    /// Creates a collection; `false` when it was there. Inside a transaction it
+    /// would be created as well, but two writers doing so at once conflict.
+    async fn create(&self, name: &str, storage: Document) -> Result<bool, StoreError> {
+        let mut created = self.database().create_collection(name);
+        if !storage.is_empty() {
+            created = created.storage_engine(storage);
+        }
+        Ok(accept(created.await, NAMESPACE_EXISTS)?.is_some())
+    }
+
+    /// The document that every enrolment changes.
+    async fn note_generations(&self) -> Result<(), StoreError> {
+        let first = doc! { "$setOnInsert": {
+            "epoch": 0_i64,
+            "everyone": 0_i32,
+            "tenants": [],
+            "enrolled": 0_i64,
+        } };
+        let noted = self
+            .meta::<Document>()
+            .update_one(doc! { "_id": GENERATIONS }, first)
+            .upsert(true)
+            .await;
+        accept_duplicate(noted)
+    }
+
+    /// The first record of a journal. While it is there, the retention has
+    /// taken none away: it goes before all others.
+    async fn note_origin(&self) -> Result<(), StoreError> {
+        let journal = self.database().collection::<Document>(collection::JOURNAL);
+        if journal.find_one(doc! {}).await?.is_some() {
+            return Ok(());
+        }
+        let noted = journal.insert_one(journal::origin(DateTime::now())).await;
+        accept_duplicate(noted)
     }
 
     async fn set_retention(&self, retention: Duration) -> Result<(), StoreError> {
@@ -81,6 +134,14 @@ impl Store {
 /// millions, its sender's, and the server writes the page around it.
 fn small_pages() -> Document {
     doc! { "wiredTiger": { "configString": "leaf_page_max=4KB" } }
+}
+
+/// Somebody else was faster with the same.
+fn accept_duplicate<T>(result: Result<T, Error>) -> Result<(), StoreError> {
+    match result.map_err(StoreError::from) {
+        Err(error) if error.class() == Class::Conflict => Ok(()),
+        result => result.map(drop),
+    }
 }
 
 /// `None` when the server refused with this one code.

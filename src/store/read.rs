@@ -109,7 +109,7 @@ impl Reader {
         after: Option<&EventId>,
         deadline: Instant,
     ) -> Result<Option<Q::Answer>, ReadError> {
-        let mut snapshot = Snapshot::open(&self.store, deadline).await?;
+        let mut snapshot = Snapshot::open(&self.store, query.tenant(), deadline).await?;
         if let Some(event) = after
             && !snapshot.has_event(query.tenant(), event).await?
         {

@@ -5,14 +5,15 @@
 use std::collections::HashMap;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use mongodb::ClientSession;
 use mongodb::bson::{Bson, Document, doc};
+use mongodb::{ClientSession, Collection};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::documents::{
     Counts, DialogDocument, Id, MembershipDocument, MessageDocument, by_type, micros,
 };
+use super::generation::Generation;
 use super::schema::{collection, unescape};
 use super::{Store, StoreError};
 use crate::derive::state::{Dialog, DialogKey, Mark, MessageKey};
@@ -27,6 +28,8 @@ const RANGES: usize = 100;
 /// A dialog after the recount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recounted {
+    /// The epoch of the [generations](super::generation) then.
+    pub epoch: i64,
     /// The version at which it was looked at.
     pub version: i64,
     /// Messages looked at.
@@ -43,9 +46,12 @@ impl Store {
     /// Any [`StoreError`]; one about the snapshot when it takes longer than the
     /// server keeps history (`minSnapshotHistoryWindowInSeconds`, 5 minutes).
     pub async fn recount(&self, key: &DialogKey) -> Result<Recounted, StoreError> {
+        let mut session = self.snapshot_session().await?;
+        let generations = self.generations_in(&mut session).await?;
         let mut reading = Reading {
             store: self,
-            session: self.snapshot_session().await?,
+            session,
+            generation: generations.of(&key.tenant),
             key,
         };
         let stored = reading.dialog().await?;
@@ -55,14 +61,16 @@ impl Store {
         let messages = reading.messages(&mut recount).await?;
         let topics = reading.topics().await?;
         Ok(Recounted {
+            epoch: generations.epoch,
             version,
             messages,
             differences: recount.differences(topics),
         })
     }
 
-    /// The dialogs after `after` in the order of their keys, at most so many;
-    /// of one tenant, if it is named.
+    /// The dialogs after `after`, at most so many; of one tenant, if it is
+    /// named. Those of tenants that were rebuilt by themselves come last, else
+    /// they are in the order of their keys.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -70,76 +78,116 @@ impl Store {
         &self,
         tenant: Option<&TenantId>,
         after: Option<&DialogKey>,
-        limit: i64,
+        limit: usize,
     ) -> Result<Vec<DialogKey>, StoreError> {
-        let mut range = Document::new();
-        match (after, tenant) {
-            (Some(after), _) => {
-                range.insert("$gt", document(after)?);
-            }
-            (None, Some(tenant)) => {
-                range.insert("$gte", doc! { "t": tenant.as_str() });
-            }
-            (None, None) => {}
-        }
+        let generations = self.generations().await?;
         if let Some(tenant) = tenant {
-            range.insert("$lt", doc! { "t": tenant.as_str(), "d": Bson::MaxKey });
+            let filter = doc! { "_id": range_of(tenant, after)? };
+            return self.listed(generations.of(tenant), filter, limit).await;
         }
-        let filter = match range.is_empty() {
-            true => doc! {},
-            false => doc! { "_id": range },
-        };
+        let last = after.map(|after| &after.tenant);
+        let by_themselves: Vec<&TenantId> = generations.by_themselves().map(|(t, _)| t).collect();
+        let last_by_itself = last.filter(|last| by_themselves.contains(last));
+        let mut dialogs = Vec::new();
+        if last_by_itself.is_none() {
+            let elsewhere = by_themselves.iter().map(|tenant| tenant.as_str());
+            let elsewhere: Vec<_> = elsewhere.collect();
+            let mut filter = doc! { "_id.t": { "$nin": elsewhere } };
+            if let Some(after) = after {
+                filter.insert("_id", doc! { "$gt": document(after)? });
+            }
+            dialogs = self.listed(generations.everyone(), filter, limit).await?;
+        }
+        for (tenant, generation) in generations.by_themselves() {
+            let passed = last_by_itself.is_some_and(|last| tenant < last);
+            if passed || dialogs.len() >= limit {
+                continue;
+            }
+            let after = after.filter(|after| after.tenant == *tenant);
+            let filter = doc! { "_id": range_of(tenant, after)? };
+            let more = self.listed(generation, filter, limit - dialogs.len());
+            dialogs.extend(more.await?);
+        }
+        Ok(dialogs)
+    }
+
+    async fn listed(
+        &self,
+        generation: Generation,
+        filter: Document,
+        limit: usize,
+    ) -> Result<Vec<DialogKey>, StoreError> {
         let found = self
-            .database()
-            .collection::<Keyed<DialogIdDocument>>(collection::DIALOGS)
+            .dialogs::<Keyed<DialogIdDocument>>(generation)
             .find(filter)
             .projection(doc! { "_id": 1 })
             .sort(doc! { "_id": 1 })
-            .limit(limit)
+            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
             .await?;
         let found: Vec<_> = found.try_collect().await?;
         found.into_iter().map(|found| found._id.key()).collect()
     }
 
-    /// Dialogs drawn at random, at most so many, none twice.
+    /// Dialogs drawn at random, at most so many of each generation, none twice.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn random_dialogs(&self, count: u32) -> Result<Vec<DialogKey>, StoreError> {
-        let draw = [
-            doc! { "$sample": { "size": count } },
-            doc! { "$project": { "_id": 1 } },
-        ];
-        let found = self
-            .database()
-            .collection::<Document>(collection::DIALOGS)
-            .aggregate(draw)
-            .with_type::<Keyed<DialogIdDocument>>()
-            .await?;
-        let found: Vec<_> = found.try_collect().await?;
-        let mut keys: Vec<_> = found
-            .into_iter()
-            .map(|found| found._id.key())
-            .collect::<Result<_, _>>()?;
+        let mut keys = Vec::new();
+        for generation in self.generations().await?.in_use() {
+            let draw = [
+                doc! { "$sample": { "size": count } },
+                doc! { "$project": { "_id": 1 } },
+            ];
+            let found = self
+                .dialogs::<Document>(generation)
+                .aggregate(draw)
+                .with_type::<Keyed<DialogIdDocument>>()
+                .await?;
+            let found: Vec<_> = found.try_collect().await?;
+            for found in found {
+                keys.push(found._id.key()?);
+            }
+        }
         keys.sort_unstable();
         keys.dedup();
         Ok(keys)
     }
 
-    /// About how many dialogs there are, from the collection's statistics.
+    /// About how many dialogs there are, from the collections' statistics.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn estimated_dialogs(&self) -> Result<u64, StoreError> {
-        let dialogs = self.database().collection::<Document>(collection::DIALOGS);
-        Ok(dialogs.estimated_document_count().await?)
+        let mut dialogs = 0;
+        for generation in self.generations().await?.in_use() {
+            let collection = self.dialogs::<Document>(generation);
+            dialogs += collection.estimated_document_count().await?;
+        }
+        Ok(dialogs)
     }
+
+    fn dialogs<T: Send + Sync>(&self, generation: Generation) -> Collection<T> {
+        let name = generation.collection(collection::DIALOGS);
+        self.database().collection(&name)
+    }
+}
+
+/// A tenant's dialogs, after one of them.
+fn range_of(tenant: &TenantId, after: Option<&DialogKey>) -> Result<Document, StoreError> {
+    let mut range = doc! { "$lt": { "t": tenant.as_str(), "d": Bson::MaxKey } };
+    match after {
+        Some(after) => range.insert("$gt", document(after)?),
+        None => range.insert("$gte", doc! { "t": tenant.as_str() }),
+    };
+    Ok(range)
 }
 
 /// One snapshot of one dialog.
 struct Reading<'s> {
     store: &'s Store,
     session: ClientSession,
+    generation: Generation,
     key: &'s DialogKey,
 }
 
@@ -151,7 +199,8 @@ impl Reading<'_> {
         sort: Document,
         mut each: impl FnMut(T) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let collection = self.store.snapshots().collection::<T>(name);
+        let name = self.generation.collection(name);
+        let collection = self.store.snapshots().collection::<T>(&name);
         let mut cursor = collection
             .find(filter)
             .sort(sort)
@@ -209,10 +258,8 @@ impl Reading<'_> {
             "_id.t": self.key.tenant.as_str(),
             "d": self.key.dialog.as_str(),
         };
-        let messages = self
-            .store
-            .snapshots()
-            .collection::<CountedMessage>(collection::MESSAGES);
+        let name = self.generation.collection(collection::MESSAGES);
+        let messages = self.store.snapshots().collection::<CountedMessage>(&name);
         let mut cursor = messages
             .find(filter)
             .sort(doc! { "_id.t": 1, "d": 1, "at": 1 })

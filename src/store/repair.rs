@@ -7,6 +7,8 @@ use mongodb::bson::raw::CString;
 use mongodb::bson::{Bson, DateTime, RawDocumentBuf, cstr, doc, rawdoc, serialize_to_bson};
 
 use super::documents::{Id, field};
+use super::fence::WriterId;
+use super::generation::Generation;
 use super::recount::Recounted;
 use super::schema::collection;
 use super::statements::{Verb, Write};
@@ -46,7 +48,17 @@ impl Store {
         recounted: &Recounted,
         reason: &Reason,
     ) -> Result<(), StoreError> {
-        let writes = writes(key, recounted, reason, DateTime::now())?;
+        let enrolment = self.enrol(WriterId::unique()).await?;
+        if enrolment.generations().epoch != recounted.epoch {
+            return Err(StoreError::Moved {
+                collection: collection::WRITERS,
+                expected: 1,
+                found: 0,
+            });
+        }
+        let generation = enrolment.generations().of(&key.tenant);
+        let mut writes = writes(key, recounted, reason, generation)?;
+        writes.insert(0, enrolment.proof());
         self.write(&writes).await
     }
 }
@@ -55,8 +67,9 @@ fn writes(
     key: &DialogKey,
     recounted: &Recounted,
     reason: &Reason,
-    now: DateTime,
+    generation: Generation,
 ) -> Result<Vec<Write>, StoreError> {
+    let now = DateTime::now();
     let mut changes: BTreeMap<Subject, Change> = BTreeMap::new();
     // Always, for its version guards all else.
     changes.entry(Subject::Dialog).or_default();
@@ -100,20 +113,18 @@ fn writes(
         }
     }
     let record = record(key, recounted, reason, now)?;
+    let write = |collection, verb, statements| Write {
+        collection,
+        generation,
+        verb,
+        statements,
+    };
     Ok(vec![
         write(collection::DIALOGS, Verb::Update, dialogs),
         write(collection::JOURNAL, Verb::Insert, vec![record]),
         write(collection::MEMBERSHIPS, Verb::Update, memberships),
         write(collection::MESSAGES, Verb::Update, messages),
     ])
-}
-
-fn write(collection: &'static str, verb: Verb, statements: Vec<RawDocumentBuf>) -> Write {
-    Write {
-        collection,
-        verb,
-        statements,
-    }
 }
 
 fn statement(

@@ -17,6 +17,11 @@
 //! | `topics` | `t, d, topic` | a topic exists (nothing but the key) |
 //! | `users` | `t, u` | the type learnt of a user |
 //! | `journal` | `t, e` | every counter event that was taken, once |
+//! | `meta` | a name | which [generation](super::generation) counts, the rebuild under way |
+//! | `writers` | a random id | a writer, and the epoch in which it may write ([`super::fence`]) |
+//!
+//! After a rebuild, all but the last three have the number of their generation
+//! behind their names: `dialogs_1`.
 //!
 //! `t` tenant, `d` dialog, `u` user, `m` message, `s` status, `r` reaction,
 //! `e` event.
@@ -39,9 +44,14 @@ pub mod collection {
     pub const USERS: &str = "users";
     /// Taken events.
     pub const JOURNAL: &str = "journal";
+    /// Which generation counts, and the rebuild under way.
+    pub const META: &str = "meta";
+    /// Who writes, and whether they may.
+    pub const WRITERS: &str = "writers";
 
-    /// All of them.
-    pub const ALL: [&str; 8] = [
+    /// Those that each generation has of its own: all that is made from the
+    /// journal.
+    pub const COUNTED: [&str; 7] = [
         DIALOGS,
         MEMBERSHIPS,
         MESSAGES,
@@ -49,7 +59,6 @@ pub mod collection {
         REACTIONS,
         TOPICS,
         USERS,
-        JOURNAL,
     ];
 }
 

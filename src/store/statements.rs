@@ -9,6 +9,7 @@ use mongodb::bson::{DateTime, RawDocumentBuf, cstr, rawdoc};
 use super::documents::{
     Id, append_created, append_stamp, by_type_document, field, membership_facts,
 };
+use super::generation::{Generation, Generations};
 use super::journal;
 use super::schema::collection;
 use crate::derive::Changes;
@@ -26,11 +27,22 @@ pub enum Verb {
     Update,
 }
 
+/// Whether a batch's events are new, or come from the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Events {
+    /// New: each is put into the journal, or the batch refused.
+    Taken,
+    /// From the journal, to be counted anew.
+    Replayed,
+}
+
 /// All statements of one kind for one collection.
 #[derive(Debug)]
 pub struct Write {
     /// Where.
     pub collection: &'static str,
+    /// In which generation of it.
+    pub generation: Generation,
     /// How.
     pub verb: Verb,
     /// What.
@@ -42,30 +54,38 @@ pub struct Write {
 ///
 /// # Errors
 /// When something cannot be encoded.
-pub fn writes(changes: &Changes, now: DateTime) -> Result<Vec<Write>> {
-    let mut writes = Writes::default();
+pub fn writes(
+    changes: &Changes,
+    generations: &Generations,
+    events: Events,
+    now: DateTime,
+) -> Result<Vec<Write>> {
+    let mut writes = Writes::new(generations);
     for (key, change) in &changes.dialogs {
-        writes.add(dialog(key, change, now)?);
+        writes.add(key, dialog(key, change, now)?);
     }
-    for taken in &changes.taken {
-        writes.add(insert(collection::JOURNAL, journal::record(taken, now)?));
+    if events == Events::Taken {
+        for taken in &changes.taken {
+            let record = insert(collection::JOURNAL, journal::record(taken, now)?);
+            writes.add_to(Generation::default(), record);
+        }
     }
     for (key, change) in &changes.messages {
         if let Some(statement) = message(key, change)? {
-            writes.add(statement);
+            writes.add(key, statement);
         }
     }
     for (key, change) in &changes.memberships {
-        writes.add(membership(key, change, now)?);
+        writes.add(key, membership(key, change, now)?);
     }
     for key in &changes.receipts {
-        writes.add(insert(collection::RECEIPTS, by_id(key)));
+        writes.add(key, insert(collection::RECEIPTS, by_id(key)));
     }
     for (key, change) in &changes.reactions {
-        writes.add(reaction(key, change));
+        writes.add(key, reaction(key, change));
     }
     for key in &changes.topics {
-        writes.add(insert(collection::TOPICS, by_id(key)));
+        writes.add(key, insert(collection::TOPICS, by_id(key)));
     }
     for (key, (stamp, user_type)) in &changes.user_types {
         // Documents compare field by field: the latest stamp wins, whoever
@@ -74,23 +94,39 @@ pub fn writes(changes: &Changes, now: DateTime) -> Result<Vec<Write>> {
         append_stamp(&mut typed, stamp);
         typed.append(cstr!("type"), user_type.as_str());
         let change = rawdoc! { "$max": { "typed": typed } };
-        writes.add(upsert(collection::USERS, by_id(key), change));
+        writes.add(key, upsert(collection::USERS, by_id(key), change));
     }
-    Ok(writes.0)
+    Ok(writes.gathered)
 }
 
 /// Statements, gathered by collection and verb in order of first use.
-#[derive(Default)]
-struct Writes(Vec<Write>);
+struct Writes<'g> {
+    generations: &'g Generations,
+    gathered: Vec<Write>,
+}
 
-impl Writes {
-    fn add(&mut self, statement: Statement) {
+impl<'g> Writes<'g> {
+    fn new(generations: &'g Generations) -> Self {
+        Self {
+            generations,
+            gathered: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, key: &impl Id, statement: Statement) {
+        self.add_to(self.generations.of(key.tenant()), statement);
+    }
+
+    fn add_to(&mut self, generation: Generation, statement: Statement) {
         let Statement(collection, verb, document) = statement;
-        let same = |write: &&mut Write| write.collection == collection && write.verb == verb;
-        match self.0.iter_mut().find(same) {
+        let same = |write: &&mut Write| {
+            write.collection == collection && write.verb == verb && write.generation == generation
+        };
+        match self.gathered.iter_mut().find(same) {
             Some(write) => write.statements.push(document),
-            None => self.0.push(Write {
+            None => self.gathered.push(Write {
                 collection,
+                generation,
                 verb,
                 statements: vec![document],
             }),

@@ -28,6 +28,7 @@ mod memory;
 mod mutations;
 mod outages;
 mod queues;
+mod rebuild;
 mod rules;
 mod scenario;
 mod stored;

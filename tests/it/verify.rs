@@ -44,17 +44,6 @@ fn assert_clean(output: &Output) {
     );
 }
 
-async fn publish(world: &World, scenario: &Scenario) -> Result<u64> {
-    let published = scenario.published.iter().map(|published| Wire {
-        event_type: published.event_type.clone(),
-        entity_type: published.entity_type.clone(),
-        body: published.body.clone(),
-    });
-    let published: Vec<_> = published.collect();
-    world.publish(&published).await?;
-    Ok(published.len() as u64)
-}
-
 #[tokio::test]
 async fn nothing_differs_while_events_are_in_flight() -> Result<()> {
     let world = World::new("verify_live");
@@ -64,7 +53,7 @@ async fn nothing_differs_while_events_are_in_flight() -> Result<()> {
     let joins = (0..1_200).map(|n| join(&format!("big_j{n}"), "big", &format!("u{n}"), 1));
     let big: Vec<_> = joins.chain(big).collect();
     world.publish(&big).await?;
-    let published = big.len() as u64 + publish(&world, &Scenario::demo(11)).await?;
+    let published = big.len() as u64 + world.publish_all(&Scenario::demo(11).published).await?;
     let mut rounds = 0;
     loop {
         let settled = service.settled().await?;

@@ -4,13 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, deserialize_from_slice, doc};
 use mongodb::options::FindOptions;
 use mongodb::{ClientSession, Collection};
 use tokio::time::Instant;
 
 use crate::event::{DialogId, EventId, MessageId, TenantId, UserId};
 use crate::store::Store;
+use crate::store::generation::{GENERATIONS, Generation, Generations, GenerationsDocument};
 use crate::store::schema::{collection, dialog, membership, message};
 
 use super::ReadError;
@@ -23,18 +24,46 @@ pub(super) const CHUNK: usize = 1_000;
 pub struct Snapshot {
     store: Store,
     session: ClientSession,
+    generation: Generation,
     deadline: Instant,
 }
 
 impl Snapshot {
-    /// The moment is that of the first find.
-    pub(super) async fn open(store: &Store, deadline: Instant) -> Result<Self, ReadError> {
+    /// The moment is that of the first find, which tells where the tenant's
+    /// documents are.
+    pub(super) async fn open(
+        store: &Store,
+        tenant: &TenantId,
+        deadline: Instant,
+    ) -> Result<Self, ReadError> {
         let session = store.snapshot_session().await?;
-        Ok(Self {
+        let mut snapshot = Self {
             store: store.clone(),
             session,
+            generation: Generation::default(),
             deadline,
-        })
+        };
+        snapshot.generation = snapshot.generation_of(tenant).await?;
+        Ok(snapshot)
+    }
+
+    async fn generation_of(&mut self, tenant: &TenantId) -> Result<Generation, ReadError> {
+        let find = Find {
+            collection: collection::META,
+            filter: doc! { "_id": GENERATIONS },
+            fields: GENERATION_FIELDS,
+            sort: None,
+            limit: 1,
+        };
+        let found = self
+            .find(find, |row| {
+                let stored: GenerationsDocument = deserialize_from_slice(row.as_bytes())?;
+                Generations::try_from(stored).map_err(|_| Malformed::Field("tenants".into()))
+            })
+            .await?;
+        Ok(found
+            .first()
+            .map_or(Generation::default(), |g| g.of(tenant)))
     }
 
     /// Whether an event's effect is part of this snapshot.
@@ -214,8 +243,9 @@ impl Snapshot {
         Ok(found)
     }
 
-    fn collection(&self, name: &str) -> Collection<RawDocumentBuf> {
-        self.store.snapshots().collection(name)
+    fn collection(&self, name: &'static str) -> Collection<RawDocumentBuf> {
+        let name = self.generation.collection(name);
+        self.store.snapshots().collection(&name)
     }
 }
 
@@ -252,6 +282,8 @@ const MESSAGE_FIELDS: &[&str] = &[
     message::STATUSES,
     message::REACTIONS,
 ];
+
+const GENERATION_FIELDS: &[&str] = &["epoch", "everyone", "tenants"];
 
 /// What a user's numbers need of a dialog.
 pub(super) const DIALOG_SEQUENCE: &[&str] = &[

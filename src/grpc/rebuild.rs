@@ -1,0 +1,98 @@
+//! `MaintenanceService.RebuildCounters`: a rebuild that lasts as long as its
+//! caller listens.
+
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::v1;
+use crate::event::TenantId;
+use crate::maintenance::rebuild::{Outcome, Progress, RebuildError, rebuild};
+use crate::shutdown;
+use crate::store::Store;
+use crate::store::rebuild::Phase;
+
+/// How often progress is told.
+const TICK: Duration = Duration::from_secs(1);
+/// Answers waiting for the caller to read them.
+const WAITING: usize = 4;
+
+pub(super) type Answer = Result<v1::RebuildCountersResponse, Status>;
+
+/// Begins a rebuild, or goes on with one, and tells how far it is.
+pub(super) fn begin(
+    store: Store,
+    tenant: Option<TenantId>,
+    by: String,
+    permit: OwnedSemaphorePermit,
+) -> ReceiverStream<Answer> {
+    let (answers, stream) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        if let Some(last) = run(&store, tenant.as_ref(), &by, &answers).await {
+            let _ = answers.send(last).await;
+        }
+        drop(permit);
+    });
+    ReceiverStream::new(stream)
+}
+
+/// The last answer; `None` when nobody listens any more.
+async fn run(
+    store: &Store,
+    tenant: Option<&TenantId>,
+    by: &str,
+    answers: &mpsc::Sender<Answer>,
+) -> Option<Answer> {
+    let (trigger, stop) = shutdown::channel();
+    let (progress, seen) = watch::channel(Progress::default());
+    let mut working = std::pin::pin!(rebuild(store, tenant, by, stop, progress));
+    let mut tick = tokio::time::interval(TICK);
+    let mut listening = true;
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut working => break outcome,
+            () = answers.closed(), if listening => {
+                // It ends where it can be gone on with.
+                listening = false;
+                trigger.request();
+            }
+            _ = tick.tick() => {
+                let now = *seen.borrow();
+                // A caller who reads slowly misses some.
+                let _ = answers.try_send(Ok(answer(now, false)));
+            }
+        }
+    };
+    match outcome {
+        Ok(Outcome::SwitchedOver) => Some(Ok(answer(*seen.borrow(), true))),
+        Ok(Outcome::Interrupted) => None,
+        Err(error) => Some(Err(refused(error))),
+    }
+}
+
+fn answer(progress: Progress, done: bool) -> v1::RebuildCountersResponse {
+    let phase = match progress.phase {
+        Phase::Replaying => v1::RebuildPhase::Replaying,
+        Phase::Following => v1::RebuildPhase::Following,
+        Phase::Cleaning => v1::RebuildPhase::Cleaning,
+    };
+    v1::RebuildCountersResponse {
+        phase: phase.into(),
+        replayed: i64::try_from(progress.replayed).unwrap_or(i64::MAX),
+        estimated_records: i64::try_from(progress.estimated).unwrap_or(i64::MAX),
+        done,
+    }
+}
+
+/// What the caller is told when there is no rebuild.
+pub(super) fn refused(error: RebuildError) -> Status {
+    match error {
+        RebuildError::Store(error) => {
+            tracing::warn!(%error, "a rebuild ended before its end");
+            Status::unavailable(format!("not rebuilt to the end: {error}"))
+        }
+        refused => Status::failed_precondition(refused.to_string()),
+    }
+}

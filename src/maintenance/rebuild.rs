@@ -1,0 +1,401 @@
+//! Rebuilding counters and facts from the journal, beside those that are
+//! served, while the service goes on.
+//!
+//! Three steps, each of which may be cut off anywhere and gone on with by
+//! anyone: replay the journal as it was at the beginning; follow what was added
+//! since, until hardly anything is left; then keep writers out for a moment,
+//! follow to the end, and switch over. Replaying an event twice changes
+//! nothing, which is why going on is that simple.
+
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::derive::Care;
+use crate::event::{Event, TenantId};
+use crate::failpoint::{self, Point};
+use crate::lane::Writer;
+use crate::pipeline::lane_of;
+use crate::retry::Backoff;
+use crate::shutdown::Shutdown;
+use crate::store::rebuild::{Claim, Phase, Rebuilding};
+use crate::store::replay::{JournalFollower, is_history_lost};
+use crate::store::{Class, Store, StoreError};
+
+/// Writers side by side.
+const WRITERS: usize = 4;
+/// Events in one transaction at most.
+const BATCH: usize = 2_000;
+/// Records between two notes of how far it is.
+const CHUNK: u64 = 16_000;
+/// Dialogs remembered by each writer.
+const CACHED_DIALOGS: usize = 50_000;
+/// A stretch of the journal that is followed faster than this is the last one
+/// before the fence, behind which a still shorter one is left.
+const CLOSE: Duration = Duration::from_secs(1);
+/// How long writers are kept out at most, also when this process dies then.
+const FENCE: Duration = Duration::from_secs(10);
+/// The shortest and the longest wait after a failure.
+const DELAY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+/// Conflicts of a batch in a row, after which all is begun again from the last
+/// note.
+const CONFLICTS: u32 = 20;
+
+/// Why there is no rebuild.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// The store does not go on.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The journal has lost its beginning.
+    #[error(
+        "the journal no longer has every event (store.journal_retention_days took the oldest), so the counters cannot be made from it alone; `verify --repair` makes them from the recorded facts"
+    )]
+    NotWhole,
+    /// Somebody else is at it.
+    #[error("{by} is rebuilding; should they be dead, it can be gone on with in {seconds} seconds")]
+    Busy {
+        /// Who.
+        by: String,
+        /// Seconds until it is free, if they do not come back.
+        seconds: i64,
+    },
+    /// One was begun for somebody else.
+    #[error("a rebuild of {begun} was begun: go on with that one, or abandon it")]
+    Other {
+        /// Whose counters.
+        begun: String,
+    },
+    /// The server forgot what it should be followed from.
+    #[error(
+        "MongoDB's oplog no longer reaches back to the start of this rebuild: abandon it, enlarge the oplog, and begin anew"
+    )]
+    HistoryLost,
+    /// Somebody else took it over while this process did not come back to it.
+    #[error("somebody else has taken this rebuild over")]
+    TakenOver,
+    /// It is past the point where it can be given up.
+    #[error("this rebuild has switched over already: run it again to remove what is old")]
+    SwitchedOver,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// In which step.
+    pub phase: Phase,
+    /// Records replayed, some of them twice after an interruption.
+    pub replayed: u64,
+    /// Records in the journal, about; of all tenants.
+    pub estimated: u64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Replaying,
+            replayed: 0,
+            estimated: 0,
+        }
+    }
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Readers see what was rebuilt.
+    SwitchedOver,
+    /// A stop was requested; it can be gone on with.
+    Interrupted,
+}
+
+/// What a step says of the next one.
+enum Step {
+    Next,
+    Stopped,
+}
+
+/// Rebuilds the counters of a tenant or of all; goes on with a rebuild that was
+/// begun. What goes wrong with the store is tried again until a stop is
+/// requested.
+///
+/// # Errors
+/// [`RebuildError`]. Readers go on seeing what they saw.
+pub async fn rebuild(
+    store: &Store,
+    tenant: Option<&TenantId>,
+    by: &str,
+    stop: Shutdown,
+    progress: watch::Sender<Progress>,
+) -> Result<Outcome, RebuildError> {
+    let rebuilding = begin(store, tenant, by).await?;
+    let generation = rebuilding.generation();
+    let writer = || Writer::rebuilding(store.clone(), generation, CACHED_DIALOGS);
+    let mut work = Work {
+        store,
+        tenant: rebuilding.tenant()?,
+        rebuilding,
+        writers: (0..WRITERS).map(|_| writer()).collect(),
+        stop,
+        progress,
+    };
+    let estimated = store.estimated_records().await?;
+    work.progress
+        .send_modify(|progress| progress.estimated = estimated);
+    work.drive().await
+}
+
+/// Gives up the rebuild that was begun; `false` when there is none.
+///
+/// # Errors
+/// [`RebuildError`].
+pub async fn abandon(store: &Store, by: &str) -> Result<bool, RebuildError> {
+    match store.claim_rebuild(by).await? {
+        Claim::None => Ok(false),
+        Claim::Busy { by, seconds } => Err(RebuildError::Busy { by, seconds }),
+        Claim::Ours(mut rebuilding) => {
+            if store.note_before_switch(&mut rebuilding).await? {
+                store.release_rebuild(&rebuilding).await?;
+                return Err(RebuildError::SwitchedOver);
+            }
+            store.forget_rebuild(&rebuilding).await?;
+            Ok(true)
+        }
+    }
+}
+
+async fn begin(
+    store: &Store,
+    tenant: Option<&TenantId>,
+    by: &str,
+) -> Result<Rebuilding, RebuildError> {
+    match store.claim_rebuild(by).await? {
+        Claim::Busy { by, seconds } => Err(RebuildError::Busy { by, seconds }),
+        Claim::Ours(rebuilding) => {
+            let begun = rebuilding.tenant()?;
+            if begun.as_ref() == tenant {
+                return Ok(*rebuilding);
+            }
+            store.release_rebuild(&rebuilding).await?;
+            Err(RebuildError::Other {
+                begun: begun.map_or("all tenants".into(), |tenant| tenant.to_string()),
+            })
+        }
+        Claim::None => {
+            if !store.journal_is_whole().await? {
+                return Err(RebuildError::NotWhole);
+            }
+            Ok(store.begin_rebuild(tenant, by).await?)
+        }
+    }
+}
+
+/// A rebuild that this process drives.
+struct Work<'s> {
+    store: &'s Store,
+    tenant: Option<TenantId>,
+    rebuilding: Rebuilding,
+    writers: Vec<Writer>,
+    stop: Shutdown,
+    progress: watch::Sender<Progress>,
+}
+
+impl Work<'_> {
+    async fn drive(&mut self) -> Result<Outcome, RebuildError> {
+        let mut backoff = Backoff::new(DELAY.0, DELAY.1);
+        let mut failing = false;
+        loop {
+            let step = match self.rebuilding.phase() {
+                Phase::Replaying => self.replay().await,
+                Phase::Following => self.follow().await,
+                Phase::Cleaning => {
+                    self.tell();
+                    self.store.clean_up_rebuild(&mut self.rebuilding).await?;
+                    return Ok(Outcome::SwitchedOver);
+                }
+            };
+            match step {
+                Ok(Step::Next) => {
+                    backoff.reset();
+                    failing = false;
+                }
+                Ok(Step::Stopped) => return self.interrupted().await,
+                Err(RebuildError::Store(error)) if is_history_lost(&error) => {
+                    return Err(RebuildError::HistoryLost);
+                }
+                Err(RebuildError::Store(error)) if error.class() != Class::Permanent => {
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(%error, "the rebuild is held up; trying again until it goes on");
+                    }
+                    tokio::select! {
+                        () = backoff.wait() => {}
+                        () = self.stop.requested() => return self.interrupted().await,
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn interrupted(&self) -> Result<Outcome, RebuildError> {
+        // Where this fails the lease runs out.
+        let _ = self.store.release_rebuild(&self.rebuilding).await;
+        Ok(Outcome::Interrupted)
+    }
+
+    /// Replays what was there at the beginning. The next records are read while
+    /// these are written.
+    async fn replay(&mut self) -> Result<Step, RebuildError> {
+        let (from, since) = (self.rebuilding.read_to(), self.rebuilding.since());
+        let tenant = self.tenant.as_ref();
+        let mut reader = self.store.read_journal(tenant, from, since).await?;
+        let mut ahead = reader.next(CHUNK).await?;
+        while let Some((chunk, to)) = ahead.take() {
+            let writing = write(&mut self.writers, chunk.events, Care::Presume);
+            let (written, next) = tokio::join!(writing, reader.next(CHUNK));
+            written?;
+            self.rebuilding.note_replayed(chunk.records);
+            self.rebuilding.note_read(to);
+            self.save().await?;
+            failpoint::pass(Point::Replayed);
+            if self.stop.is_requested() {
+                return Ok(Step::Stopped);
+            }
+            ahead = next?;
+        }
+        if !self.store.journal_is_whole().await? {
+            return Err(RebuildError::NotWhole);
+        }
+        self.rebuilding.note_followed(None);
+        self.save().await?;
+        Ok(Step::Next)
+    }
+
+    /// Follows what is added until little is left, and switches over.
+    async fn follow(&mut self) -> Result<Step, RebuildError> {
+        let (since, after) = (self.rebuilding.since(), self.rebuilding.followed_to());
+        let tenant = self.tenant.as_ref();
+        let mut follower = self.store.follow_journal(tenant, since, after).await?;
+        loop {
+            let begun = Instant::now();
+            if !self.follow_to_mark(&mut follower).await? {
+                return Ok(Step::Stopped);
+            }
+            if begun.elapsed() < CLOSE {
+                break;
+            }
+        }
+        if self.store.note_before_switch(&mut self.rebuilding).await? {
+            self.rebuilding.note_switched();
+            return Ok(Step::Next);
+        }
+        self.save().await?;
+        self.switch_over(&mut follower).await
+    }
+
+    async fn switch_over(&mut self, follower: &mut JournalFollower) -> Result<Step, RebuildError> {
+        let begun = Instant::now();
+        let fence = self.store.fence(FENCE).await?;
+        failpoint::pass(Point::Fenced);
+        match self.follow_to_mark(follower).await {
+            Ok(true) => {}
+            ended => {
+                self.store.lift(fence).await?;
+                return ended.map(|_| Step::Stopped);
+            }
+        }
+        let (tenant, generation) = (self.tenant.as_ref(), self.rebuilding.generation());
+        if self.store.switch_over(&fence, tenant, generation).await? {
+            failpoint::pass(Point::SwitchedOver);
+            let millis = begun.elapsed().as_millis();
+            info!(
+                millis,
+                "switched over to what was rebuilt; writers waited so long"
+            );
+            self.rebuilding.note_switched();
+        } else {
+            warn!("the fence ended before the switch; following again");
+        }
+        Ok(Step::Next)
+    }
+
+    /// `false` when a stop was requested before.
+    async fn follow_to_mark(
+        &mut self,
+        follower: &mut JournalFollower,
+    ) -> Result<bool, RebuildError> {
+        let marker = self.store.mark_journal().await?;
+        loop {
+            let (chunk, reached) = follower.next(CHUNK, marker).await?;
+            write(&mut self.writers, chunk.events, Care::Look).await?;
+            self.rebuilding.note_replayed(chunk.records);
+            self.rebuilding.note_followed(follower.position());
+            self.save().await?;
+            failpoint::pass(Point::Followed);
+            if self.stop.is_requested() {
+                return Ok(false);
+            }
+            if reached {
+                return Ok(true);
+            }
+        }
+    }
+
+    async fn save(&mut self) -> Result<(), RebuildError> {
+        let ours = self.store.save_rebuild(&mut self.rebuilding).await?;
+        self.tell();
+        match ours {
+            true => Ok(()),
+            false => Err(RebuildError::TakenOver),
+        }
+    }
+
+    fn tell(&self) {
+        self.progress.send_modify(|progress| {
+            progress.phase = self.rebuilding.phase();
+            progress.replayed = self.rebuilding.replayed();
+        });
+    }
+}
+
+/// Writes events, each by the writer of its dialog.
+async fn write(writers: &mut [Writer], events: Vec<Event>, care: Care) -> Result<(), StoreError> {
+    let mut shares: Vec<Vec<Event>> = writers.iter().map(|_| Vec::new()).collect();
+    for event in events {
+        shares[lane_of(&event, writers.len())].push(event);
+    }
+    let writing = writers.iter_mut().zip(&shares);
+    try_join_all(writing.map(|(writer, events)| write_share(writer, events, care))).await?;
+    Ok(())
+}
+
+async fn write_share(
+    writer: &mut Writer,
+    events: &[Event],
+    mut care: Care,
+) -> Result<(), StoreError> {
+    let mut rest: Vec<&Event> = events.iter().collect();
+    let mut backoff = Backoff::new(DELAY.0, DELAY.1);
+    let mut conflicts = 0;
+    while !rest.is_empty() {
+        let batch = &rest[..rest.len().min(BATCH)];
+        match writer.attempt(batch, care).await {
+            Ok(outcomes) => {
+                rest.drain(..outcomes.len());
+                backoff.reset();
+                conflicts = 0;
+            }
+            // An event that was replayed before, or a writer beside this one.
+            Err(error) if error.class() == Class::Conflict && conflicts < CONFLICTS => {
+                conflicts += 1;
+                care = Care::Look;
+                backoff.wait().await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! Keeping writers out while a rebuild switches over.
+//!
+//! A writer **enrols** before it writes: it leaves a document in `writers` with
+//! the epoch that it found, and each of its transactions changes that document
+//! only if the epoch still stands there. So a **fence** needs no agreement with
+//! anyone: it takes the epoch out of every such document. Once that is done no
+//! transaction of an earlier enrolment is under way, and none will commit.
+//!
+//! Every step is one write that expects what it found. A fence has an end:
+//! whoever set it may die, and a writer that finds it past its end lifts it.
+//! Setting it, lifting it and enrolling all change the document `generations`,
+//! so that each sees the one before it, whatever the clocks say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{DateTime, Document, doc, rawdoc};
+use mongodb::options::ReturnDocument;
+use mongodb::{ClientSession, Collection};
+
+use super::commit::commit;
+use super::generation::{GENERATIONS, Generation, Generations, GenerationsDocument};
+use super::schema::collection;
+use super::statements::{Verb, Write};
+use super::{Store, StoreError};
+use crate::event::TenantId;
+
+/// Stands in the documents of writers that must enrol anew. No epoch is below 0.
+const FENCED: i64 = -1;
+/// How long each try to fence off all writers may take: as long as the open
+/// transaction of a dead process, which is ended between two tries.
+const FENCING: Duration = Duration::from_secs(5);
+
+/// Names a writer.
+#[derive(Debug, Clone, Copy)]
+pub struct WriterId(ObjectId);
+
+impl WriterId {
+    /// One that nobody else has.
+    pub fn unique() -> Self {
+        Self(ObjectId::new())
+    }
+}
+
+/// A writer's permission to write, until a rebuild switches over.
+#[derive(Debug, Clone)]
+pub struct Enrolment {
+    writer: WriterId,
+    generations: Arc<Generations>,
+}
+
+impl Enrolment {
+    /// Where its tenants' documents are.
+    pub fn generations(&self) -> &Arc<Generations> {
+        &self.generations
+    }
+
+    /// What makes a transaction fail once the writer is fenced off. It must be
+    /// the first write: what it was derived from may be of no use.
+    pub(super) fn proof(&self) -> Write {
+        let filter = rawdoc! { "_id": self.writer.0, "epoch": self.generations.epoch };
+        let change = rawdoc! { "$set": { "at": DateTime::now() } };
+        Write {
+            collection: collection::WRITERS,
+            generation: Generation::default(),
+            verb: Verb::Update,
+            statements: vec![rawdoc! { "q": filter, "u": change }],
+        }
+    }
+}
+
+/// A fence that was set, to be switched behind or lifted.
+#[derive(Debug)]
+pub struct Fence {
+    token: ObjectId,
+}
+
+impl Store {
+    /// Enrols a writer; anew, after it was fenced off. A writer's transactions
+    /// must not overlap.
+    ///
+    /// # Errors
+    /// [`StoreError::SwitchingOver`] behind a fence; any other of class
+    /// conflict when others enrol as well.
+    pub async fn enrol(&self, writer: WriterId) -> Result<Enrolment, StoreError> {
+        let mut session = self.begin().await?;
+        let found = match self.enter(&mut session).await {
+            Ok(found) => found,
+            Err(error) => {
+                let _ = session.abort_transaction().await;
+                return Err(error);
+            }
+        };
+        let generations = Generations::try_from(found)?;
+        let change = doc! { "$set": { "epoch": generations.epoch, "at": DateTime::now() } };
+        let writers = self.database().collection::<Document>(collection::WRITERS);
+        writers
+            .update_one(doc! { "_id": writer.0 }, change)
+            .upsert(true)
+            .session(&mut session)
+            .await?;
+        commit(&mut session).await?;
+        Ok(Enrolment {
+            writer,
+            generations: Arc::new(generations),
+        })
+    }
+
+    /// Notes in `generations` that a writer enrols, and lifts a fence that is
+    /// past its end.
+    async fn enter(&self, session: &mut ClientSession) -> Result<GenerationsDocument, StoreError> {
+        let open = doc! { "_id": GENERATIONS, "fence": null };
+        let enter = doc! { "$inc": { "enrolled": 1_i64 } };
+        let over = doc! { "_id": GENERATIONS, "fence.until": { "$lt": DateTime::now() } };
+        let lift =
+            doc! { "$inc": { "enrolled": 1_i64, "epoch": 1_i64 }, "$unset": { "fence": "" } };
+        for (filter, change) in [(open, enter), (over, lift)] {
+            let changed = self
+                .meta::<GenerationsDocument>()
+                .find_one_and_update(filter, change)
+                .return_document(ReturnDocument::After)
+                .session(&mut *session)
+                .await?;
+            if let Some(found) = changed {
+                return Ok(found);
+            }
+        }
+        Err(StoreError::SwitchingOver)
+    }
+
+    /// Keeps all writers out for at most so long. When it returns, all that
+    /// they have written is committed.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the fence may have been set then, and ends by itself.
+    pub async fn fence(&self, length: Duration) -> Result<Fence, StoreError> {
+        let token = ObjectId::new();
+        let now = DateTime::now();
+        let millis = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
+        let until = DateTime::from_millis(now.timestamp_millis().saturating_add(millis));
+        let free = doc! {
+            "_id": GENERATIONS,
+            "$or": [{ "fence": null }, { "fence.until": { "$lt": now } }],
+        };
+        let set = doc! { "$set": { "fence": { "token": token, "until": until } } };
+        let found = self
+            .meta::<GenerationsDocument>()
+            .find_one_and_update(free, set)
+            .await?;
+        let epoch = match found {
+            Some(found) => Generations::try_from(found)?.epoch,
+            None => return Err(StoreError::SwitchingOver),
+        };
+        self.fence_off(epoch).await?;
+        Ok(Fence { token })
+    }
+
+    /// Takes the epoch out of all writers' documents. Outside a transaction, so
+    /// that each change waits for the transaction that has just proved itself.
+    async fn fence_off(&self, epoch: i64) -> Result<(), StoreError> {
+        let writers = self.database().collection::<Document>(collection::WRITERS);
+        let standing = doc! { "epoch": { "$gt": FENCED, "$lte": epoch } };
+        let change = doc! {
+            "update": collection::WRITERS,
+            "updates": [{
+                "q": standing.clone(),
+                "u": { "$set": { "epoch": FENCED } },
+                "multi": true,
+            }],
+            "writeConcern": { "w": "majority", "j": true },
+            "maxTimeMS": i64::try_from(FENCING.as_millis()).unwrap_or(i64::MAX),
+        };
+        loop {
+            let reply = self.database().run_command(change.clone()).await;
+            if writers.count_documents(standing.clone()).await? == 0 {
+                return Ok(());
+            }
+            // Somebody holds a document: not for long, unless they are dead.
+            self.end_stale_transactions().await?;
+            reply?;
+        }
+    }
+
+    /// Has another generation count, for one tenant or for all, and ends the
+    /// fence: the one moment at which readers go over to it. `false` when the
+    /// fence had ended before, and nothing was changed.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; look at [`Store::generations`] whether it happened.
+    pub async fn switch_over(
+        &self,
+        fence: &Fence,
+        tenant: Option<&TenantId>,
+        to: Generation,
+    ) -> Result<bool, StoreError> {
+        let number = i64::from(to.number());
+        let mut set = Document::new();
+        match tenant {
+            // A pipeline, for a tenant may be there already.
+            Some(tenant) => {
+                let others = doc! { "$filter": {
+                    "input": { "$ifNull": ["$tenants", []] },
+                    "cond": { "$ne": ["$$this.t", { "$literal": tenant.as_str() }] },
+                } };
+                let this = doc! { "t": { "$literal": tenant.as_str() }, "g": number };
+                set.insert("tenants", doc! { "$concatArrays": [others, [this]] });
+            }
+            None => {
+                set.insert("everyone", number);
+                set.insert("tenants", doc! { "$literal": [] });
+            }
+        }
+        set.insert("epoch", doc! { "$add": ["$epoch", 1_i64] });
+        let change = vec![doc! { "$set": set }, doc! { "$unset": "fence" }];
+        let standing = doc! {
+            "_id": GENERATIONS,
+            "fence.token": fence.token,
+            "fence.until": { "$gt": DateTime::now() },
+        };
+        let changed = self.meta::<Document>().update_one(standing, change).await?;
+        Ok(changed.matched_count == 1)
+    }
+
+    /// Lets writers in again, and changes nothing else.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the fence ends by itself.
+    pub async fn lift(&self, fence: Fence) -> Result<(), StoreError> {
+        let standing = doc! { "_id": GENERATIONS, "fence.token": fence.token };
+        let change = doc! { "$unset": { "fence": "" }, "$inc": { "epoch": 1_i64 } };
+        self.meta::<Document>().update_one(standing, change).await?;
+        Ok(())
+    }
+
+    pub(super) fn meta<T: Send + Sync>(&self) -> Collection<T> {
+        self.database().collection(collection::META)
+    }
+}

@@ -1,0 +1,192 @@
+//! Which collections hold a tenant's documents.
+//!
+//! A rebuild writes all counters and facts anew, into collections of a new
+//! **generation** beside those that are served, and switches over by changing
+//! one document, `generations` in `meta`. Readers read it in the snapshot that
+//! they answer from; writers know it from their [enrolment](super::fence).
+//! The journal has no generations: it is what each of them is made from.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use mongodb::ClientSession;
+use mongodb::bson::doc;
+use serde::{Deserialize, Serialize};
+
+use super::schema::collection;
+use super::{Store, StoreError};
+use crate::event::TenantId;
+
+/// The `_id` of the document in `meta`.
+pub(super) const GENERATIONS: &str = "generations";
+
+/// One set of collections.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Generation(u32);
+
+impl Generation {
+    /// The generation with this number; 0 is the first.
+    pub fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    /// What a collection is called in it. Those of the first have their plain
+    /// names, and so have those that are not [`collection::COUNTED`].
+    pub fn collection(self, name: &'static str) -> Cow<'static, str> {
+        match self.0 {
+            0 => Cow::Borrowed(name),
+            _ if !collection::COUNTED.contains(&name) => Cow::Borrowed(name),
+            number => Cow::Owned(format!("{name}_{number}")),
+        }
+    }
+
+    /// The version that its dialogs begin after, so that no version is lower
+    /// than one that clients saw in an earlier generation: a dialog would need
+    /// four billion events for that.
+    pub fn versions_after(self) -> i64 {
+        i64::from(self.0) << 32
+    }
+}
+
+/// The generation of each tenant, as of one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Generations {
+    /// Raised with every change that writers must not miss.
+    pub epoch: i64,
+    everyone: Generation,
+    tenants: BTreeMap<TenantId, Generation>,
+}
+
+impl Generations {
+    /// One generation for all.
+    pub fn only(generation: Generation) -> Self {
+        Self {
+            everyone: generation,
+            ..Self::default()
+        }
+    }
+
+    /// Where a tenant's documents are.
+    pub fn of(&self, tenant: &TenantId) -> Generation {
+        self.tenants.get(tenant).copied().unwrap_or(self.everyone)
+    }
+
+    /// Where those of all tenants are that were not rebuilt by themselves.
+    pub fn everyone(&self) -> Generation {
+        self.everyone
+    }
+
+    /// Tenants that were rebuilt by themselves since all were last.
+    pub fn by_themselves(&self) -> impl Iterator<Item = (&TenantId, Generation)> {
+        self.tenants.iter().map(|(tenant, g)| (tenant, *g))
+    }
+
+    /// All that anything is read from.
+    pub fn in_use(&self) -> BTreeSet<Generation> {
+        let tenants = self.tenants.values().copied();
+        tenants.chain([self.everyone]).collect()
+    }
+}
+
+/// The document, as far as it tells where things are. One that does not exist
+/// says that nothing was ever rebuilt.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct GenerationsDocument {
+    #[serde(default)]
+    epoch: i64,
+    #[serde(default)]
+    everyone: Generation,
+    #[serde(default)]
+    tenants: Vec<TenantDocument>,
+}
+
+#[derive(Debug, Deserialize)]
+struct TenantDocument {
+    t: String,
+    g: Generation,
+}
+
+impl TryFrom<GenerationsDocument> for Generations {
+    type Error = StoreError;
+
+    fn try_from(stored: GenerationsDocument) -> Result<Self, StoreError> {
+        let tenants = stored.tenants.into_iter().map(|tenant| {
+            let id = TenantId::new(&tenant.t).map_err(|error| {
+                StoreError::Answer(format!("`{GENERATIONS}` has a tenant with {error}"))
+            })?;
+            Ok((id, tenant.g))
+        });
+        Ok(Self {
+            epoch: stored.epoch,
+            everyone: stored.everyone,
+            tenants: tenants.collect::<Result<_, StoreError>>()?,
+        })
+    }
+}
+
+impl Store {
+    /// The generations as of now.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn generations(&self) -> Result<Generations, StoreError> {
+        let meta = self
+            .database()
+            .collection::<GenerationsDocument>(collection::META);
+        let found = meta.find_one(doc! { "_id": GENERATIONS }).await?;
+        found.unwrap_or_default().try_into()
+    }
+
+    /// The generations as of a snapshot.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub(super) async fn generations_in(
+        &self,
+        session: &mut ClientSession,
+    ) -> Result<Generations, StoreError> {
+        let meta = self
+            .snapshots()
+            .collection::<GenerationsDocument>(collection::META);
+        let filter = doc! { "_id": GENERATIONS };
+        let found = meta.find_one(filter).session(session).await?;
+        found.unwrap_or_default().try_into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_has_collections_and_versions_of_its_own() {
+        let (first, second) = (Generation::new(0), Generation::new(2));
+        assert_eq!(first.collection(collection::DIALOGS), "dialogs");
+        assert_eq!(second.collection(collection::DIALOGS), "dialogs_2");
+        assert_eq!(second.collection(collection::JOURNAL), "journal");
+        assert_eq!(first.versions_after(), 0);
+        assert!(Generation::new(1).versions_after() < second.versions_after());
+    }
+
+    #[test]
+    fn a_tenant_is_where_it_was_rebuilt_last() {
+        let tenant = |id| TenantId::new(id).unwrap();
+        let generations = Generations {
+            epoch: 3,
+            everyone: Generation::new(1),
+            tenants: [(tenant("a"), Generation::new(4))].into(),
+        };
+        assert_eq!(generations.of(&tenant("a")), Generation::new(4));
+        assert_eq!(generations.of(&tenant("b")), Generation::new(1));
+        let used: Vec<u32> = generations.in_use().iter().map(|g| g.number()).collect();
+        assert_eq!(used, [1, 4]);
+    }
+}

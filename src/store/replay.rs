@@ -1,0 +1,452 @@
+//! The journal as a source of events: all of it, then what is added to it.
+//!
+//! Counters are a function of the set of events, so a replay may read records
+//! in any order, and some twice; it must miss none. The order of writing is
+//! used because events then mostly come in the order of their times, which is
+//! what deriving is fastest at.
+//!
+//! What was committed before a replay began is found by reading the journal;
+//! what is committed later is found in the server's change stream, which begins
+//! at a time of the server's own clock. No clock of ours decides anything.
+
+use futures::TryStreamExt as _;
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::raw::RawDocument;
+use mongodb::bson::{DateTime, Document, RawDocumentBuf, Timestamp, deserialize_from_slice, doc};
+use mongodb::change_stream::ChangeStream;
+use mongodb::change_stream::event::ResumeToken;
+use mongodb::{Cursor, error};
+use serde::Deserialize;
+use std::time::Duration;
+
+use super::documents::micros;
+use super::journal::ORIGIN;
+use super::schema::collection;
+use super::{Store, StoreError};
+use crate::event::{
+    DialogId, Event, EventId, Fact, InvalidId, MessageId, NewMessage, Reaction, SenderType, Stamp,
+    Status, TenantId, TopicId, UserId,
+};
+
+/// The `_id` in `meta` of the document that shows how far a stream is.
+const MARKER: &str = "marker";
+/// Records in one reply of the server.
+const REPLY: u32 = 4_000;
+/// How long the server waits for something new before it says that there is
+/// nothing.
+const AWAIT: Duration = Duration::from_millis(100);
+
+/// A moment in the life of the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Since {
+    /// What is committed after it is in the change stream from here on.
+    pub time: Timestamp,
+    /// What was committed before it was written no later.
+    pub newest: DateTime,
+}
+
+impl Store {
+    /// Whether the journal has every event that was ever taken.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn journal_is_whole(&self) -> Result<bool, StoreError> {
+        let journal = self.database().collection::<Document>(collection::JOURNAL);
+        let origin = journal.find_one(doc! { "_id": { "t": "", "e": ORIGIN } });
+        Ok(origin.await?.is_some())
+    }
+
+    /// Now.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn journal_now(&self) -> Result<Since, StoreError> {
+        let hello = self.database().run_command(doc! { "hello": 1 }).await?;
+        // Not the time of the latest write: one that is not yet majority
+        // committed would be before that, and missing in the reads that follow.
+        let time = hello
+            .get_document("lastWrite")
+            .and_then(|last| last.get_document("majorityOpTime"))
+            .and_then(|majority| majority.get_timestamp("ts"))
+            .map_err(|error| StoreError::Answer(format!("hello without a time: {error}")))?;
+        let newest = self
+            .database()
+            .collection::<AppliedAt>(collection::JOURNAL)
+            .find_one(doc! {})
+            .sort(doc! { "applied_at": -1 })
+            .await?;
+        Ok(Since {
+            time,
+            newest: newest.map_or(DateTime::MIN, |record| record.applied_at),
+        })
+    }
+
+    /// About how many records there are.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn estimated_records(&self) -> Result<u64, StoreError> {
+        let journal = self.database().collection::<Document>(collection::JOURNAL);
+        Ok(journal.estimated_document_count().await?)
+    }
+
+    /// Reads the records that were written from `from` on and were committed
+    /// before `since`, of one tenant or of all.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn read_journal(
+        &self,
+        tenant: Option<&TenantId>,
+        from: Option<DateTime>,
+        since: Since,
+    ) -> Result<JournalReader, StoreError> {
+        let mut written = doc! { "$lte": since.newest };
+        if let Some(from) = from {
+            written.insert("$gte", from);
+        }
+        let mut filter = doc! { "applied_at": written };
+        if let Some(tenant) = tenant {
+            filter.insert("_id.t", tenant.as_str());
+        }
+        let journal = self
+            .database()
+            .collection::<RawDocumentBuf>(collection::JOURNAL);
+        let cursor = journal
+            .find(filter)
+            .sort(doc! { "applied_at": 1 })
+            .batch_size(REPLY)
+            .await?;
+        Ok(JournalReader { cursor })
+    }
+
+    /// Follows what is added to the journal.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; see [`is_history_lost`].
+    pub async fn follow_journal(
+        &self,
+        tenant: Option<&TenantId>,
+        since: Since,
+        after: Option<ResumeToken>,
+    ) -> Result<JournalFollower, StoreError> {
+        let mut wanted = doc! { "ns.coll": collection::JOURNAL, "operationType": "insert" };
+        if let Some(tenant) = tenant {
+            wanted.insert("fullDocument._id.t", tenant.as_str());
+        }
+        let marker = doc! { "ns.coll": collection::META, "documentKey._id": MARKER };
+        let watch = self
+            .database()
+            .watch()
+            .pipeline([doc! { "$match": { "$or": [wanted, marker] } }])
+            .batch_size(REPLY)
+            .max_await_time(AWAIT);
+        let watch = match after {
+            Some(token) => watch.resume_after(token),
+            None => watch.start_at_operation_time(since.time),
+        };
+        let changes = watch.await?.with_type::<RawDocumentBuf>();
+        Ok(JournalFollower { changes })
+    }
+
+    /// Leaves a mark in the stream: once a follower has seen it, it has seen
+    /// all that was committed before.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn mark_journal(&self) -> Result<Marker, StoreError> {
+        let marker = Marker(ObjectId::new());
+        self.meta::<Document>()
+            .replace_one(doc! { "_id": MARKER }, doc! { "mark": marker.0 })
+            .upsert(true)
+            .await?;
+        Ok(marker)
+    }
+}
+
+/// A mark in the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marker(ObjectId);
+
+/// Whether the server no longer has the changes that are to be followed.
+pub fn is_history_lost(error: &StoreError) -> bool {
+    const CHANGE_STREAM_FATAL: i32 = 280;
+    const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
+    match error {
+        StoreError::Driver(error) => matches!(
+            error.kind.as_ref(),
+            error::ErrorKind::Command(refused)
+                if [CHANGE_STREAM_FATAL, CHANGE_STREAM_HISTORY_LOST].contains(&refused.code)
+        ),
+        _ => false,
+    }
+}
+
+/// Some records.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    /// The events that count, in the order of writing.
+    pub events: Vec<Event>,
+    /// All records that were read.
+    pub records: u64,
+}
+
+/// Reads what is there.
+#[derive(Debug)]
+pub struct JournalReader {
+    cursor: Cursor<RawDocumentBuf>,
+}
+
+impl JournalReader {
+    /// The next records, and when the last of them was written; `None` at the
+    /// end.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the reader is of no use then.
+    pub async fn next(&mut self, most: u64) -> Result<Option<(Chunk, DateTime)>, StoreError> {
+        let mut chunk = Chunk::default();
+        let mut last = None;
+        while chunk.records < most {
+            let Some(record) = self.cursor.try_next().await? else {
+                break;
+            };
+            last = Some(chunk.add(&record)?);
+        }
+        Ok(last.map(|last| (chunk, last)))
+    }
+}
+
+/// Reads what is added.
+pub struct JournalFollower {
+    changes: ChangeStream<RawDocumentBuf>,
+}
+
+impl std::fmt::Debug for JournalFollower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JournalFollower").finish_non_exhaustive()
+    }
+}
+
+impl JournalFollower {
+    /// The next records, if there are any yet, and whether the marker came
+    /// behind them.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the follower is of no use then.
+    pub async fn next(&mut self, most: u64, marker: Marker) -> Result<(Chunk, bool), StoreError> {
+        let mut chunk = Chunk::default();
+        while chunk.records < most {
+            match self.changes.next_if_any().await? {
+                Some(change) if self.add(&mut chunk, &change, marker)? => {
+                    return Ok((chunk, true));
+                }
+                Some(_) => {}
+                None if self.changes.is_alive() => break,
+                None => return Err(StoreError::Answer("the change stream has ended".into())),
+            }
+        }
+        Ok((chunk, false))
+    }
+
+    fn add(
+        &self,
+        chunk: &mut Chunk,
+        change: &RawDocument,
+        marker: Marker,
+    ) -> Result<bool, StoreError> {
+        let namespace = change.get_document("ns").map_err(unreadable)?;
+        let document = change.get_document("fullDocument").map_err(unreadable)?;
+        if namespace.get_str("coll").map_err(unreadable)? == collection::JOURNAL {
+            chunk.add(document)?;
+            return Ok(false);
+        }
+        Ok(document.get_object_id("mark").map_err(unreadable)? == marker.0)
+    }
+
+    /// From where to follow again, when all that was handed out is dealt with.
+    pub fn position(&self) -> Option<ResumeToken> {
+        self.changes.resume_token()
+    }
+}
+
+impl Chunk {
+    /// Adds a record; returns when it was written.
+    fn add(&mut self, record: &RawDocument) -> Result<DateTime, StoreError> {
+        let record: Record = deserialize_from_slice(record.as_bytes()).map_err(unreadable)?;
+        self.records += 1;
+        let applied_at = record.applied_at;
+        self.events.extend(record.event()?);
+        Ok(applied_at)
+    }
+}
+
+#[derive(Deserialize)]
+struct AppliedAt {
+    applied_at: DateTime,
+}
+
+#[derive(Deserialize)]
+struct RecordId<'r> {
+    t: &'r str,
+    e: &'r str,
+}
+
+#[derive(Deserialize)]
+struct WordRecord {
+    r: String,
+    set: bool,
+}
+
+/// A record, as [`super::journal`] writes it.
+#[derive(Deserialize)]
+struct Record<'r> {
+    #[serde(borrow)]
+    _id: RecordId<'r>,
+    r#type: &'r str,
+    #[serde(default)]
+    at: i64,
+    d: Option<&'r str>,
+    #[serde(alias = "of")]
+    m: Option<&'r str>,
+    u: Option<&'r str>,
+    version: Option<i64>,
+    user_type: Option<&'r str>,
+    sent_at: Option<i64>,
+    #[serde(default)]
+    system: bool,
+    status: Option<&'r str>,
+    #[serde(default)]
+    words: Vec<WordRecord>,
+    read_until: Option<i64>,
+    joined_at: Option<i64>,
+    topic: Option<&'r str>,
+    applied_at: DateTime,
+}
+
+impl Record<'_> {
+    /// The event that it records. `None` for what is no event, and for a create
+    /// of a message that was there: the first one recorded counts, also where
+    /// the two disagree.
+    fn event(&self) -> Result<Option<Event>, StoreError> {
+        let Some(fact) = self.fact()? else {
+            return Ok(None);
+        };
+        Ok(Some(Event {
+            tenant: TenantId::new(self._id.t).map_err(foreign)?,
+            stamp: Stamp {
+                at: micros(self.at)?,
+                event: EventId::new(self._id.e).map_err(foreign)?,
+            },
+            actor: None,
+            dialog_hint: self.d.map(DialogId::new).transpose().map_err(foreign)?,
+            fact,
+        }))
+    }
+
+    fn fact(&self) -> Result<Option<Fact>, StoreError> {
+        Ok(Some(match self.r#type {
+            "message.create" => match self.version {
+                Some(_) => Fact::MessageCreated(self.message_created()?),
+                None => return Ok(None),
+            },
+            "message.delete" => Fact::MessageDeleted {
+                message: self.id("m", self.m, MessageId::new)?,
+            },
+            "message.status.changed" => Fact::StatusReached {
+                message: self.id("m", self.m, MessageId::new)?,
+                user: self.user()?,
+                status: self.id("status", self.status, Status::new)?,
+            },
+            "message.reaction.changed" => Fact::ReactionChanged {
+                message: self.id("m", self.m, MessageId::new)?,
+                user: self.user()?,
+                words: self.words()?,
+            },
+            "dialog.messages.bulk_read" => Fact::BulkRead {
+                dialog: self.dialog()?,
+                user: self.user()?,
+                read_until: micros(self.there("read_until", self.read_until)?)?,
+            },
+            "dialog.member.add" => Fact::MemberAdded {
+                dialog: self.dialog()?,
+                user: self.user()?,
+                joined_at: micros(self.there("joined_at", self.joined_at)?)?,
+            },
+            "dialog.member.remove" => Fact::MemberRemoved {
+                dialog: self.dialog()?,
+                user: self.user()?,
+            },
+            "dialog.topic.create" => Fact::TopicCreated {
+                dialog: self.dialog()?,
+                topic: self.id("topic", self.topic, TopicId::new)?,
+            },
+            "dialog.delete" => Fact::DialogDeleted {
+                dialog: self.dialog()?,
+            },
+            "user.changed" => Fact::UserTyped {
+                user: self.user()?,
+                user_type: self.id("user_type", self.user_type, SenderType::new)?,
+            },
+            other if other.starts_with("counters.") => return Ok(None),
+            other => {
+                return Err(StoreError::Answer(format!(
+                    "the journal has {:?} of type {other:?}, which this version does not know",
+                    self._id.e
+                )));
+            }
+        }))
+    }
+
+    /// The sender's type is the one that was fixed then.
+    fn message_created(&self) -> Result<NewMessage, StoreError> {
+        Ok(NewMessage {
+            dialog: self.dialog()?,
+            message: self.id("m", self.m, MessageId::new)?,
+            sender: self.user()?,
+            sender_type: Some(self.id("user_type", self.user_type, SenderType::new)?),
+            sent_at: micros(self.there("sent_at", self.sent_at)?)?,
+            system: self.system,
+        })
+    }
+
+    fn words(&self) -> Result<Vec<(Reaction, bool)>, StoreError> {
+        let words = self.words.iter();
+        words
+            .map(|word| Ok((Reaction::new(&word.r).map_err(foreign)?, word.set)))
+            .collect()
+    }
+
+    fn dialog(&self) -> Result<DialogId, StoreError> {
+        self.id("d", self.d, DialogId::new)
+    }
+
+    fn user(&self) -> Result<UserId, StoreError> {
+        self.id("u", self.u, UserId::new)
+    }
+
+    fn id<T>(
+        &self,
+        field: &str,
+        found: Option<&str>,
+        parse: impl FnOnce(&str) -> Result<T, InvalidId>,
+    ) -> Result<T, StoreError> {
+        parse(self.there(field, found)?).map_err(foreign)
+    }
+
+    fn there<T>(&self, field: &str, found: Option<T>) -> Result<T, StoreError> {
+        found.ok_or_else(|| {
+            StoreError::Answer(format!(
+                "the journal has {:?} of type {:?} without `{field}`",
+                self._id.e, self.r#type
+            ))
+        })
+    }
+}
+
+fn foreign(what: InvalidId) -> StoreError {
+    StoreError::Answer(format!("the journal has {what}"))
+}
+
+fn unreadable(error: mongodb::bson::error::Error) -> StoreError {
+    StoreError::Answer(format!("a record of the journal cannot be read: {error}"))
+}
