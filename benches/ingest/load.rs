@@ -87,6 +87,15 @@ pub fn mixed(options: &Options, members: usize, round: usize) -> Vec<Load> {
     events.collect()
 }
 
+/// Everyone joins every dialog, in the time before the first round.
+pub fn joins(options: &Options, members: usize) -> Vec<Load> {
+    let pairs = (0..options.dialogs).flat_map(|d| (0..members).map(move |m| (d, m)));
+    let joins = pairs.enumerate();
+    joins
+        .map(|(index, (dialog, user))| membership(index, dialog, user, true))
+        .collect()
+}
+
 fn event(
     index: usize,
     event_type: &'static str,

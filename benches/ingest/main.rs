@@ -6,7 +6,8 @@
 //! timed from the first delivery to the last ack, by its own metrics. The
 //! floors are the same work without the service: writing the same documents in
 //! a bare loop, in transactions as large as the service's were, and consuming
-//! the same messages without doing anything.
+//! the same messages without doing anything. At the end a journal of the mixed
+//! load is rebuilt, and what came of it verified.
 //!
 //! ```text
 //! cargo bench --bench ingest -- [--events N] [--dialogs N] [--rounds N]
@@ -22,6 +23,7 @@ mod load;
 #[path = "../../tests/kit/service.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod process;
+mod rebuild;
 mod report;
 mod seed;
 mod service;
@@ -31,6 +33,7 @@ use chat_counters::config::Config;
 
 use load::Load;
 use process::{Result, Service, config};
+use rebuild::Rebuilt;
 use report::{Measured, Report};
 
 /// What is to be measured.
@@ -133,6 +136,13 @@ async fn main() -> Result<()> {
         seed::verify(config, messages.sum()).await?;
         floors::remove(config).await?;
     }
+    report.rebuilt = rebuild::measure(&options).await?;
+    let Rebuilt {
+        events_per_second,
+        verified_per_second,
+    } = report.rebuilt;
+    println!("{:<28} {events_per_second:>10.0} events/s", "rebuild");
+    println!("{:<28} {verified_per_second:>10.0} messages/s", "verify");
     report.write()?;
     Ok(())
 }

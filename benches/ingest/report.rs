@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::process::Result;
+use super::rebuild::Rebuilt;
 
 /// CPU seconds, absolute or for 1,000 events.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,6 +42,7 @@ pub struct Report {
     pub end_to_end: Vec<(usize, Measured)>,
     pub mixed: Option<Measured>,
     pub store_floor: f64,
+    pub rebuilt: Rebuilt,
     pub bus_floor: f64,
 }
 
@@ -167,6 +169,8 @@ impl Report {
                 "store_events_per_second": self.store_floor,
                 "bus_events_per_second": self.bus_floor,
             },
+            "rebuild_events_per_second": self.rebuilt.events_per_second,
+            "verify_messages_per_second": self.rebuilt.verified_per_second,
             "peak_rss_mib": peak,
             "cpu_seconds_per_1000_events": {
                 "service": mean(|cpu| Some(cpu.service)),

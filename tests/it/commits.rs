@@ -1,6 +1,7 @@
 //! Load, derive and commit on a real MongoDB, against the model: two writers
 //! side by side, each with a cache that the other makes stale, some of them
-//! dying in the middle of a batch. Whatever the schedule, the same counters.
+//! dying in the middle of a batch, and now and then everything rebuilt under
+//! them. Whatever the schedule, the same counters.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use chat_counters::config::Config;
 use chat_counters::derive::Care;
 use chat_counters::event::Event;
 use chat_counters::lane::{Shared, TypesInFlight, Writer};
+use chat_counters::maintenance::rebuild::{Outcome, Progress, rebuild};
 use chat_counters::retry::Backoff;
 use chat_counters::shutdown;
 use chat_counters::store::{Class, CommitFeed, Reader, Store};
@@ -16,6 +18,7 @@ use chat_counters::telemetry::metrics::Metrics;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 use crate::derive::decoded;
 use crate::kit::model::Model;
@@ -29,6 +32,8 @@ use crate::torture::Torture;
 const LATEST_CRASH_MICROS: usize = 25_000;
 /// Conflicts in a row after which a dead writer may be in the way.
 const STUBBORN_CONFLICTS: u32 = 5;
+/// In one of so many cases everything is rebuilt meanwhile.
+const REBUILT_CASES: usize = 8;
 /// A batch that is not taken after so many is never going to be.
 const MOST_CONFLICTS: u32 = 500;
 
@@ -38,6 +43,7 @@ struct Stage {
     cases: AtomicU64,
     conflicts: AtomicU64,
     crashes: AtomicU64,
+    rebuilds: AtomicU64,
 }
 
 impl Stage {
@@ -52,6 +58,7 @@ impl Stage {
             cases: AtomicU64::new(0),
             conflicts: AtomicU64::new(0),
             crashes: AtomicU64::new(0),
+            rebuilds: AtomicU64::new(0),
         })
     }
 
@@ -68,9 +75,16 @@ impl Stage {
             one.push(batch);
             std::mem::swap(&mut one, &mut other);
         }
+        let mut random = Random::new(schedule.seed());
+        let rebuilds = random.one_in(REBUILT_CASES);
         tokio::join!(
-            self.work(&one, Random::new(schedule.seed())),
+            self.work(&one, random),
             self.work(&other, Random::new(!schedule.seed())),
+            async {
+                if rebuilds {
+                    self.rebuild().await;
+                }
+            },
         );
         let reader = Reader::new(self.shared.store.clone(), self.shared.feed.clone());
         stored::differences(&reader, &Model::of(&events)).await
@@ -92,6 +106,16 @@ impl Stage {
             }
             self.take(&mut writer, batch, care).await;
         }
+    }
+
+    /// Makes everything anew, beside the writers.
+    async fn rebuild(&self) {
+        let (_never, stop) = shutdown::channel();
+        let (progress, _) = watch::channel(Progress::default());
+        let store = &self.shared.store;
+        let outcome = rebuild(store, None, "a test", stop, progress).await;
+        assert_eq!(outcome.unwrap(), Outcome::SwitchedOver);
+        self.rebuilds.fetch_add(1, Ordering::Relaxed);
     }
 
     fn writer(&self) -> Writer {
@@ -159,7 +183,9 @@ fn two_writers_that_die_now_and_then_store_the_counters_of_the_model() {
         assert!(differences.is_empty(), "{differences:#?}");
     });
     let (conflicts, crashes) = (stage.conflicts.into_inner(), stage.crashes.into_inner());
-    println!("{conflicts} conflicts, {crashes} crashes in mid-batch");
+    let rebuilds = stage.rebuilds.into_inner();
+    println!("{conflicts} conflicts, {crashes} crashes in mid-batch, {rebuilds} rebuilds");
     assert!(conflicts > 0, "the writers were never in each other's way");
     assert!(crashes > 0, "no writer died in mid-batch");
+    assert!(rebuilds > 0, "nothing was rebuilt under the writers");
 }
