@@ -13,6 +13,7 @@ use chat_counters::lane::{Shared, TypesInFlight, Writer};
 use chat_counters::maintenance::rebuild::{Outcome, Progress, rebuild};
 use chat_counters::retry::Backoff;
 use chat_counters::shutdown;
+use chat_counters::store::rebuild::Phase;
 use chat_counters::store::{Class, CommitFeed, Reader, Store};
 use chat_counters::telemetry::metrics::Metrics;
 use prometheus_client::registry::Registry;
@@ -36,6 +37,29 @@ const STUBBORN_CONFLICTS: u32 = 5;
 const REBUILT_CASES: usize = 8;
 /// A batch that is not taken after so many is never going to be.
 const MOST_CONFLICTS: u32 = 500;
+
+/// Until when writers wait in the middle of their work: until shortly before a
+/// rebuild's switch, or until after it, knowing only what was before.
+#[derive(Clone)]
+enum Pause {
+    Never,
+    UntilFollowing(watch::Receiver<Progress>),
+    UntilOver(watch::Receiver<Progress>),
+}
+
+impl Pause {
+    async fn wait(self) {
+        // An error says that the rebuild is over.
+        let _ = match self {
+            Pause::Never => return,
+            Pause::UntilFollowing(mut seen) => {
+                let following = seen.wait_for(|now| now.phase != Phase::Replaying).await;
+                following.map(drop)
+            }
+            Pause::UntilOver(mut seen) => seen.wait_for(|_| false).await.map(drop),
+        };
+    }
+}
 
 /// A database for all cases, each with tenants of its own.
 struct Stage {
@@ -76,13 +100,19 @@ impl Stage {
             std::mem::swap(&mut one, &mut other);
         }
         let mut random = Random::new(schedule.seed());
+        let (progress, seen) = watch::channel(Progress::default());
         let rebuilds = random.one_in(REBUILT_CASES);
+        let pause = match random.one_in(2) {
+            _ if !rebuilds => Pause::Never,
+            true => Pause::UntilFollowing(seen),
+            false => Pause::UntilOver(seen),
+        };
         tokio::join!(
-            self.work(&one, random),
-            self.work(&other, Random::new(!schedule.seed())),
+            self.work(&one, random, pause.clone()),
+            self.work(&other, Random::new(!schedule.seed()), pause),
             async {
                 if rebuilds {
-                    self.rebuild().await;
+                    self.rebuild(progress).await;
                 }
             },
         );
@@ -91,9 +121,12 @@ impl Stage {
     }
 
     /// A process after the other, each until it dies, until all is committed.
-    async fn work(&self, batches: &[Vec<Event>], mut random: Random) {
+    async fn work(&self, batches: &[Vec<Event>], mut random: Random, pause: Pause) {
         let mut writer = self.writer();
-        for batch in batches {
+        for (number, batch) in batches.iter().enumerate() {
+            if number == batches.len() / 2 {
+                pause.clone().wait().await;
+            }
             let mut care = Care::Presume;
             if random.one_in(4) {
                 let late = Duration::from_micros(random.below(LATEST_CRASH_MICROS) as u64);
@@ -109,9 +142,8 @@ impl Stage {
     }
 
     /// Makes everything anew, beside the writers.
-    async fn rebuild(&self) {
+    async fn rebuild(&self, progress: watch::Sender<Progress>) {
         let (_never, stop) = shutdown::channel();
-        let (progress, _) = watch::channel(Progress::default());
         let store = &self.shared.store;
         let outcome = rebuild(store, None, "a test", stop, progress).await;
         assert_eq!(outcome.unwrap(), Outcome::SwitchedOver);
