@@ -181,6 +181,7 @@ fn status(error: &ReadError) -> Status {
             tracing::debug!(%error, "not answered");
             unavailable()
         }
+        ReadError::TooMuch(_) => Status::resource_exhausted(error.to_string()),
         ReadError::Driver(_) | ReadError::Malformed { .. } => {
             tracing::error!(%error, "not answered");
             internal()

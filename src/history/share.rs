@@ -46,6 +46,16 @@ pub fn lowest_mark(user: &UserId, before: Option<Mark>, records: &[Applied]) -> 
     moved.chain(before).min()
 }
 
+/// How many messages the user had sent before the records that led to `now`.
+pub fn sent_before(user: &UserId, now: i64, records: &[Applied]) -> i64 {
+    let more = records.iter().map(|record| match &record.what {
+        What::Created(created) if created.sender == *user => i64::from(!created.stillborn),
+        What::Deleted { sender, .. } if sender.as_ref() == Some(user) => -1,
+        _ => 0,
+    });
+    now - more.sum::<i64>()
+}
+
 /// Writes how the user's counters in a dialog came about.
 pub fn replay(
     user: &UserId,
