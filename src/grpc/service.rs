@@ -8,7 +8,7 @@ use crate::store::read::{self, Query, ReadError, Reader};
 
 use super::health::StoreState;
 use super::limits::{Deadline, Limits, Permit};
-use super::token::Scope;
+use super::token::{self, Scope};
 use super::v1::{self, counter_service_server::CounterService};
 use super::validate;
 
@@ -117,6 +117,23 @@ impl CounterService for Counters {
         let message_stats = all(answer);
         Ok(Response::new(v1::BatchGetMessageStatsResponse {
             message_stats,
+        }))
+    }
+
+    async fn list_counter_history(
+        &self,
+        request: Request<v1::ListCounterHistoryRequest>,
+    ) -> Result<Response<v1::ListCounterHistoryResponse>, Status> {
+        let (call, request) = self.open("ListCounterHistory", request);
+        let (query, after) = validate::history(&request)?;
+        let page = self.answer(call, query.clone(), after).await?;
+        let next = page.next.as_ref().map(|next| token::after(&query, next));
+        let values = page.values.into_iter();
+        let values = values.map(|(counter, value)| (counter.to_string(), value));
+        Ok(Response::new(v1::ListCounterHistoryResponse {
+            entries: all(page.entries),
+            next_page_token: next.unwrap_or_default(),
+            current_values: values.filter(|(_, value)| *value != 0).collect(),
         }))
     }
 }
