@@ -23,6 +23,8 @@ mod exactly_once;
 mod failpoints;
 mod grpc;
 mod grpc_reads;
+mod history;
+mod history_property;
 mod layers;
 mod memory;
 mod mutations;

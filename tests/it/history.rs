@@ -1,0 +1,1 @@
+//! Histories over gRPC and on the command line.
