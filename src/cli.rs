@@ -5,9 +5,11 @@ mod completions;
 mod config;
 mod exit;
 mod get;
+mod history;
 mod lines;
 mod output;
 mod publish;
+mod remote;
 mod serve;
 mod verify;
 
@@ -115,6 +117,8 @@ enum Command {
     Serve(serve::Serve),
     Publish(publish::Publish),
     Get(get::Get),
+    History(history::History),
+    Explain(history::Explain),
     Check(check::Check),
     Verify(verify::Verify),
     Config(config::Config),
@@ -179,6 +183,8 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Serve(serve) => serve.run(&global).await,
         Command::Publish(publish) => publish.run(&global).await,
         Command::Get(get) => get.run(&global).await,
+        Command::History(history) => history.run(&global).await,
+        Command::Explain(explain) => explain.run(&global).await,
         Command::Check(check) => check.run(&global).await,
         Command::Verify(verify) => verify.run(&global).await,
         Command::Config(config) => config.run(&global),
