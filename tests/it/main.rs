@@ -25,6 +25,7 @@ mod grpc;
 mod grpc_reads;
 mod history;
 mod history_property;
+mod history_size;
 mod layers;
 mod memory;
 mod mutations;
