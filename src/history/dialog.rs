@@ -92,3 +92,75 @@ fn repaired(record: &Applied, repairs: &[Repair], track: &mut Track<'_>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::derive::state::Mark;
+    use crate::event::{MessageId, UserId};
+    use crate::history::{Tape, What};
+
+    fn moved(before: Option<i64>, after: Option<i64>) -> What {
+        What::Moved {
+            user: UserId::new("bob").unwrap(),
+            before: before.map(Mark),
+            after: after.map(Mark),
+        }
+    }
+
+    fn records(what: impl IntoIterator<Item = What>) -> Vec<Applied> {
+        let records = what.into_iter().zip(1_i64..);
+        let records = records.map(|(what, version)| Applied {
+            version,
+            at: version,
+            what,
+        });
+        records.collect()
+    }
+
+    #[test]
+    fn members_come_and_go_and_all_ends_with_the_dialog() {
+        let records = records([
+            moved(None, Some(3)),
+            moved(Some(3), Some(9)),
+            What::Topic,
+            What::Deleted {
+                message: MessageId::new("m").unwrap(),
+                sender: None,
+            },
+            moved(Some(9), None),
+            What::DialogDeleted,
+            What::Topic,
+        ]);
+        let now = Counts {
+            messages: 4,
+            members: 2,
+            topics: 5,
+        };
+        let before = now.before(&records);
+        let expected = Counts {
+            messages: 5,
+            members: 2,
+            topics: 3,
+        };
+        assert_eq!(before, expected);
+        let mut tape = Tape::new(None);
+        replay(Some(before), &records, Counts::default(), tape.track("d"));
+        let lines = tape.finish();
+        let changes = lines.all().iter();
+        let changes = changes.map(|line| (line.step.version, lines.counter(line), line.step.delta));
+        let expected = [
+            (0, &Counter::Messages, 5),
+            (0, &Counter::Members, 2),
+            (0, &Counter::Topics, 3),
+            (1, &Counter::Members, 1),
+            (3, &Counter::Topics, 1),
+            (4, &Counter::Messages, -1),
+            (5, &Counter::Members, -1),
+            (6, &Counter::Messages, -4),
+            (6, &Counter::Members, -2),
+            (6, &Counter::Topics, -4),
+        ];
+        assert_eq!(changes.collect::<Vec<_>>(), expected);
+    }
+}

@@ -88,3 +88,70 @@ fn changes(record: &Happened) -> impl Iterator<Item = &(Counter, i64)> {
     };
     changes.iter()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Status;
+    use crate::history::Line;
+
+    fn read() -> Counter {
+        Counter::Status(Status::new("read").unwrap())
+    }
+
+    fn happened(event: &str, at: i64, what: Word) -> Happened {
+        Happened {
+            at,
+            event: event.into(),
+            what,
+        }
+    }
+
+    fn more() -> Word {
+        Word::Changed(vec![(read(), 1)])
+    }
+
+    fn replayed(now: &Now, records: Vec<Happened>) -> Vec<(String, i64)> {
+        let mut tape = Tape::new(None);
+        replay(&MessageId::new("m").unwrap(), now, records, &mut tape);
+        let lines = tape.finish();
+        let change = |line: &Line| (lines.group(line).to_owned(), line.step.delta);
+        lines.all().iter().map(change).collect()
+    }
+
+    fn change(event: &str, delta: i64) -> (String, i64) {
+        (event.into(), delta)
+    }
+
+    #[test]
+    fn records_count_in_the_order_of_their_writing_until_the_end() {
+        let now = Now {
+            counted: BTreeMap::from([(read(), 4)]),
+            served: BTreeMap::new(),
+            gone: true,
+        };
+        let records = vec![
+            happened("e3", 9, Word::Ended),
+            happened("e1", 5, more()),
+            happened("e4", 10, more()),
+            happened("e2", 5, more()),
+        ];
+        let expected = [
+            change("", 1),
+            change("e1", 1),
+            change("e2", 1),
+            change("e3", -3),
+        ];
+        assert_eq!(replayed(&now, records), expected);
+    }
+
+    #[test]
+    fn a_message_gone_before_the_first_record_has_no_history() {
+        let now = Now {
+            counted: BTreeMap::from([(read(), 2)]),
+            served: BTreeMap::new(),
+            gone: true,
+        };
+        assert_eq!(replayed(&now, vec![happened("e1", 5, more())]), []);
+    }
+}

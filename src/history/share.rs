@@ -343,3 +343,257 @@ impl<'u> Replay<'u> {
 fn total(by_type: &ByType) -> i64 {
     by_type.iter().map(|(_, count)| count).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Part, Tape};
+
+    fn id(id: &str) -> MessageId {
+        MessageId::new(id).unwrap()
+    }
+
+    fn user(id: &str) -> UserId {
+        UserId::new(id).unwrap()
+    }
+
+    fn created(message: &str, sender: &str, at: i64) -> What {
+        What::Created(Created {
+            message: id(message),
+            sender: user(sender),
+            sender_type: SenderType::default(),
+            at: Micros::new(at).unwrap(),
+            system: false,
+            foretold: false,
+            stillborn: false,
+        })
+    }
+
+    fn moved(before: Option<i64>, after: Option<i64>) -> What {
+        What::Moved {
+            user: user("bob"),
+            before: before.map(Mark),
+            after: after.map(Mark),
+        }
+    }
+
+    fn read(message: &str) -> What {
+        What::Read {
+            message: id(message),
+            user: user("bob"),
+        }
+    }
+
+    fn deleted(message: &str) -> What {
+        What::Deleted {
+            message: id(message),
+            sender: Some(user("ann")),
+        }
+    }
+
+    /// Bob's changes of one counter: the version (0 for a balance) and delta.
+    fn changes(
+        before: Before,
+        what: impl IntoIterator<Item = What>,
+        view: View,
+        counter: Counter,
+        served: i64,
+    ) -> Vec<(i64, i64)> {
+        let records = what.into_iter().zip(7_i64..);
+        let records = records.map(|(what, version)| Applied {
+            version,
+            at: version,
+            what,
+        });
+        let records: Vec<_> = records.collect();
+        let mut tape = Tape::new(Some(counter.clone()));
+        let served = Served::from([(counter, served)]);
+        replay(
+            &user("bob"),
+            view,
+            before,
+            &records,
+            &served,
+            tape.track("d"),
+        );
+        let lines = tape.finish();
+        let all = Part {
+            limit: 100,
+            ..Part::default()
+        };
+        let (page, more) = lines.page(&all);
+        assert!(!more);
+        page.iter()
+            .map(|line| (line.step.version, line.step.delta))
+            .collect()
+    }
+
+    fn unread(
+        before: Before,
+        what: impl IntoIterator<Item = What>,
+        served: i64,
+    ) -> Vec<(i64, i64)> {
+        changes(before, what, View::InDialog, Counter::Unread, served)
+    }
+
+    fn member() -> Before {
+        Before {
+            mark: Some(Mark(0)),
+            ..Before::default()
+        }
+    }
+
+    #[test]
+    fn unread_rises_with_messages_of_others_after_the_mark() {
+        let what = [
+            created("m1", "ann", 5),
+            created("own", "bob", 6),
+            moved(Some(0), Some(7)),
+            created("late", "ann", 7),
+            created("m2", "ann", 8),
+        ];
+        assert_eq!(unread(member(), what, 1), [(7, 1), (9, -1), (11, 1)]);
+    }
+
+    #[test]
+    fn a_mark_that_moves_back_brings_messages_back_but_not_those_read_or_deleted() {
+        let what = [
+            created("m1", "ann", 5),
+            created("m2", "ann", 5),
+            created("m3", "ann", 6),
+            moved(Some(0), Some(9)),
+            read("m1"),
+            deleted("m3"),
+            moved(Some(9), Some(4)),
+            moved(Some(4), None),
+            moved(None, Some(4)),
+        ];
+        let expected = [(7, 1), (8, 1), (9, 1), (10, -3), (13, 1), (14, -1), (15, 1)];
+        assert_eq!(unread(member(), what, 1), expected);
+    }
+
+    #[test]
+    fn what_was_before_makes_a_balance() {
+        let message = |name: &str, at| (id(name), Micros::new(at).unwrap(), SenderType::default());
+        let before = Before {
+            messages: vec![message("m1", 0), message("m2", 1), message("m3", 2)],
+            read: HashSet::from([id("m4")]),
+            ..member()
+        };
+        let mut known = created("m4", "ann", 3);
+        if let What::Created(created) = &mut known {
+            created.foretold = true;
+        }
+        let what = [read("m2"), known, deleted("m3"), deleted("m1")];
+        assert_eq!(unread(before, what, 0), [(0, 2), (7, -1), (9, -1)]);
+    }
+
+    #[test]
+    fn the_end_of_the_dialog_is_the_end_of_its_history() {
+        let what = [
+            created("m1", "ann", 5),
+            What::DialogDeleted,
+            created("m2", "ann", 6),
+            moved(Some(0), None),
+        ];
+        assert_eq!(unread(member(), what.clone(), 0), [(7, 1), (8, -1)]);
+        let gone = Before {
+            deleted: true,
+            ..member()
+        };
+        assert_eq!(unread(gone, what, 0), []);
+    }
+
+    #[test]
+    fn what_is_served_but_not_explained_is_drift() {
+        let last = i64::MAX;
+        let what = [created("m1", "ann", 5)];
+        assert_eq!(unread(member(), what, 4), [(7, 1), (last, 3)]);
+        assert_eq!(unread(Before::default(), [], 4), [(last, 4)]);
+    }
+
+    #[test]
+    fn a_repair_shows_what_it_found_and_undoes_it() {
+        let repair = |user: Option<UserId>, counter: &str, stored, counted| super::Repair {
+            user,
+            message: None,
+            counter: counter.into(),
+            stored: Some(stored),
+            counted: Some(counted),
+        };
+        let bob = || Some(user("bob"));
+        let repairs = |repairs: Vec<Repair>| [created("m1", "ann", 5), What::Repaired(repairs)];
+        for (found, expected) in [
+            // One unread too many in the sequence, three in Bob's share.
+            (
+                vec![
+                    repair(None, "sequence.user", 5, 4),
+                    repair(bob(), "consumed.user", 1, 3),
+                ],
+                vec![(7, 1), (8, 3), (8, -3)],
+            ),
+            // Never shown below 0.
+            (
+                vec![repair(bob(), "consumed.user", 9, 3)],
+                vec![(7, 1), (8, -1), (8, 1)],
+            ),
+            // Another's.
+            (
+                vec![repair(Some(user("ann")), "consumed.user", 9, 3)],
+                vec![(7, 1)],
+            ),
+            // A type that there is none of.
+            (
+                vec![repair(None, "sequence.bot", 2, 0)],
+                vec![(7, 1), (8, 2), (8, -2)],
+            ),
+            // Someone not a member is shown nothing.
+            (
+                vec![repair(bob(), "member", 0, 1)],
+                vec![(7, 1), (8, -1), (8, 1)],
+            ),
+        ] {
+            assert_eq!(unread(member(), repairs(found), 1), expected);
+        }
+    }
+
+    #[test]
+    fn over_all_dialogs_there_is_more_to_count() {
+        let what = || {
+            [
+                created("m1", "ann", 5),
+                created("m2", "ann", 6),
+                created("own", "bob", 7),
+                moved(Some(0), None),
+                What::Deleted {
+                    message: id("own"),
+                    sender: Some(user("bob")),
+                },
+            ]
+        };
+        let before = || Before {
+            sent: 2,
+            ..member()
+        };
+        let of = |counter, served| changes(before(), what(), View::Overall, counter, served);
+        assert_eq!(of(Counter::TotalUnread, 0), [(7, 1), (8, 1), (10, -2)]);
+        assert_eq!(of(Counter::UnreadDialogs, 0), [(7, 1), (10, -1)]);
+        assert_eq!(of(Counter::Dialogs, 0), [(0, 1), (10, -1)]);
+        assert_eq!(of(Counter::Sent, 2), [(0, 2), (9, 1), (11, -1)]);
+        let records: Vec<_> = what()
+            .into_iter()
+            .map(|what| Applied {
+                version: 1,
+                at: 1,
+                what,
+            })
+            .collect();
+        assert_eq!(sent_before(&user("bob"), 2, &records), 2);
+        assert_eq!(sent_before(&user("ann"), 2, &records), 0);
+        assert_eq!(
+            lowest_mark(&user("bob"), Some(Mark(0)), &records),
+            Some(Mark(0))
+        );
+        assert_eq!(lowest_mark(&user("ann"), None, &records), None);
+    }
+}

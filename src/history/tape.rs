@@ -368,3 +368,92 @@ impl Lines {
         &self.lines
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines() -> Lines {
+        let mut tape = Tape::new(None);
+        let mut track = tape.track("a");
+        track.balance(&Counter::Messages, 2);
+        track.step(Origin::Event, 1, 10, &Counter::Messages, 1);
+        // By the clock of another replica, behind.
+        track.step(Origin::Event, 2, 7, &Counter::Messages, 1);
+        track.repair(3, 12, &Counter::Messages, 9, 4);
+        track.serve(&BTreeMap::from([(Counter::Messages, 4)]));
+        let mut track = tape.track("b");
+        track.balance(&Counter::Messages, 1);
+        track.step(Origin::Event, 1, 8, &Counter::Messages, -1);
+        track.step(Origin::Event, 2, 11, &Counter::Topics, 1);
+        track.serve(&BTreeMap::from([(Counter::Messages, 1)]));
+        tape.finish()
+    }
+
+    #[test]
+    fn groups_are_merged_by_time_each_in_the_order_of_its_versions() {
+        let lines = lines();
+        let found = lines.all().iter();
+        let found = found.map(|line| {
+            (
+                lines.group(line),
+                line.step.version,
+                line.old,
+                line.step.delta,
+            )
+        });
+        let expected = [
+            ("", 0, 0, 3),
+            ("b", 1, 3, -1),
+            ("a", 1, 2, 1),
+            ("a", 2, 3, 1),
+            ("b", 2, 0, 1),
+            ("a", 3, 4, 5),
+            ("a", 3, 9, -5),
+            ("b", i64::MAX, 4, 1),
+            ("b", i64::MAX, 1, -1),
+        ];
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+        assert_eq!(lines.totals(), &BTreeMap::from([(Counter::Messages, 5)]));
+    }
+
+    #[test]
+    fn pages_join_up_in_both_directions_and_times_are_those_of_writing() {
+        let lines = lines();
+        for newest_first in [false, true] {
+            for limit in 1..10 {
+                let mut part = Part {
+                    newest_first,
+                    limit,
+                    ..Part::default()
+                };
+                let mut paged = Vec::new();
+                loop {
+                    let (page, more) = lines.page(&part);
+                    paged.extend_from_slice(&page);
+                    part.after = page.last().map(|line| lines.position(line));
+                    if !more {
+                        break;
+                    }
+                }
+                if newest_first {
+                    paged.reverse();
+                }
+                assert_eq!(paged, lines.all());
+            }
+        }
+        let within = |since, until| {
+            let part = Part {
+                since,
+                until,
+                limit: 100,
+                ..Part::default()
+            };
+            lines.page(&part).0.len()
+        };
+        assert_eq!(within(None, None), 9);
+        assert_eq!(within(Some(8), None), 7);
+        assert_eq!(within(None, Some(8)), 2);
+        assert_eq!(within(Some(7), Some(11)), 3);
+    }
+}
