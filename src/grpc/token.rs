@@ -69,8 +69,8 @@ const ORIGINS: [(&str, Origin); 5] = [
     ("l", Origin::LastDrift),
 ];
 
-/// Ids have no control characters, names of counters none either; the ids of
-/// repairs begin with one, but they are never empty after it.
+/// Ids of the bus have no control characters, names of counters none either,
+/// and the one in the ids of repairs is another.
 const BETWEEN: char = '\n';
 
 fn spell(position: &Position) -> String {
@@ -178,6 +178,7 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::{Counter, Part};
 
     #[test]
     fn a_token_opens_only_for_its_own_query() {
@@ -196,6 +197,55 @@ mod tests {
             assert_eq!(scope(&t2, &u, true).open(&token), None);
             assert_eq!(scope(&t, &u2, true).open(&token), None);
             assert_eq!(scope(&t, &u, false).open(&token), None);
+        }
+    }
+
+    fn history(scope: read::Scope, newest_first: bool) -> read::History {
+        read::History {
+            tenant: TenantId::new("t").unwrap(),
+            scope,
+            counter: None,
+            part: Part {
+                newest_first,
+                ..Part::default()
+            },
+            most: 1,
+        }
+    }
+
+    #[test]
+    fn a_place_in_a_history_opens_only_for_its_own_query() {
+        let (u, d) = (UserId::new("u").unwrap(), DialogId::new("d").unwrap());
+        let ours = history(read::Scope::User(u.clone()), true);
+        let position = |group: &str, origin, counter: Counter| Position {
+            order: i64::MIN,
+            group: group.into(),
+            version: -1,
+            origin,
+            counter,
+        };
+        for last in [
+            position("", Origin::Balance, Counter::TotalUnread),
+            position("d$.|:👍", Origin::Event, Counter::Sent),
+            position("\u{1}repair:d:4", Origin::Repair, Counter::Dialogs),
+            position("d", Origin::Drift, "reaction_counts.a.$b".parse().unwrap()),
+            position(
+                "d",
+                Origin::LastDrift,
+                "status_counts.read".parse().unwrap(),
+            ),
+        ] {
+            let token = after(&ours, &last);
+            assert_eq!(reached(&ours, &token).as_ref(), Some(&last));
+            let shorter = &token[..token.len() - 2];
+            assert_eq!(reached(&ours, shorter), None);
+            for other in [
+                history(read::Scope::User(u.clone()), false),
+                history(read::Scope::UserInDialog(u.clone(), d.clone()), true),
+                history(read::Scope::Dialog(DialogId::new("u").unwrap()), true),
+            ] {
+                assert_eq!(reached(&other, &token), None);
+            }
         }
     }
 

@@ -26,6 +26,8 @@ use crate::world::{World, client};
 
 /// Whose history: user, dialog, message; empty where it is not of one.
 type Of<'s> = (&'s str, &'s str, &'s str);
+/// A counter, and the events that change it, with by how much.
+type Row<'s> = (Of<'s>, &'s str, &'s [(&'s str, i64)]);
 
 fn request((user, dialog, message): Of<'_>, counter: &str) -> v1::ListCounterHistoryRequest {
     v1::ListCounterHistoryRequest {
@@ -169,7 +171,7 @@ async fn each_event_is_shown_with_what_it_changed() -> Result<()> {
     for counter in ["unread_count", "unread_by_sender_type.user"] {
         assert_changes(&service, ("bob", "d", ""), counter, &unread).await?;
     }
-    let rows: [(Of<'_>, &str, &[(&str, i64)]); 13] = [
+    let rows: [Row<'_>; 13] = [
         (("ann", "d", ""), "", &[]),
         (
             ("", "d", ""),
@@ -402,7 +404,7 @@ async fn past_the_retention_a_balance_stands_for_what_was() -> Result<()> {
     forget_half(&world).await?;
     let balance = "counters.balance";
     // Events up to e11 are gone.
-    let rows: [(Of<'_>, &str, &[(&str, i64)]); 5] = [
+    let rows: [Row<'_>; 5] = [
         (
             ("bob", "d", ""),
             "unread_count",

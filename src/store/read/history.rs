@@ -580,7 +580,11 @@ impl Reading<'_> {
         Ok(first.unwrap_or(version + 1))
     }
 
-    async fn count(&mut self, collection: &str, filter: Document) -> Result<i64, ReadError> {
+    async fn count(
+        &mut self,
+        collection: &'static str,
+        filter: Document,
+    ) -> Result<i64, ReadError> {
         let pipeline = vec![
             doc! { "$match": filter },
             doc! { "$group": { "_id": null, "count": { "$sum": 1_i64 } } },

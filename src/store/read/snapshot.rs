@@ -246,13 +246,11 @@ impl Snapshot {
     /// What a pipeline of one result comes to; `None` when it has none.
     pub(super) async fn aggregate(
         &mut self,
-        collection: &str,
+        collection: &'static str,
         pipeline: Vec<Document>,
     ) -> Result<Option<Document>, ReadError> {
         let mut cursor = self
-            .store
-            .snapshots()
-            .collection::<Document>(collection)
+            .collection(collection)
             .aggregate(pipeline)
             .max_time(self.left()?)
             .session(&mut self.session)
