@@ -45,7 +45,7 @@ pub struct Tape {
     counters: Vec<Counter>,
     indexes: HashMap<Counter, u16>,
     groups: Vec<String>,
-    steps: Vec<Step>,
+    lines: Vec<Line>,
     balances: BTreeMap<Counter, i64>,
     totals: BTreeMap<Counter, i64>,
 }
@@ -84,12 +84,12 @@ impl Tape {
 
     /// How many changes there are by now.
     pub fn len(&self) -> usize {
-        self.steps.len()
+        self.lines.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
+        self.lines.is_empty()
     }
 
     /// All changes in order, with the values between them.
@@ -100,7 +100,7 @@ impl Tape {
         self.groups.push(String::new());
         for (counter, delta) in balances.into_iter().filter(|(_, delta)| *delta != 0) {
             let counter = self.index(&counter);
-            self.steps.push(Step {
+            let step = Step {
                 order: i64::MIN,
                 at: 0,
                 version: 0,
@@ -108,20 +108,30 @@ impl Tape {
                 group,
                 counter,
                 origin: Origin::Balance,
-            });
+            };
+            self.lines.push(Line { step, old: 0 });
         }
-        let counters = &self.counters;
-        self.steps.sort_by(|a, b| {
-            let key = |step: &Step| (step.order, step.group, step.version, step.origin);
-            let counter = |step: &Step| &counters[usize::from(step.counter)];
+        // In place: there may be a million.
+        let (mut lines, counters) = (self.lines, &self.counters);
+        lines.sort_unstable_by(|a, b| {
+            let key = |line: &Line| {
+                let Step {
+                    order,
+                    group,
+                    version,
+                    origin,
+                    ..
+                } = line.step;
+                (order, group, version, origin)
+            };
+            let counter = |line: &Line| &counters[usize::from(line.step.counter)];
             key(a).cmp(&key(b)).then_with(|| counter(a).cmp(counter(b)))
         });
         let mut values = vec![0_i64; counters.len()];
-        let mut lines = Vec::with_capacity(self.steps.len());
-        for step in self.steps {
-            let value = &mut values[usize::from(step.counter)];
-            lines.push(Line { step, old: *value });
-            *value += step.delta;
+        for line in &mut lines {
+            let value = &mut values[usize::from(line.step.counter)];
+            line.old = *value;
+            *value += line.step.delta;
         }
         Lines {
             counters: self.counters,
@@ -236,7 +246,7 @@ impl Track<'_> {
         }
         let group = u32::try_from(self.tape.groups.len() - 1).unwrap_or(u32::MAX);
         let counter = self.tape.index(counter);
-        self.tape.steps.push(Step {
+        let step = Step {
             order,
             at,
             version,
@@ -244,7 +254,8 @@ impl Track<'_> {
             group,
             counter,
             origin,
-        });
+        };
+        self.tape.lines.push(Line { step, old: 0 });
     }
 }
 

@@ -15,7 +15,7 @@ use crate::store::repair::REPAIR;
 use crate::store::schema::{collection, membership, message as message_field};
 
 use super::ReadError;
-use super::journal::{self, Source};
+use super::journal::{self, Names, Source};
 use super::queries::Query;
 use super::rows::{DialogRow, Malformed, MembershipRow, boolean, key, micros, text, wrong};
 use super::snapshot::{
@@ -519,10 +519,10 @@ impl Reading<'_> {
             fields: journal::APPLIED,
             sort: Some(doc! { "_id.t": 1, "d": 1, "version": 1 }),
         };
-        let mut records = Vec::new();
+        let (mut names, mut records) = (Names::default(), Vec::new());
         self.snapshot
             .scan(scan, &mut self.budget, |record| {
-                records.push(journal::applied(record)?);
+                records.push(names.applied(record)?);
                 Ok(())
             })
             .await?;

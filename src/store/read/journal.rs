@@ -1,5 +1,8 @@
 //! Records of the journal as histories need them, out of raw BSON.
 
+use std::collections::HashSet;
+use std::hash::Hash;
+
 use mongodb::bson::RawDocument;
 use mongodb::bson::raw::RawBsonRef;
 
@@ -11,7 +14,7 @@ use crate::store::repair::REPAIR;
 
 use super::rows::{Malformed, boolean, date, integer, key, micros, text, wrong};
 
-/// Fields of a record for [`applied`].
+/// Fields of a record for [`Names::applied`].
 pub(super) const APPLIED: &[&str] = &[
     "type",
     "version",
@@ -74,8 +77,41 @@ impl Source {
     }
 }
 
-/// A record with a version.
-pub(super) fn applied(record: &RawDocument) -> Result<Applied, Malformed> {
+/// Names that many records have in common, kept once.
+#[derive(Default)]
+pub(super) struct Names {
+    users: HashSet<UserId>,
+    types: HashSet<SenderType>,
+}
+
+impl Names {
+    /// A record with a version, in little memory.
+    pub(super) fn applied(&mut self, record: &RawDocument) -> Result<Applied, Malformed> {
+        let mut applied = applied(record)?;
+        match &mut applied.what {
+            What::Created(created) => {
+                shared(&mut self.users, &mut created.sender);
+                shared(&mut self.types, &mut created.sender_type);
+            }
+            What::Read { user, .. } | What::Moved { user, .. } => shared(&mut self.users, user),
+            What::Deleted {
+                sender: Some(user), ..
+            } => shared(&mut self.users, user),
+            _ => {}
+        }
+        Ok(applied)
+    }
+}
+
+/// Puts the name that is known in the place of its like.
+fn shared<T: Clone + Eq + Hash>(known: &mut HashSet<T>, name: &mut T) {
+    match known.get(name) {
+        Some(known) => *name = known.clone(),
+        None => drop(known.insert(name.clone())),
+    }
+}
+
+fn applied(record: &RawDocument) -> Result<Applied, Malformed> {
     let user = || UserId::new(field(record, "u", text)?).map_err(Malformed::from);
     let message = |name| MessageId::new(field(record, name, text)?).map_err(Malformed::from);
     let mark = |name| Ok::<_, Malformed>(optional(record, name, integer)?.map(Mark));
