@@ -83,18 +83,25 @@ impl Stage {
             }
             moments.push((ids.collect(), served));
         }
+        let mut histories = Vec::new();
         for (index, scope) in scopes.iter().enumerate() {
             let page = self.history(&tenant, scope).await?;
             let then = moments.iter().map(|(ids, served)| (ids, &served[index]));
             assert_moments(&page.entries, then, scope);
+            histories.push((scope, page.entries));
         }
-        self.forget(&tenant, &scopes, Random::new(schedule.seed()))
-            .await
+        let random = Random::new(schedule.seed());
+        self.forget(&tenant, &histories, random).await
     }
 
     /// Takes records away, as the retention does and worse: the histories
-    /// still come to what is served.
-    async fn forget(&self, tenant: &TenantId, scopes: &[Scope], mut random: Random) -> Result<()> {
+    /// still come to what is served, and what is left of them is as it was.
+    async fn forget(
+        &self,
+        tenant: &TenantId,
+        histories: &[(&Scope, Vec<Entry>)],
+        mut random: Random,
+    ) -> Result<()> {
         let database = self.shared.store.database();
         let journal = database.collection::<Document>("journal");
         for oldest in [true, false] {
@@ -113,8 +120,9 @@ impl Stage {
                 false => ids.into_iter().filter(|_| random.one_in(4)).collect(),
             };
             journal.delete_many(doc! { "_id": { "$in": gone } }).await?;
-            for scope in scopes {
-                self.history(tenant, scope).await?;
+            for (scope, whole) in histories {
+                let page = self.history(tenant, scope).await?;
+                assert_is_rest(&page.entries, whole, scope);
             }
         }
         Ok(())
@@ -269,6 +277,29 @@ fn assert_moments<'m>(
         assert_eq!(&then, served, "{scope:?} after {ids:?}: {entries:#?}");
     }
     assert_eq!(rest.next(), None, "{scope:?}: of no event");
+}
+
+/// What follows the balance is the end of the whole history. Of a user every
+/// dialog has an end of its own; a message's records have no order to miss.
+fn assert_is_rest(entries: &[Entry], whole: &[Entry], scope: &Scope) {
+    let left = entries.iter().filter(|entry| entry.event.is_some());
+    let left: Vec<&Entry> = left.collect();
+    match scope {
+        Scope::UserInDialog(..) | Scope::Dialog(_) => {
+            let end: Vec<&Entry> = whole.iter().skip(whole.len() - left.len()).collect();
+            assert_eq!(left, end, "{scope:?}: {whole:#?}");
+        }
+        Scope::User(_) => {
+            let same = |a: &Entry, b: &Entry| {
+                (&a.event, &a.counter, a.delta) == (&b.event, &b.counter, b.delta)
+            };
+            for entry in left {
+                let known = whole.iter().any(|one| same(one, entry));
+                assert!(known, "{scope:?}: {entry:?} of {whole:#?}");
+            }
+        }
+        Scope::Message(_) => {}
+    }
 }
 
 #[test]
