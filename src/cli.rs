@@ -5,10 +5,12 @@ mod completions;
 mod config;
 mod exit;
 mod get;
+mod history;
 mod lines;
 mod output;
 mod publish;
 mod rebuild;
+mod remote;
 mod serve;
 mod verify;
 
@@ -116,6 +118,8 @@ enum Command {
     Serve(serve::Serve),
     Publish(publish::Publish),
     Get(get::Get),
+    History(history::History),
+    Explain(history::Explain),
     Check(check::Check),
     Verify(verify::Verify),
     Rebuild(rebuild::Rebuild),
@@ -181,6 +185,8 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Serve(serve) => serve.run(&global).await,
         Command::Publish(publish) => publish.run(&global).await,
         Command::Get(get) => get.run(&global).await,
+        Command::History(history) => history.run(&global).await,
+        Command::Explain(explain) => explain.run(&global).await,
         Command::Check(check) => check.run(&global).await,
         Command::Verify(verify) => verify.run(&global).await,
         Command::Rebuild(rebuild) => rebuild.run(&global).await,

@@ -31,7 +31,7 @@ pub mod state;
 
 use crate::event::{DialogId, Event, Fact, MessageId, SenderType, TopicId, UserId};
 pub use changes::{Changes, Outcome};
-use changes::{DialogChange, MembershipChange, MessageBefore, MessageChange, Taken};
+use changes::{DialogChange, MembershipChange, MessageBefore, MessageChange, Taken, Trace};
 use state::{
     Dialog, DialogKey, EventKey, Membership, MembershipKey, Message, MessageKey, Need, ReactionKey,
     ReceiptKey, State, TopicKey, UserKey,
@@ -71,6 +71,7 @@ struct Effect {
     changed: bool,
     dialog: Option<DialogKey>,
     sender_type: Option<SenderType>,
+    trace: Trace,
 }
 
 impl Effect {
@@ -79,6 +80,7 @@ impl Effect {
             changed: false,
             dialog: None,
             sender_type: None,
+            trace: Trace::default(),
         }
     }
 
@@ -289,6 +291,10 @@ impl Batch {
             event: event.clone(),
             dialog,
             sender_type: effect.sender_type,
+            trace: Trace {
+                unchanged: !effect.changed,
+                ..effect.trace
+            },
         });
         if effect.changed {
             Outcome::Applied

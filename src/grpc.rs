@@ -131,11 +131,7 @@ impl Bound {
         let (reporter, health) = health_reporter();
         let (probe, store) = Probe::new(reader.clone(), reporter, HEALTH_NAMES, ready).await;
         let limits = Limits::new(&self.config);
-        let counters = Counters {
-            reader,
-            limits: limits.clone(),
-            store: store.clone(),
-        };
+        let counters = Counters::new(reader, limits.clone(), store.clone());
         let counters = CounterServiceServer::new(counters)
             .max_decoding_message_size(self.config.max_message_bytes)
             .max_encoding_message_size(self.config.max_message_bytes.max(MAX_ANSWER_BYTES));

@@ -13,7 +13,7 @@
 //! is the map with the reasons.
 //!
 //! What always holds:
-//! - [`event`] and [`derive`] know nothing of tokio, lapin, mongodb or tonic;
+//! - [`event`], [`derive`] and [`history`] know nothing of tokio, lapin, mongodb or tonic;
 //!   only [`store`] names mongodb, only [`bus`] lapin, only [`retry`] backoff.
 //! - A delivery is settled once, after its effect or its dead letter is durable.
 //! - A commit is refused unless every dialog is as it was derived from.
@@ -28,6 +28,7 @@ pub mod derive;
 pub mod event;
 pub mod failpoint;
 pub mod grpc;
+pub mod history;
 pub mod lane;
 pub mod maintenance;
 pub mod pipeline;

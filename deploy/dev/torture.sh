@@ -5,4 +5,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export TORTURE_SECONDS=${1:?SECONDS}
-exec cargo test --locked --test it -- --nocapture --test-threads 3 commits:: derive:: mutations::
+exec cargo test --locked --test it -- --nocapture --test-threads 4 commits:: derive:: history_property:: mutations::

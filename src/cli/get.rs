@@ -4,18 +4,15 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use super::output::{self, Output, table};
+use super::remote::{self, moment};
 use super::{ExitCode, Failure, Global};
 use crate::grpc::v1;
 use v1::counter_service_client::CounterServiceClient;
 
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Ids in one call at most, as the server has it.
 const BATCH: usize = 1_000;
 /// Dialogs in one page, as many as the server gives.
@@ -149,22 +146,10 @@ struct Client {
 
 impl Client {
     async fn connect(address: &str, get: &Get) -> Result<Client, Failure> {
-        let address = address.strip_prefix("http://").unwrap_or(address);
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
-            let message = format!("--address: expected host:port, found {address:?}");
-            Failure::new(ExitCode::Usage, message)
-        })?;
-        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await;
-        let channel = channel.map_err(|error| {
-            let message = format!(
-                "no gRPC server answers at {address}: {}. Is `chat-counters serve` running? --address names another",
-                innermost(&error)
-            );
-            Failure::new(ExitCode::Server, message)
-        })?;
+        let (address, channel) = remote::connect(address).await?;
         Ok(Client {
             service: CounterServiceClient::new(channel),
-            address: address.to_owned(),
+            address,
             tenant: get.tenant.clone(),
             after_event: get.after_event.clone().unwrap_or_default(),
             timeout: Duration::from_secs(get.timeout),
@@ -325,7 +310,6 @@ impl Client {
             Ok(answer) => return Ok(answer.into_inner()),
             Err(status) => status,
         };
-        let message = status.message();
         // A deadline is also what tonic's own timer calls a cancelled call.
         let late = matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled);
         let failure = match status.code() {
@@ -339,26 +323,10 @@ impl Client {
                     format!("the event {after_event:?} was not applied within {timeout:?}");
                 Failure::new(ExitCode::No, message)
             }
-            Code::InvalidArgument => Failure::new(ExitCode::Usage, message),
-            code => {
-                let message = format!(
-                    "the service at {} cannot answer: {message} ({code:?})",
-                    self.address
-                );
-                Failure::new(ExitCode::Server, message)
-            }
+            _ => remote::refused(&self.address, &status),
         };
         Err(failure)
     }
-}
-
-/// What a failed connection comes down to.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 /// One answer: its fields, in the order of the wire.
@@ -430,18 +398,6 @@ fn cell(value: &Value) -> String {
 fn counts(counts: std::collections::BTreeMap<String, i64>) -> Value {
     let counts = counts.into_iter().map(|(name, count)| (name, count.into()));
     Value::Object(counts.collect::<Map<_, _>>())
-}
-
-/// A point in time as RFC 3339; null when there is none.
-fn moment(at: Option<prost_types::Timestamp>) -> Value {
-    let text = at.and_then(|at| {
-        let nanos = i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos);
-        OffsetDateTime::from_unix_timestamp_nanos(nanos)
-            .ok()?
-            .format(&Rfc3339)
-            .ok()
-    });
-    text.map_or(Value::Null, Value::String)
 }
 
 impl From<v1::UserStats> for Record {
@@ -534,17 +490,5 @@ mod tests {
             r#"{"tenant_id":"t","dialog_id":"","message_id":"m","status_counts":{"read":1,"unread":2},"reaction_counts":{}}"#
         );
         assert_eq!(columns(&[]), "");
-    }
-
-    #[test]
-    fn a_moment_is_shown_to_the_microsecond() {
-        let at = |seconds, nanos| moment(Some(prost_types::Timestamp { seconds, nanos }));
-        assert_eq!(at(0, 0), "1970-01-01T00:00:00Z");
-        assert_eq!(
-            at(1_700_000_000, 123_456_000),
-            "2023-11-14T22:13:20.123456Z"
-        );
-        assert_eq!(at(i64::MAX, 0), Value::Null);
-        assert_eq!(moment(None), Value::Null);
     }
 }

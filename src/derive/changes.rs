@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use super::state::{
-    ByType, Created, Dialog, DialogKey, Membership, MembershipKey, MessageKey, ReactionKey,
+    ByType, Created, Dialog, DialogKey, Mark, Membership, MembershipKey, MessageKey, ReactionKey,
     ReceiptKey, TopicKey, UserKey, Word,
 };
-use crate::event::{Event, Reaction, SenderType, Stamp, Status};
+use crate::event::{Event, Reaction, SenderType, Stamp, Status, UserId};
 
 /// What became of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,27 @@ pub struct Taken {
     pub dialog: Option<(DialogKey, i64)>,
     /// For a create: the sender's type as it was fixed.
     pub sender_type: Option<SenderType>,
+    /// What the history cannot tell from the event alone.
+    pub trace: Trace,
+}
+
+/// What an event found and left, kept in the journal so that a counter's
+/// history can be told without the state of that time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// Whether it changed nothing.
+    pub unchanged: bool,
+    /// For a create: something was known about the message before.
+    pub foretold: bool,
+    /// For a create: the message was deleted before. It was never counted.
+    pub stillborn: bool,
+    /// For a delete of a message that was counted: its sender.
+    pub sender: Option<UserId>,
+    /// For what changes a membership's facts: the user's mark before and
+    /// after; `None` inside for someone who is not a member.
+    pub marks: Option<(Option<Mark>, Option<Mark>)>,
+    /// For words on reactions: by how much each changes its count.
+    pub words: Vec<i64>,
 }
 
 /// A dialog's new counters.

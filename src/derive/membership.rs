@@ -72,6 +72,7 @@ impl Batch {
     /// number of members and the member's share.
     fn replace(&mut self, dialog: DialogKey, key: MembershipKey, new: Membership) -> Step<Effect> {
         let old = self.membership(&key);
+        let marks = (old.mark(), new.mark());
         let (was_member, is_member) = (old.joined_at().is_some(), new.joined_at().is_some());
         let moved_to = new.mark().filter(|mark| old.mark() != Some(*mark));
         let consumed = match moved_to {
@@ -87,7 +88,9 @@ impl Batch {
         if let Some(consumed) = consumed {
             share.consumed = consumed;
         }
-        Ok(Effect::on(&dialog))
+        let mut effect = Effect::on(&dialog);
+        effect.trace.marks = Some(marks);
+        Ok(effect)
     }
 
     /// A member's share once their mark is there: all of the sequence, less

@@ -25,7 +25,8 @@ impl Batch {
             system: new.system,
         };
         // A message that was deleted before it was created never counts.
-        if !known.deleted {
+        let stillborn = known.deleted;
+        if !stillborn {
             let consumers = self.consumers(&dialog, &key, &created)?;
             self.count(&dialog, &created, consumers, 1);
         }
@@ -40,10 +41,11 @@ impl Batch {
             ..known
         };
         self.state.messages.insert(key, message);
-        Ok(Effect {
-            sender_type: Some(created.sender_type),
-            ..Effect::on(&dialog)
-        })
+        let mut effect = Effect::on(&dialog);
+        effect.sender_type = Some(created.sender_type);
+        effect.trace.foretold = was_placeholder > 0;
+        effect.trace.stillborn = stillborn;
+        Ok(effect)
     }
 
     fn sender_type(&self, event: &Event, new: &NewMessage) -> SenderType {
@@ -96,7 +98,9 @@ impl Batch {
             let latest = (dialog.clone(), key.message.clone());
             self.dialog_mut(&dialog).last_message_at = self.state.latest_except[&latest];
         }
-        Ok(Effect::on(&dialog))
+        let mut effect = Effect::on(&dialog);
+        effect.trace.sender = Some(created.sender.clone());
+        Ok(effect)
     }
 
     pub(super) fn status_reached(
@@ -117,8 +121,8 @@ impl Batch {
         }
         let known = self.message(&message);
         let effect = match &known.created {
-            Some(created) if status.is_read() && !known.deleted && !created.system => {
-                self.read_one(&message, created, user)?
+            Some(created) if status.is_read() && !created.system => {
+                self.read_one(&message, &known, created, user)?
             }
             _ => Effect::aside(),
         };
@@ -130,9 +134,16 @@ impl Batch {
         Ok(effect)
     }
 
-    /// A read of a countable message. Raises the dialog's version also when the
-    /// message was not unread: the mark that says so can still move back.
-    fn read_one(&mut self, key: &MessageKey, created: &Created, user: &UserId) -> Step<Effect> {
+    /// A read of a message that can be unread. Raises the dialog's version also
+    /// when it was not: the mark that says so can still move back. And also
+    /// when it is deleted: the history tells by it which of the two came first.
+    fn read_one(
+        &mut self,
+        key: &MessageKey,
+        known: &Message,
+        created: &Created,
+        user: &UserId,
+    ) -> Step<Effect> {
         let dialog = DialogKey {
             tenant: key.tenant.clone(),
             dialog: created.dialog.clone(),
@@ -143,7 +154,7 @@ impl Batch {
             Need::Membership(membership.clone()),
         ])?;
         let mark = self.membership(&membership).mark();
-        let was_unread = mark.is_some_and(|mark| !mark.covers(created.at));
+        let was_unread = !known.deleted && mark.is_some_and(|mark| !mark.covers(created.at));
         if was_unread && *user != created.sender {
             self.consume(membership, &created.sender_type, 1);
         }

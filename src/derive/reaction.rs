@@ -25,18 +25,19 @@ impl Batch {
                 stamp: event.stamp.clone(),
                 set: *set,
             };
-            if self.say(key, now) {
-                effect = Effect::aside();
-            }
+            let said = self.say(key, now);
+            effect.changed |= said.is_some();
+            effect.trace.words.push(said.unwrap_or(0));
         }
         effect
     }
 
-    /// Records a word unless a later one is known; tells whether it did.
-    fn say(&mut self, key: ReactionKey, now: Word) -> bool {
+    /// Records a word unless a later one is known; tells by how much the count
+    /// changes when it did.
+    fn say(&mut self, key: ReactionKey, now: Word) -> Option<i64> {
         let before = self.state.reactions[&key].clone();
         if before.as_ref().is_some_and(|word| word.stamp >= now.stamp) {
-            return false;
+            return None;
         }
         let was_set = before.as_ref().is_some_and(|word| word.set);
         let more = i64::from(now.set) - i64::from(was_set);
@@ -48,6 +49,6 @@ impl Batch {
         change
             .and_modify(|change| change.now = now.clone())
             .or_insert(WordChange { before, now });
-        true
+        Some(more)
     }
 }

@@ -136,6 +136,12 @@ impl Eq for ByType {}
 pub struct Mark(pub i64);
 
 impl Mark {
+    /// The mark of a member who joined, and read up to, these times.
+    pub fn of(joined_at: Micros, read_until: Option<Micros>) -> Self {
+        let read = read_until.map_or(-1, Micros::get);
+        Self(read.max(joined_at.get() - 1))
+    }
+
     /// Whether a message of that time is behind the mark.
     pub fn covers(self, at: Micros) -> bool {
         at.get() <= self.0
@@ -194,9 +200,7 @@ impl Membership {
 
     /// Up to where nothing is unread; `None` for someone who is not a member.
     pub fn mark(&self) -> Option<Mark> {
-        let before_join = self.joined_at()?.get() - 1;
-        let read = self.read_until.map_or(-1, Micros::get);
-        Some(Mark(before_join.max(read)))
+        Some(Mark::of(self.joined_at()?, self.read_until))
     }
 }
 

@@ -3,7 +3,7 @@
 use prost_types::Timestamp;
 
 use crate::event::Micros;
-use crate::store::read::{DialogStats, MessageStats, UserDialogStats, UserStats};
+use crate::store::read::{DialogStats, Entry, MessageStats, UserDialogStats, UserStats};
 
 use super::v1;
 
@@ -63,6 +63,24 @@ impl From<MessageStats> for v1::MessageStats {
             message_id: stats.message.to_string(),
             status_counts: stats.statuses,
             reaction_counts: stats.reactions,
+        }
+    }
+}
+
+impl From<Entry> for v1::CounterHistoryEntry {
+    fn from(entry: Entry) -> Self {
+        Self {
+            source_event_id: entry.event.unwrap_or_default(),
+            source_event_type: entry.kind,
+            counter: entry.counter.to_string(),
+            delta: entry.delta,
+            old_value: entry.old,
+            new_value: entry.old + entry.delta,
+            actor_id: entry.actor.unwrap_or_default(),
+            occurred_at: entry.occurred_at.map(timestamp),
+            applied_at: entry.applied_at.map(timestamp),
+            dialog_id: entry.dialog.unwrap_or_default(),
+            reason: entry.reason.unwrap_or_default(),
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The methods: validate, read, map.
 
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
@@ -8,16 +11,20 @@ use crate::store::read::{self, Query, ReadError, Reader};
 
 use super::health::StoreState;
 use super::limits::{Deadline, Limits, Permit};
-use super::token::Scope;
+use super::token::{self, Scope};
 use super::v1::{self, counter_service_server::CounterService};
 use super::validate;
+
+/// Histories replayed at once; others wait. Each may take 100 MB.
+const HISTORIES: usize = 2;
 
 /// Answers from the store.
 #[derive(Debug)]
 pub(super) struct Counters {
-    pub(super) reader: Reader,
-    pub(super) limits: Limits,
-    pub(super) store: StoreState,
+    reader: Reader,
+    limits: Limits,
+    store: StoreState,
+    histories: Arc<Semaphore>,
 }
 
 /// What a call is apart from its message.
@@ -25,6 +32,8 @@ struct Call {
     method: &'static str,
     deadline: Deadline,
     permit: Option<Permit>,
+    /// Its place among the histories, if it is one.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 #[tonic::async_trait]
@@ -119,14 +128,53 @@ impl CounterService for Counters {
             message_stats,
         }))
     }
+
+    async fn list_counter_history(
+        &self,
+        request: Request<v1::ListCounterHistoryRequest>,
+    ) -> Result<Response<v1::ListCounterHistoryResponse>, Status> {
+        let (mut call, request) = self.open("ListCounterHistory", request);
+        let (query, after) = validate::history(&request)?;
+        call.turn = Some(self.turn(&call).await?);
+        let page = self.answer(call, query.clone(), after).await?;
+        let next = page.next.as_ref().map(|next| token::after(&query, next));
+        let values = page.values.into_iter();
+        let values = values.map(|(counter, value)| (counter.to_string(), value));
+        Ok(Response::new(v1::ListCounterHistoryResponse {
+            entries: all(page.entries),
+            next_page_token: next.unwrap_or_default(),
+            current_values: values.filter(|(_, value)| *value != 0).collect(),
+        }))
+    }
 }
 
 impl Counters {
+    pub(super) fn new(reader: Reader, limits: Limits, store: StoreState) -> Self {
+        Self {
+            reader,
+            limits,
+            store,
+            histories: Arc::new(Semaphore::new(HISTORIES)),
+        }
+    }
+
+    /// Waits until there is a place for one more history.
+    async fn turn(&self, call: &Call) -> Result<OwnedSemaphorePermit, Status> {
+        let free = Arc::clone(&self.histories).acquire_owned();
+        match tokio::time::timeout_at(call.deadline.soft, free).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Status::resource_exhausted(
+                "too many histories at once, try again later",
+            )),
+        }
+    }
+
     fn open<T>(&self, method: &'static str, mut request: Request<T>) -> (Call, T) {
         let call = Call {
             method,
             deadline: self.limits.deadline(request.metadata()),
             permit: request.extensions_mut().remove::<Permit>(),
+            turn: None,
         };
         (call, request.into_inner())
     }
@@ -144,6 +192,7 @@ impl Counters {
             method,
             deadline,
             permit,
+            turn,
         } = call;
         if self.store.is_lost() {
             return Err(unavailable());
@@ -151,7 +200,7 @@ impl Counters {
         let span = tracing::info_span!("grpc", method, tenant = %query.tenant());
         let reader = self.reader.clone();
         let read = async move {
-            let _permit = permit;
+            let _places = (permit, turn);
             let answer = reader.ask(&query, after.as_ref(), deadline.soft).await;
             answer.map_err(|error| status(&error))
         };
@@ -181,6 +230,7 @@ fn status(error: &ReadError) -> Status {
             tracing::debug!(%error, "not answered");
             unavailable()
         }
+        ReadError::TooMuch(_) => Status::resource_exhausted(error.to_string()),
         ReadError::Driver(_) | ReadError::Malformed { .. } => {
             tracing::error!(%error, "not answered");
             internal()

@@ -1,11 +1,14 @@
-//! Page tokens of `ListUserDialogStats`.
+//! Page tokens.
 //!
 //! A token is a version digit, a checksum over the query that it belongs to
-//! and the last dialog's id, and that id, the latter two in hexadecimal. The
-//! checksum keeps mistakes out, it is not a secret: a token opens nothing that
-//! its query does not.
+//! and the last entry's place, and that place, the latter two in hexadecimal.
+//! The checksum keeps mistakes out, it is not a secret: a token opens nothing
+//! that its query does not. In `ListUserDialogStats` the place is the dialog's
+//! id.
 
 use crate::event::{DialogId, TenantId, UserId};
+use crate::history::{Origin, Position};
+use crate::store::read;
 
 const VERSION: &str = "1";
 const CHECKSUM_DIGITS: usize = 16;
@@ -21,42 +24,140 @@ pub(super) struct Scope<'a> {
 impl Scope<'_> {
     /// The token for the page after `last`.
     pub(super) fn token(&self, last: &DialogId) -> String {
-        let mut token = format!("{VERSION}{:016x}", self.checksum(last));
-        for byte in last.as_str().bytes() {
-            token.push_str(&format!("{byte:02x}"));
-        }
-        token
+        seal(self.checksum(last), last.as_str())
     }
 
     /// The last dialog of the page before. `None` when the token is damaged or
     /// belongs to another query.
     pub(super) fn open(&self, token: &str) -> Option<DialogId> {
-        let rest = token.strip_prefix(VERSION)?;
-        let (checksum, dialog) = rest.split_at_checked(CHECKSUM_DIGITS)?;
-        let dialog = DialogId::new(&String::from_utf8(unhex(dialog)?).ok()?).ok()?;
-        // Compared as text: one token has one spelling.
-        (checksum == format!("{:016x}", self.checksum(&dialog))).then_some(dialog)
+        unseal(token, |dialog| {
+            let dialog = DialogId::new(dialog).ok()?;
+            Some((self.checksum(&dialog), dialog))
+        })
     }
 
-    /// FNV-1a over the parts, each led by its length: the same on every
-    /// replica and in every release.
     fn checksum(&self, last: &DialogId) -> u64 {
-        let parts = [
+        checksum(&[
             VERSION,
             self.tenant.as_str(),
             self.user.as_str(),
             if self.unread_only { "unread" } else { "all" },
             last.as_str(),
-        ];
-        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        for part in parts {
-            let length = (part.len() as u64).to_be_bytes();
-            for byte in length.into_iter().chain(part.bytes()) {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-        }
-        hash
+        ])
     }
+}
+
+/// The token for the page of a history after `last`.
+pub(super) fn after(query: &read::History, last: &Position) -> String {
+    let place = spell(last);
+    seal(history_checksum(query, &place), &place)
+}
+
+/// The last entry of the page before. `None` when the token is damaged or
+/// belongs to another query.
+pub(super) fn reached(query: &read::History, token: &str) -> Option<Position> {
+    unseal(token, |place| {
+        Some((history_checksum(query, place), parse(place)?))
+    })
+}
+
+const ORIGINS: [(&str, Origin); 5] = [
+    ("b", Origin::Balance),
+    ("e", Origin::Event),
+    ("d", Origin::Drift),
+    ("r", Origin::Repair),
+    ("l", Origin::LastDrift),
+];
+
+/// Ids of the bus have no control characters, names of counters none either,
+/// and the one in the ids of repairs is another.
+const BETWEEN: char = '\n';
+
+fn spell(position: &Position) -> String {
+    let origin = ORIGINS.iter().find(|(_, known)| *known == position.origin);
+    let parts = [
+        position.order.to_string(),
+        position.version.to_string(),
+        origin.map_or("", |(name, _)| name).to_owned(),
+        position.counter.to_string(),
+        position.group.clone(),
+    ];
+    parts.join(&BETWEEN.to_string())
+}
+
+fn parse(place: &str) -> Option<Position> {
+    let mut parts = place.splitn(5, BETWEEN);
+    let mut next = || parts.next();
+    Some(Position {
+        order: next()?.parse().ok()?,
+        version: next()?.parse().ok()?,
+        origin: {
+            let name = next()?;
+            ORIGINS.iter().find(|(known, _)| *known == name)?.1
+        },
+        counter: next()?.parse().ok()?,
+        group: next()?.to_owned(),
+    })
+}
+
+fn history_checksum(query: &read::History, place: &str) -> u64 {
+    use read::Scope::{Dialog, Message, User, UserInDialog};
+    let (kind, ids) = match &query.scope {
+        UserInDialog(user, dialog) => ("user in dialog", [user.as_str(), dialog.as_str()]),
+        User(user) => ("user", [user.as_str(), ""]),
+        Dialog(dialog) => ("dialog", [dialog.as_str(), ""]),
+        Message(message) => ("message", [message.as_str(), ""]),
+    };
+    let time = |at: Option<i64>| at.map(|at| at.to_string()).unwrap_or_default();
+    let counter = query.counter.as_ref().map(ToString::to_string);
+    let part = &query.part;
+    checksum(&[
+        VERSION,
+        "history",
+        query.tenant.as_str(),
+        kind,
+        ids[0],
+        ids[1],
+        &counter.unwrap_or_default(),
+        &time(part.since),
+        &time(part.until),
+        if part.newest_first {
+            "newest"
+        } else {
+            "oldest"
+        },
+        place,
+    ])
+}
+
+fn seal(checksum: u64, place: &str) -> String {
+    let mut token = format!("{VERSION}{checksum:016x}");
+    for byte in place.bytes() {
+        token.push_str(&format!("{byte:02x}"));
+    }
+    token
+}
+
+/// Opens a token; `read` tells what is in a place, and its checksum.
+fn unseal<T>(token: &str, read: impl FnOnce(&str) -> Option<(u64, T)>) -> Option<T> {
+    let rest = token.strip_prefix(VERSION)?;
+    let (checksum, place) = rest.split_at_checked(CHECKSUM_DIGITS)?;
+    let (expected, place) = read(&String::from_utf8(unhex(place)?).ok()?)?;
+    // Compared as text: one token has one spelling.
+    (checksum == format!("{expected:016x}")).then_some(place)
+}
+
+/// FNV-1a over the parts, each led by its length: the same on every replica and
+/// in every release.
+fn checksum(parts: &[&str]) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for part in parts {
+        let length = (part.len() as u64).to_be_bytes();
+        for byte in length.into_iter().chain(part.bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    hash
 }
 
 fn unhex(digits: &str) -> Option<Vec<u8>> {
@@ -77,6 +178,7 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::{Counter, Part};
 
     #[test]
     fn a_token_opens_only_for_its_own_query() {
@@ -95,6 +197,55 @@ mod tests {
             assert_eq!(scope(&t2, &u, true).open(&token), None);
             assert_eq!(scope(&t, &u2, true).open(&token), None);
             assert_eq!(scope(&t, &u, false).open(&token), None);
+        }
+    }
+
+    fn history(scope: read::Scope, newest_first: bool) -> read::History {
+        read::History {
+            tenant: TenantId::new("t").unwrap(),
+            scope,
+            counter: None,
+            part: Part {
+                newest_first,
+                ..Part::default()
+            },
+            most: 1,
+        }
+    }
+
+    #[test]
+    fn a_place_in_a_history_opens_only_for_its_own_query() {
+        let (u, d) = (UserId::new("u").unwrap(), DialogId::new("d").unwrap());
+        let ours = history(read::Scope::User(u.clone()), true);
+        let position = |group: &str, origin, counter: Counter| Position {
+            order: i64::MIN,
+            group: group.into(),
+            version: -1,
+            origin,
+            counter,
+        };
+        for last in [
+            position("", Origin::Balance, Counter::TotalUnread),
+            position("d$.|:👍", Origin::Event, Counter::Sent),
+            position("\u{1}repair:d:4", Origin::Repair, Counter::Dialogs),
+            position("d", Origin::Drift, "reaction_counts.a.$b".parse().unwrap()),
+            position(
+                "d",
+                Origin::LastDrift,
+                "status_counts.read".parse().unwrap(),
+            ),
+        ] {
+            let token = after(&ours, &last);
+            assert_eq!(reached(&ours, &token).as_ref(), Some(&last));
+            let shorter = &token[..token.len() - 2];
+            assert_eq!(reached(&ours, shorter), None);
+            for other in [
+                history(read::Scope::User(u.clone()), false),
+                history(read::Scope::UserInDialog(u.clone(), d.clone()), true),
+                history(read::Scope::Dialog(DialogId::new("u").unwrap()), true),
+            ] {
+                assert_eq!(reached(&other, &token), None);
+            }
         }
     }
 

@@ -4,11 +4,14 @@
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
+use prost_types::Timestamp;
+
 use crate::event::{DialogId, EventId, InvalidId, MessageId, TenantId, UserId};
+use crate::history::{Counter, Part};
 use crate::maintenance::sweep::Scope;
 use crate::store::read;
 
-use super::token::Scope as PageScope;
+use super::token::{self, Scope as PageScope};
 use super::v1;
 
 /// Most ids in one batch.
@@ -17,6 +20,8 @@ const MAX_BATCH: usize = 1_000;
 const MAX_REASON_BYTES: usize = 1_000;
 const DEFAULT_PAGE: usize = 50;
 const MAX_PAGE: usize = 500;
+/// Records and messages that one history may go through. Some 250 bytes each.
+const MAX_REPLAYED: usize = 500_000;
 
 /// Violations told of one request: they travel in a header, which is bounded.
 const MAX_VIOLATIONS: usize = 16;
@@ -146,6 +151,61 @@ pub(super) fn messages(request: &v1::BatchGetMessageStatsRequest) -> Valid<read:
     Ok((read::Messages { tenant, messages }, None))
 }
 
+pub(super) fn history(request: &v1::ListCounterHistoryRequest) -> Valid<read::History> {
+    let mut found = Violations::default();
+    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let scope = found.scope(request);
+    let counter = found.counter(&request.counter, scope.as_ref());
+    let part = found.part(request);
+    let after = found.after(&request.after_event_id);
+    let (Some(tenant), Some(scope), Some(counter), Some(part), Some(after)) =
+        (tenant, scope, counter, part, after)
+    else {
+        return Err(found.into_status());
+    };
+    let mut query = read::History {
+        tenant,
+        scope,
+        counter,
+        part,
+        most: MAX_REPLAYED,
+    };
+    if !request.page_token.is_empty() {
+        query.part.after = token::reached(&query, &request.page_token);
+        if query.part.after.is_none() {
+            found.add(
+                "page_token",
+                "the next_page_token of the same query, found something else",
+            );
+            return Err(found.into_status());
+        }
+    }
+    Ok((query, after))
+}
+
+/// Whether a counter is one of those of a scope.
+fn belongs(counter: &Counter, scope: &read::Scope) -> bool {
+    use Counter::*;
+    match scope {
+        read::Scope::UserInDialog(..) => matches!(counter, Unread | UnreadFrom(_)),
+        read::Scope::User(_) => matches!(
+            counter,
+            TotalUnread | UnreadFrom(_) | UnreadDialogs | Dialogs | Sent
+        ),
+        read::Scope::Dialog(_) => matches!(counter, Messages | Members | Topics),
+        read::Scope::Message(_) => matches!(counter, Status(_) | Reaction(_)),
+    }
+}
+
+/// In milliseconds, rounded up: what is kept has no more.
+fn millis(at: &Timestamp) -> Option<i64> {
+    let nanos = i64::from(at.nanos);
+    let millis = at.seconds.checked_mul(1_000)?;
+    (0..1_000_000_000)
+        .contains(&nanos)
+        .then(|| millis.checked_add((nanos + 999_999) / 1_000_000))?
+}
+
 /// What to verify. Fields of a repair are checked as well.
 pub(super) fn verification(request: &v1::VerifyCountersRequest) -> Result<Scope, Status> {
     let mut found = Violations::default();
@@ -240,6 +300,82 @@ impl Violations {
             }
         }
         (valid.len() == ids.len()).then_some(valid)
+    }
+
+    /// Whose history.
+    fn scope(&mut self, request: &v1::ListCounterHistoryRequest) -> Option<read::Scope> {
+        let v1::ListCounterHistoryRequest {
+            user_id,
+            dialog_id,
+            message_id,
+            ..
+        } = request;
+        let given = [user_id, dialog_id, message_id].map(|id| !id.is_empty());
+        match given {
+            [true, true, false] => {
+                let user = self.id("user_id", user_id, UserId::new);
+                let dialog = self.id("dialog_id", dialog_id, DialogId::new);
+                Some(read::Scope::UserInDialog(user?, dialog?))
+            }
+            [true, false, false] => {
+                let user = self.id("user_id", user_id, UserId::new);
+                user.map(read::Scope::User)
+            }
+            [false, true, false] => {
+                let dialog = self.id("dialog_id", dialog_id, DialogId::new);
+                dialog.map(read::Scope::Dialog)
+            }
+            [false, false, true] => {
+                let message = self.id("message_id", message_id, MessageId::new);
+                message.map(read::Scope::Message)
+            }
+            [_, _, false] => {
+                self.add(
+                    "user_id",
+                    "a user, a dialog, both, or a message, found none",
+                );
+                None
+            }
+            [_, _, true] => {
+                self.add("message_id", "a message alone, without user and dialog");
+                None
+            }
+        }
+    }
+
+    /// The counter asked for: none when the field is empty.
+    fn counter(&mut self, name: &str, scope: Option<&read::Scope>) -> Option<Option<Counter>> {
+        if name.is_empty() {
+            return Some(None);
+        }
+        let counter = name.parse().ok();
+        let counter = counter.filter(|counter| scope.is_none_or(|scope| belongs(counter, scope)));
+        if counter.is_none() {
+            self.add("counter", "the name of a counter of what is asked for");
+        }
+        counter.map(Some)
+    }
+
+    fn part(&mut self, request: &v1::ListCounterHistoryRequest) -> Option<Part> {
+        let limit = self.page_size(request.page_size);
+        let mut time = |field: &str, at: &Option<Timestamp>| match at {
+            None => Some(None),
+            Some(at) => {
+                let millis = millis(at);
+                if millis.is_none() {
+                    self.add(field, "a time that can be");
+                }
+                millis.map(Some)
+            }
+        };
+        let (since, until) = (time("since", &request.since), time("until", &request.until));
+        Some(Part {
+            since: since?,
+            until: until?,
+            newest_first: request.newest_first,
+            after: None,
+            limit: limit?,
+        })
     }
 
     /// The event to wait for: none when the field is empty.

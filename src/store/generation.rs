@@ -20,6 +20,10 @@ use crate::event::TenantId;
 /// The `_id` of the document in `meta`.
 pub(super) const GENERATIONS: &str = "generations";
 
+/// Versions that a dialog can have between two rebuilds. It would need as many
+/// events to reach those of the next generation.
+pub const VERSIONS: i64 = 1 << 32;
+
 /// One set of collections.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -49,10 +53,9 @@ impl Generation {
     }
 
     /// The version that its dialogs begin after, so that no version is lower
-    /// than one that clients saw in an earlier generation: a dialog would need
-    /// four billion events for that.
+    /// than one that clients saw in an earlier generation.
     pub fn versions_after(self) -> i64 {
-        i64::from(self.0) << 32
+        i64::from(self.0) * VERSIONS
     }
 }
 

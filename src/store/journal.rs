@@ -4,7 +4,7 @@
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc, serialize_to_raw_document_buf};
 use serde::Serialize;
 
-use crate::derive::changes::Taken;
+use crate::derive::changes::{Taken, Trace};
 use crate::event::{Event, Fact};
 
 /// The `type` of a journal's first record.
@@ -20,6 +20,9 @@ struct RecordId<'a> {
 struct WordRecord<'a> {
     r: &'a str,
     set: bool,
+    /// By how much it changed the count; absent when it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<i64>,
 }
 
 /// A document of `journal`. What an event does not have is left out.
@@ -33,10 +36,15 @@ struct Record<'a> {
     /// Dialog, as far as known.
     #[serde(skip_serializing_if = "Option::is_none")]
     d: Option<&'a str>,
-    /// Message.
+    /// The message that is created.
     #[serde(skip_serializing_if = "Option::is_none")]
     m: Option<&'a str>,
-    /// User: the sender of a create, else whom the event is about.
+    /// The message that is deleted, reached a status or was reacted to. Apart
+    /// from `m`, so that its index costs creates nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of: Option<&'a str>,
+    /// User: the sender of a message created, or deleted while it counted, else
+    /// whom the event is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     u: Option<&'a str>,
     /// Who did it, where the producer said so.
@@ -63,6 +71,21 @@ struct Record<'a> {
     /// Micros up to which all is read.
     #[serde(skip_serializing_if = "Option::is_none")]
     read_until: Option<i64>,
+    /// The user's mark before and after, for what changes a membership: absent
+    /// for someone who is not a member.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mark_before: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mark: Option<i64>,
+    /// `true` when the event changed nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unchanged: Option<bool>,
+    /// `true` for a create when something was known of the message before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    foretold: Option<bool>,
+    /// `true` for a create when the message was deleted before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stillborn: Option<bool>,
     /// Micros of the join.
     #[serde(skip_serializing_if = "Option::is_none")]
     joined_at: Option<i64>,
@@ -88,6 +111,7 @@ pub fn record(taken: &Taken, now: DateTime) -> mongodb::bson::error::Result<RawD
         at: event.stamp.at.get(),
         d: None,
         m: None,
+        of: None,
         u: None,
         actor: event.actor.as_ref().map(|actor| actor.as_str()),
         version: taken.dialog.as_ref().map(|(_, version)| *version),
@@ -97,11 +121,17 @@ pub fn record(taken: &Taken, now: DateTime) -> mongodb::bson::error::Result<RawD
         status: None,
         words: None,
         read_until: None,
+        mark_before: None,
+        mark: None,
+        unchanged: None,
+        foretold: None,
+        stillborn: None,
         joined_at: None,
         topic: None,
         applied_at: now,
     };
     state(event, &mut record);
+    trace(&taken.trace, &mut record);
     // A message's dialog is that of its create, whatever this event said.
     if let Some((dialog, _)) = &taken.dialog {
         record.d = Some(dialog.dialog.as_str());
@@ -118,6 +148,24 @@ pub fn origin(now: DateTime) -> Document {
     }
 }
 
+/// Fills in what the event found and left.
+fn trace<'a>(trace: &'a Trace, record: &mut Record<'a>) {
+    let flag = |yes: bool| yes.then_some(true);
+    record.unchanged = flag(trace.unchanged);
+    record.foretold = flag(trace.foretold);
+    record.stillborn = flag(trace.stillborn);
+    if let Some((before, after)) = trace.marks {
+        record.mark_before = before.map(|mark| mark.0);
+        record.mark = after.map(|mark| mark.0);
+    }
+    if let Some(sender) = &trace.sender {
+        record.u = Some(sender.as_str());
+    }
+    for (word, by) in record.words.iter_mut().flatten().zip(&trace.words) {
+        word.by = (*by != 0).then_some(*by);
+    }
+}
+
 /// Fills in what the event's fact states.
 fn state<'a>(event: &'a Event, record: &mut Record<'a>) {
     record.d = event.dialog_hint.as_ref().map(|dialog| dialog.as_str());
@@ -129,13 +177,13 @@ fn state<'a>(event: &'a Event, record: &mut Record<'a>) {
             record.sent_at = Some(new.sent_at.get());
             record.system = new.system.then_some(true);
         }
-        Fact::MessageDeleted { message } => record.m = Some(message.as_str()),
+        Fact::MessageDeleted { message } => record.of = Some(message.as_str()),
         Fact::StatusReached {
             message,
             user,
             status,
         } => {
-            record.m = Some(message.as_str());
+            record.of = Some(message.as_str());
             record.u = Some(user.as_str());
             record.status = Some(status.as_str());
         }
@@ -144,11 +192,12 @@ fn state<'a>(event: &'a Event, record: &mut Record<'a>) {
             user,
             words,
         } => {
-            record.m = Some(message.as_str());
+            record.of = Some(message.as_str());
             record.u = Some(user.as_str());
             let words = words.iter().map(|(reaction, set)| WordRecord {
                 r: reaction.as_str(),
                 set: *set,
+                by: None,
             });
             record.words = Some(words.collect());
         }

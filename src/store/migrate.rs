@@ -31,6 +31,7 @@ impl Store {
         }
         self.create(collection::JOURNAL, Document::new()).await?;
         self.note_origin().await?;
+        self.index_history().await?;
         self.set_retention(retention).await
     }
 
@@ -105,6 +106,25 @@ impl Store {
         }
         let noted = journal.insert_one(journal::origin(DateTime::now())).await;
         accept_duplicate(noted)
+    }
+
+    /// What histories look up in the journal. Partial, so that an event costs
+    /// an entry only where it has something to tell.
+    async fn index_history(&self) -> Result<(), StoreError> {
+        let journal = self.database().collection::<Document>(collection::JOURNAL);
+        for (keys, field) in [
+            // A dialog's events in the order in which they changed it.
+            (doc! { "_id.t": 1, "d": 1, "version": 1 }, "version"),
+            // What became of a message after its create.
+            (doc! { "_id.t": 1, "of": 1 }, "of"),
+        ] {
+            let options = IndexOptions::builder()
+                .partial_filter_expression(doc! { field: { "$exists": true } })
+                .build();
+            let index = IndexModel::builder().keys(keys).options(options).build();
+            journal.create_index(index).await?;
+        }
+        Ok(())
     }
 
     async fn set_retention(&self, retention: Duration) -> Result<(), StoreError> {

@@ -6,6 +6,8 @@
 //! documents, however many dialogs a user has.
 
 mod feed;
+mod history;
+mod journal;
 mod queries;
 mod rows;
 mod snapshot;
@@ -21,6 +23,7 @@ use crate::event::EventId;
 use super::Store;
 
 pub use feed::CommitFeed;
+pub use history::{Entry, History, HistoryPage, Scope};
 pub use queries::{Dialogs, DialogsOfUser, Messages, Page, Query, UserInDialog, Users};
 pub use rows::Malformed;
 pub use snapshot::Snapshot;
@@ -52,6 +55,9 @@ pub enum ReadError {
     /// Anything else that the driver or the server said.
     #[error("MongoDB: {}", .0.kind)]
     Driver(#[source] Error),
+    /// There is more to replay than one call may.
+    #[error("more than {0} records and messages would have to be replayed")]
+    TooMuch(usize),
     /// A document that is not as the schema says.
     #[error("a document of {collection}: {reason}")]
     Malformed {

@@ -1,7 +1,7 @@
 //! Writing what a recount found to be different: exactly that, and only if the
 //! dialog is still as it was looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mongodb::bson::raw::CString;
 use mongodb::bson::{Bson, DateTime, RawDocumentBuf, cstr, doc, rawdoc, serialize_to_bson};
@@ -175,9 +175,16 @@ fn record(
 ) -> Result<RawDocumentBuf, StoreError> {
     let version = recounted.version + 1;
     let event = format!("\u{1}repair:{}:{version}", key.dialog);
+    // Found by the message as well, as whatever else happened to it.
+    let messages = recounted.differences.iter();
+    let messages = messages.filter_map(|difference| match &difference.subject {
+        Subject::Message(message) => Some(message.as_str()),
+        _ => None,
+    });
+    let messages: BTreeSet<&str> = messages.collect();
     let repairs = recounted.differences.iter().map(repaired);
     let repairs: Vec<Bson> = repairs.collect::<Result<_, _>>()?;
-    let record = doc! {
+    let mut record = doc! {
         "_id": { "t": key.tenant.as_str(), "e": event },
         "type": REPAIR,
         "at": now.timestamp_millis() * 1_000,
@@ -188,6 +195,9 @@ fn record(
         "repairs": repairs,
         "applied_at": now,
     };
+    if !messages.is_empty() {
+        record.insert("of", Vec::from_iter(messages));
+    }
     RawDocumentBuf::try_from(&record).map_err(unencodable)
 }
 

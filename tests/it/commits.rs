@@ -186,7 +186,7 @@ impl Stage {
     }
 }
 
-fn shared(config: Config, store: Store) -> Shared {
+pub fn shared(config: Config, store: Store) -> Shared {
     let mut lanes = config.lanes;
     // Few, so that dialogs are forgotten as well.
     (lanes.count, lanes.cached_dialogs) = (1, 3);

@@ -100,6 +100,11 @@ pub fn topic(id: &str, dialog: &str, topic: &str, at: i64) -> Wire {
     event(id, "dialog.topic.create", "topic", at, data)
 }
 
+pub fn dialog_delete(id: &str, dialog: &str, at: i64) -> Wire {
+    let data = json!({ "context": { "dialogId": dialog } });
+    event(id, "dialog.delete", "dialog", at, data)
+}
+
 /// A body of any kind, sent as a `message.create`.
 pub fn raw(body: &[u8]) -> Wire {
     Wire {

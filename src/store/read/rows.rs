@@ -143,11 +143,11 @@ pub(super) fn key<'a>(document: &'a RawDocument, part: &str) -> Result<&'a str, 
         .ok_or_else(|| Malformed::Field(format!("_id.{part}")))
 }
 
-fn wrong(name: &str) -> Malformed {
+pub(super) fn wrong(name: &str) -> Malformed {
     Malformed::Field(name.to_owned())
 }
 
-fn integer(name: &str, value: RawBsonRef<'_>) -> Result<i64, Malformed> {
+pub(super) fn integer(name: &str, value: RawBsonRef<'_>) -> Result<i64, Malformed> {
     match value {
         RawBsonRef::Int64(n) => Ok(n),
         RawBsonRef::Int32(n) => Ok(n.into()),
@@ -155,19 +155,19 @@ fn integer(name: &str, value: RawBsonRef<'_>) -> Result<i64, Malformed> {
     }
 }
 
-fn boolean(name: &str, value: RawBsonRef<'_>) -> Result<bool, Malformed> {
+pub(super) fn boolean(name: &str, value: RawBsonRef<'_>) -> Result<bool, Malformed> {
     value.as_bool().ok_or_else(|| wrong(name))
 }
 
-fn text<'a>(name: &str, value: RawBsonRef<'a>) -> Result<&'a str, Malformed> {
+pub(super) fn text<'a>(name: &str, value: RawBsonRef<'a>) -> Result<&'a str, Malformed> {
     value.as_str().ok_or_else(|| wrong(name))
 }
 
-fn micros(name: &str, value: RawBsonRef<'_>) -> Result<Micros, Malformed> {
+pub(super) fn micros(name: &str, value: RawBsonRef<'_>) -> Result<Micros, Malformed> {
     Micros::new(integer(name, value)?).ok_or_else(|| wrong(name))
 }
 
-fn date(name: &str, value: RawBsonRef<'_>) -> Result<Micros, Malformed> {
+pub(super) fn date(name: &str, value: RawBsonRef<'_>) -> Result<Micros, Malformed> {
     let date = value.as_datetime().ok_or_else(|| wrong(name))?;
     let micros = date.timestamp_millis().checked_mul(1_000);
     micros.and_then(Micros::new).ok_or_else(|| wrong(name))

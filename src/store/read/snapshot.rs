@@ -19,6 +19,8 @@ use super::rows::{DialogRow, Malformed, MembershipRow, MessageRow, key};
 
 /// Documents in one round trip and in memory at a time.
 pub(super) const CHUNK: usize = 1_000;
+/// Small documents in one round trip of a scan.
+const SCANNED: u32 = 5_000;
 
 /// Everything read through one value of this type was true at one moment.
 pub struct Snapshot {
@@ -180,7 +182,7 @@ impl Snapshot {
         .await
     }
 
-    async fn by_keys<K: Eq + std::hash::Hash, V>(
+    pub(super) async fn by_keys<K: Eq + std::hash::Hash, V>(
         &mut self,
         collection: &'static str,
         mut keys: Vec<Document>,
@@ -210,16 +212,13 @@ impl Snapshot {
     /// What is found, at most [`CHUNK`] documents. Never more than one round
     /// trip unless they are huge: what follows it would not be retried by the
     /// driver (and be sent with a read concern, which servers need not take).
-    async fn find<T>(
+    pub(super) async fn find<T>(
         &mut self,
         find: Find,
         parse: impl Fn(&RawDocument) -> Result<T, Malformed>,
     ) -> Result<Vec<T>, ReadError> {
         debug_assert!((1..=CHUNK).contains(&find.limit));
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ReadError::TooSlow);
-        }
+        let left = self.left()?;
         let limit = u32::try_from(find.limit).unwrap_or(u32::MAX);
         let options = FindOptions::builder()
             .projection(projection(find.fields))
@@ -227,7 +226,7 @@ impl Snapshot {
             .limit(i64::from(limit))
             // One more than the limit, so that the first reply ends the cursor.
             .batch_size(limit.saturating_add(1))
-            .max_time(left.max(Duration::from_millis(1)))
+            .max_time(left)
             .build();
         let mut cursor = self
             .collection(find.collection)
@@ -243,19 +242,105 @@ impl Snapshot {
         Ok(found)
     }
 
+    /// Goes through all that is found, however much it is, with memory bounded
+    /// by what `each` keeps. Counts against `budget`.
+    pub(super) async fn scan(
+        &mut self,
+        scan: Scan,
+        budget: &mut Budget,
+        mut each: impl FnMut(&RawDocument) -> Result<(), Malformed>,
+    ) -> Result<(), ReadError> {
+        let options = FindOptions::builder()
+            .projection(projection(scan.fields))
+            .sort(scan.sort)
+            .batch_size(SCANNED)
+            .max_time(self.left()?)
+            .build();
+        let mut cursor = self
+            .collection(scan.collection)
+            .find(scan.filter)
+            .with_options(options)
+            .session(&mut self.session)
+            .await?;
+        while cursor.advance(&mut self.session).await? {
+            budget.take()?;
+            if self.deadline <= Instant::now() {
+                return Err(ReadError::TooSlow);
+            }
+            each(cursor.current()).map_err(|e| ReadError::malformed(scan.collection, e))?;
+        }
+        Ok(())
+    }
+
+    /// What a pipeline of one result comes to; `None` when it has none.
+    pub(super) async fn aggregate(
+        &mut self,
+        collection: &'static str,
+        pipeline: Vec<Document>,
+    ) -> Result<Option<Document>, ReadError> {
+        let mut cursor = self
+            .collection(collection)
+            .aggregate(pipeline)
+            .max_time(self.left()?)
+            .session(&mut self.session)
+            .await?;
+        match cursor.advance(&mut self.session).await? {
+            true => Ok(Some(cursor.deserialize_current()?)),
+            false => Ok(None),
+        }
+    }
+
+    /// The time that is left.
+    fn left(&self) -> Result<Duration, ReadError> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        match left.is_zero() {
+            true => Err(ReadError::TooSlow),
+            false => Ok(left.max(Duration::from_millis(1))),
+        }
+    }
+
     fn collection(&self, name: &'static str) -> Collection<RawDocumentBuf> {
         let name = self.generation.collection(name);
         self.store.snapshots().collection(&name)
     }
 }
 
-struct Find {
-    collection: &'static str,
-    filter: Document,
-    fields: &'static [&'static str],
-    sort: Option<Document>,
+pub(super) struct Find {
+    pub collection: &'static str,
+    pub filter: Document,
+    pub fields: &'static [&'static str],
+    pub sort: Option<Document>,
     /// 1 to [`CHUNK`].
-    limit: usize,
+    pub limit: usize,
+}
+
+/// A find without a limit of its own.
+pub(super) struct Scan {
+    pub collection: &'static str,
+    pub filter: Document,
+    pub fields: &'static [&'static str],
+    pub sort: Option<Document>,
+}
+
+/// How many documents one answer may still go through.
+#[derive(Debug)]
+pub(super) struct Budget {
+    most: usize,
+    left: usize,
+}
+
+impl Budget {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, left: most }
+    }
+
+    fn take(&mut self) -> Result<(), ReadError> {
+        self.left = self
+            .left
+            .checked_sub(1)
+            .ok_or(ReadError::TooMuch(self.most))?;
+        Ok(())
+    }
 }
 
 fn projection(fields: &[&str]) -> Document {

@@ -1,0 +1,599 @@
+//! A user in a dialog: what happened there, as seen by them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::{Applied, Counter, Created, Origin, Repair, Track, What};
+use crate::derive::state::{ByType, Mark};
+use crate::event::{MessageId, Micros, SenderType, UserId};
+
+/// Which counters are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// Those of a user in one dialog.
+    InDialog,
+    /// Those of a user over all dialogs.
+    Overall,
+}
+
+/// What was so before the first record.
+#[derive(Debug, Clone, Default)]
+pub struct Before {
+    /// The user's mark; `None`: was not a member.
+    pub mark: Option<Mark>,
+    /// Messages that could be unread, were the user a member: countable, of
+    /// others, not read by them.
+    pub messages: Vec<(MessageId, Micros, SenderType)>,
+    /// Messages among the records that the user had read before their create.
+    pub read: HashSet<MessageId>,
+    /// Messages sent by the user.
+    pub sent: i64,
+    /// The dialog was deleted.
+    pub deleted: bool,
+}
+
+/// The user's counters as they are served now.
+pub type Served = BTreeMap<Counter, i64>;
+
+/// The lowest mark that the user ever had: nothing at or before it was ever
+/// unread. `None` when they never were a member.
+pub fn lowest_mark(user: &UserId, before: Option<Mark>, records: &[Applied]) -> Option<Mark> {
+    let moved = records.iter().filter_map(|record| match &record.what {
+        What::Moved {
+            user: of, after, ..
+        } if of == user => *after,
+        _ => None,
+    });
+    moved.chain(before).min()
+}
+
+/// How many messages the user had sent before the records that led to `now`.
+pub fn sent_before(user: &UserId, now: i64, records: &[Applied]) -> i64 {
+    let more = records.iter().map(|record| match &record.what {
+        What::Created(created) if created.sender == *user => i64::from(!created.stillborn),
+        What::Deleted { sender, .. } if sender.as_ref() == Some(user) => -1,
+        _ => 0,
+    });
+    now - more.sum::<i64>()
+}
+
+/// Writes how the user's counters in a dialog came about.
+pub fn replay(
+    user: &UserId,
+    view: View,
+    before: Before,
+    records: &[Applied],
+    served: &Served,
+    mut track: Track<'_>,
+) {
+    let mut replay = Replay::new(user, view, &before);
+    if !before.deleted {
+        replay.balance(&before, &mut track);
+        for record in records {
+            if record.what == What::DialogDeleted {
+                track.end(record.version, record.at);
+                break;
+            }
+            replay.take(record, &before.read, &mut track);
+        }
+    }
+    track.serve(served);
+}
+
+struct Replay<'u> {
+    user: &'u UserId,
+    view: View,
+    mark: Option<Mark>,
+    /// Messages that are unread if they are after the mark, by time.
+    open: BTreeSet<(Micros, u32)>,
+    messages: Vec<(Micros, u16)>,
+    known: HashMap<MessageId, u32>,
+    types: Vec<SenderType>,
+}
+
+impl<'u> Replay<'u> {
+    fn new(user: &'u UserId, view: View, before: &Before) -> Self {
+        let mut replay = Self {
+            user,
+            view,
+            mark: before.mark,
+            open: BTreeSet::new(),
+            messages: Vec::new(),
+            known: HashMap::new(),
+            types: Vec::new(),
+        };
+        for (message, at, sender_type) in &before.messages {
+            replay.put(message, *at, sender_type);
+        }
+        replay
+    }
+
+    fn balance(&self, before: &Before, track: &mut Track<'_>) {
+        let mut unread = ByType::default();
+        if let Some(mark) = self.mark {
+            self.count(mark.0, i64::MAX, 1, &mut unread);
+        }
+        let total = total(&unread);
+        match self.view {
+            View::InDialog => track.balance(&Counter::Unread, total),
+            View::Overall => {
+                track.balance(&Counter::TotalUnread, total);
+                track.balance(&Counter::UnreadDialogs, i64::from(total > 0));
+                track.balance(&Counter::Dialogs, i64::from(self.mark.is_some()));
+                track.balance(&Counter::Sent, before.sent);
+            }
+        }
+        for (sender_type, count) in unread.iter() {
+            track.balance(&Counter::UnreadFrom(sender_type.clone()), count);
+        }
+    }
+
+    fn take(&mut self, record: &Applied, read: &HashSet<MessageId>, track: &mut Track<'_>) {
+        let place = (Origin::Event, record.version, record.at);
+        match &record.what {
+            What::Created(created) if created.sender == *self.user => {
+                self.sent(i64::from(!created.stillborn), record, track);
+            }
+            What::Created(created) => {
+                let unread = self.created(created, read);
+                self.unread(place, &unread, track);
+            }
+            What::Deleted { message, sender } => {
+                if sender.as_ref() == Some(self.user) {
+                    self.sent(-1, record, track);
+                }
+                let unread = self.removed(message);
+                self.unread(place, &unread, track);
+            }
+            What::Read { message, user } if user == self.user => {
+                let unread = self.removed(message);
+                self.unread(place, &unread, track);
+            }
+            What::Moved {
+                user,
+                before,
+                after,
+            } if user == self.user => {
+                let unread = self.moved(*after);
+                self.unread(place, &unread, track);
+                let more = i64::from(after.is_some()) - i64::from(before.is_some());
+                if self.view == View::Overall {
+                    let (origin, version, at) = place;
+                    track.step(origin, version, at, &Counter::Dialogs, more);
+                }
+            }
+            What::Repaired(repairs) => self.repaired(record, repairs, track),
+            _ => {}
+        }
+    }
+
+    fn sent(&self, more: i64, record: &Applied, track: &mut Track<'_>) {
+        if self.view == View::Overall {
+            track.step(
+                Origin::Event,
+                record.version,
+                record.at,
+                &Counter::Sent,
+                more,
+            );
+        }
+    }
+
+    fn put(&mut self, message: &MessageId, at: Micros, sender_type: &SenderType) {
+        let place = self.types.iter().position(|known| known == sender_type);
+        let place = place.unwrap_or_else(|| {
+            self.types.push(sender_type.clone());
+            self.types.len() - 1
+        });
+        let index = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        self.messages
+            .push((at, u16::try_from(place).unwrap_or(u16::MAX)));
+        self.known.insert(message.clone(), index);
+        self.open.insert((at, index));
+    }
+
+    fn created(&mut self, created: &Created, read: &HashSet<MessageId>) -> ByType {
+        let mut unread = ByType::default();
+        let closed = created.system || created.stillborn || read.contains(&created.message);
+        if !closed {
+            self.put(&created.message, created.at, &created.sender_type);
+            if self.mark.is_some_and(|mark| !mark.covers(created.at)) {
+                unread.add(&created.sender_type, 1);
+            }
+        }
+        unread
+    }
+
+    /// A message is read or deleted: it is not unread any more, if it was.
+    fn removed(&mut self, message: &MessageId) -> ByType {
+        let mut unread = ByType::default();
+        if let Some(index) = self.known.get(message) {
+            let (at, place) = self.messages[*index as usize];
+            let was_open = self.open.remove(&(at, *index));
+            if was_open && self.mark.is_some_and(|mark| !mark.covers(at)) {
+                unread.add(&self.types[usize::from(place)], -1);
+            }
+        }
+        unread
+    }
+
+    fn moved(&mut self, after: Option<Mark>) -> ByType {
+        let end = |mark: Option<Mark>| mark.map_or(i64::MAX, |mark| mark.0);
+        let (old, new) = (end(self.mark), end(after));
+        self.mark = after;
+        let mut unread = ByType::default();
+        if old < new {
+            self.count(old, new, -1, &mut unread);
+        } else {
+            self.count(new, old, 1, &mut unread);
+        }
+        unread
+    }
+
+    /// Counts the open messages after one time, up to and including another.
+    fn count(&self, after: i64, until: i64, by: i64, unread: &mut ByType) {
+        let from = Micros::new(after.saturating_add(1));
+        for (at, index) in from.iter().flat_map(|from| self.open.range((*from, 0)..)) {
+            if at.get() > until {
+                break;
+            }
+            let (_, place) = self.messages[*index as usize];
+            unread.add(&self.types[usize::from(place)], by);
+        }
+    }
+
+    /// Writes a change of what is unread, in all of its forms.
+    fn unread(&self, place: (Origin, i64, i64), more: &ByType, track: &mut Track<'_>) {
+        let (origin, version, at) = place;
+        let counter = match self.view {
+            View::InDialog => Counter::Unread,
+            View::Overall => Counter::TotalUnread,
+        };
+        let before = track.value(&counter);
+        track.step(origin, version, at, &counter, total(more));
+        if self.view == View::Overall {
+            let more = i64::from(track.value(&counter) > 0) - i64::from(before > 0);
+            track.step(origin, version, at, &Counter::UnreadDialogs, more);
+        }
+        for (sender_type, more) in more.iter() {
+            let counter = Counter::UnreadFrom(sender_type.clone());
+            track.step(origin, version, at, &counter, more);
+        }
+    }
+
+    /// What was served before the repair, and what is after it. Unread is kept
+    /// as `sequence` less `consumed`, for members.
+    fn repaired(&self, record: &Applied, repairs: &[Repair], track: &mut Track<'_>) {
+        let own = |repair: &&Repair| repair.user.as_ref() == Some(self.user);
+        let member = repairs.iter().filter(own);
+        let member = member.clone().find(|repair| repair.counter == "member");
+        let was_member = match member {
+            Some(repair) => repair.stored == Some(1),
+            None => self.mark.is_some(),
+        };
+        let (mut stored, mut counted) = (ByType::default(), ByType::default());
+        if let Some(mark) = self.mark {
+            self.count(mark.0, i64::MAX, 1, &mut counted);
+        }
+        // Types first, so that those that a repair alone names are seen.
+        if was_member {
+            self.count(
+                self.mark.map_or(i64::MAX, |mark| mark.0),
+                i64::MAX,
+                1,
+                &mut stored,
+            );
+            for repair in repairs {
+                let (name, by) = match repair.counter.split_once('.') {
+                    Some(("sequence", name)) if repair.is_of_dialog() => (name, 1),
+                    Some(("consumed", name)) if own(&repair) => (name, -1),
+                    _ => continue,
+                };
+                if let Ok(sender_type) = SenderType::new(name) {
+                    stored.add(&sender_type, by * repair.excess());
+                }
+            }
+        }
+        // As reads do: never below 0.
+        let clamp = |counts: &ByType| -> ByType {
+            let counts = counts.iter();
+            let counts = counts.map(|(name, count)| (name.clone(), count.max(0)));
+            counts.collect()
+        };
+        let (stored, counted) = (clamp(&stored), clamp(&counted));
+        self.drift(record, Origin::Drift, &stored, track);
+        self.drift(record, Origin::Repair, &counted, track);
+        if self.view == View::Overall {
+            let (version, at) = (record.version, record.at);
+            let is_member = i64::from(self.mark.is_some());
+            track.repair(
+                version,
+                at,
+                &Counter::Dialogs,
+                i64::from(was_member),
+                is_member,
+            );
+            let sent = repairs.iter().filter(own);
+            let sent = sent
+                .clone()
+                .find(|repair| repair.counter == "total_messages_count");
+            if let Some(repair) = sent {
+                let stored = repair.stored.unwrap_or(0).max(0);
+                let counted = repair.counted.unwrap_or(0).max(0);
+                track.repair(version, at, &Counter::Sent, stored, counted);
+            }
+        }
+    }
+
+    /// Writes a change of what is unread, to these counts.
+    fn drift(&self, record: &Applied, origin: Origin, to: &ByType, track: &mut Track<'_>) {
+        let mut more = to.clone();
+        for sender_type in &self.types {
+            let value = track.value(&Counter::UnreadFrom(sender_type.clone()));
+            more.add(sender_type, -value);
+        }
+        let strange = track.senders_beside(&self.types);
+        for sender_type in strange {
+            let value = track.value(&Counter::UnreadFrom(sender_type.clone()));
+            more.add(&sender_type, -value);
+        }
+        self.unread((origin, record.version, record.at), &more, track);
+    }
+}
+
+fn total(by_type: &ByType) -> i64 {
+    by_type.iter().map(|(_, count)| count).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Part, Tape};
+
+    fn id(id: &str) -> MessageId {
+        MessageId::new(id).unwrap()
+    }
+
+    fn user(id: &str) -> UserId {
+        UserId::new(id).unwrap()
+    }
+
+    fn created(message: &str, sender: &str, at: i64) -> What {
+        What::Created(Created {
+            message: id(message),
+            sender: user(sender),
+            sender_type: SenderType::default(),
+            at: Micros::new(at).unwrap(),
+            system: false,
+            foretold: false,
+            stillborn: false,
+        })
+    }
+
+    fn moved(before: Option<i64>, after: Option<i64>) -> What {
+        What::Moved {
+            user: user("bob"),
+            before: before.map(Mark),
+            after: after.map(Mark),
+        }
+    }
+
+    fn read(message: &str) -> What {
+        What::Read {
+            message: id(message),
+            user: user("bob"),
+        }
+    }
+
+    fn deleted(message: &str) -> What {
+        What::Deleted {
+            message: id(message),
+            sender: Some(user("ann")),
+        }
+    }
+
+    /// Bob's changes of one counter: the version (0 for a balance) and delta.
+    fn changes(
+        before: Before,
+        what: impl IntoIterator<Item = What>,
+        view: View,
+        counter: Counter,
+        served: i64,
+    ) -> Vec<(i64, i64)> {
+        let records = what.into_iter().zip(7_i64..);
+        let records = records.map(|(what, version)| Applied {
+            version,
+            at: version,
+            what,
+        });
+        let records: Vec<_> = records.collect();
+        let mut tape = Tape::new(Some(counter.clone()));
+        let served = Served::from([(counter, served)]);
+        replay(
+            &user("bob"),
+            view,
+            before,
+            &records,
+            &served,
+            tape.track("d"),
+        );
+        let lines = tape.finish();
+        let all = Part {
+            limit: 100,
+            ..Part::default()
+        };
+        let (page, more) = lines.page(&all);
+        assert!(!more);
+        page.iter()
+            .map(|line| (line.step.version, line.step.delta))
+            .collect()
+    }
+
+    fn unread(
+        before: Before,
+        what: impl IntoIterator<Item = What>,
+        served: i64,
+    ) -> Vec<(i64, i64)> {
+        changes(before, what, View::InDialog, Counter::Unread, served)
+    }
+
+    fn member() -> Before {
+        Before {
+            mark: Some(Mark(0)),
+            ..Before::default()
+        }
+    }
+
+    #[test]
+    fn unread_rises_with_messages_of_others_after_the_mark() {
+        let what = [
+            created("m1", "ann", 5),
+            created("own", "bob", 6),
+            moved(Some(0), Some(7)),
+            created("late", "ann", 7),
+            created("m2", "ann", 8),
+        ];
+        assert_eq!(unread(member(), what, 1), [(7, 1), (9, -1), (11, 1)]);
+    }
+
+    #[test]
+    fn a_mark_that_moves_back_brings_messages_back_but_not_those_read_or_deleted() {
+        let what = [
+            created("m1", "ann", 5),
+            created("m2", "ann", 5),
+            created("m3", "ann", 6),
+            moved(Some(0), Some(9)),
+            read("m1"),
+            deleted("m3"),
+            moved(Some(9), Some(4)),
+            moved(Some(4), None),
+            moved(None, Some(4)),
+        ];
+        let expected = [(7, 1), (8, 1), (9, 1), (10, -3), (13, 1), (14, -1), (15, 1)];
+        assert_eq!(unread(member(), what, 1), expected);
+    }
+
+    #[test]
+    fn what_was_before_makes_a_balance() {
+        let message = |name: &str, at| (id(name), Micros::new(at).unwrap(), SenderType::default());
+        let before = Before {
+            messages: vec![message("m1", 0), message("m2", 1), message("m3", 2)],
+            read: HashSet::from([id("m4")]),
+            ..member()
+        };
+        let mut known = created("m4", "ann", 3);
+        if let What::Created(created) = &mut known {
+            created.foretold = true;
+        }
+        let what = [read("m2"), known, deleted("m3"), deleted("m1")];
+        assert_eq!(unread(before, what, 0), [(0, 2), (7, -1), (9, -1)]);
+    }
+
+    #[test]
+    fn the_end_of_the_dialog_is_the_end_of_its_history() {
+        let what = [
+            created("m1", "ann", 5),
+            What::DialogDeleted,
+            created("m2", "ann", 6),
+            moved(Some(0), None),
+        ];
+        assert_eq!(unread(member(), what.clone(), 0), [(7, 1), (8, -1)]);
+        let gone = Before {
+            deleted: true,
+            ..member()
+        };
+        assert_eq!(unread(gone, what, 0), []);
+    }
+
+    #[test]
+    fn what_is_served_but_not_explained_is_drift() {
+        let last = i64::MAX;
+        let what = [created("m1", "ann", 5)];
+        assert_eq!(unread(member(), what, 4), [(7, 1), (last, 3)]);
+        assert_eq!(unread(Before::default(), [], 4), [(last, 4)]);
+    }
+
+    #[test]
+    fn a_repair_shows_what_it_found_and_undoes_it() {
+        let repair = |user: Option<UserId>, counter: &str, stored, counted| super::Repair {
+            user,
+            message: None,
+            counter: counter.into(),
+            stored: Some(stored),
+            counted: Some(counted),
+        };
+        let bob = || Some(user("bob"));
+        let repairs = |repairs: Vec<Repair>| [created("m1", "ann", 5), What::Repaired(repairs)];
+        for (found, expected) in [
+            // One unread too many in the sequence, three in Bob's share.
+            (
+                vec![
+                    repair(None, "sequence.user", 5, 4),
+                    repair(bob(), "consumed.user", 1, 3),
+                ],
+                vec![(7, 1), (8, 3), (8, -3)],
+            ),
+            // Never shown below 0.
+            (
+                vec![repair(bob(), "consumed.user", 9, 3)],
+                vec![(7, 1), (8, -1), (8, 1)],
+            ),
+            // Another's.
+            (
+                vec![repair(Some(user("ann")), "consumed.user", 9, 3)],
+                vec![(7, 1)],
+            ),
+            // A type that there is none of.
+            (
+                vec![repair(None, "sequence.bot", 2, 0)],
+                vec![(7, 1), (8, 2), (8, -2)],
+            ),
+            // Someone not a member is shown nothing.
+            (
+                vec![repair(bob(), "member", 0, 1)],
+                vec![(7, 1), (8, -1), (8, 1)],
+            ),
+        ] {
+            assert_eq!(unread(member(), repairs(found), 1), expected);
+        }
+    }
+
+    #[test]
+    fn over_all_dialogs_there_is_more_to_count() {
+        let what = || {
+            [
+                created("m1", "ann", 5),
+                created("m2", "ann", 6),
+                created("own", "bob", 7),
+                moved(Some(0), None),
+                What::Deleted {
+                    message: id("own"),
+                    sender: Some(user("bob")),
+                },
+            ]
+        };
+        let before = || Before {
+            sent: 2,
+            ..member()
+        };
+        let of = |counter, served| changes(before(), what(), View::Overall, counter, served);
+        assert_eq!(of(Counter::TotalUnread, 0), [(7, 1), (8, 1), (10, -2)]);
+        assert_eq!(of(Counter::UnreadDialogs, 0), [(7, 1), (10, -1)]);
+        assert_eq!(of(Counter::Dialogs, 0), [(0, 1), (10, -1)]);
+        assert_eq!(of(Counter::Sent, 2), [(0, 2), (9, 1), (11, -1)]);
+        let records: Vec<_> = what()
+            .into_iter()
+            .map(|what| Applied {
+                version: 1,
+                at: 1,
+                what,
+            })
+            .collect();
+        assert_eq!(sent_before(&user("bob"), 2, &records), 2);
+        assert_eq!(sent_before(&user("ann"), 2, &records), 0);
+        assert_eq!(
+            lowest_mark(&user("bob"), Some(Mark(0)), &records),
+            Some(Mark(0))
+        );
+        assert_eq!(lowest_mark(&user("ann"), None, &records), None);
+    }
+}

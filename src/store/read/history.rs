@@ -1,0 +1,826 @@
+//! Histories: the records and facts of one snapshot, replayed by
+//! [`crate::history`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use mongodb::bson::{Bson, Document, doc};
+
+use crate::derive::state::Mark;
+use crate::event::{DialogId, MessageId, Micros, SenderType, TenantId, UserId};
+use crate::history::share::{self, Before, View};
+use crate::history::{
+    Applied, Counter, Line, Lines, Origin, Part, Position, Tape, What, dialog, message,
+};
+use crate::store::generation::VERSIONS;
+use crate::store::repair::REPAIR;
+use crate::store::schema::{collection, membership, message as message_field};
+
+use super::ReadError;
+use super::journal::{self, Names, Source};
+use super::queries::Query;
+use super::rows::{DialogRow, Malformed, MembershipRow, boolean, key, micros, text, wrong};
+use super::snapshot::{
+    Budget, CHUNK, DIALOG_COUNTS, DIALOG_DELETED, DIALOG_SEQUENCE, Find, Scan, Snapshot,
+};
+use super::stats::{Counts, DialogStats, MessageStats, UserDialogStats};
+
+/// Types of entries that no event of the bus stands behind.
+const BALANCE: &str = "counters.balance";
+const DRIFT: &str = "counters.drift";
+
+/// Whose history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// A user's in one dialog.
+    UserInDialog(UserId, DialogId),
+    /// A user's over all dialogs.
+    User(UserId),
+    /// A dialog's.
+    Dialog(DialogId),
+    /// A message's.
+    Message(MessageId),
+}
+
+/// Asks how counters came about.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// Whose counters.
+    pub tenant: TenantId,
+    /// Which of them.
+    pub scope: Scope,
+    /// Only this one.
+    pub counter: Option<Counter>,
+    /// Which of the entries.
+    pub part: Part,
+    /// Records and messages that may be replayed.
+    pub most: usize,
+}
+
+/// A page of a history.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HistoryPage {
+    /// The entries, in the order asked for.
+    pub entries: Vec<Entry>,
+    /// The place of the last of them, when there are more.
+    pub next: Option<Position>,
+    /// The counters as they are served now: what all entries sum to.
+    pub values: BTreeMap<Counter, i64>,
+}
+
+/// One change of a counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The event; `None` when none stands behind it.
+    pub event: Option<String>,
+    /// Its type.
+    pub kind: String,
+    /// The counter.
+    pub counter: Counter,
+    /// By how much it changed.
+    pub delta: i64,
+    /// Its value before.
+    pub old: i64,
+    /// Who did it, where known.
+    pub actor: Option<String>,
+    /// When it happened.
+    pub occurred_at: Option<Micros>,
+    /// When it was counted.
+    pub applied_at: Option<Micros>,
+    /// Where.
+    pub dialog: Option<String>,
+    /// Why, for a repair.
+    pub reason: Option<String>,
+}
+
+impl Query for History {
+    type Answer = HistoryPage;
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    async fn answer(&self, snapshot: &mut Snapshot) -> Result<HistoryPage, ReadError> {
+        let mut reading = Reading {
+            tenant: &self.tenant,
+            snapshot,
+            budget: Budget::new(self.most),
+            tape: Tape::new(self.counter.clone()),
+        };
+        // In a message's history all entries are of its dialog.
+        let mut dialog = None;
+        match &self.scope {
+            Scope::UserInDialog(user, dialog) => reading.user_in_dialog(user, dialog).await?,
+            Scope::User(user) => reading.user(user).await?,
+            Scope::Dialog(dialog) => reading.dialog(dialog).await?,
+            Scope::Message(message) => dialog = reading.message(message).await?,
+        }
+        let lines = std::mem::take(&mut reading.tape).finish();
+        let (page, more) = lines.page(&self.part);
+        let by_event = matches!(self.scope, Scope::Message(_));
+        let sources = reading.sources(&lines, &page, by_event).await?;
+        let entries = page.iter().map(|line| {
+            let mut entry = entry(&lines, line, sources.get(&place(&lines, line, by_event)));
+            if by_event {
+                entry.dialog = dialog.as_ref().map(ToString::to_string);
+            }
+            entry
+        });
+        let next = page.last().filter(|_| more);
+        Ok(HistoryPage {
+            entries: entries.collect(),
+            next: next.map(|line| lines.position(line)),
+            values: lines.totals().clone(),
+        })
+    }
+}
+
+/// Names the record behind an entry: a dialog and a version, or an event.
+type Place = (String, i64);
+
+fn place(lines: &Lines, line: &Line, by_event: bool) -> Place {
+    let version = if by_event { 0 } else { line.step.version };
+    (lines.group(line).to_owned(), version)
+}
+
+fn entry(lines: &Lines, line: &Line, source: Option<&Source>) -> Entry {
+    let kind = match (line.step.origin, source) {
+        (Origin::Balance, _) => BALANCE.to_owned(),
+        (Origin::Drift | Origin::LastDrift, _) => DRIFT.to_owned(),
+        (Origin::Event | Origin::Repair, source) => {
+            source.map(|source| source.kind.clone()).unwrap_or_default()
+        }
+    };
+    // Drift is nobody's doing, as far as is known.
+    let cause = source.filter(|_| kind != DRIFT);
+    let group = lines.group(line);
+    Entry {
+        event: cause
+            .filter(|source| !source.is_repair())
+            .map(|source| source.event.clone()),
+        kind: kind.clone(),
+        counter: lines.counter(line).clone(),
+        delta: line.step.delta,
+        old: line.old,
+        actor: cause.and_then(|source| source.actor.clone()),
+        occurred_at: cause.map(|source| source.occurred_at),
+        applied_at: source.map(|source| source.applied_at),
+        dialog: (!group.is_empty()).then(|| group.to_owned()),
+        reason: cause.and_then(|source| source.reason.clone()),
+    }
+}
+
+/// One history being read.
+struct Reading<'r> {
+    tenant: &'r TenantId,
+    snapshot: &'r mut Snapshot,
+    budget: Budget,
+    tape: Tape,
+}
+
+/// Versions of a dialog from between two rebuilds.
+struct Stretch {
+    /// None of them is as low.
+    start: i64,
+    first: i64,
+    last: i64,
+    /// Records with them.
+    count: i64,
+}
+
+/// Records of a dialog without a gap, up to its latest version.
+struct Records {
+    /// Whether they reach back to the dialog's first event.
+    complete: bool,
+    records: Vec<Applied>,
+}
+
+impl Reading<'_> {
+    async fn user(&mut self, user: &UserId) -> Result<(), ReadError> {
+        let mut after = None;
+        loop {
+            let shares = self
+                .snapshot
+                .shares_after(self.tenant, user, after.as_ref(), false, CHUNK)
+                .await?;
+            for share in &shares {
+                self.share(user, &share.dialog, Some(share), View::Overall)
+                    .await?;
+            }
+            match shares.last().filter(|_| shares.len() == CHUNK) {
+                Some(last) => after = Some(last.dialog.clone()),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn user_in_dialog(&mut self, user: &UserId, dialog: &DialogId) -> Result<(), ReadError> {
+        let share = self.snapshot.share(self.tenant, dialog, user).await?;
+        self.share(user, dialog, share.as_ref(), View::InDialog)
+            .await
+    }
+
+    /// One dialog as seen by one user.
+    async fn share(
+        &mut self,
+        user: &UserId,
+        dialog: &DialogId,
+        share: Option<&MembershipRow>,
+        view: View,
+    ) -> Result<(), ReadError> {
+        let row = self.row(dialog, DIALOG_SEQUENCE).await?;
+        let version = row.as_ref().map_or(0, |row| row.version);
+        let filter = doc! { "$or": [
+            { "type": { "$in": ["message.create", "message.delete", "dialog.delete", REPAIR] } },
+            { "u": user.as_str() },
+        ] };
+        let Records { complete, records } = self.records(dialog, version, filter).await?;
+        let mut before = Before {
+            deleted: was_deleted(row.as_ref(), &records),
+            ..Before::default()
+        };
+        if !before.deleted {
+            if !complete {
+                before.mark = mark_before(user, share, &records);
+                before.messages = self
+                    .messages_before(user, dialog, &before, &records)
+                    .await?;
+            }
+            before.read = self.read_before(user, &records).await?;
+            if !complete && view == View::Overall {
+                let now = self.sent(user, dialog).await?;
+                before.sent = share::sent_before(user, now, &records);
+            }
+        }
+        let stats = UserDialogStats::of(self.tenant, user, dialog, share, row.as_ref());
+        let sent = share.filter(|_| !row.as_ref().is_some_and(|row| row.deleted));
+        let sent = sent.map_or(0, |share| share.sent.max(0));
+        let served = served(&stats, sent, view);
+        let track = self.tape.track(dialog.as_str());
+        share::replay(user, view, before, &records, &served, track);
+        Ok(())
+    }
+
+    /// Messages from before the records that the user may have had unread.
+    async fn messages_before(
+        &mut self,
+        user: &UserId,
+        dialog: &DialogId,
+        before: &Before,
+        records: &[Applied],
+    ) -> Result<Vec<(MessageId, Micros, SenderType)>, ReadError> {
+        let Some(lowest) = share::lowest_mark(user, before.mark, records) else {
+            return Ok(Vec::new());
+        };
+        let seen = Seen::of(user, records);
+        let mut messages = Vec::new();
+        let scan = Scan {
+            collection: collection::MESSAGES,
+            filter: doc! {
+                "_id.t": self.tenant.as_str(),
+                "d": dialog.as_str(),
+                "at": { "$gt": lowest.0 },
+                "sender": { "$ne": user.as_str() },
+                "system": { "$ne": true },
+            },
+            fields: &[
+                message_field::AT,
+                message_field::TYPE,
+                message_field::DELETED,
+            ],
+            sort: None,
+        };
+        self.snapshot
+            .scan(scan, &mut self.budget, |row| {
+                let (message, at, sender_type, deleted) = old_message(row)?;
+                let gone = deleted && !seen.deleted.contains(&message);
+                if !gone && !seen.created.contains(&message) {
+                    messages.push((message, at, sender_type));
+                }
+                Ok(())
+            })
+            .await?;
+        let unsure = messages.iter().map(|(message, ..)| message);
+        let unsure = unsure.filter(|message| !seen.read.contains(message));
+        let unsure: Vec<MessageId> = unsure.cloned().collect();
+        let read = self.receipts(user, unsure).await?;
+        messages.retain(|(message, ..)| !read.contains(message));
+        Ok(messages)
+    }
+
+    /// Messages among the records that the user had read before their create.
+    async fn read_before(
+        &mut self,
+        user: &UserId,
+        records: &[Applied],
+    ) -> Result<HashSet<MessageId>, ReadError> {
+        let seen = Seen::of(user, records);
+        let foretold = records.iter().filter_map(|record| match &record.what {
+            What::Created(created) if created.foretold => Some(&created.message),
+            _ => None,
+        });
+        let foretold = foretold.filter(|message| !seen.read.contains(message));
+        self.receipts(user, foretold.cloned().collect()).await
+    }
+
+    /// Those of the messages that the user has read one by one.
+    async fn receipts(
+        &mut self,
+        user: &UserId,
+        messages: Vec<MessageId>,
+    ) -> Result<HashSet<MessageId>, ReadError> {
+        let keys = messages.iter().map(|message| {
+            doc! {
+                "t": self.tenant.as_str(),
+                "m": message.as_str(),
+                "s": "read",
+                "u": user.as_str(),
+            }
+        });
+        let read = self
+            .snapshot
+            .by_keys(collection::RECEIPTS, keys.collect(), &[], |row| {
+                Ok((MessageId::new(key(row, "m")?)?, ()))
+            })
+            .await?;
+        Ok(read.into_keys().collect())
+    }
+
+    async fn sent(&mut self, user: &UserId, dialog: &DialogId) -> Result<i64, ReadError> {
+        let filter = doc! {
+            "_id.t": self.tenant.as_str(),
+            "d": dialog.as_str(),
+            "sender": user.as_str(),
+            "deleted": { "$ne": true },
+        };
+        self.count(collection::MESSAGES, filter).await
+    }
+
+    async fn dialog(&mut self, dialog: &DialogId) -> Result<(), ReadError> {
+        let row = self.row(dialog, DIALOG_COUNTS).await?;
+        let version = row.as_ref().map_or(0, |row| row.version);
+        let filter = doc! { "type": { "$in": [
+            "message.create", "message.delete", "dialog.member.add", "dialog.member.remove",
+            "dialog.topic.create", "dialog.delete", REPAIR,
+        ] } };
+        let Records { complete, records } = self.records(dialog, version, filter).await?;
+        let before = match (was_deleted(row.as_ref(), &records), complete) {
+            (true, _) => None,
+            (false, true) => Some(dialog::Counts::default()),
+            (false, false) => Some(self.counts(dialog).await?.before(&records)),
+        };
+        let stats = DialogStats::of(self.tenant, dialog, row.as_ref());
+        let served = dialog::Counts {
+            messages: stats.messages,
+            members: stats.members,
+            topics: stats.topics,
+        };
+        let track = self.tape.track(dialog.as_str());
+        dialog::replay(before, &records, served, track);
+        Ok(())
+    }
+
+    /// The dialog's counters, counted from its facts.
+    async fn counts(&mut self, dialog: &DialogId) -> Result<dialog::Counts, ReadError> {
+        let (t, d) = (self.tenant.as_str(), dialog.as_str());
+        let messages = doc! { "_id.t": t, "d": d, "deleted": { "$ne": true } };
+        let members = doc! { "_id.t": t, "_id.d": d, membership::JOINED_AT: { "$exists": true } };
+        let topics = below(doc! { "t": t, "d": d });
+        Ok(dialog::Counts {
+            messages: self.count(collection::MESSAGES, messages).await?,
+            members: self.count(collection::MEMBERSHIPS, members).await?,
+            topics: self.count(collection::TOPICS, topics).await?,
+        })
+    }
+
+    /// Tells the dialog of the message, once it has one.
+    async fn message(&mut self, id: &MessageId) -> Result<Option<DialogId>, ReadError> {
+        let rows = self
+            .snapshot
+            .messages(self.tenant, std::iter::once(id))
+            .await?;
+        let row = rows.get(id);
+        let dialog = row.and_then(|row| row.dialog.clone());
+        let mut dialog_deleted = false;
+        let mut records = self.happened(id).await?;
+        if let Some(dialog) = &dialog {
+            let row = self.row(dialog, DIALOG_DELETED).await?;
+            dialog_deleted = row.is_some_and(|row| row.deleted);
+            if dialog_deleted {
+                records.extend(self.ended(dialog, id).await?);
+            }
+        }
+        let stats = MessageStats::of(self.tenant, id, row, dialog_deleted);
+        let now = message::Now {
+            counted: self.marks(id).await?,
+            served: message_counters(&stats.statuses, &stats.reactions),
+            gone: dialog_deleted || row.is_some_and(|row| row.deleted),
+        };
+        message::replay(id, &now, records, &mut self.tape);
+        Ok(dialog)
+    }
+
+    async fn happened(&mut self, id: &MessageId) -> Result<Vec<message::Happened>, ReadError> {
+        let mut records = Vec::new();
+        let scan = Scan {
+            collection: collection::JOURNAL,
+            filter: doc! { "_id.t": self.tenant.as_str(), "of": id.as_str() },
+            fields: journal::HAPPENED,
+            sort: None,
+        };
+        self.snapshot
+            .scan(scan, &mut self.budget, |record| {
+                records.extend(journal::happened(record)?);
+                Ok(())
+            })
+            .await?;
+        Ok(records)
+    }
+
+    /// What ended the messages of a deleted dialog for this one: the deletion,
+    /// or its own create after that.
+    async fn ended(
+        &mut self,
+        dialog: &DialogId,
+        id: &MessageId,
+    ) -> Result<Option<message::Happened>, ReadError> {
+        let deletion = self
+            .versioned(dialog, 0, doc! { "type": "dialog.delete" })
+            .await?;
+        let since = deletion.as_ref().map_or(0, |(version, _)| *version);
+        let create = self
+            .versioned(dialog, since, doc! { "m": id.as_str() })
+            .await?;
+        Ok(create.or(deletion).map(|(_, happened)| happened))
+    }
+
+    /// A record of a dialog after a version.
+    async fn versioned(
+        &mut self,
+        dialog: &DialogId,
+        after: i64,
+        mut filter: Document,
+    ) -> Result<Option<(i64, message::Happened)>, ReadError> {
+        filter.insert("_id.t", self.tenant.as_str());
+        filter.insert("d", dialog.as_str());
+        filter.insert("version", doc! { "$gt": after });
+        let find = Find {
+            collection: collection::JOURNAL,
+            filter,
+            fields: &["version", "applied_at"],
+            sort: Some(doc! { "_id.t": -1, "d": -1, "version": -1 }),
+            limit: 1,
+        };
+        Ok(self.snapshot.find(find, journal::ended).await?.pop())
+    }
+
+    /// A message's users by status and reaction, one by one.
+    async fn marks(&mut self, id: &MessageId) -> Result<BTreeMap<Counter, i64>, ReadError> {
+        let (mut statuses, mut reactions) = (Counts::new(), Counts::new());
+        let range = || below(doc! { "t": self.tenant.as_str(), "m": id.as_str() });
+        for (name, part, filter, counts) in [
+            (collection::RECEIPTS, "s", range(), &mut statuses),
+            (collection::REACTIONS, "r", range(), &mut reactions),
+        ] {
+            let scan = Scan {
+                collection: name,
+                filter,
+                fields: &["set"],
+                sort: None,
+            };
+            self.snapshot
+                .scan(scan, &mut self.budget, |row| {
+                    let set = row.get("set")?.map(|set| boolean("set", set));
+                    if set.transpose()?.unwrap_or(true) {
+                        *counts.entry(key(row, part)?.to_owned()).or_default() += 1;
+                    }
+                    Ok(())
+                })
+                .await?;
+        }
+        Ok(message_counters(&statuses, &reactions))
+    }
+
+    async fn row(
+        &mut self,
+        dialog: &DialogId,
+        fields: &'static [&'static str],
+    ) -> Result<Option<DialogRow>, ReadError> {
+        let rows = self
+            .snapshot
+            .dialogs(self.tenant, std::iter::once(dialog), fields)
+            .await?;
+        Ok(rows.into_values().next())
+    }
+
+    /// The records that lead to the dialog's version without a gap, as far as
+    /// the filter takes them.
+    async fn records(
+        &mut self,
+        dialog: &DialogId,
+        version: i64,
+        mut filter: Document,
+    ) -> Result<Records, ReadError> {
+        let first = self.first(dialog, version).await?;
+        filter.insert("_id.t", self.tenant.as_str());
+        filter.insert("d", dialog.as_str());
+        filter.insert("version", doc! { "$gte": first });
+        let scan = Scan {
+            collection: collection::JOURNAL,
+            filter,
+            fields: journal::APPLIED,
+            sort: Some(doc! { "_id.t": 1, "d": 1, "version": 1 }),
+        };
+        let (mut names, mut records) = (Names::default(), Vec::new());
+        self.snapshot
+            .scan(scan, &mut self.budget, |record| {
+                records.push(names.applied(record)?);
+                Ok(())
+            })
+            .await?;
+        Ok(Records {
+            complete: first == 1,
+            records,
+        })
+    }
+
+    /// The lowest version from which on there are records without a gap: the
+    /// retention takes them one by one, and by the clocks of several replicas.
+    ///
+    /// A rebuild begins a stretch of versions of its own, and has no records
+    /// itself. Between two stretches nothing can be missing: what is older goes
+    /// first.
+    async fn first(&mut self, dialog: &DialogId, version: i64) -> Result<i64, ReadError> {
+        let mut first = version + 1;
+        let mut below = i64::MAX;
+        while let Some(stretch) = self.stretch(dialog, below).await? {
+            below = stretch.start;
+            let is_latest = stretch.start == version / VERSIONS * VERSIONS;
+            if is_latest && stretch.last != version {
+                return Ok(first);
+            }
+            if stretch.last - stretch.first + 1 != stretch.count {
+                return self.unbroken(dialog, &stretch).await;
+            }
+            first = stretch.first;
+        }
+        Ok(first)
+    }
+
+    /// The latest stretch of versions below one.
+    async fn stretch(
+        &mut self,
+        dialog: &DialogId,
+        below: i64,
+    ) -> Result<Option<Stretch>, ReadError> {
+        let latest = self.versioned_below(dialog, below).await?;
+        let Some(last) = latest else {
+            return Ok(None);
+        };
+        let start = last / VERSIONS * VERSIONS;
+        let extent = doc! { "$group": {
+            "_id": null,
+            "first": { "$min": "$version" },
+            "count": { "$sum": 1_i64 },
+        } };
+        let pipeline = vec![self.between(dialog, start, last), extent];
+        let extent = self
+            .snapshot
+            .aggregate(collection::JOURNAL, pipeline)
+            .await?;
+        Ok(extent.map(|extent| {
+            let number = |name: &str| extent.get_i64(name).unwrap_or_default();
+            Stretch {
+                start,
+                first: number("first"),
+                last,
+                count: number("count"),
+            }
+        }))
+    }
+
+    /// The highest version below one that has a record.
+    async fn versioned_below(
+        &mut self,
+        dialog: &DialogId,
+        below: i64,
+    ) -> Result<Option<i64>, ReadError> {
+        let pipeline = vec![
+            self.between(dialog, 0, below - 1),
+            doc! { "$sort": { "_id.t": -1, "d": -1, "version": -1 } },
+            doc! { "$limit": 1 },
+            doc! { "$project": { "version": 1 } },
+        ];
+        let found = self
+            .snapshot
+            .aggregate(collection::JOURNAL, pipeline)
+            .await?;
+        Ok(found.and_then(|found| found.get_i64("version").ok()))
+    }
+
+    /// Records with versions above the one, up to the other.
+    fn between(&self, dialog: &DialogId, above: i64, to: i64) -> Document {
+        doc! { "$match": {
+            "_id.t": self.tenant.as_str(),
+            "d": dialog.as_str(),
+            "version": { "$gt": above, "$lte": to },
+        } }
+    }
+
+    /// From the last one of a stretch down, versions fall as fast as numbers
+    /// rise, until the first gap.
+    async fn unbroken(&mut self, dialog: &DialogId, of: &Stretch) -> Result<i64, ReadError> {
+        let unbroken = doc! { "$eq": [{ "$add": ["$version", "$n"] }, of.last + 1] };
+        let pipeline = vec![
+            self.between(dialog, of.start, of.last),
+            doc! { "$setWindowFields": {
+                "sortBy": { "version": -1 },
+                "output": { "n": { "$documentNumber": {} } },
+            } },
+            doc! { "$match": { "$expr": unbroken } },
+            doc! { "$group": { "_id": null, "first": { "$min": "$version" } } },
+        ];
+        let found = self
+            .snapshot
+            .aggregate(collection::JOURNAL, pipeline)
+            .await?;
+        let first = found.and_then(|found| found.get_i64("first").ok());
+        Ok(first.unwrap_or(of.last + 1))
+    }
+
+    async fn count(
+        &mut self,
+        collection: &'static str,
+        filter: Document,
+    ) -> Result<i64, ReadError> {
+        let pipeline = vec![
+            doc! { "$match": filter },
+            doc! { "$group": { "_id": null, "count": { "$sum": 1_i64 } } },
+        ];
+        let found = self.snapshot.aggregate(collection, pipeline).await?;
+        Ok(found.map_or(0, |found| found.get_i64("count").unwrap_or_default()))
+    }
+
+    /// The records behind the entries of a page.
+    async fn sources(
+        &mut self,
+        lines: &Lines,
+        page: &[Line],
+        by_event: bool,
+    ) -> Result<HashMap<Place, Source>, ReadError> {
+        let recorded = page
+            .iter()
+            .filter(|line| !matches!(line.step.origin, Origin::Balance | Origin::LastDrift));
+        let mut groups: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
+        for line in recorded {
+            let versions = groups.entry(lines.group(line)).or_default();
+            versions.insert(line.step.version);
+        }
+        let t = self.tenant.as_str();
+        if by_event {
+            let keys = groups.keys().map(|event| doc! { "t": t, "e": *event });
+            let sources = self
+                .snapshot
+                .by_keys(
+                    collection::JOURNAL,
+                    keys.collect(),
+                    journal::SOURCE,
+                    |row| {
+                        let source = Source::parse(row)?;
+                        Ok(((source.event.clone(), 0), source))
+                    },
+                )
+                .await?;
+            return Ok(sources);
+        }
+        let mut sources = HashMap::new();
+        for (dialog, versions) in groups {
+            let versions: Vec<i64> = versions.into_iter().collect();
+            for versions in versions.chunks(CHUNK) {
+                let find = Find {
+                    collection: collection::JOURNAL,
+                    filter: doc! { "_id.t": t, "d": dialog, "version": { "$in": versions } },
+                    fields: journal::SOURCE,
+                    sort: None,
+                    limit: CHUNK,
+                };
+                let found = self.snapshot.find(find, Source::parse).await?;
+                sources.extend(
+                    found
+                        .into_iter()
+                        .map(|source| ((dialog.to_owned(), source.version), source)),
+                );
+            }
+        }
+        Ok(sources)
+    }
+}
+
+/// Whether the dialog was deleted before the first record.
+fn was_deleted(row: Option<&DialogRow>, records: &[Applied]) -> bool {
+    let deletion = |record: &Applied| record.what == What::DialogDeleted;
+    row.is_some_and(|row| row.deleted) && !records.iter().any(deletion)
+}
+
+/// The user's mark before the first record.
+fn mark_before(user: &UserId, share: Option<&MembershipRow>, records: &[Applied]) -> Option<Mark> {
+    let first = records.iter().find_map(|record| match &record.what {
+        What::Moved {
+            user: of, before, ..
+        } if of == user => Some(*before),
+        _ => None,
+    });
+    first.unwrap_or_else(|| {
+        let share = share?;
+        Some(Mark::of(share.joined_at?, share.read_until))
+    })
+}
+
+/// What the records themselves say happened to messages.
+#[derive(Default)]
+struct Seen {
+    created: HashSet<MessageId>,
+    deleted: HashSet<MessageId>,
+    /// By the user.
+    read: HashSet<MessageId>,
+}
+
+impl Seen {
+    fn of(user: &UserId, records: &[Applied]) -> Self {
+        let mut seen = Self::default();
+        for record in records {
+            match &record.what {
+                What::Created(created) => drop(seen.created.insert(created.message.clone())),
+                What::Deleted { message, .. } => drop(seen.deleted.insert(message.clone())),
+                What::Read { message, user: by } if by == user => {
+                    seen.read.insert(message.clone());
+                }
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+fn old_message(
+    row: &mongodb::bson::RawDocument,
+) -> Result<(MessageId, Micros, SenderType, bool), Malformed> {
+    let (mut at, mut sender_type, mut deleted) = (None, None, false);
+    for field in row {
+        let (name, value) = field?;
+        match name.as_str() {
+            message_field::AT => at = Some(micros("at", value)?),
+            message_field::TYPE => sender_type = Some(SenderType::new(text("type", value)?)?),
+            message_field::DELETED => deleted = boolean("deleted", value)?,
+            _ => {}
+        }
+    }
+    let message = MessageId::new(key(row, "m")?)?;
+    let at = at.ok_or_else(|| wrong("at"))?;
+    Ok((
+        message,
+        at,
+        sender_type.ok_or_else(|| wrong("type"))?,
+        deleted,
+    ))
+}
+
+fn served(stats: &UserDialogStats, sent: i64, view: View) -> share::Served {
+    let mut served: share::Served = stats
+        .unread_by_sender_type
+        .iter()
+        .filter_map(|(name, count)| {
+            let sender_type = SenderType::new(name).ok()?;
+            Some((Counter::UnreadFrom(sender_type), *count))
+        })
+        .collect();
+    match view {
+        View::InDialog => drop(served.insert(Counter::Unread, stats.unread)),
+        View::Overall => served.extend([
+            (Counter::TotalUnread, stats.unread),
+            (Counter::UnreadDialogs, i64::from(stats.unread > 0)),
+            (Counter::Dialogs, i64::from(stats.member)),
+            (Counter::Sent, sent),
+        ]),
+    }
+    served.retain(|_, count| *count != 0);
+    served
+}
+
+/// Names that are no status or reaction were never counted.
+fn message_counters(statuses: &Counts, reactions: &Counts) -> BTreeMap<Counter, i64> {
+    let named = |prefix: &'static str| {
+        move |(name, count): (&String, &i64)| {
+            Some((format!("{prefix}.{name}").parse().ok()?, *count))
+        }
+    };
+    let statuses = statuses.iter().filter_map(named("status_counts"));
+    let reactions = reactions.iter().filter_map(named("reaction_counts"));
+    statuses.chain(reactions).collect()
+}
+
+/// All documents whose key is longer than this and begins with it.
+fn below(key: Document) -> Document {
+    let mut end = key.clone();
+    end.insert("~", Bson::MaxKey);
+    doc! { "_id": { "$gt": key, "$lt": end } }
+}
