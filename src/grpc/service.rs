@@ -15,7 +15,7 @@ use super::token::{self, Scope};
 use super::v1::{self, counter_service_server::CounterService};
 use super::validate;
 
-/// Histories replayed at once; others wait. Each may take 100 MB.
+/// Histories replayed at once; others wait. Each may take 200 MB.
 const HISTORIES: usize = 2;
 
 /// Answers from the store.

@@ -20,7 +20,7 @@ const MAX_BATCH: usize = 1_000;
 const MAX_REASON_BYTES: usize = 1_000;
 const DEFAULT_PAGE: usize = 50;
 const MAX_PAGE: usize = 500;
-/// Records and messages that one history may go through. Some 250 bytes each.
+/// Records and messages that one history may go through. Some 400 bytes each.
 const MAX_REPLAYED: usize = 500_000;
 
 /// Violations told of one request: they travel in a header, which is bounded.
