@@ -387,6 +387,10 @@ async fn forget_half(world: &World) -> Result<()> {
 /// Takes so many of the oldest records away.
 async fn forget(world: &World, count: u64) -> Result<()> {
     let journal = world.database().await?.collection::<Document>("journal");
+    // The record before all others goes first.
+    journal
+        .delete_one(doc! { "type": "counters.origin" })
+        .await?;
     let mut oldest = journal
         .find(doc! {})
         .sort(doc! { "applied_at": 1, "version": 1 })
@@ -610,5 +614,42 @@ async fn a_person_reads_a_table_and_a_program_lines_of_json() -> Result<()> {
         .output()
         .await?;
     assert_eq!(none.status.code(), Some(2), "{}", stderr(&none));
+    service.stop().await
+}
+
+#[tokio::test]
+async fn a_rebuild_leaves_histories_as_they_were() -> Result<()> {
+    let world = World::new("history_rebuild");
+    let service = world.service().await?;
+    let mut story = story();
+    // The end, after which there would be little more to see.
+    story.retain(|event| event.event_type != "dialog.delete");
+    in_order(&world, &service, &story).await?;
+    let scopes = [
+        ("bob", "d", ""),
+        ("bob", "", ""),
+        ("", "d", ""),
+        ("", "", "m6"),
+    ];
+    for (number, name) in ["one", "two"].into_iter().enumerate() {
+        let mut before = Vec::new();
+        for of in scopes {
+            before.push(whole(&service, request(of, "")).await?);
+        }
+        assert_clean(&command(&world, &["rebuild"]).output().await?);
+        for (of, before) in scopes.into_iter().zip(&before) {
+            assert_eq!(&whole(&service, request(of, "")).await?, before, "{of:?}");
+        }
+        let at = 100 + number as i64;
+        let more = message(name, "d", &format!("after_{name}"), "ann", at);
+        in_order(&world, &service, &[more]).await?;
+        let unread = changes(&service, scopes[0], "unread_count").await?;
+        assert_eq!(unread.last(), Some(&(name.to_owned(), 1)));
+    }
+    // The retention takes the first stretch, and a part of the second.
+    forget(&world, story.len() as u64 + 1).await?;
+    let unread = changes(&service, scopes[0], "unread_count").await?;
+    let names: Vec<_> = unread.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["counters.balance", "two"], "{unread:?}");
     service.stop().await
 }
