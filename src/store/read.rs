@@ -3,7 +3,7 @@
 //! A [`Reader`] is asked a [`Query`]. Everything in one answer comes from one
 //! snapshot session, so that no answer can see a message without its sender's
 //! share, or half of a batch. Memory is bounded by the answer plus two thousand
-//! documents, however many dialogs a user has.
+//! documents, however many dialogs a user has; a history's by [`History::most`].
 
 mod feed;
 mod history;

@@ -243,7 +243,8 @@ impl Snapshot {
     }
 
     /// Goes through all that is found, however much it is, with memory bounded
-    /// by what `each` keeps. Counts against `budget`.
+    /// by what `each` keeps. Counts against `budget`. Beyond the first reply
+    /// the driver does not try again: a server that is lost ends the call.
     pub(super) async fn scan(
         &mut self,
         scan: Scan,
