@@ -2,8 +2,9 @@
 //! the process die.
 //!
 //! `CHAT_COUNTERS_FAILPOINT=NAME` or `NAME:N` aborts the process when it passes
-//! the point for the first or the N-th time. Debug builds only: in a release
-//! build [`pass`] is nothing, and [`armed`] refuses the variable.
+//! the point for the first or the N-th time, `event:ID` each time that it is
+//! about to count that event. Debug builds only: in a release build [`pass`] and
+//! [`meet`] are nothing, and [`armed`] refuses the variable.
 
 /// The environment variable.
 pub const VARIABLE: &str = "CHAT_COUNTERS_FAILPOINT";
@@ -105,36 +106,57 @@ pub fn armed() -> Result<(), String> {
     parsed(&value).map(drop)
 }
 
-/// The point, and at which pass of it to die.
-fn parsed(value: &str) -> Result<(Point, u64), String> {
-    let (name, count) = value.split_once(':').unwrap_or((value, "1"));
+/// When to die.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Trap {
+    /// At a point, when it is passed for this time.
+    Pass(Point, u64),
+    /// At an event.
+    Event(String),
+}
+
+fn parsed(value: &str) -> Result<Trap, String> {
+    match value.strip_prefix("event:") {
+        Some(event) if !event.is_empty() => return Ok(Trap::Event(event.to_owned())),
+        _ => {}
+    }
+    let (name, rest) = value.split_once(':').unwrap_or((value, "1"));
     let point = Point::all().find(|point| point.name() == name);
-    match (point, count.parse()) {
-        (Some(point), Ok(count @ 1..)) => Ok((point, count)),
+    match (point, rest.parse()) {
+        (Some(point), Ok(count @ 1..)) => Ok(Trap::Pass(point, count)),
         _ => {
             let names: Vec<_> = Point::all().map(Point::name).collect();
             let names = names.join(", ");
             Err(format!(
-                "{VARIABLE}: expected one of {names}, perhaps with :N; found {value:?}"
+                "{VARIABLE}: expected one of {names}, perhaps with :N, or event:ID; found {value:?}"
             ))
         }
     }
 }
 
+#[cfg(debug_assertions)]
+static ARMED: std::sync::LazyLock<Option<Trap>> =
+    std::sync::LazyLock::new(|| parsed(&std::env::var(VARIABLE).ok()?).ok());
+
 /// Dies here, if that is asked for.
 #[cfg(debug_assertions)]
 pub fn pass(point: Point) {
-    use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    static ARMED: LazyLock<Option<(Point, u64)>> =
-        LazyLock::new(|| parsed(&std::env::var(VARIABLE).ok()?).ok());
     static PASSED: AtomicU64 = AtomicU64::new(0);
 
-    if let Some((armed, at)) = *ARMED
-        && armed == point
-        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == at
+    if let Some(Trap::Pass(armed, at)) = &*ARMED
+        && *armed == point
+        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *at
     {
+        std::process::abort();
+    }
+}
+
+/// Dies of this event, if that is asked for.
+#[cfg(debug_assertions)]
+pub fn meet(event: &str) {
+    if matches!(&*ARMED, Some(Trap::Event(armed)) if armed == event) {
         std::process::abort();
     }
 }
@@ -144,6 +166,11 @@ pub fn pass(point: Point) {
 #[inline(always)]
 pub fn pass(_: Point) {}
 
+/// Nothing.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn meet(_: &str) {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,10 +178,20 @@ mod tests {
     #[test]
     fn points_are_armed_by_name_and_number() {
         for point in Point::all() {
-            assert_eq!(parsed(point.name()), Ok((point, 1)));
-            assert_eq!(parsed(&format!("{}:7", point.name())), Ok((point, 7)));
+            assert_eq!(parsed(point.name()), Ok(Trap::Pass(point, 1)));
+            let seventh = format!("{}:7", point.name());
+            assert_eq!(parsed(&seventh), Ok(Trap::Pass(point, 7)));
         }
-        for wrong in ["", "nowhere", "decoded:0", "decoded:x", "decoded:"] {
+        assert_eq!(parsed("event:a:1"), Ok(Trap::Event("a:1".into())));
+        for wrong in [
+            "",
+            "nowhere",
+            "event",
+            "event:",
+            "decoded:0",
+            "decoded:x",
+            "decoded:",
+        ] {
             let refused = parsed(wrong).unwrap_err();
             assert!(refused.contains("before_commit"), "{refused}");
         }

@@ -11,6 +11,7 @@ mod types;
 mod writer;
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -22,6 +23,7 @@ use crate::config;
 use crate::deadletter::{Failure, Reason};
 use crate::derive::{Care, Outcome};
 use crate::event::Event;
+use crate::failpoint;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::store::{Class, CommitFeed, Store, StoreError};
@@ -29,10 +31,16 @@ use crate::telemetry::metrics::{Label, Metrics};
 pub use types::TypesInFlight;
 pub use writer::Writer;
 
-/// Deliveries of one event from which on it is committed by itself: should it
-/// be what ends the process, its neighbours are not drawn with it towards the
-/// broker's delivery limit.
+/// Deliveries of an event from which on it may be what ends the process each
+/// time. Its neighbours must not be drawn with it to the broker's delivery limit.
 const SUSPICIOUS_DELIVERIES: u64 = 2;
+
+/// With every further delivery the batches of suspicious events are so many
+/// times smaller: mostly it was but a connection that was cut.
+const SUSPICION: usize = 4;
+
+/// How long an acknowledgement takes to leave the process, amply.
+const HEARD: Duration = Duration::from_millis(5);
 
 /// The shortest and the longest delay after a conflict: somebody else has just
 /// succeeded, so that there is little to wait for.
@@ -100,9 +108,26 @@ impl Lane {
                 .drain(..)
                 .partition(|work| work.delivery.delivery_count() >= SUSPICIOUS_DELIVERIES);
             self.settle(batch).await;
-            for work in suspicious {
-                self.settle(vec![work]).await;
-            }
+            self.settle_suspicious(suspicious).await;
+        }
+    }
+
+    /// Settles what was delivered again and again, in batches that are the
+    /// smaller the more often that was. In an order that is new each time: half
+    /// of what stands before or after the one that ends the process is settled
+    /// before it does.
+    async fn settle_suspicious(&mut self, mut works: Vec<Work>) {
+        let order = RandomState::new();
+        works.sort_by_cached_key(|work| order.hash_one(&work.event.stamp.event));
+        while let Some(last) = works.last() {
+            let further = last.delivery.delivery_count() - SUSPICIOUS_DELIVERIES;
+            let smaller = u32::try_from(further + 1).ok();
+            let smaller = smaller.and_then(|times| SUSPICION.checked_pow(times));
+            let size = self.shared.lanes.batch_events / smaller.unwrap_or(usize::MAX);
+            let batch = works.split_off(works.len().saturating_sub(size.max(1)));
+            self.settle(batch).await;
+            // The next batch may be the last one: let the broker hear of this.
+            tokio::time::sleep(HEARD).await;
         }
     }
 
@@ -146,6 +171,9 @@ impl Lane {
             let taken = progress.queue.len().min(progress.limit);
             let events = progress.queue.iter().take(taken).map(|work| &work.event);
             let events: Vec<_> = events.collect();
+            for event in &events {
+                failpoint::meet(event.stamp.event.as_str());
+            }
             match self.writer.attempt(&events, progress.care).await {
                 Ok(outcomes) => self.succeeded(&mut progress, &outcomes),
                 Err(failed) => {

@@ -17,6 +17,10 @@ pub(super) type Tag = u64;
 pub(super) enum Outcome {
     /// Its effect, or its dead letter, is durable.
     Done,
+    /// As done; and the broker is to be told now. It was delivered before: what
+    /// ended that may end the process again, and a broker that knows of nothing
+    /// counts one more delivery of everything.
+    DoneAtLast,
     /// The broker is to deliver it again.
     Requeue,
 }
@@ -124,8 +128,12 @@ impl Delivery {
 
     /// Its effect is durable: the broker may forget it.
     pub fn ack(mut self) {
+        let outcome = match self.delivery_count() {
+            0 => Outcome::Done,
+            _ => Outcome::DoneAtLast,
+        };
         if let Some(message) = self.message.take() {
-            message.origin.settle(Outcome::Done);
+            message.origin.settle(outcome);
         }
     }
 

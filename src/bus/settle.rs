@@ -24,7 +24,8 @@ const QUIET: Duration = Duration::from_millis(200);
 ///
 /// `in_flight` goes down by one for each. Finished deliveries behind an
 /// unfinished one wait for it, `bound` of them at most and only while others
-/// follow: they are told one by one once it is quiet for [`QUIET`].
+/// follow: they are told one by one once it is quiet for [`QUIET`], or when one
+/// of them was delivered before.
 ///
 /// # Errors
 /// When the channel is lost; what was not told is redelivered by the broker.
@@ -49,11 +50,13 @@ pub(super) async fn settle(
         if settled == 0 {
             return acknowledge(&channel, &mut ledger, 0).await;
         }
-        let mut requeued = Vec::new();
+        let (mut requeued, mut bound) = (Vec::new(), bound);
         for (tag, outcome) in batch.drain(..) {
             ledger.record(tag, outcome);
-            if outcome == Outcome::Requeue {
-                requeued.push(tag);
+            match outcome {
+                Outcome::Requeue => requeued.push(tag),
+                Outcome::DoneAtLast => bound = 0,
+                Outcome::Done => {}
             }
         }
         requeue(&channel, requeued).await?;
@@ -121,10 +124,10 @@ impl Ledger {
         }
         if self.marks[place] == Mark::Open {
             self.marks[place] = match outcome {
-                Outcome::Done => Mark::Done,
+                Outcome::Done | Outcome::DoneAtLast => Mark::Done,
                 Outcome::Requeue => Mark::Told,
             };
-            self.waiting += usize::from(outcome == Outcome::Done);
+            self.waiting += usize::from(outcome != Outcome::Requeue);
         }
     }
 

@@ -272,10 +272,14 @@ impl JournalFollower {
 impl Chunk {
     /// Adds a record; returns when it was written.
     fn add(&mut self, record: &RawDocument) -> Result<DateTime, StoreError> {
-        let record: Record = deserialize_from_slice(record.as_bytes()).map_err(unreadable)?;
         self.records += 1;
-        let applied_at = record.applied_at;
-        self.events.extend(record.event()?);
+        let applied_at = record.get_datetime("applied_at").map_err(unreadable)?;
+        // Repairs, and the record before all others, are of no event.
+        let kind = record.get_str("type").map_err(unreadable)?;
+        if !kind.starts_with("counters.") {
+            let record: Record = deserialize_from_slice(record.as_bytes()).map_err(unreadable)?;
+            self.events.extend(record.event()?);
+        }
         Ok(applied_at)
     }
 }
@@ -320,13 +324,11 @@ struct Record<'r> {
     read_until: Option<i64>,
     joined_at: Option<i64>,
     topic: Option<&'r str>,
-    applied_at: DateTime,
 }
 
 impl Record<'_> {
-    /// The event that it records. `None` for what is no event, and for a create
-    /// of a message that was there: the first one recorded counts, also where
-    /// the two disagree.
+    /// The event that it records. `None` for a create of a message that was
+    /// there: the first one recorded counts, also where the two disagree.
     fn event(&self) -> Result<Option<Event>, StoreError> {
         let Some(fact) = self.fact()? else {
             return Ok(None);
@@ -387,7 +389,6 @@ impl Record<'_> {
                 user: self.user()?,
                 user_type: self.id("user_type", self.user_type, SenderType::new)?,
             },
-            other if other.starts_with("counters.") => return Ok(None),
             other => {
                 return Err(StoreError::Answer(format!(
                     "the journal has {:?} of type {other:?}, which this version does not know",

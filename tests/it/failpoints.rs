@@ -10,7 +10,7 @@ use crate::events::{self, Wire, join};
 use crate::kit::model::Model;
 use crate::kit::read_back;
 use crate::kit::service::{PATIENCE, Result, until};
-use crate::world::{World, client};
+use crate::world::{World, client, unread};
 
 /// Runs side by side: each starts the service twice.
 const TOGETHER: usize = 3;
@@ -120,4 +120,53 @@ async fn a_point_that_does_not_exist_is_refused_at_the_start() -> Result<()> {
         stderr(&output)
     );
     Ok(())
+}
+
+/// More than the default limit of deliveries, and one for what is left.
+const STARTS: usize = 22;
+
+#[tokio::test]
+async fn an_event_that_ends_the_process_takes_no_other_with_it() -> Result<()> {
+    let world = World::new("crasher");
+    world.service().await?.stop().await?;
+    let mut events = vec![join("a", "d", "ann", 1), join("b", "d", "bob", 1)];
+    events.extend(events::messages("m", "d", 400, 100));
+    world.publish(&events).await?;
+    let mut starts = 0;
+    while world.depth(&world.config.bus.dead_letter_queue).await? == 0 {
+        assert!(starts < STARTS, "no dead letter after {starts} starts");
+        starts += 1;
+        let died = command(&world, &["serve"])
+            .env(VARIABLE, "event:evt_m_200")
+            .env("CHAT_COUNTERS__GRPC__LISTEN", "127.0.0.1:0")
+            .env("CHAT_COUNTERS__METRICS__LISTEN", "")
+            .spawn()?;
+        dead_or_drained(&world, died).await?;
+    }
+    let service = world.service().await?;
+    world.journaled(401).await?;
+    assert_eq!(unread(&service, "bob", "d").await?, 399);
+    let letters = world.letters(1).await?;
+    assert_eq!(letters[0].body, events[202].body);
+    service.stop().await?;
+    assert_eq!(world.depth(&world.config.bus.queue).await?, 0);
+    assert_eq!(world.depth(&world.config.bus.dead_letter_queue).await?, 0);
+    Ok(())
+}
+
+/// Waits until the service has died of the event, or the broker has put the
+/// event aside.
+async fn dead_or_drained(world: &World, mut service: tokio::process::Child) -> Result<()> {
+    until("a crash or a dead letter", || {
+        let ended = service.try_wait();
+        async move {
+            let letters = world
+                .depth(&world.config.bus.dead_letter_queue)
+                .await
+                .ok()?;
+            (ended.ok()?.is_some() || letters > 0).then_some(())
+        }
+    })
+    .await?;
+    service.kill().await.or(Ok(()))
 }
