@@ -7,8 +7,9 @@ pub mod sweep;
 
 use std::time::Duration;
 
-use crate::derive::state::DialogKey;
+use crate::derive::state::{DialogKey, MessageKey};
 use crate::retry::Backoff;
+use crate::store::recount::Recounted;
 use crate::store::repair::Reason;
 use crate::store::{Class, Store, StoreError};
 use crate::verify::Difference;
@@ -19,14 +20,14 @@ const ATTEMPTS: u32 = 8;
 /// The shortest and the longest wait between them.
 const DELAY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
-/// Verifies dialogs one by one, while the service goes on changing them.
+/// Verifies dialogs, and messages of none, one by one, while the service goes on changing them.
 #[derive(Debug, Clone)]
 pub struct Verifier {
     store: Store,
     repair: Option<Reason>,
 }
 
-/// What came of one dialog.
+/// What came of one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     /// Messages looked at.
@@ -53,32 +54,64 @@ impl Verifier {
     /// # Errors
     /// Any [`StoreError`] that did not go away.
     pub async fn dialog(&self, key: &DialogKey) -> Result<Verified, StoreError> {
-        let mut backoff = Backoff::new(DELAY.0, DELAY.1);
-        let mut attempt = 1;
-        loop {
-            match self.attempt(key).await {
-                Err(error) if error.class() != Class::Permanent && attempt < ATTEMPTS => {
-                    attempt += 1;
-                    backoff.wait().await;
-                }
-                outcome => return outcome,
+        persistently(move || async move {
+            let recounted = self.store.recount(key).await?;
+            let repair = self.repair_of(&recounted);
+            if let Some(reason) = repair {
+                self.store.repair(key, &recounted, reason).await?;
             }
-        }
+            Ok(verified(recounted, repair.is_some()))
+        })
+        .await
     }
 
-    async fn attempt(&self, key: &DialogKey) -> Result<Verified, StoreError> {
-        let recounted = self.store.recount(key).await?;
-        let mut repaired = false;
-        if let Some(reason) = &self.repair
-            && !recounted.differences.is_empty()
-        {
-            self.store.repair(key, &recounted, reason).await?;
-            repaired = true;
-        }
-        Ok(Verified {
-            messages: recounted.messages,
-            differences: recounted.differences,
-            repaired,
+    /// Recounts a message whose create is not known; `None` if it is by now.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] that did not go away.
+    pub async fn placeholder(&self, key: &MessageKey) -> Result<Option<Verified>, StoreError> {
+        persistently(move || async move {
+            let Some(recounted) = self.store.recount_placeholder(key).await? else {
+                return Ok(None);
+            };
+            let repair = self.repair_of(&recounted);
+            if let Some(reason) = repair {
+                let repairing = self.store.repair_placeholder(key, &recounted, reason);
+                repairing.await?;
+            }
+            Ok(Some(verified(recounted, repair.is_some())))
         })
+        .await
+    }
+
+    fn repair_of(&self, recounted: &Recounted) -> Option<&Reason> {
+        let differs = !recounted.differences.is_empty();
+        self.repair.as_ref().filter(|_| differs)
+    }
+}
+
+fn verified(recounted: Recounted, repaired: bool) -> Verified {
+    Verified {
+        messages: recounted.messages,
+        differences: recounted.differences,
+        repaired,
+    }
+}
+
+/// Tries again what may succeed later.
+async fn persistently<T, F>(attempt: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut backoff = Backoff::new(DELAY.0, DELAY.1);
+    let mut tried = 1;
+    loop {
+        match attempt().await {
+            Err(error) if error.class() != Class::Permanent && tried < ATTEMPTS => {
+                tried += 1;
+                backoff.wait().await;
+            }
+            outcome => return outcome,
+        }
     }
 }

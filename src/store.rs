@@ -7,6 +7,7 @@ pub mod fence;
 pub mod generation;
 pub mod inspect;
 mod journal;
+mod listing;
 mod load;
 mod migrate;
 pub mod read;

@@ -6,7 +6,7 @@
 
 mod difference;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 pub use difference::{Difference, Field, Subject};
 
@@ -65,7 +65,7 @@ pub struct Recount {
     types: Vec<SenderType>,
     messages: i64,
     last_message_at: Option<Micros>,
-    differences: Vec<Difference>,
+    found: Differences,
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +88,7 @@ impl Recount {
             types: Vec::new(),
             messages: 0,
             last_message_at: None,
-            differences: Vec::new(),
+            found: Differences::default(),
         }
     }
 
@@ -104,7 +104,13 @@ impl Recount {
 
     /// A message of this dialog; they come in order of time.
     pub fn message(&mut self, message: &Message, marks: &Marks) {
-        self.marks(message, marks);
+        let Message {
+            id,
+            statuses,
+            reactions,
+            ..
+        } = message;
+        self.found.message(id, statuses, reactions, marks);
         if message.deleted {
             return;
         }
@@ -133,33 +139,125 @@ impl Recount {
         }
     }
 
-    /// The message's own counters.
-    fn marks(&mut self, message: &Message, marks: &Marks) {
-        let mut statuses: BTreeMap<&str, i64> = BTreeMap::new();
-        for (status, _) in &marks.receipts {
-            *statuses.entry(status.as_str()).or_default() += 1;
-        }
-        let mut reactions: BTreeMap<&str, i64> = BTreeMap::new();
-        for reaction in &marks.reactions {
-            *reactions.entry(reaction.as_str()).or_default() += 1;
-        }
-        let subject = Subject::Message(message.id.clone());
-        let stored = message.statuses.iter().map(|(k, v)| (k.as_str(), *v));
-        self.compare_named(&subject, stored, &statuses, Field::Status);
-        let stored = message.reactions.iter().map(|(k, v)| (k.as_str(), *v));
-        self.compare_named(&subject, stored, &reactions, Field::Reaction);
+    fn type_index(&mut self, sender_type: &SenderType) -> usize {
+        let known = self.types.iter().position(|known| known == sender_type);
+        known.unwrap_or_else(|| {
+            self.types.push(sender_type.clone());
+            self.types.len() - 1
+        })
     }
 
-    fn compare_named<'n>(
+    /// Everything that is not stored as it is counted.
+    pub fn differences(mut self, topics: i64) -> Vec<Difference> {
+        let stored = std::mem::take(&mut self.stored);
+        let people = std::mem::take(&mut self.people);
+        let types = std::mem::take(&mut self.types);
+        let after = After::new(&self.countable, &types);
+        let members = people.values().filter(|p| p.facts.joined_at().is_some());
+        let dialog = Subject::Dialog;
+        self.found
+            .compare(&dialog, Field::Messages, stored.messages, self.messages);
+        self.found.compare(
+            &dialog,
+            Field::Members,
+            stored.members,
+            members.count() as i64,
+        );
+        self.found
+            .compare(&dialog, Field::Topics, stored.topics, topics);
+        self.found.compare_optional(
+            &dialog,
+            Field::LastMessageAt,
+            stored.last_message_at.map(Micros::get),
+            self.last_message_at.map(Micros::get),
+        );
+        self.found
+            .compare_by_type(&dialog, &stored.sequence, &after.all(), Field::Sequence);
+        // It may be above all marks: members leave, and it stays.
+        let highest = people.values().filter_map(|p| p.facts.mark()).max();
+        if highest > stored.high_mark {
+            let (stored, highest) = (stored.high_mark.map(|m| m.0), highest.map(|m| m.0));
+            self.found
+                .compare_optional(&dialog, Field::HighMark, stored, highest);
+        }
+        for (user, person) in people {
+            self.person(user, person, &after);
+        }
+        self.found.0
+    }
+
+    fn person(&mut self, user: UserId, person: Person, after: &After<'_>) {
+        let subject = Subject::User(user);
+        let Person {
+            facts,
+            stored,
+            sent,
+            known,
+        } = person;
+        let (joined_at, mark) = (facts.joined_at(), facts.mark());
+        self.found.compare(&subject, Field::Sent, stored.sent, sent);
+        let member = joined_at.is_some();
+        self.found
+            .compare(&subject, Field::Member, stored.member.into(), member.into());
+        let (was, is) = (
+            stored.joined_at.map(Micros::get),
+            joined_at.map(Micros::get),
+        );
+        self.found
+            .compare_optional(&subject, Field::JoinedAt, was, is);
+        let (was, is) = (stored.mark.map(|m| m.0), mark.map(|m| m.0));
+        self.found.compare_optional(&subject, Field::Mark, was, is);
+        if let Some(mark) = mark {
+            let unread = after.mark(mark).minus(&known);
+            let consumed = after.all().minus(&unread);
+            self.found
+                .compare_by_type(&subject, &stored.consumed, &consumed, Field::Consumed);
+        }
+    }
+}
+
+/// What is not stored as it is counted of a message whose create is not known:
+/// nothing else counts of it.
+pub fn of_message(
+    id: &MessageId,
+    statuses: &HashMap<String, i64>,
+    reactions: &HashMap<String, i64>,
+    marks: &Marks,
+) -> Vec<Difference> {
+    let mut found = Differences::default();
+    found.message(id, statuses, reactions, marks);
+    found.0
+}
+
+/// What was found to differ.
+#[derive(Debug, Default)]
+struct Differences(Vec<Difference>);
+
+impl Differences {
+    /// The message's own counters.
+    fn message(
+        &mut self,
+        id: &MessageId,
+        statuses: &HashMap<String, i64>,
+        reactions: &HashMap<String, i64>,
+        marks: &Marks,
+    ) {
+        let subject = Subject::Message(id.clone());
+        let counted = count(marks.receipts.iter().map(|(status, _)| status.as_str()));
+        self.compare_named(&subject, statuses, &counted, Field::Status);
+        let counted = count(marks.reactions.iter().map(Reaction::as_str));
+        self.compare_named(&subject, reactions, &counted, Field::Reaction);
+    }
+
+    fn compare_named(
         &mut self,
         subject: &Subject,
-        stored: impl Iterator<Item = (&'n str, i64)>,
+        stored: &HashMap<String, i64>,
         counted: &BTreeMap<&str, i64>,
         field: fn(String) -> Field,
     ) {
-        let stored: BTreeMap<&str, i64> = stored.collect();
-        let names: std::collections::BTreeSet<&str> =
-            stored.keys().chain(counted.keys()).copied().collect();
+        let stored: BTreeMap<&str, i64> = stored.iter().map(|(k, v)| (k.as_str(), *v)).collect();
+        let names: BTreeSet<&str> = stored.keys().chain(counted.keys()).copied().collect();
         for name in names {
             let of = |counts: &BTreeMap<&str, i64>| counts.get(name).copied().unwrap_or_default();
             self.compare(subject, field(name.to_owned()), of(&stored), of(counted));
@@ -178,7 +276,7 @@ impl Recount {
         counted: Option<i64>,
     ) {
         if stored != counted {
-            self.differences.push(Difference {
+            self.0.push(Difference {
                 subject: subject.clone(),
                 field,
                 stored,
@@ -201,75 +299,14 @@ impl Recount {
             }
         }
     }
+}
 
-    fn type_index(&mut self, sender_type: &SenderType) -> usize {
-        let known = self.types.iter().position(|known| known == sender_type);
-        known.unwrap_or_else(|| {
-            self.types.push(sender_type.clone());
-            self.types.len() - 1
-        })
+fn count<'n>(names: impl Iterator<Item = &'n str>) -> BTreeMap<&'n str, i64> {
+    let mut counts = BTreeMap::new();
+    for name in names {
+        *counts.entry(name).or_default() += 1;
     }
-
-    /// Everything that is not stored as it is counted.
-    pub fn differences(mut self, topics: i64) -> Vec<Difference> {
-        let stored = std::mem::take(&mut self.stored);
-        let people = std::mem::take(&mut self.people);
-        let types = std::mem::take(&mut self.types);
-        let after = After::new(&self.countable, &types);
-        let members = people.values().filter(|p| p.facts.joined_at().is_some());
-        let dialog = Subject::Dialog;
-        self.compare(&dialog, Field::Messages, stored.messages, self.messages);
-        self.compare(
-            &dialog,
-            Field::Members,
-            stored.members,
-            members.count() as i64,
-        );
-        self.compare(&dialog, Field::Topics, stored.topics, topics);
-        self.compare_optional(
-            &dialog,
-            Field::LastMessageAt,
-            stored.last_message_at.map(Micros::get),
-            self.last_message_at.map(Micros::get),
-        );
-        self.compare_by_type(&dialog, &stored.sequence, &after.all(), Field::Sequence);
-        // It may be above all marks: members leave, and it stays.
-        let highest = people.values().filter_map(|p| p.facts.mark()).max();
-        if highest > stored.high_mark {
-            let (stored, highest) = (stored.high_mark.map(|m| m.0), highest.map(|m| m.0));
-            self.compare_optional(&dialog, Field::HighMark, stored, highest);
-        }
-        for (user, person) in people {
-            self.person(user, person, &after);
-        }
-        self.differences
-    }
-
-    fn person(&mut self, user: UserId, person: Person, after: &After<'_>) {
-        let subject = Subject::User(user);
-        let Person {
-            facts,
-            stored,
-            sent,
-            known,
-        } = person;
-        let (joined_at, mark) = (facts.joined_at(), facts.mark());
-        self.compare(&subject, Field::Sent, stored.sent, sent);
-        let member = joined_at.is_some();
-        self.compare(&subject, Field::Member, stored.member.into(), member.into());
-        let (was, is) = (
-            stored.joined_at.map(Micros::get),
-            joined_at.map(Micros::get),
-        );
-        self.compare_optional(&subject, Field::JoinedAt, was, is);
-        let (was, is) = (stored.mark.map(|m| m.0), mark.map(|m| m.0));
-        self.compare_optional(&subject, Field::Mark, was, is);
-        if let Some(mark) = mark {
-            let unread = after.mark(mark).minus(&known);
-            let consumed = after.all().minus(&unread);
-            self.compare_by_type(&subject, &stored.consumed, &consumed, Field::Consumed);
-        }
-    }
+    counts
 }
 
 /// Countable messages after a time, by type.

@@ -145,7 +145,7 @@ impl Letters {
             let kind = "dead_lettered";
             self.metrics.events.get_or_create(&Label { kind }).inc();
         }
-        letter.message.origin.settle(Outcome::Done);
+        letter.message.origin.settle(Outcome::DoneAtLast);
     }
 
     /// The open channel, or a new one on a new connection, with the queue made

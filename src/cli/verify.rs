@@ -12,7 +12,7 @@ use super::output::{self, Output};
 use super::{ExitCode, Failure, Global, operator};
 use crate::derive::state::DialogKey;
 use crate::event::{DialogId, TenantId};
-use crate::maintenance::sweep::{Scope, Sweep, Tally};
+use crate::maintenance::sweep::{Scope, Sweep, Tally, Unit};
 use crate::maintenance::{Verified, Verifier};
 use crate::shutdown;
 use crate::store::Store;
@@ -189,14 +189,16 @@ struct Job<'a> {
 
 impl Job<'_> {
     async fn work(&mut self) -> Result<(), Failure> {
-        while let Some((key, verified)) = self.sweep.next().await? {
+        while let Some((unit, verified)) = self.sweep.next().await? {
             self.bar.set_position(self.sweep.passed());
             if !verified.differences.is_empty() {
-                self.bar.suspend(|| self.show(&key, &verified))?;
+                self.bar.suspend(|| self.show(&unit, &verified))?;
                 let differences = self.sweep.tally().differences;
                 self.bar.set_message(format!("{differences} differences"));
             }
-            self.remember(&key)?;
+            if let Unit::Dialog(key) = &unit {
+                self.remember(key)?;
+            }
         }
         match &self.args.resume {
             Some(path) => remove(path),
@@ -204,12 +206,13 @@ impl Job<'_> {
         }
     }
 
-    fn show(&self, key: &DialogKey, verified: &Verified) -> io::Result<()> {
+    fn show(&self, unit: &Unit, verified: &Verified) -> io::Result<()> {
         let mut text = String::new();
         for difference in &verified.differences {
             match self.output {
                 Output::Table => {
-                    let line = format!("{} {}  {difference}", key.tenant, key.dialog);
+                    let dialog = unit.dialog().map_or("(no dialog)", DialogId::as_str);
+                    let line = format!("{} {dialog}  {difference}", unit.tenant());
                     text.push_str(&line.replace(char::is_control, "\u{fffd}"));
                     text.push_str(if verified.repaired {
                         "  (repaired)"
@@ -217,7 +220,7 @@ impl Job<'_> {
                         ""
                     });
                 }
-                Output::Json => text.push_str(&line(key, verified.repaired, difference)?),
+                Output::Json => text.push_str(&line(unit, verified.repaired, difference)?),
             }
             text.push('\n');
         }
@@ -285,14 +288,10 @@ impl Job<'_> {
 }
 
 /// A difference as one line of JSON.
-fn line(
-    key: &DialogKey,
-    repaired: bool,
-    difference: &crate::verify::Difference,
-) -> io::Result<String> {
+fn line(unit: &Unit, repaired: bool, difference: &crate::verify::Difference) -> io::Result<String> {
     let mut object = serde_json::json!({
-        "tenant_id": key.tenant.as_str(),
-        "dialog_id": key.dialog.as_str(),
+        "tenant_id": unit.tenant().as_str(),
+        "dialog_id": unit.dialog().map(DialogId::as_str),
         "repaired": repaired,
     });
     let difference = serde_json::to_value(difference).map_err(io::Error::other)?;

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::v1::{self, maintenance_service_server::MaintenanceService};
 use super::{rebuild, validate};
 use crate::maintenance::rebuild::abandon;
-use crate::maintenance::sweep::{Sweep, Tally};
+use crate::maintenance::sweep::{Sweep, Tally, Unit};
 use crate::maintenance::{Verified, Verifier};
 use crate::store::repair::Reason;
 use crate::store::{Store, StoreError};
@@ -131,8 +131,8 @@ impl Call {
 
     async fn verify(&mut self) -> Result<(), StoreError> {
         let mut told = Instant::now();
-        while let Some((key, verified)) = self.sweep.next().await? {
-            for difference in differences(&key, verified) {
+        while let Some((unit, verified)) = self.sweep.next().await? {
+            for difference in differences(&unit, verified) {
                 if self.answers.send(Ok(difference)).await.is_err() {
                     return Ok(());
                 }
@@ -174,14 +174,14 @@ impl Call {
 }
 
 fn differences(
-    key: &crate::derive::state::DialogKey,
+    unit: &Unit,
     verified: Verified,
 ) -> impl Iterator<Item = v1::VerifyCountersResponse> {
     let repaired = verified.repaired;
     verified.differences.into_iter().map(move |difference| {
         let mut found = v1::CounterDifference {
-            tenant_id: key.tenant.to_string(),
-            dialog_id: key.dialog.to_string(),
+            tenant_id: unit.tenant().to_string(),
+            dialog_id: unit.dialog().map_or(String::new(), ToString::to_string),
             counter: difference.field.name(),
             stored: difference.stored,
             counted: difference.counted,

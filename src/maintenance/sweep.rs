@@ -1,13 +1,15 @@
-//! Verifying many dialogs, one after the other, in the order of their keys.
+//! Verifying many dialogs, one after the other, in the order of their keys;
+//! then the messages that are of none, because their create is not known.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
+use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{Verified, Verifier};
-use crate::derive::state::DialogKey;
+use crate::derive::state::{DialogKey, MessageKey};
 use crate::event::{DialogId, TenantId};
 use crate::store::StoreError;
 
@@ -44,19 +46,56 @@ pub struct Tally {
     pub repaired: u64,
 }
 
+/// What is verified at once.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// A dialog with all that is in it.
+    Dialog(DialogKey),
+    /// A message whose create is not known.
+    Placeholder(MessageKey),
+}
+
+impl Unit {
+    /// Whose it is.
+    pub fn tenant(&self) -> &TenantId {
+        match self {
+            Unit::Dialog(key) => &key.tenant,
+            Unit::Placeholder(key) => &key.tenant,
+        }
+    }
+
+    /// The dialog, if it is known.
+    pub fn dialog(&self) -> Option<&DialogId> {
+        match self {
+            Unit::Dialog(key) => Some(&key.dialog),
+            Unit::Placeholder(_) => None,
+        }
+    }
+}
+
 /// A sweep under way.
-#[derive(Debug)]
 pub struct Sweep {
     verifier: Verifier,
     scope: Scope,
     /// Listed, and not looked at yet.
     ahead: VecDeque<DialogKey>,
     listed_all: bool,
+    placeholders: Option<BoxStream<'static, Result<MessageKey, StoreError>>>,
     pace: Option<Interval>,
     draw: RandomState,
     tally: Tally,
     /// Dialogs passed, those not drawn included.
     passed: u64,
+}
+
+impl std::fmt::Debug for Sweep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Sweep");
+        shown
+            .field("scope", &self.scope)
+            .field("tally", &self.tally);
+        shown.finish_non_exhaustive()
+    }
 }
 
 impl Sweep {
@@ -77,6 +116,7 @@ impl Sweep {
         Self {
             listed_all: !ahead.is_empty(),
             ahead,
+            placeholders: None,
             verifier,
             scope,
             pace,
@@ -102,29 +142,54 @@ impl Sweep {
         self.passed
     }
 
-    /// Verifies the next dialog; `None` at the end.
+    /// Verifies the next one; `None` at the end.
     ///
     /// # Errors
     /// Any [`StoreError`] that did not go away.
-    pub async fn next(&mut self) -> Result<Option<(DialogKey, Verified)>, StoreError> {
+    pub async fn next(&mut self) -> Result<Option<(Unit, Verified)>, StoreError> {
         loop {
-            let Some(key) = self.ahead.pop_front() else {
-                if self.listed_all {
-                    return Ok(None);
-                }
-                self.list().await?;
-                continue;
+            let Some(unit) = self.following().await? else {
+                return Ok(None);
             };
-            self.passed += 1;
-            if !self.is_drawn(&key) {
+            if !self.is_drawn(&unit) {
                 continue;
             }
             if let Some(pace) = &mut self.pace {
                 pace.tick().await;
             }
-            let verified = self.verifier.dialog(&key).await?;
-            self.count(&verified);
-            return Ok(Some((key, verified)));
+            let verified = match &unit {
+                Unit::Dialog(key) => Some(self.verifier.dialog(key).await?),
+                Unit::Placeholder(key) => self.verifier.placeholder(key).await?,
+            };
+            if let Some(verified) = verified {
+                self.count(&unit, &verified);
+                return Ok(Some((unit, verified)));
+            }
+        }
+    }
+
+    async fn following(&mut self) -> Result<Option<Unit>, StoreError> {
+        loop {
+            if let Some(key) = self.ahead.pop_front() {
+                self.passed += 1;
+                return Ok(Some(Unit::Dialog(key)));
+            }
+            if !self.listed_all {
+                self.list().await?;
+                continue;
+            }
+            if self.scope.dialog.is_some() {
+                return Ok(None);
+            }
+            let placeholders = match &mut self.placeholders {
+                Some(placeholders) => placeholders,
+                None => {
+                    let found = self.verifier.store();
+                    let found = found.placeholders(self.scope.tenant.as_ref()).await?;
+                    self.placeholders.insert(found.boxed())
+                }
+            };
+            return Ok(placeholders.try_next().await?.map(Unit::Placeholder));
         }
     }
 
@@ -140,19 +205,20 @@ impl Sweep {
         Ok(())
     }
 
-    fn is_drawn(&self, key: &DialogKey) -> bool {
-        let chance = self.draw.hash_one(key) as f64 / u64::MAX as f64;
+    fn is_drawn(&self, unit: &Unit) -> bool {
+        let chance = self.draw.hash_one(unit) as f64 / u64::MAX as f64;
         self.scope
             .sample
             .is_none_or(|percent| chance * 100.0 < percent)
     }
 
-    fn count(&mut self, verified: &Verified) {
+    fn count(&mut self, unit: &Unit, verified: &Verified) {
         let differences = verified.differences.len() as u64;
+        let dialog = u64::from(unit.dialog().is_some());
         let tally = &mut self.tally;
-        tally.dialogs += 1;
+        tally.dialogs += dialog;
         tally.messages += verified.messages;
-        tally.differing_dialogs += u64::from(differences > 0);
+        tally.differing_dialogs += dialog * u64::from(differences > 0);
         tally.differences += differences;
         tally.repaired += if verified.repaired { differences } else { 0 };
     }

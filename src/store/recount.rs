@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use mongodb::ClientSession;
 use mongodb::bson::{Bson, Document, doc};
-use mongodb::{ClientSession, Collection};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -17,15 +17,15 @@ use super::generation::Generation;
 use super::schema::{collection, unescape};
 use super::{Store, StoreError};
 use crate::derive::state::{Dialog, DialogKey, Mark, MessageKey};
-use crate::event::{DialogId, MessageId, Reaction, Status, TenantId, UserId};
-use crate::verify::{Difference, Marks, Message, Recount, Share};
+use crate::event::{MessageId, Reaction, Status, TenantId, UserId};
+use crate::verify::{self, Difference, Marks, Message, Recount, Share};
 
 /// Documents in one reply of the server.
 const CHUNK: u32 = 1_000;
 /// Messages whose receipts and reactions are looked up together.
 const RANGES: usize = 100;
 
-/// A dialog after the recount.
+/// A dialog, or a message of none, after the recount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recounted {
     /// The epoch of the [generations](super::generation) then.
@@ -52,14 +52,14 @@ impl Store {
             store: self,
             session,
             generation: generations.of(&key.tenant),
-            key,
+            tenant: &key.tenant,
         };
-        let stored = reading.dialog().await?;
+        let stored = reading.dialog(key).await?;
         let version = stored.version;
         let mut recount = Recount::new(stored);
-        reading.members(&mut recount).await?;
-        let messages = reading.messages(&mut recount).await?;
-        let topics = reading.topics().await?;
+        reading.members(key, &mut recount).await?;
+        let messages = reading.messages(key, &mut recount).await?;
+        let topics = reading.topics(key).await?;
         Ok(Recounted {
             epoch: generations.epoch,
             version,
@@ -68,127 +68,57 @@ impl Store {
         })
     }
 
-    /// The dialogs after `after`, at most so many; of one tenant, if it is
-    /// named. Those of tenants that were rebuilt by themselves come last, else
-    /// they are in the order of their keys.
+    /// Recounts a message whose create is not known. `None` if it is by now:
+    /// it is then recounted with its dialog.
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn dialogs_after(
+    pub async fn recount_placeholder(
         &self,
-        tenant: Option<&TenantId>,
-        after: Option<&DialogKey>,
-        limit: usize,
-    ) -> Result<Vec<DialogKey>, StoreError> {
-        let generations = self.generations().await?;
-        if let Some(tenant) = tenant {
-            let filter = doc! { "_id": range_of(tenant, after)? };
-            return self.listed(generations.of(tenant), filter, limit).await;
-        }
-        let last = after.map(|after| &after.tenant);
-        let by_themselves: Vec<&TenantId> = generations.by_themselves().map(|(t, _)| t).collect();
-        let last_by_itself = last.filter(|last| by_themselves.contains(last));
-        let mut dialogs = Vec::new();
-        if last_by_itself.is_none() {
-            let elsewhere = by_themselves.iter().map(|tenant| tenant.as_str());
-            let elsewhere: Vec<_> = elsewhere.collect();
-            let mut filter = doc! { "_id.t": { "$nin": elsewhere } };
-            if let Some(after) = after {
-                filter.insert("_id", doc! { "$gt": document(after)? });
-            }
-            dialogs = self.listed(generations.everyone(), filter, limit).await?;
-        }
-        for (tenant, generation) in generations.by_themselves() {
-            let passed = last_by_itself.is_some_and(|last| tenant < last);
-            if passed || dialogs.len() >= limit {
-                continue;
-            }
-            let after = after.filter(|after| after.tenant == *tenant);
-            let filter = doc! { "_id": range_of(tenant, after)? };
-            let more = self.listed(generation, filter, limit - dialogs.len());
-            dialogs.extend(more.await?);
-        }
-        Ok(dialogs)
-    }
-
-    async fn listed(
-        &self,
-        generation: Generation,
-        filter: Document,
-        limit: usize,
-    ) -> Result<Vec<DialogKey>, StoreError> {
-        let found = self
-            .dialogs::<Keyed<DialogIdDocument>>(generation)
-            .find(filter)
-            .projection(doc! { "_id": 1 })
-            .sort(doc! { "_id": 1 })
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+        key: &MessageKey,
+    ) -> Result<Option<Recounted>, StoreError> {
+        let mut session = self.snapshot_session().await?;
+        let generations = self.generations_in(&mut session).await?;
+        let mut reading = Reading {
+            store: self,
+            session,
+            generation: generations.of(&key.tenant),
+            tenant: &key.tenant,
+        };
+        let mut found = None;
+        let filter = doc! { "_id": document(key)?, "d": null };
+        reading
+            .find(
+                collection::MESSAGES,
+                filter,
+                doc! {},
+                |stored: Placeholder| {
+                    found = Some(stored);
+                    Ok(())
+                },
+            )
             .await?;
-        let found: Vec<_> = found.try_collect().await?;
-        found.into_iter().map(|found| found._id.key()).collect()
-    }
-
-    /// Dialogs drawn at random, at most so many of each generation, none twice.
-    ///
-    /// # Errors
-    /// Any [`StoreError`].
-    pub async fn random_dialogs(&self, count: u32) -> Result<Vec<DialogKey>, StoreError> {
-        let mut keys = Vec::new();
-        for generation in self.generations().await?.in_use() {
-            let draw = [
-                doc! { "$sample": { "size": count } },
-                doc! { "$project": { "_id": 1 } },
-            ];
-            let found = self
-                .dialogs::<Document>(generation)
-                .aggregate(draw)
-                .with_type::<Keyed<DialogIdDocument>>()
-                .await?;
-            let found: Vec<_> = found.try_collect().await?;
-            for found in found {
-                keys.push(found._id.key()?);
-            }
-        }
-        keys.sort_unstable();
-        keys.dedup();
-        Ok(keys)
-    }
-
-    /// About how many dialogs there are, from the collections' statistics.
-    ///
-    /// # Errors
-    /// Any [`StoreError`].
-    pub async fn estimated_dialogs(&self) -> Result<u64, StoreError> {
-        let mut dialogs = 0;
-        for generation in self.generations().await?.in_use() {
-            let collection = self.dialogs::<Document>(generation);
-            dialogs += collection.estimated_document_count().await?;
-        }
-        Ok(dialogs)
-    }
-
-    fn dialogs<T: Send + Sync>(&self, generation: Generation) -> Collection<T> {
-        let name = generation.collection(collection::DIALOGS);
-        self.database().collection(&name)
+        let Some(stored) = found else {
+            return Ok(None);
+        };
+        let mut marks = reading.marks(std::iter::once(&key.message)).await?;
+        let marks = marks.remove(&key.message).unwrap_or_default();
+        let reactions = unescaped(stored.reactions);
+        Ok(Some(Recounted {
+            epoch: generations.epoch,
+            version: stored.version,
+            messages: 1,
+            differences: verify::of_message(&key.message, &stored.statuses, &reactions, &marks),
+        }))
     }
 }
 
-/// A tenant's dialogs, after one of them.
-fn range_of(tenant: &TenantId, after: Option<&DialogKey>) -> Result<Document, StoreError> {
-    let mut range = doc! { "$lt": { "t": tenant.as_str(), "d": Bson::MaxKey } };
-    match after {
-        Some(after) => range.insert("$gt", document(after)?),
-        None => range.insert("$gte", doc! { "t": tenant.as_str() }),
-    };
-    Ok(range)
-}
-
-/// One snapshot of one dialog.
+/// One snapshot of a tenant's documents.
 struct Reading<'s> {
     store: &'s Store,
     session: ClientSession,
     generation: Generation,
-    key: &'s DialogKey,
+    tenant: &'s TenantId,
 }
 
 impl Reading<'_> {
@@ -213,9 +143,9 @@ impl Reading<'_> {
         Ok(())
     }
 
-    async fn dialog(&mut self) -> Result<Dialog, StoreError> {
+    async fn dialog(&mut self, key: &DialogKey) -> Result<Dialog, StoreError> {
         let mut dialog = Dialog::default();
-        let filter = doc! { "_id": document(self.key)? };
+        let filter = doc! { "_id": document(key)? };
         self.find(
             collection::DIALOGS,
             filter,
@@ -229,8 +159,8 @@ impl Reading<'_> {
         Ok(dialog)
     }
 
-    async fn members(&mut self, recount: &mut Recount) -> Result<(), StoreError> {
-        let filter = doc! { "_id": below(document(self.key)?) };
+    async fn members(&mut self, key: &DialogKey, recount: &mut Recount) -> Result<(), StoreError> {
+        let filter = doc! { "_id": below(document(key)?) };
         let sort = doc! { "_id": 1 };
         self.find(
             collection::MEMBERSHIPS,
@@ -253,10 +183,14 @@ impl Reading<'_> {
     }
 
     /// A chunk at a time, each with what was recorded about its messages.
-    async fn messages(&mut self, recount: &mut Recount) -> Result<u64, StoreError> {
+    async fn messages(
+        &mut self,
+        key: &DialogKey,
+        recount: &mut Recount,
+    ) -> Result<u64, StoreError> {
         let filter = doc! {
-            "_id.t": self.key.tenant.as_str(),
-            "d": self.key.dialog.as_str(),
+            "_id.t": key.tenant.as_str(),
+            "d": key.dialog.as_str(),
         };
         let name = self.generation.collection(collection::MESSAGES);
         let messages = self.store.snapshots().collection::<CountedMessage>(&name);
@@ -278,7 +212,8 @@ impl Reading<'_> {
             }
             let chunk = chunk.into_iter().map(CountedMessage::message);
             let chunk: Vec<Message> = chunk.collect::<Result<_, _>>()?;
-            let mut marks = self.marks(&chunk).await?;
+            let ids = chunk.iter().map(|message| &message.id);
+            let mut marks = self.marks(ids).await?;
             for message in &chunk {
                 let marks = marks.remove(&message.id).unwrap_or_default();
                 recount.message(message, &marks);
@@ -287,15 +222,14 @@ impl Reading<'_> {
         }
     }
 
-    async fn marks(
+    async fn marks<'m>(
         &mut self,
-        messages: &[Message],
+        messages: impl Iterator<Item = &'m MessageId>,
     ) -> Result<HashMap<MessageId, Marks>, StoreError> {
-        let tenant = self.key.tenant.clone();
-        let ranges = messages.iter().map(|message| {
+        let ranges = messages.map(|message| {
             let key = MessageKey {
-                tenant: tenant.clone(),
-                message: message.id.clone(),
+                tenant: self.tenant.clone(),
+                message: message.clone(),
             };
             Ok(doc! { "_id": below(document(&key)?) })
         });
@@ -332,8 +266,8 @@ impl Reading<'_> {
         Ok(marks)
     }
 
-    async fn topics(&mut self) -> Result<i64, StoreError> {
-        let filter = doc! { "_id": below(document(self.key)?) };
+    async fn topics(&mut self, key: &DialogKey) -> Result<i64, StoreError> {
+        let filter = doc! { "_id": below(document(key)?) };
         let mut topics = 0;
         self.find(collection::TOPICS, filter, doc! {}, |_: Document| {
             topics += 1;
@@ -373,21 +307,6 @@ fn message(id: &str) -> Result<MessageId, StoreError> {
 #[derive(Deserialize)]
 struct Keyed<I> {
     _id: I,
-}
-
-#[derive(Deserialize)]
-struct DialogIdDocument {
-    t: String,
-    d: String,
-}
-
-impl DialogIdDocument {
-    fn key(&self) -> Result<DialogKey, StoreError> {
-        Ok(DialogKey {
-            tenant: TenantId::new(&self.t).map_err(foreign)?,
-            dialog: DialogId::new(&self.d).map_err(foreign)?,
-        })
-    }
 }
 
 #[derive(Deserialize)]
@@ -435,6 +354,15 @@ struct ShareDocument {
 }
 
 #[derive(Deserialize)]
+struct Placeholder {
+    version: i64,
+    #[serde(default)]
+    statuses: HashMap<String, i64>,
+    #[serde(default)]
+    reactions: HashMap<String, i64>,
+}
+
+#[derive(Deserialize)]
 struct CountedMessage {
     _id: MessageIdDocument,
     #[serde(default)]
@@ -451,13 +379,19 @@ impl CountedMessage {
         let created = facts.created.ok_or_else(|| {
             StoreError::Answer("a stored message has a dialog, but no sender or time".into())
         })?;
-        let unescaped = |(name, count): (String, i64)| (unescape(&name), count);
         Ok(Message {
             id: message(&self._id.m)?,
             created,
             deleted: facts.deleted,
             statuses: self.statuses,
-            reactions: self.reactions.into_iter().map(unescaped).collect(),
+            reactions: unescaped(self.reactions),
         })
     }
+}
+
+fn unescaped(counts: HashMap<String, i64>) -> HashMap<String, i64> {
+    let counts = counts.into_iter();
+    counts
+        .map(|(name, count)| (unescape(&name), count))
+        .collect()
 }

@@ -4,16 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mongodb::bson::raw::CString;
-use mongodb::bson::{Bson, DateTime, RawDocumentBuf, cstr, doc, rawdoc, serialize_to_bson};
+use mongodb::bson::{
+    Bson, DateTime, Document, RawDocumentBuf, cstr, doc, rawdoc, serialize_to_bson,
+};
 
 use super::documents::{Id, field};
-use super::fence::WriterId;
+use super::fence::{Enrolment, WriterId};
 use super::generation::Generation;
 use super::recount::Recounted;
 use super::schema::collection;
 use super::statements::{Verb, Write};
 use super::{Store, StoreError};
 use crate::derive::state::{DialogKey, MembershipKey, MessageKey};
+use crate::event::TenantId;
 use crate::verify::{Difference, Field, Subject};
 
 /// The `type` of a repair's record in the journal.
@@ -48,18 +51,75 @@ impl Store {
         recounted: &Recounted,
         reason: &Reason,
     ) -> Result<(), StoreError> {
-        let enrolment = self.enrol(WriterId::unique()).await?;
-        if enrolment.generations().epoch != recounted.epoch {
-            return Err(StoreError::Moved {
-                collection: collection::WRITERS,
-                expected: 1,
-                found: 0,
-            });
-        }
+        let enrolment = self.enrol_as_of(recounted).await?;
         let generation = enrolment.generations().of(&key.tenant);
         let mut writes = writes(key, recounted, reason, generation)?;
         writes.insert(0, enrolment.proof());
         self.write(&writes).await
+    }
+
+    /// As [`Store::repair`], of a message whose create is not known.
+    ///
+    /// # Errors
+    /// Of class conflict when the message has changed since; nothing is written
+    /// then, and it is to be recounted.
+    pub async fn repair_placeholder(
+        &self,
+        key: &MessageKey,
+        recounted: &Recounted,
+        reason: &Reason,
+    ) -> Result<(), StoreError> {
+        let enrolment = self.enrol_as_of(recounted).await?;
+        let generation = enrolment.generations().of(&key.tenant);
+        let now = DateTime::now();
+        let mut change = Change::default();
+        for difference in &recounted.differences {
+            change.add(difference).map_err(unencodable)?;
+        }
+        let version = recounted.version + 1;
+        change.set.append(cstr!("version"), version);
+        let filter = rawdoc! { "_id": key.id(), "version": recounted.version };
+        let message = statement(filter, change, RawDocumentBuf::new(), false);
+        let event = format!("\u{1}repair:message:{}:{version}", key.message);
+        let record = record(&key.tenant, &event, recounted, reason, now)?;
+        let record = RawDocumentBuf::try_from(&record).map_err(unencodable)?;
+        let write = |collection, verb, statement| Write {
+            collection,
+            generation,
+            verb,
+            statements: vec![statement],
+        };
+        self.write(&[
+            enrolment.proof(),
+            write(collection::MESSAGES, Verb::Update, message),
+            write(collection::JOURNAL, Verb::Insert, record),
+        ])
+        .await
+    }
+
+    /// Enrols, if what was recounted is still where documents are.
+    async fn enrol_as_of(&self, recounted: &Recounted) -> Result<Enrolment, StoreError> {
+        let enrolment = self.enrol(WriterId::unique()).await?;
+        match enrolment.generations().epoch == recounted.epoch {
+            true => Ok(enrolment),
+            false => Err(StoreError::Moved {
+                collection: collection::WRITERS,
+                expected: 1,
+                found: 0,
+            }),
+        }
+    }
+}
+
+impl Change {
+    fn add(&mut self, difference: &Difference) -> mongodb::bson::error::Result<()> {
+        let name = path(&difference.field)?;
+        match (&difference.field, difference.counted) {
+            (Field::Member, counted) => self.set.append(name, counted == Some(1)),
+            (_, Some(counted)) => self.set.append(name, counted),
+            (_, None) => self.unset.append(name, ""),
+        }
+        Ok(())
     }
 }
 
@@ -75,12 +135,7 @@ fn writes(
     changes.entry(Subject::Dialog).or_default();
     for difference in &recounted.differences {
         let change = changes.entry(difference.subject.clone()).or_default();
-        let name = path(&difference.field).map_err(unencodable)?;
-        match (&difference.field, difference.counted) {
-            (Field::Member, counted) => change.set.append(name, counted == Some(1)),
-            (_, Some(counted)) => change.set.append(name, counted),
-            (_, None) => change.unset.append(name, ""),
-        }
+        change.add(difference).map_err(unencodable)?;
     }
     let mut dialogs = Vec::new();
     let (mut memberships, mut messages) = (Vec::new(), Vec::new());
@@ -112,7 +167,12 @@ fn writes(
             }
         }
     }
-    let record = record(key, recounted, reason, now)?;
+    let version = recounted.version + 1;
+    let event = format!("\u{1}repair:{}:{version}", key.dialog);
+    let mut record = record(&key.tenant, &event, recounted, reason, now)?;
+    record.insert("d", key.dialog.as_str());
+    record.insert("version", version);
+    let record = RawDocumentBuf::try_from(&record).map_err(unencodable)?;
     let write = |collection, verb, statements| Write {
         collection,
         generation,
@@ -168,13 +228,12 @@ fn path(of: &Field) -> mongodb::bson::error::Result<CString> {
 /// The record of the repair. Its id cannot be that of an event: those of a
 /// dialog's repairs are told apart by the version.
 fn record(
-    key: &DialogKey,
+    tenant: &TenantId,
+    event: &str,
     recounted: &Recounted,
     reason: &Reason,
     now: DateTime,
-) -> Result<RawDocumentBuf, StoreError> {
-    let version = recounted.version + 1;
-    let event = format!("\u{1}repair:{}:{version}", key.dialog);
+) -> Result<Document, StoreError> {
     // Found by the message as well, as whatever else happened to it.
     let messages = recounted.differences.iter();
     let messages = messages.filter_map(|difference| match &difference.subject {
@@ -185,20 +244,18 @@ fn record(
     let repairs = recounted.differences.iter().map(repaired);
     let repairs: Vec<Bson> = repairs.collect::<Result<_, _>>()?;
     let mut record = doc! {
-        "_id": { "t": key.tenant.as_str(), "e": event },
+        "_id": { "t": tenant.as_str(), "e": event },
         "type": REPAIR,
         "at": now.timestamp_millis() * 1_000,
-        "d": key.dialog.as_str(),
         "actor": reason.actor.as_str(),
         "reason": reason.text.as_str(),
-        "version": version,
         "repairs": repairs,
         "applied_at": now,
     };
     if !messages.is_empty() {
         record.insert("of", Vec::from_iter(messages));
     }
-    RawDocumentBuf::try_from(&record).map_err(unencodable)
+    Ok(record)
 }
 
 fn repaired(difference: &Difference) -> Result<Bson, StoreError> {

@@ -16,6 +16,7 @@ mod letters;
 mod load;
 mod plan;
 mod proxy;
+mod rebuild;
 mod replica;
 mod run;
 mod stage;

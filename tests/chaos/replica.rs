@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::kit::service::{Result, Service};
 
 /// The real binary, as cargo built it for this program.
-const BINARY: &str = env!("CARGO_BIN_EXE_chat-counters");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_chat-counters");
 
 /// One replica: one process after the other.
 pub struct Replica {
@@ -119,6 +119,7 @@ async fn spawn(config: &Config, log: &Path) -> Result<Service> {
     Service::spawn_logging(Path::new(BINARY), config, "info", log).await
 }
 
-fn log_file(path: &Path) -> Result<File> {
+/// A log to add to.
+pub fn log_file(path: &Path) -> Result<File> {
     Ok(OpenOptions::new().create(true).append(true).open(path)?)
 }

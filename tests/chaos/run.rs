@@ -14,6 +14,7 @@ use super::inject::{self, Record};
 use super::letters;
 use super::load::{self, Load};
 use super::plan::{Kind, Plan};
+use super::rebuild::{Rebuilds, keep_rebuilding};
 use super::replica::Replica;
 use super::stage::Stage;
 use crate::kit::broker;
@@ -38,6 +39,7 @@ pub struct Outcome {
     /// Copies of messages that it may have got beyond the first.
     pub duplicates: usize,
     pub faults: BTreeMap<Kind, usize>,
+    pub rebuilds: Rebuilds,
     /// From the end of the last fault until every replica was ready by itself.
     pub ready: Duration,
     /// From then until nothing was left to count.
@@ -67,19 +69,30 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
 
     let direct = stage.direct(&configs[0].bus);
     let load = load::publish(&direct, &scenario.published, length, PATIENCE);
-    let (load, (faults, ready)) =
-        try_join!(load, disturb(stage, &mut replicas, &plan, length, &record))?;
+    let rebuilding = rebuild(&configs[0], logs, seed, length);
+    let disturbing = disturb(stage, &mut replicas, &plan, length, &record);
+    let (load, (faults, ready), rebuilds) = try_join!(load, disturbing, rebuilding)?;
     record.note("all confirmed, all faults over, all ready");
     let mut outcome = Outcome {
         confirmed: load.sent.len(),
         duplicates: duplicates(&scenario, &load),
         faults,
         ready,
+        rebuilds,
         ..Outcome::default()
     };
     settle(stage, replicas, &scenario, &load, &record, &mut outcome).await?;
     clean_up(stage, &configs[0]).await?;
     Ok(outcome)
+}
+
+/// Under odd seeds everything is rebuilt as well, over and over.
+async fn rebuild(config: &Config, logs: &Path, seed: u64, length: Duration) -> Result<Rebuilds> {
+    if seed.is_multiple_of(2) {
+        return Ok(Rebuilds::default());
+    }
+    let random = Random::new(!seed);
+    keep_rebuilding(config, &logs.join("rebuild.log"), random, length, PATIENCE).await
 }
 
 /// The same service, tuned differently for each seed: small batches make for

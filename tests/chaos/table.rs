@@ -11,15 +11,16 @@ pub fn head() {
         "Faults are counted as killed/frozen/stopped of replicas and broker nodes, cut/stalled/slow \
          connections to bus and store, killed/frozen/stepped down of database primaries.\n\
          Copies are messages that the broker may have got again. Letters marked + were written \
-         again by a service that was interrupted between confirm and ack.\n"
+         again by a service that was interrupted between confirm and ack. Rebuilds are counted as \
+         finished/killed.\n"
     );
     print!("{:>8} {:>7} {:>7}", "seed", "events", "copies");
     for (group, _) in Kind::GROUPS {
         print!(" {group:>8}");
     }
     println!(
-        " {:>8} {:>10} {:>12} {:>9}  verdict",
-        "ready s", "counted s", "letters", "counters"
+        " {:>8} {:>8} {:>10} {:>12} {:>9}  verdict",
+        "rebuilt", "ready s", "counted s", "letters", "counters"
     );
 }
 
@@ -35,7 +36,8 @@ pub fn row(seed: u64, outcome: &Outcome) {
     }
     let letters = &outcome.letters;
     println!(
-        " {:>8.1} {:>10.1} {:>12} {:>9}  {}",
+        " {:>8} {:>8.1} {:>10.1} {:>12} {:>9}  {}",
+        format!("{}/{}", outcome.rebuilds.finished, outcome.rebuilds.killed),
         outcome.ready.as_secs_f64(),
         outcome.drained.as_secs_f64(),
         format!(

@@ -286,3 +286,80 @@ async fn one_client_verifies_at_a_time() -> Result<()> {
     .await?;
     service.stop().await
 }
+
+#[tokio::test]
+async fn messages_without_a_create_are_verified_too() -> Result<()> {
+    let world = World::new("verify_placeholders");
+    let service = world.service().await?;
+    let early = |id: &str, message: &str, user: &str| {
+        events::status(id, "d", message, user, "delivered", 10)
+    };
+    let mut events = vec![
+        early("s1", "never", "bob"),
+        early("s2", "never", "ann"),
+        events::reaction("r1", "never", "bob", "a.$b", "set", 11),
+        early("s3", "later", "bob"),
+    ];
+    world.publish(&events).await?;
+    service.has_settled(4).await?;
+    assert_clean(&verify(&world, &[]).await?);
+
+    let messages = world.database().await?.collection::<Document>("messages");
+    let id = doc! { "_id": { "t": TENANT, "m": "never" } };
+    let spoil = doc! { "$set": { "statuses.delivered": 7_i64, "reactions": {} } };
+    assert_eq!(messages.update_one(id, spoil).await?.modified_count, 1);
+    let output = verify(&world, &["--output", "json"]).await?;
+    let (differences, summary) = report(&output);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert_eq!(
+        (&summary["dialogs"], &summary["messages"]),
+        (&0.into(), &2.into())
+    );
+    let found = differences.iter().map(|difference| {
+        assert_eq!(
+            (&difference["dialog_id"], &difference["message_id"]),
+            (&Value::Null, &"never".into())
+        );
+        let counter = difference["counter"].as_str().unwrap();
+        format!(
+            "{counter}: {} for {}",
+            difference["stored"], difference["counted"]
+        )
+    });
+    let found: Vec<_> = found.collect();
+    assert_eq!(
+        found,
+        [
+            "status_counts.delivered: 7 for 2",
+            "reaction_counts.a.$b: 0 for 1"
+        ]
+    );
+
+    assert_clean(&verify(&world, &["--repair", "--reason", "a test"]).await?);
+    assert_clean(&verify(&world, &[]).await?);
+    // The create finds what it left, and the history tells of the repair.
+    let created = ["never", "later"].map(|m| events::message(&format!("c_{m}"), "d", m, "ann", 9));
+    world.publish(&created).await?;
+    events.extend(created);
+    service.has_settled(6).await?;
+    let history = ["explain", "--tenant", TENANT, "--message", "never"];
+    let counter = ["--counter", "status_counts.delivered"];
+    let address = service.grpc.to_string();
+    let at = ["--address", address.as_str()];
+    let arguments = [&history[..], &counter[..], &at[..]].concat();
+    let explained = command(&world, &arguments).output().await?;
+    assert_clean(&explained);
+    assert!(
+        stdout(&explained).contains("counters.repair"),
+        "{}",
+        stdout(&explained)
+    );
+    let bodies: Vec<Value> = events
+        .iter()
+        .map(|wire| serde_json::from_slice(&wire.body).unwrap())
+        .collect();
+    let comparison = read_back::compare(&mut client(&service).await?, &Model::of(&bodies)).await?;
+    assert!(comparison.differences.is_empty());
+    assert_clean(&verify(&world, &[]).await?);
+    service.stop().await
+}
