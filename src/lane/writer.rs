@@ -127,6 +127,14 @@ impl Writer {
         Ok(outcomes)
     }
 
+    /// Ends transactions that a process left open; returns how many.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn end_stale_transactions(&self) -> Result<usize, StoreError> {
+        self.store.end_stale_transactions().await
+    }
+
     /// Where documents are; enrols, if that was not done yet.
     async fn generations(&mut self) -> Result<Arc<Generations>, StoreError> {
         match &mut self.place {

@@ -40,6 +40,9 @@ const CLOSE: Duration = Duration::from_secs(1);
 const FENCE: Duration = Duration::from_secs(10);
 /// The shortest and the longest wait after a failure.
 const DELAY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+/// Conflicts of a batch in a row, after which one that was killed may be in the
+/// way.
+const STUBBORN_CONFLICTS: u32 = 5;
 /// Conflicts of a batch in a row, after which all is begun again from the last
 /// note.
 const CONFLICTS: u32 = 20;
@@ -381,6 +384,9 @@ async fn write_share(
     let mut backoff = Backoff::new(DELAY.0, DELAY.1);
     let mut conflicts = 0;
     while !rest.is_empty() {
+        if conflicts == STUBBORN_CONFLICTS {
+            writer.end_stale_transactions().await?;
+        }
         let batch = &rest[..rest.len().min(BATCH)];
         match writer.attempt(batch, care).await {
             Ok(outcomes) => {

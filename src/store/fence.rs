@@ -28,9 +28,11 @@ use crate::event::TenantId;
 
 /// Stands in the documents of writers that must enrol anew. No epoch is below 0.
 const FENCED: i64 = -1;
-/// How long each try to fence off all writers may take: as long as the open
-/// transaction of a dead process, which is ended between two tries.
-const FENCING: Duration = Duration::from_secs(5);
+/// How long each try to fence off all writers may take: a little longer than a
+/// transaction of a dead process is left alone, which is ended between tries.
+const FENCING: Duration = Duration::from_millis(3_500);
+/// Tries to fence off all writers; the fence has an end itself.
+const FENCING_TRIES: u32 = 3;
 
 /// Names a writer.
 #[derive(Debug, Clone, Copy)]
@@ -158,27 +160,35 @@ impl Store {
 
     /// Takes the epoch out of all writers' documents. Outside a transaction, so
     /// that each change waits for the transaction that has just proved itself.
+    /// Only a reply without any error says that it reached all of them: a read
+    /// might come from a new primary that does not show the latest yet.
     async fn fence_off(&self, epoch: i64) -> Result<(), StoreError> {
-        let writers = self.database().collection::<Document>(collection::WRITERS);
-        let standing = doc! { "epoch": { "$gt": FENCED, "$lte": epoch } };
         let change = doc! {
             "update": collection::WRITERS,
             "updates": [{
-                "q": standing.clone(),
+                "q": { "epoch": { "$gt": FENCED, "$lte": epoch } },
                 "u": { "$set": { "epoch": FENCED } },
                 "multi": true,
             }],
             "writeConcern": { "w": "majority", "j": true },
             "maxTimeMS": i64::try_from(FENCING.as_millis()).unwrap_or(i64::MAX),
         };
+        let mut tried = 1;
         loop {
             let reply = self.database().run_command(change.clone()).await;
-            if writers.count_documents(standing.clone()).await? == 0 {
+            let failed = |reply: &Document| {
+                reply.contains_key("writeErrors") || reply.contains_key("writeConcernError")
+            };
+            if reply.as_ref().is_ok_and(|reply| !failed(reply)) {
                 return Ok(());
             }
+            if tried == FENCING_TRIES {
+                reply?;
+                return Err(StoreError::SwitchingOver);
+            }
+            tried += 1;
             // Somebody holds a document: not for long, unless they are dead.
             self.end_stale_transactions().await?;
-            reply?;
         }
     }
 
@@ -231,6 +241,23 @@ impl Store {
         let change = doc! { "$unset": { "fence": "" }, "$inc": { "epoch": 1_i64 } };
         self.meta::<Document>().update_one(standing, change).await?;
         Ok(())
+    }
+
+    /// The generations as they are: a write sees what a read from a new primary
+    /// may not show yet.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub(super) async fn latest_generations(&self) -> Result<Generations, StoreError> {
+        let found = self
+            .meta::<GenerationsDocument>()
+            .find_one_and_update(
+                doc! { "_id": GENERATIONS },
+                doc! { "$inc": { "enrolled": 1_i64 } },
+            )
+            .return_document(ReturnDocument::After)
+            .await?;
+        found.unwrap_or_default().try_into()
     }
 
     pub(super) fn meta<T: Send + Sync>(&self) -> Collection<T> {

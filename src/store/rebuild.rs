@@ -254,7 +254,7 @@ impl Store {
         rebuilding: &mut Rebuilding,
     ) -> Result<bool, StoreError> {
         let tenant = rebuilding.tenant()?;
-        let serving = serving(&self.generations().await?, tenant.as_ref());
+        let serving = serving(&self.latest_generations().await?, tenant.as_ref());
         if serving == rebuilding.generation {
             return Ok(true);
         }
@@ -283,7 +283,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`]; running it again goes on where it stopped.
     pub async fn forget_rebuild(&self, rebuilding: &Rebuilding) -> Result<(), StoreError> {
-        let used = self.generations().await?.in_use();
+        let used = self.latest_generations().await?.in_use();
         for found in self.database().list_collection_names().await? {
             // Later ones may be of a rebuild that somebody else has begun.
             let unused = generation_of(&found).is_some_and(|generation| {
@@ -301,7 +301,7 @@ impl Store {
 
     /// Removes a tenant's documents from a generation that others go on using.
     async fn remove_tenant(&self, tenant: &TenantId, from: Generation) -> Result<(), StoreError> {
-        if !self.generations().await?.in_use().contains(&from) {
+        if !self.latest_generations().await?.in_use().contains(&from) {
             return Ok(());
         }
         let all = doc! { "_id": {

@@ -15,7 +15,7 @@ use mongodb::bson::raw::RawDocument;
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, Timestamp, deserialize_from_slice, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
-use mongodb::{Cursor, error};
+use mongodb::{ClientSession, SessionCursor, error};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -61,7 +61,14 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn journal_now(&self) -> Result<Since, StoreError> {
-        let hello = self.database().run_command(doc! { "hello": 1 }).await?;
+        // Causally consistent: the second answer may come from a new primary,
+        // which for a moment would not show all that the old one had shown.
+        let mut session = self.client().start_session().await?;
+        let hello = self
+            .database()
+            .run_command(doc! { "hello": 1 })
+            .session(&mut session)
+            .await?;
         // Not the time of the latest write: one that is not yet majority
         // committed would be before that, and missing in the reads that follow.
         let time = hello
@@ -74,6 +81,7 @@ impl Store {
             .collection::<AppliedAt>(collection::JOURNAL)
             .find_one(doc! {})
             .sort(doc! { "applied_at": -1 })
+            .session(&mut session)
             .await?;
         Ok(Since {
             time,
@@ -112,12 +120,16 @@ impl Store {
         let journal = self
             .database()
             .collection::<RawDocumentBuf>(collection::JOURNAL);
+        // Whichever server answers must have all that was committed before.
+        let mut session = self.client().start_session().await?;
+        session.advance_operation_time(since.time);
         let cursor = journal
             .find(filter)
             .sort(doc! { "applied_at": 1 })
             .batch_size(REPLY)
+            .session(&mut session)
             .await?;
-        Ok(JournalReader { cursor })
+        Ok(JournalReader { session, cursor })
     }
 
     /// Follows what is added to the journal.
@@ -194,7 +206,8 @@ pub struct Chunk {
 /// Reads what is there.
 #[derive(Debug)]
 pub struct JournalReader {
-    cursor: Cursor<RawDocumentBuf>,
+    session: ClientSession,
+    cursor: SessionCursor<RawDocumentBuf>,
 }
 
 impl JournalReader {
@@ -206,8 +219,9 @@ impl JournalReader {
     pub async fn next(&mut self, most: u64) -> Result<Option<(Chunk, DateTime)>, StoreError> {
         let mut chunk = Chunk::default();
         let mut last = None;
+        let mut records = self.cursor.stream(&mut self.session);
         while chunk.records < most {
-            let Some(record) = self.cursor.try_next().await? else {
+            let Some(record) = records.try_next().await? else {
                 break;
             };
             last = Some(chunk.add(&record)?);

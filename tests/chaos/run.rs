@@ -86,9 +86,9 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
     Ok(outcome)
 }
 
-/// Under odd seeds everything is rebuilt as well, over and over.
+/// Under even seeds everything is rebuilt as well, over and over.
 async fn rebuild(config: &Config, logs: &Path, seed: u64, length: Duration) -> Result<Rebuilds> {
-    if seed.is_multiple_of(2) {
+    if !seed.is_multiple_of(2) {
         return Ok(Rebuilds::default());
     }
     let random = Random::new(!seed);
