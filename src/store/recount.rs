@@ -39,6 +39,18 @@ pub struct Recounted {
 }
 
 impl Store {
+    async fn reading<'s>(&'s self, tenant: &'s TenantId) -> Result<Reading<'s>, StoreError> {
+        let mut session = self.snapshot_session().await?;
+        let generations = self.generations_in(&mut session).await?;
+        Ok(Reading {
+            store: self,
+            session,
+            epoch: generations.epoch,
+            generation: generations.of(tenant),
+            tenant,
+        })
+    }
+
     /// Recounts one dialog. Takes time by its messages and people, and some 40
     /// bytes of memory a message.
     ///
@@ -46,14 +58,7 @@ impl Store {
     /// Any [`StoreError`]; one about the snapshot when it takes longer than the
     /// server keeps history (`minSnapshotHistoryWindowInSeconds`, 5 minutes).
     pub async fn recount(&self, key: &DialogKey) -> Result<Recounted, StoreError> {
-        let mut session = self.snapshot_session().await?;
-        let generations = self.generations_in(&mut session).await?;
-        let mut reading = Reading {
-            store: self,
-            session,
-            generation: generations.of(&key.tenant),
-            tenant: &key.tenant,
-        };
+        let mut reading = self.reading(&key.tenant).await?;
         let stored = reading.dialog(key).await?;
         let version = stored.version;
         let mut recount = Recount::new(stored);
@@ -61,7 +66,7 @@ impl Store {
         let messages = reading.messages(key, &mut recount).await?;
         let topics = reading.topics(key).await?;
         Ok(Recounted {
-            epoch: generations.epoch,
+            epoch: reading.epoch,
             version,
             messages,
             differences: recount.differences(topics),
@@ -77,14 +82,7 @@ impl Store {
         &self,
         key: &MessageKey,
     ) -> Result<Option<Recounted>, StoreError> {
-        let mut session = self.snapshot_session().await?;
-        let generations = self.generations_in(&mut session).await?;
-        let mut reading = Reading {
-            store: self,
-            session,
-            generation: generations.of(&key.tenant),
-            tenant: &key.tenant,
-        };
+        let mut reading = self.reading(&key.tenant).await?;
         let mut found = None;
         let filter = doc! { "_id": document(key)?, "d": null };
         reading
@@ -105,7 +103,7 @@ impl Store {
         let marks = marks.remove(&key.message).unwrap_or_default();
         let reactions = unescaped(stored.reactions);
         Ok(Some(Recounted {
-            epoch: generations.epoch,
+            epoch: reading.epoch,
             version: stored.version,
             messages: 1,
             differences: verify::of_message(&key.message, &stored.statuses, &reactions, &marks),
@@ -117,6 +115,7 @@ impl Store {
 struct Reading<'s> {
     store: &'s Store,
     session: ClientSession,
+    epoch: i64,
     generation: Generation,
     tenant: &'s TenantId,
 }
