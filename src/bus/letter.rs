@@ -190,6 +190,7 @@ fn value_bytes(value: &AMQPValue) -> usize {
 mod tests {
     use std::sync::Arc;
 
+    use proptest::prelude::*;
     use tokio::sync::mpsc;
 
     use super::super::delivery::{Origin, Return};
@@ -306,5 +307,74 @@ mod tests {
         let error = format!("{}é", "x".repeat(MAX_ERROR_BYTES - 1));
         assert_eq!(truncated(&error).len(), MAX_ERROR_BYTES - 1);
         assert_eq!(truncated("short"), "short");
+    }
+
+    fn value() -> impl Strategy<Value = AMQPValue> {
+        let leaf = prop_oneof![
+            any::<bool>().prop_map(AMQPValue::Boolean),
+            any::<i8>().prop_map(AMQPValue::ShortShortInt),
+            any::<u8>().prop_map(AMQPValue::ShortShortUInt),
+            any::<i16>().prop_map(AMQPValue::ShortInt),
+            any::<u32>().prop_map(AMQPValue::LongUInt),
+            any::<i64>().prop_map(AMQPValue::LongLongInt),
+            any::<f64>().prop_map(AMQPValue::Double),
+            any::<u64>().prop_map(AMQPValue::Timestamp),
+            ".{0,80}".prop_map(|said| text(&said)),
+            prop::collection::vec(any::<u8>(), 0..80)
+                .prop_map(|bytes| AMQPValue::ByteArray(bytes.into())),
+            Just(AMQPValue::Void),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            let table = prop::collection::btree_map("[a-z]{1,8}", inner.clone(), 0..4);
+            prop_oneof![
+                prop::collection::vec(inner, 0..4)
+                    .prop_map(|values| AMQPValue::FieldArray(values.into())),
+                table.prop_map(|table| {
+                    let entries = table.into_iter();
+                    let entries = entries.map(|(key, value)| (key.as_str().into(), value));
+                    AMQPValue::FieldTable(collected(entries))
+                }),
+            ]
+        })
+    }
+
+    fn name() -> impl Strategy<Value = String> {
+        prop_oneof![
+            prop::sample::select(vec![
+                "x-cc-attempts",
+                "x-cc-reason",
+                "x-cc-error",
+                "x-cc-first-failed-at",
+                "x-cc-source-exchange",
+                "x-delivery-count",
+                "x-death",
+                "CC",
+            ])
+            .prop_map(str::to_owned),
+            ".{1,20}",
+        ]
+    }
+
+    proptest! {
+        /// Whatever comes back as a letter: no panic, and a letter that says
+        /// what is so.
+        #[test]
+        fn headers_of_any_kind_make_a_letter(
+            found in prop::collection::btree_map(name(), value(), 0..12),
+        ) {
+            let before = found.get("x-cc-attempts").and_then(integer).unwrap_or(0);
+            let entries = found.into_iter();
+            let table = collected(entries.map(|(key, value)| (key.as_str().into(), value)));
+            let original = BasicProperties::default().with_headers(table);
+            let sent = written(&letter(original), 60, 131_072);
+            let table = sent.headers().clone().unwrap();
+            let expected = i64::try_from(before.saturating_add(1)).unwrap_or(i64::MAX);
+            prop_assert_eq!(&table.inner()["x-cc-attempts"], &AMQPValue::LongLongInt(expected));
+            prop_assert_eq!(&table.inner()["x-cc-reason"], &text("invalid_event"));
+            prop_assert_eq!(&table.inner()["x-cc-error"], &text("data.message: missing"));
+            prop_assert!(table.contains_key("x-cc-first-failed-at"));
+            prop_assert!(!table.contains_key("CC") && !table.contains_key("x-delivery-count"));
+            prop_assert!(encoded_bytes(&table) < 131_072);
+        }
     }
 }
