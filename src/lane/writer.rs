@@ -28,7 +28,9 @@ const FORESEEN_ROUNDS: usize = 2;
 #[derive(Debug)]
 pub struct Writer {
     store: Store,
-    place: Place,
+    id: WriterId,
+    /// Nowhere, until it is enrolled.
+    target: Option<Target>,
     metrics: Metrics,
     feed: CommitFeed,
     types: TypesInFlight,
@@ -36,13 +38,10 @@ pub struct Writer {
 }
 
 /// Where the batches of a writer go.
-#[derive(Debug)]
-enum Place {
-    /// To what readers see, with a permission that must be had first.
-    Served {
-        id: WriterId,
-        enrolment: Option<Enrolment>,
-    },
+#[derive(Debug, Clone)]
+enum Target {
+    /// To what readers see, by permission.
+    Served(Enrolment),
     /// To a generation that is being rebuilt.
     Rebuilt {
         generation: Generation,
@@ -50,10 +49,19 @@ enum Place {
     },
 }
 
+impl Target {
+    fn generations(&self) -> &Arc<Generations> {
+        match self {
+            Target::Served(enrolment) => enrolment.generations(),
+            Target::Rebuilt { generations, .. } => generations,
+        }
+    }
+}
+
 /// An attempt under way.
 struct Attempt {
     batch: Batch,
-    generations: Arc<Generations>,
+    target: Target,
     /// The store as of the first read. A batch of new messages in known
     /// dialogs needs none.
     loader: Option<Loader>,
@@ -65,10 +73,8 @@ impl Writer {
         let dialogs = shared.lanes.cached_dialogs / shared.lanes.count.max(1);
         Self {
             store: shared.store.clone(),
-            place: Place::Served {
-                id: WriterId::unique(),
-                enrolment: None,
-            },
+            id: WriterId::unique(),
+            target: None,
             metrics: shared.metrics.clone(),
             feed: shared.feed.clone(),
             types: shared.types.clone(),
@@ -81,10 +87,11 @@ impl Writer {
     pub fn rebuilding(store: Store, to: Generation, cached_dialogs: usize) -> Self {
         Self {
             store,
-            place: Place::Rebuilt {
+            id: WriterId::unique(),
+            target: Some(Target::Rebuilt {
                 generation: to,
                 generations: Arc::new(Generations::only(to)),
-            },
+            }),
             metrics: Metrics::new(&mut Registry::default()),
             feed: CommitFeed::default(),
             types: TypesInFlight::default(),
@@ -106,7 +113,7 @@ impl Writer {
     ) -> Result<Vec<Outcome>, StoreError> {
         let mut attempt = Attempt {
             batch: Batch::default(),
-            generations: self.generations().await?,
+            target: self.target().await?,
             loader: None,
         };
         self.prepare(&mut attempt, events, care).await?;
@@ -123,7 +130,7 @@ impl Writer {
                 }
             }
         }
-        self.commit(attempt.batch).await?;
+        self.commit(attempt.batch, &attempt.target).await?;
         Ok(outcomes)
     }
 
@@ -135,18 +142,16 @@ impl Writer {
         self.store.end_stale_transactions().await
     }
 
-    /// Where documents are; enrols, if that was not done yet.
-    async fn generations(&mut self) -> Result<Arc<Generations>, StoreError> {
-        match &mut self.place {
-            Place::Rebuilt { generations, .. } => Ok(generations.clone()),
-            Place::Served { id, enrolment } => {
-                let enrolment = match enrolment {
-                    Some(enrolment) => enrolment,
-                    None => enrolment.insert(self.store.enrol(*id).await?),
-                };
-                Ok(enrolment.generations().clone())
+    /// Where to; enrols, if that was not done yet.
+    async fn target(&mut self) -> Result<Target, StoreError> {
+        let target = match &self.target {
+            Some(target) => target,
+            None => {
+                let enrolment = self.store.enrol(self.id).await?;
+                self.target.insert(Target::Served(enrolment))
             }
-        }
+        };
+        Ok(target.clone())
     }
 
     /// Loads all that can be foreseen, for all events at once.
@@ -161,13 +166,13 @@ impl Writer {
                 tenant: event.tenant.clone(),
                 event: event.stamp.event.clone(),
             };
-            match self.place {
+            match attempt.target {
                 // They are all in the journal: that is where they come from.
-                Place::Rebuilt { .. } => attempt.batch.state_mut().know_journal(key, false),
-                Place::Served { .. } if self.cache.has_event(&key) => {
+                Target::Rebuilt { .. } => attempt.batch.state_mut().know_journal(key, false),
+                Target::Served(_) if self.cache.has_event(&key) => {
                     attempt.batch.state_mut().know_journal(key, true);
                 }
-                Place::Served { .. } => {}
+                Target::Served(_) => {}
             }
         }
         for _ in 0..FORESEEN_ROUNDS {
@@ -199,7 +204,7 @@ impl Writer {
         let loader = match &mut attempt.loader {
             Some(loader) => loader,
             None => {
-                let loader = self.store.loader(attempt.generations.clone());
+                let loader = self.store.loader(attempt.target.generations().clone());
                 attempt.loader.insert(loader.await?)
             }
         };
@@ -222,20 +227,18 @@ impl Writer {
         true
     }
 
-    async fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+    async fn commit(&mut self, batch: Batch, target: &Target) -> Result<(), StoreError> {
         let mut changes = batch.finish();
         if changes.is_empty() {
             return Ok(());
         }
         failpoint::pass(Point::Derived);
         let started = Instant::now();
-        if let Err(error) = self.write(&mut changes).await {
+        if let Err(error) = self.write(&mut changes, target).await {
             // Whatever went wrong, the dialogs may not be as remembered.
             self.cache.forget(changes.dialogs.keys());
-            if let Place::Served { enrolment, .. } = &mut self.place
-                && error.is_fenced_off()
-            {
-                *enrolment = None;
+            if error.is_fenced_off() {
+                self.target = None;
                 self.cache.forget_dialogs();
             }
             return Err(error);
@@ -251,14 +254,10 @@ impl Writer {
         Ok(())
     }
 
-    async fn write(&self, changes: &mut Changes) -> Result<(), StoreError> {
-        match &self.place {
-            // Not to be had only where it has just been lost.
-            Place::Served { enrolment, .. } => match enrolment {
-                Some(enrolment) => self.store.commit(changes, enrolment).await,
-                None => Err(StoreError::SwitchingOver),
-            },
-            Place::Rebuilt {
+    async fn write(&self, changes: &mut Changes, target: &Target) -> Result<(), StoreError> {
+        match target {
+            Target::Served(enrolment) => self.store.commit(changes, enrolment).await,
+            Target::Rebuilt {
                 generation,
                 generations,
             } => {
