@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mongodb::bson::error::Result as Encoded;
 use mongodb::bson::raw::CString;
-use mongodb::bson::{RawArrayBuf, RawDocumentBuf, cstr, rawdoc};
+use mongodb::bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, cstr, doc, rawdoc};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
@@ -22,6 +22,29 @@ pub trait Id {
 
     /// Whose document it is.
     fn tenant(&self) -> &TenantId;
+
+    /// The parts for a filter.
+    ///
+    /// # Errors
+    /// Never for a key of an event.
+    fn document(&self) -> Result<Document, StoreError> {
+        Document::try_from(self.id()).map_err(|e| StoreError::Driver(e.into()))
+    }
+}
+
+/// A document of which only the key matters.
+#[derive(Debug, Deserialize)]
+pub struct Keyed<I> {
+    pub _id: I,
+}
+
+/// The range of all longer keys that begin with this one.
+pub fn below(key: Document) -> Document {
+    let mut end = key.clone();
+    // Documents compare field by field, names after types: whatever field
+    // follows, its type comes before this.
+    end.insert("~", Bson::MaxKey);
+    doc! { "$gt": key, "$lt": end }
 }
 
 impl Id for EventKey {
@@ -115,7 +138,7 @@ impl Id for UserKey {
 }
 
 /// A stored document whose id or time is out of bounds: someone else wrote it.
-fn foreign(what: InvalidId) -> StoreError {
+pub fn foreign(what: InvalidId) -> StoreError {
     StoreError::Answer(format!("a stored document has {what}"))
 }
 

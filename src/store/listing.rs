@@ -5,12 +5,12 @@ use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc};
 use serde::Deserialize;
 
-use super::documents::Id as _;
+use super::documents::{Id as _, Keyed, foreign};
 use super::generation::Generation;
 use super::schema::collection;
 use super::{Store, StoreError};
 use crate::derive::state::{DialogKey, MessageKey};
-use crate::event::{DialogId, InvalidId, MessageId, TenantId};
+use crate::event::{DialogId, MessageId, TenantId};
 
 /// Placeholders in one reply of the server.
 const CHUNK: u32 = 1_000;
@@ -42,7 +42,7 @@ impl Store {
             let elsewhere: Vec<_> = elsewhere.collect();
             let mut filter = doc! { "_id.t": { "$nin": elsewhere } };
             if let Some(after) = after {
-                filter.insert("_id", doc! { "$gt": document(after)? });
+                filter.insert("_id", doc! { "$gt": after.document()? });
             }
             dialogs = self.listed(generations.everyone(), filter, limit).await?;
         }
@@ -162,16 +162,10 @@ impl Store {
 fn range_of(tenant: &TenantId, after: Option<&DialogKey>) -> Result<Document, StoreError> {
     let mut range = doc! { "$lt": { "t": tenant.as_str(), "d": Bson::MaxKey } };
     match after {
-        Some(after) => range.insert("$gt", document(after)?),
+        Some(after) => range.insert("$gt", after.document()?),
         None => range.insert("$gte", doc! { "t": tenant.as_str() }),
     };
     Ok(range)
-}
-
-/// A document of which only the key matters.
-#[derive(Deserialize)]
-struct Keyed<I> {
-    _id: I,
 }
 
 #[derive(Deserialize)]
@@ -202,12 +196,4 @@ impl MessageIdDocument {
             message: MessageId::new(&self.m).map_err(foreign)?,
         })
     }
-}
-
-fn document(key: &DialogKey) -> Result<Document, StoreError> {
-    Document::try_from(key.id()).map_err(|e| StoreError::Driver(e.into()))
-}
-
-fn foreign(what: InvalidId) -> StoreError {
-    StoreError::Answer(format!("a stored document has {what}"))
 }

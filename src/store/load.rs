@@ -232,7 +232,7 @@ impl Loader {
     }
 
     async fn readers(&mut self, message: &MessageKey) -> Result<Vec<UserId>, StoreError> {
-        let id = Document::try_from(message.id()).map_err(unreadable)?;
+        let id = message.document()?;
         let (mut from, mut to) = (id.clone(), id);
         from.extend(doc! { "s": "read", "u": "" });
         to.extend(doc! { "s": "read", "u": Bson::MaxKey });

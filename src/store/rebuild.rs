@@ -13,6 +13,7 @@ use mongodb::change_stream::event::ResumeToken;
 use mongodb::options::ReturnDocument;
 use serde::{Deserialize, Serialize};
 
+use super::documents::below;
 use super::generation::{GENERATIONS, Generation, Generations};
 use super::replay::Since;
 use super::schema::collection;
@@ -304,10 +305,7 @@ impl Store {
         if !self.latest_generations().await?.in_use().contains(&from) {
             return Ok(());
         }
-        let all = doc! { "_id": {
-            "$gt": { "t": tenant.as_str() },
-            "$lt": { "t": tenant.as_str(), "~": Bson::MaxKey },
-        } };
+        let all = doc! { "_id": below(doc! { "t": tenant.as_str() }) };
         for name in collection::COUNTED {
             let name = from.collection(name);
             let documents = self.database().collection::<Document>(&name);

@@ -6,12 +6,13 @@ use std::collections::HashMap;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use mongodb::ClientSession;
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Document, doc};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::documents::{
-    Counts, DialogDocument, Id, MembershipDocument, MessageDocument, by_type, micros,
+    Counts, DialogDocument, Id as _, Keyed, MembershipDocument, MessageDocument, below, by_type,
+    foreign, micros,
 };
 use super::generation::Generation;
 use super::schema::{collection, unescape};
@@ -84,7 +85,7 @@ impl Store {
     ) -> Result<Option<Recounted>, StoreError> {
         let mut reading = self.reading(&key.tenant).await?;
         let mut found = None;
-        let filter = doc! { "_id": document(key)?, "d": null };
+        let filter = doc! { "_id": key.document()?, "d": null };
         reading
             .find(
                 collection::MESSAGES,
@@ -144,7 +145,7 @@ impl Reading<'_> {
 
     async fn dialog(&mut self, key: &DialogKey) -> Result<Dialog, StoreError> {
         let mut dialog = Dialog::default();
-        let filter = doc! { "_id": document(key)? };
+        let filter = doc! { "_id": key.document()? };
         self.find(
             collection::DIALOGS,
             filter,
@@ -159,7 +160,7 @@ impl Reading<'_> {
     }
 
     async fn members(&mut self, key: &DialogKey, recount: &mut Recount) -> Result<(), StoreError> {
-        let filter = doc! { "_id": below(document(key)?) };
+        let filter = doc! { "_id": below(key.document()?) };
         let sort = doc! { "_id": 1 };
         self.find(
             collection::MEMBERSHIPS,
@@ -230,7 +231,7 @@ impl Reading<'_> {
                 tenant: self.tenant.clone(),
                 message: message.clone(),
             };
-            Ok(doc! { "_id": below(document(&key)?) })
+            Ok(doc! { "_id": below(key.document()?) })
         });
         let ranges: Vec<Document> = ranges.collect::<Result<_, StoreError>>()?;
         let filter = doc! { "$or": ranges };
@@ -266,7 +267,7 @@ impl Reading<'_> {
     }
 
     async fn topics(&mut self, key: &DialogKey) -> Result<i64, StoreError> {
-        let filter = doc! { "_id": below(document(key)?) };
+        let filter = doc! { "_id": below(key.document()?) };
         let mut topics = 0;
         self.find(collection::TOPICS, filter, doc! {}, |_: Document| {
             topics += 1;
@@ -277,35 +278,12 @@ impl Reading<'_> {
     }
 }
 
-fn document(key: &impl Id) -> Result<Document, StoreError> {
-    Document::try_from(key.id()).map_err(|e| StoreError::Driver(e.into()))
-}
-
-/// The range of all longer keys that begin with this one.
-fn below(key: Document) -> Document {
-    let mut end = key.clone();
-    // Documents compare field by field, names after types: whatever field
-    // follows, its type comes before this.
-    end.insert("~", Bson::MaxKey);
-    doc! { "$gt": key, "$lt": end }
-}
-
-fn foreign(what: crate::event::InvalidId) -> StoreError {
-    StoreError::Answer(format!("a stored document has {what}"))
-}
-
 fn user(id: &str) -> Result<UserId, StoreError> {
     UserId::new(id).map_err(foreign)
 }
 
 fn message(id: &str) -> Result<MessageId, StoreError> {
     MessageId::new(id).map_err(foreign)
-}
-
-/// A document of which only the key matters.
-#[derive(Deserialize)]
-struct Keyed<I> {
-    _id: I,
 }
 
 #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Document, doc};
 
 use crate::derive::state::Mark;
 use crate::event::{DialogId, MessageId, Micros, SenderType, TenantId, UserId};
@@ -11,6 +11,7 @@ use crate::history::share::{self, Before, View};
 use crate::history::{
     Applied, Counter, Line, Lines, Origin, Part, Position, Tape, What, dialog, message,
 };
+use crate::store::documents::below;
 use crate::store::repair::REPAIR;
 use crate::store::schema::{collection, membership, message as message_field};
 
@@ -224,13 +225,13 @@ impl Reading<'_> {
             ..Before::default()
         };
         if !before.deleted {
+            let seen = Seen::of(user, &records);
             if !complete {
                 before.mark = mark_before(user, share, &records);
-                before.messages = self
-                    .messages_before(user, dialog, &before, &records)
-                    .await?;
+                let lowest = share::lowest_mark(user, before.mark, &records);
+                before.messages = self.messages_before(user, dialog, lowest, &seen).await?;
             }
-            before.read = self.read_before(user, &records).await?;
+            before.read = self.read_before(user, &records, &seen).await?;
             if !complete && view == View::Overall {
                 let now = self.sent(user, dialog).await?;
                 before.sent = share::sent_before(user, now, &records);
@@ -250,13 +251,12 @@ impl Reading<'_> {
         &mut self,
         user: &UserId,
         dialog: &DialogId,
-        before: &Before,
-        records: &[Applied],
+        lowest: Option<Mark>,
+        seen: &Seen,
     ) -> Result<Vec<(MessageId, Micros, SenderType)>, ReadError> {
-        let Some(lowest) = share::lowest_mark(user, before.mark, records) else {
+        let Some(lowest) = lowest else {
             return Ok(Vec::new());
         };
-        let seen = Seen::of(user, records);
         let mut messages = Vec::new();
         let scan = Scan {
             collection: collection::MESSAGES,
@@ -297,8 +297,8 @@ impl Reading<'_> {
         &mut self,
         user: &UserId,
         records: &[Applied],
+        seen: &Seen,
     ) -> Result<HashSet<MessageId>, ReadError> {
-        let seen = Seen::of(user, records);
         let foretold = records.iter().filter_map(|record| match &record.what {
             What::Created(created) if created.foretold => Some(&created.message),
             _ => None,
@@ -369,7 +369,7 @@ impl Reading<'_> {
         let (t, d) = (self.tenant.as_str(), dialog.as_str());
         let messages = doc! { "_id.t": t, "d": d, "deleted": { "$ne": true } };
         let members = doc! { "_id.t": t, "_id.d": d, membership::JOINED_AT: { "$exists": true } };
-        let topics = below(doc! { "t": t, "d": d });
+        let topics = doc! { "_id": below(doc! { "t": t, "d": d }) };
         Ok(dialog::Counts {
             messages: self.count(collection::MESSAGES, messages).await?,
             members: self.count(collection::MEMBERSHIPS, members).await?,
@@ -461,7 +461,8 @@ impl Reading<'_> {
     /// A message's users by status and reaction, one by one.
     async fn marks(&mut self, id: &MessageId) -> Result<BTreeMap<Counter, i64>, ReadError> {
         let (mut statuses, mut reactions) = (Counts::new(), Counts::new());
-        let range = || below(doc! { "t": self.tenant.as_str(), "m": id.as_str() });
+        let message = doc! { "t": self.tenant.as_str(), "m": id.as_str() };
+        let range = || doc! { "_id": below(message.clone()) };
         for (name, part, filter, counts) in [
             (collection::RECEIPTS, "s", range(), &mut statuses),
             (collection::REACTIONS, "r", range(), &mut reactions),
@@ -666,11 +667,4 @@ fn message_counters(statuses: &Counts, reactions: &Counts) -> BTreeMap<Counter, 
     let statuses = statuses.iter().filter_map(named("status_counts"));
     let reactions = reactions.iter().filter_map(named("reaction_counts"));
     statuses.chain(reactions).collect()
-}
-
-/// All documents whose key is longer than this and begins with it.
-fn below(key: Document) -> Document {
-    let mut end = key.clone();
-    end.insert("~", Bson::MaxKey);
-    doc! { "_id": { "$gt": key, "$lt": end } }
 }
