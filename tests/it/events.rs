@@ -130,3 +130,11 @@ pub fn messages(name: &str, dialog: &str, count: usize, from: i64) -> Vec<Wire> 
     });
     messages.collect()
 }
+
+/// What the events say, for the model.
+pub fn bodies<'w>(events: impl IntoIterator<Item = &'w Wire>) -> Vec<Value> {
+    let bodies = events.into_iter().map(|wire| wire.body.as_slice());
+    bodies
+        .map(|body| serde_json::from_slice(body).unwrap())
+        .collect()
+}

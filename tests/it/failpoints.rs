@@ -3,7 +3,6 @@
 
 use chat_counters::failpoint::{Point, VARIABLE};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use serde_json::Value;
 
 use crate::command_line::{command, stderr};
 use crate::events::{self, Wire, join};
@@ -66,10 +65,7 @@ async fn survives(point: Point, pass: u64) -> Result<()> {
         (depth == 0 && letters > 0 && journaled == distinct).then_some(())
     })
     .await?;
-    let bodies: Vec<Value> = events
-        .iter()
-        .map(|wire| serde_json::from_slice(&wire.body).unwrap())
-        .collect();
+    let bodies = events::bodies(&events);
     let model = Model::of(&bodies);
     let comparison = read_back::compare(&mut client(&service).await?, &model).await?;
     let differences = comparison.differences.iter().map(ToString::to_string);

@@ -12,7 +12,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::command_line::{command, stderr, stdout};
-use crate::events::{self, TENANT, Wire, join};
+use crate::events::{self, TENANT, Wire, bodies, join};
 use crate::kit::model::Model;
 use crate::kit::read_back;
 use crate::kit::scenario::Scenario;
@@ -32,13 +32,6 @@ fn assert_done(output: &Output) {
         stdout(output),
         stderr(output)
     );
-}
-
-fn bodies<'w>(events: impl IntoIterator<Item = &'w Wire>) -> Vec<Value> {
-    let bodies = events.into_iter().map(|wire| wire.body.as_slice());
-    bodies
-        .map(|body| serde_json::from_slice(body).unwrap())
-        .collect()
 }
 
 async fn assert_as(service: &Service, model: &Model, when: &str) -> Result<()> {

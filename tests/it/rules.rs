@@ -470,10 +470,7 @@ fn every_rule_holds_in_every_order() {
         counters,
     } in rows.into_iter().flatten()
     {
-        let bodies: Vec<Value> = events
-            .iter()
-            .map(|wire| serde_json::from_slice(&wire.body).unwrap())
-            .collect();
+        let bodies = crate::events::bodies(&events);
         let model = Model::of(&bodies);
         for (of, expected) in counters {
             assert_eq!(found(&model, of), expected, "{rule}: {of:?}");

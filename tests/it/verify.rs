@@ -170,10 +170,7 @@ async fn exactly_what_differs_is_found_and_repaired() -> Result<()> {
     service.has_settled(events.len() as u64).await?;
     assert_eq!(unread(&service, "bob", "d").await?, 12);
     assert_eq!(dialog(&service, "d").await?, (13, 2));
-    let bodies: Vec<Value> = events
-        .iter()
-        .map(|wire| serde_json::from_slice(&wire.body).unwrap())
-        .collect();
+    let bodies = events::bodies(&events);
     let model = Model::of(&bodies);
     let comparison = read_back::compare(&mut client(&service).await?, &model).await?;
     assert!(comparison.differences.is_empty());
@@ -354,10 +351,7 @@ async fn messages_without_a_create_are_verified_too() -> Result<()> {
         "{}",
         stdout(&explained)
     );
-    let bodies: Vec<Value> = events
-        .iter()
-        .map(|wire| serde_json::from_slice(&wire.body).unwrap())
-        .collect();
+    let bodies = events::bodies(&events);
     let comparison = read_back::compare(&mut client(&service).await?, &Model::of(&bodies)).await?;
     assert!(comparison.differences.is_empty());
     assert_clean(&verify(&world, &[]).await?);
