@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .include_imports(true)
         .open_files([
             "chatcounters/v1/counter_service.proto",
+            "chatcounters/v1/dead_letter_service.proto",
             "chatcounters/v1/maintenance_service.proto",
         ])?;
     // For reflection.
