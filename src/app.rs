@@ -11,10 +11,11 @@ use tracing::{error, info, warn};
 
 use crate::bus::{BusError, Consumer};
 use crate::config::Config;
-use crate::grpc::{Bound, ServeError};
+use crate::grpc::{Bound, DeadLetters, ServeError};
 use crate::lane::{Lane, Shared, TypesInFlight};
 use crate::maintenance::background;
 use crate::pipeline::Pipeline;
+use crate::redrive::{self, Redrive};
 use crate::retry::Backoff;
 use crate::shutdown::{self, Shutdown};
 use crate::store::{CommitFeed, Reader, Store, StoreError, inspect};
@@ -23,6 +24,10 @@ use crate::telemetry::metrics::Metrics;
 
 /// How long a stop waits for the dialog that is being verified.
 const LAST_VERIFICATION: Duration = Duration::from_secs(1);
+
+/// Dead letters that wait to be entered into the index; more stay with the task
+/// that publishes them.
+const LETTERS_TO_ENTER: usize = 256;
 
 /// Why the service does not run, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -150,7 +155,14 @@ async fn serve(
 ) -> Result<(), AppError> {
     let bound = Bound::bind(&config.grpc).await?;
     info!(address = %bound.local_addr(), "serving gRPC");
-    let grpc = bound.serve(reader, store, ready.store.clone(), shutdown.clone());
+    let letters = DeadLetters::new(Redrive::new(store.clone(), config.bus.clone()));
+    let grpc = bound.serve(
+        reader,
+        store,
+        letters,
+        ready.store.clone(),
+        shutdown.clone(),
+    );
     parts.spawn(async move { grpc.await.map_err(AppError::from) });
     if !config.metrics.listen.is_empty() {
         let listener = listen(&config.metrics.listen).await?;
@@ -185,6 +197,7 @@ async fn ingest(
     };
     let types = TypesInFlight::default();
     let (verified, background_metrics) = (store.clone(), metrics.clone());
+    let redriven = store.clone();
     let shared = Shared {
         store,
         metrics: metrics.clone(),
@@ -210,7 +223,17 @@ async fn ingest(
     let verify = config.verify.clone();
     let verifying = background::run(verified, verify, background_metrics, shutdown.clone());
     let verifying = tokio::spawn(verifying);
-    tasks.spawn(consumer.run(sink, shutdown.clone()));
+    let (written, letters) = mpsc::channel(LETTERS_TO_ENTER);
+    let register = redrive::register(
+        redriven.clone(),
+        config.retry.clone(),
+        letters,
+        shutdown.clone(),
+    );
+    tasks.spawn(register);
+    let redrive = Redrive::new(redriven, config.bus.clone());
+    tasks.spawn(redrive::watch(redrive, shutdown.clone()));
+    tasks.spawn(consumer.run(sink, written, shutdown.clone()));
     info!(queue = %config.bus.queue, database = %config.store.database, "taking events");
     while let Some(ended) = tasks.join_next().await {
         // Each ends when what feeds it does, which begins with a stop.

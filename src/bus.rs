@@ -5,6 +5,7 @@
 //!   [`Delivery`] and reconnects by itself for ever. Settling a delivery
 //!   consumes it, so that a double settlement does not compile.
 //! - [`Publisher`] publishes events with broker confirms.
+//! - [`letterbox`] goes through the dead-letter queue, [`outbox`] sends letters on.
 //! - [`inspect()`] looks at the broker and changes nothing.
 //!
 //! ```text
@@ -27,8 +28,11 @@ mod delivery;
 mod error;
 pub mod inspect;
 mod letter;
+pub mod letterbox;
 mod letters;
+pub mod outbox;
 mod publisher;
+mod reading;
 mod session;
 mod settle;
 mod topology;
@@ -39,4 +43,5 @@ pub use consumer::Consumer;
 pub use delivery::Delivery;
 pub use error::{BusError, Mismatch};
 pub use inspect::inspect;
+pub use letters::Written;
 pub use publisher::{EventHeaders, Publisher, Tally, routing_key};

@@ -1,7 +1,15 @@
-//! What a dead letter says of itself: the closed set of reasons, and why an
-//! event failed.
+//! What a dead letter says of itself: the closed set of reasons, why an event
+//! failed, and what can be told of a letter by looking at it.
+
+mod cause;
+mod filter;
+mod letter;
 
 use std::fmt;
+
+pub use cause::{GroupId, cause};
+pub use filter::Filter;
+pub use letter::{DeadLetter, LetterId, Sealed, UNKNOWN};
 
 /// Why an event was dead-lettered. A closed set, documented in README.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +46,11 @@ impl Reason {
             Reason::DeliveryLimit => "delivery_limit",
         }
     }
+
+    /// The reason of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
 }
 
 impl fmt::Display for Reason {
@@ -56,4 +69,26 @@ pub struct Failure {
     pub reason: Reason,
     /// What was wrong, in words.
     pub error: String,
+}
+
+/// At most so many bytes of a text, cut between characters.
+pub fn shortened(text: &str, bytes: usize) -> &str {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let text = format!("{}é", "x".repeat(9));
+        assert_eq!(shortened(&text, 10), "x".repeat(9));
+        assert_eq!(shortened(&text, 11), text);
+        assert_eq!(shortened("short", 10), "short");
+    }
 }

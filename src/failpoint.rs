@@ -1,5 +1,5 @@
-//! Points between delivery and ack, and of a rebuild, at which a test can have
-//! the process die.
+//! Points between delivery and ack, of a rebuild and of a job on dead letters,
+//! at which a test can have the process die.
 //!
 //! `CHAT_COUNTERS_FAILPOINT=NAME` or `NAME:N` aborts the process when it passes
 //! the point for the first or the N-th time, `event:ID` each time that it is
@@ -32,6 +32,18 @@ pub enum Point {
     BeforeLetter,
     /// It is confirmed, and its original not acknowledged.
     AfterLetter,
+    /// It is in the index, and its original not acknowledged.
+    AfterIndexed,
+    /// A job on dead letters has selected them.
+    Selected,
+    /// What becomes of some is durable, and they are still in the queue.
+    Acted,
+    /// It is noted in the index that they were acted upon.
+    Marked,
+    /// They are out of the queue, and the index does not know.
+    Removed,
+    /// Nothing is left to do, and the record does not say so.
+    AllDone,
     /// A rebuild has replayed and noted a stretch of the journal.
     Replayed,
     /// It has followed one.
@@ -44,7 +56,7 @@ pub enum Point {
 
 impl Point {
     /// Those of a delivery, in the order in which an event passes them.
-    pub const DELIVERY: [Point; 10] = [
+    pub const DELIVERY: [Point; 11] = [
         Point::Delivered,
         Point::Decoded,
         Point::Derived,
@@ -55,6 +67,16 @@ impl Point {
         Point::AfterAck,
         Point::BeforeLetter,
         Point::AfterLetter,
+        Point::AfterIndexed,
+    ];
+
+    /// Those of a job on dead letters, in their order.
+    pub const JOB: [Point; 5] = [
+        Point::Selected,
+        Point::Acted,
+        Point::Marked,
+        Point::Removed,
+        Point::AllDone,
     ];
 
     /// Those of a rebuild, in their order.
@@ -66,7 +88,8 @@ impl Point {
     ];
 
     fn all() -> impl Iterator<Item = Point> {
-        Self::DELIVERY.into_iter().chain(Self::REBUILD)
+        let delivery = Self::DELIVERY.into_iter();
+        delivery.chain(Self::JOB).chain(Self::REBUILD)
     }
 
     /// Its name in the variable.
@@ -82,6 +105,12 @@ impl Point {
             Point::AfterAck => "after_ack",
             Point::BeforeLetter => "before_letter",
             Point::AfterLetter => "after_letter",
+            Point::AfterIndexed => "after_indexed",
+            Point::Selected => "selected",
+            Point::Acted => "acted",
+            Point::Marked => "marked",
+            Point::Removed => "removed",
+            Point::AllDone => "all_done",
             Point::Replayed => "replayed",
             Point::Followed => "followed",
             Point::Fenced => "fenced",

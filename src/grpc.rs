@@ -1,9 +1,10 @@
-//! The gRPC server: asks the store, never the bus.
+//! The gRPC server: asks the store; of the bus it knows nothing.
 //!
 //! Bounded throughout: calls at once ([`config::Grpc::max_concurrent_requests`],
 //! the rest is shed), streams per connection, sizes of messages and headers,
 //! time per call.
 
+mod dead_letters;
 mod health;
 mod limits;
 mod maintenance;
@@ -28,11 +29,13 @@ use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::store::read::Reader;
 
+pub use dead_letters::DeadLetters;
 use health::Probe;
 use limits::Limits;
 use maintenance::Maintenance;
 use service::Counters;
 use v1::counter_service_server::CounterServiceServer;
+use v1::dead_letter_service_server::DeadLetterServiceServer;
 use v1::maintenance_service_server::MaintenanceServiceServer;
 
 /// The messages, client and server of `chatcounters.v1`.
@@ -49,6 +52,7 @@ const HEALTH_NAMES: &[&str] = &[
     "",
     "chatcounters.v1.CounterService",
     "chatcounters.v1.MaintenanceService",
+    "chatcounters.v1.DeadLetterService",
 ];
 
 /// Time for open calls to end after the stop was requested.
@@ -59,6 +63,12 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Most clients refuse larger answers unless told otherwise.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
+
+/// An edited letter, with a body as large as the index keeps.
+const MAX_LETTER_BYTES: usize = 2 << 20;
+
+/// A page of a thousand letters with their errors.
+const MAX_LETTERS_BYTES: usize = 16 << 20;
 
 /// Why the server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +135,7 @@ impl Bound {
         self,
         reader: Reader,
         maintained: Store,
+        letters: DeadLetters,
         ready: watch::Sender<bool>,
         shutdown: Shutdown,
     ) -> Result<(), ServeError> {
@@ -148,6 +159,11 @@ impl Bound {
             .add_service(
                 MaintenanceServiceServer::new(Maintenance::new(maintained))
                     .max_decoding_message_size(self.config.max_message_bytes),
+            )
+            .add_service(
+                DeadLetterServiceServer::new(letters)
+                    .max_decoding_message_size(self.config.max_message_bytes.max(MAX_LETTER_BYTES))
+                    .max_encoding_message_size(MAX_LETTERS_BYTES),
             )
             .add_service(health)
             .add_service(reflection().build_v1()?)

@@ -32,6 +32,7 @@ pub mod history;
 pub mod lane;
 pub mod maintenance;
 pub mod pipeline;
+pub mod redrive;
 pub mod retry;
 pub mod shutdown;
 pub mod store;

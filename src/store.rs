@@ -7,6 +7,7 @@ pub mod fence;
 pub mod generation;
 pub mod inspect;
 mod journal;
+pub mod letters;
 mod listing;
 mod load;
 mod migrate;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::delivery::Delivery;
 use super::error::BusError;
 use super::letter::Letter;
-use super::letters::Letters;
+use super::letters::{Letters, Written};
 use super::session::{End, Session};
 use super::trouble::Trouble;
 use crate::config;
@@ -71,17 +71,24 @@ impl Consumer {
     }
 
     /// Forwards deliveries into `sink`, settles them, and reconnects after
-    /// whatever goes wrong.
+    /// whatever goes wrong. Dead letters that are in their queue come out of
+    /// `written`, for someone to settle.
     ///
     /// Returns once a shutdown was requested (or the receiver of `sink` is
     /// gone), `sink` was dropped, every delivery handed out is settled or
     /// dropped, and the connections are closed. A deadline for that is the
     /// caller's: dropping the future cuts everything off, and the broker
     /// delivers again what was not settled.
-    pub async fn run(mut self, sink: mpsc::Sender<Delivery>, shutdown: Shutdown) {
+    pub async fn run(
+        mut self,
+        sink: mpsc::Sender<Delivery>,
+        written: mpsc::Sender<Written>,
+        shutdown: Shutdown,
+    ) {
         #[allow(clippy::disallowed_methods, reason = "the prefetch is its limit")]
         let (letters, incoming) = mpsc::unbounded_channel();
-        let publishing = Letters::new(self.bus.clone(), backoff(&self.retry), self.metrics.clone());
+        let (bus, metrics) = (self.bus.clone(), self.metrics.clone());
+        let publishing = Letters::new(bus, backoff(&self.retry), metrics, written);
         let mut tasks = JoinSet::new();
         tasks.spawn(publishing.run(incoming));
         self.sessions(sink, &shutdown, letters).await;

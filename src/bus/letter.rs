@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::delivery::{Message, integer};
-use crate::deadletter::Failure;
+use crate::deadletter::{Failure, shortened};
 
 /// Longest text of `x-cc-error`, in bytes.
 const MAX_ERROR_BYTES: usize = 1024;
@@ -71,7 +71,10 @@ impl Letter {
         } = &self.message;
         for (name, value) in [
             ("x-cc-reason", text(self.failure.reason.as_str())),
-            ("x-cc-error", text(truncated(&self.failure.error))),
+            (
+                "x-cc-error",
+                text(shortened(&self.failure.error, MAX_ERROR_BYTES)),
+            ),
             ("x-cc-last-failed-at", text(&now)),
             ("x-cc-attempts", AMQPValue::LongLongInt(attempts)),
             ("x-cc-service-version", text(env!("CARGO_PKG_VERSION"))),
@@ -127,25 +130,16 @@ fn rebuilt(original: &BasicProperties) -> BasicProperties {
     copy
 }
 
-fn text(value: &str) -> AMQPValue {
+pub(super) fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
-fn rfc3339(at: OffsetDateTime) -> String {
+pub(super) fn rfc3339(at: OffsetDateTime) -> String {
     // Formatting fails only for years that no clock shows.
     at.format(&Rfc3339).unwrap_or_default()
 }
 
-/// At most [`MAX_ERROR_BYTES`], cut between characters.
-fn truncated(error: &str) -> &str {
-    let mut end = error.len().min(MAX_ERROR_BYTES);
-    while !error.is_char_boundary(end) {
-        end -= 1;
-    }
-    &error[..end]
-}
-
-fn without(table: &FieldTable, names: &[&str]) -> FieldTable {
+pub(super) fn without(table: &FieldTable, names: &[&str]) -> FieldTable {
     let kept = table
         .into_iter()
         .filter(|(key, _)| !names.contains(&key.as_str()));
@@ -163,7 +157,7 @@ fn moved(table: &FieldTable, from: &str, to: &'static str) -> FieldTable {
     }))
 }
 
-fn collected(entries: impl Iterator<Item = (ShortString, AMQPValue)>) -> FieldTable {
+pub(super) fn collected(entries: impl Iterator<Item = (ShortString, AMQPValue)>) -> FieldTable {
     entries.collect::<std::collections::BTreeMap<_, _>>().into()
 }
 
@@ -187,7 +181,7 @@ fn value_bytes(value: &AMQPValue) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
@@ -197,7 +191,7 @@ mod tests {
     use super::*;
     use crate::deadletter::Reason;
 
-    fn letter(properties: BasicProperties) -> Letter {
+    pub fn letter(properties: BasicProperties) -> Letter {
         #[allow(clippy::disallowed_methods, reason = "never sent to")]
         let back = Arc::new(Return {
             settle: mpsc::unbounded_channel().0,
@@ -218,11 +212,11 @@ mod tests {
         Letter { message, failure }
     }
 
-    fn headers<const N: usize>(entries: [(&'static str, AMQPValue); N]) -> FieldTable {
+    pub fn headers<const N: usize>(entries: [(&'static str, AMQPValue); N]) -> FieldTable {
         collected(entries.into_iter().map(|(key, value)| (key.into(), value)))
     }
 
-    fn written(letter: &Letter, at: i64, frame: usize) -> BasicProperties {
+    pub fn written(letter: &Letter, at: i64, frame: usize) -> BasicProperties {
         let now = OffsetDateTime::from_unix_timestamp(at).unwrap();
         letter.properties(now, "host-1", frame)
     }
@@ -302,13 +296,6 @@ mod tests {
         assert!(encoded_bytes(&table) < 4096);
     }
 
-    #[test]
-    fn a_long_error_is_cut_between_characters() {
-        let error = format!("{}é", "x".repeat(MAX_ERROR_BYTES - 1));
-        assert_eq!(truncated(&error).len(), MAX_ERROR_BYTES - 1);
-        assert_eq!(truncated("short"), "short");
-    }
-
     fn value() -> impl Strategy<Value = AMQPValue> {
         let leaf = prop_oneof![
             any::<bool>().prop_map(AMQPValue::Boolean),
@@ -355,17 +342,22 @@ mod tests {
         ]
     }
 
+    /// Headers of any kind.
+    pub fn table() -> impl Strategy<Value = FieldTable> {
+        let entries = prop::collection::btree_map(name(), value(), 0..12);
+        entries.prop_map(|entries| {
+            let entries = entries.into_iter();
+            collected(entries.map(|(key, value)| (key.as_str().into(), value)))
+        })
+    }
+
     proptest! {
         /// Whatever comes back as a letter: no panic, and a letter that says
         /// what is so.
         #[test]
-        fn headers_of_any_kind_make_a_letter(
-            found in prop::collection::btree_map(name(), value(), 0..12),
-        ) {
-            let before = found.get("x-cc-attempts").and_then(integer).unwrap_or(0);
-            let entries = found.into_iter();
-            let table = collected(entries.map(|(key, value)| (key.as_str().into(), value)));
-            let original = BasicProperties::default().with_headers(table);
+        fn headers_of_any_kind_make_a_letter(found in table()) {
+            let before = found.inner().get("x-cc-attempts").and_then(integer).unwrap_or(0);
+            let original = BasicProperties::default().with_headers(found);
             let sent = written(&letter(original), 60, 131_072);
             let table = sent.headers().clone().unwrap();
             let expected = i64::try_from(before.saturating_add(1)).unwrap_or(i64::MAX);

@@ -1,22 +1,24 @@
-//! Getting dead letters to the dead-letter queue, confirmed.
+//! Getting dead letters to the dead-letter queue, confirmed, and on to whoever
+//! keeps an index of them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Confirmation, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::connect::{Link, in_time};
-use super::delivery::Outcome;
+use super::delivery::{Origin, Outcome};
 use super::error::{BusError, short};
 use super::letter::Letter;
+use super::reading;
 use super::topology;
 use super::trouble::Trouble;
 use crate::config;
-use crate::deadletter::Reason;
+use crate::deadletter::{DeadLetter, Reason, Sealed};
 use crate::failpoint::{self, Point};
 use crate::retry::Backoff;
 use crate::telemetry::metrics::{Label, Metrics};
@@ -27,11 +29,31 @@ const WAVE_BYTES: usize = 4 << 20;
 /// A queue without a leader confirms nothing: tried again after this long.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Publishes the letters that come in, and settles each one's original once
-/// the broker has confirmed it. Never gives up; a letter whose session is gone
-/// is dropped, since the broker delivers its original again.
+/// A letter that the broker has confirmed. Its original is still unsettled.
+#[derive(Debug)]
+pub struct Written {
+    /// What it says.
+    pub letter: DeadLetter,
+    /// The letter as it is in the queue.
+    pub sealed: Sealed,
+    origin: Origin,
+}
+
+impl Written {
+    /// Acknowledges the original. One that is dropped instead leaves it to the
+    /// broker, which delivers it again when the session ends.
+    pub fn settle(self) {
+        failpoint::pass(Point::AfterIndexed);
+        self.origin.settle(Outcome::DoneAtLast);
+    }
+}
+
+/// Publishes the letters that come in, and hands on those that the broker has
+/// confirmed. Never gives up; a letter whose session is gone is dropped, since
+/// the broker delivers its original again.
 pub(super) struct Letters {
     bus: Arc<config::Bus>,
+    written: mpsc::Sender<Written>,
     metrics: Metrics,
     host: String,
     backoff: Backoff,
@@ -41,9 +63,15 @@ pub(super) struct Letters {
 }
 
 impl Letters {
-    pub(super) fn new(bus: Arc<config::Bus>, backoff: Backoff, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        bus: Arc<config::Bus>,
+        backoff: Backoff,
+        metrics: Metrics,
+        written: mpsc::Sender<Written>,
+    ) -> Self {
         Self {
             bus,
+            written,
             metrics,
             host: host(),
             backoff,
@@ -88,9 +116,12 @@ impl Letters {
         let channel = self.channel().await?;
         let size = wave_size(letters);
         let mut confirms = Vec::with_capacity(size);
+        let mut sent = Vec::with_capacity(size);
         for letter in &letters[..size] {
             failpoint::pass(Point::BeforeLetter);
-            confirms.push(self.send(&channel, letter).await?);
+            let (confirm, properties) = self.send(&channel, letter).await?;
+            confirms.push(confirm);
+            sent.push(properties);
         }
         let answers = in_confirm_time(confirms).await?;
         // lapin may hand a returned message to another letter's confirm when
@@ -101,23 +132,28 @@ impl Letters {
         {
             return Err(lost("the dead-letter queue is missing"));
         }
-        let refused = |answer: &&Answer| matches!(answer, Answer::Refused);
-        let refused = answers.iter().filter(refused).count();
-        let mut answers = answers.into_iter();
-        letters.retain(|letter| match answers.next() {
-            Some(Answer::Confirmed) => {
-                self.confirmed(letter);
-                false
+        let mut refused = false;
+        let wave: Vec<_> = letters.drain(..size).collect();
+        for ((letter, properties), answer) in wave.into_iter().zip(sent).zip(answers) {
+            match answer {
+                Answer::Confirmed => self.confirmed(letter, &properties).await,
+                _ => {
+                    refused = true;
+                    letters.push(letter);
+                }
             }
-            _ => true,
-        });
+        }
         match refused {
-            0 => Ok(()),
-            _ => Err(lost("the broker refused some (nack)")),
+            false => Ok(()),
+            true => Err(lost("the broker refused some (nack)")),
         }
     }
 
-    async fn send(&self, channel: &Channel, letter: &Letter) -> Result<PublisherConfirm, BusError> {
+    async fn send(
+        &self,
+        channel: &Channel,
+        letter: &Letter,
+    ) -> Result<(PublisherConfirm, BasicProperties), BusError> {
         let frame = self.line.as_ref().map_or(0, |(link, _)| {
             link.connection.configuration().frame_max() as usize
         });
@@ -128,24 +164,37 @@ impl Letters {
             ..Default::default()
         };
         let body = &letter.message.body;
-        let sent = channel.basic_publish("".into(), queue, options, body, properties);
-        in_time("publishing a dead letter", sent).await
+        let sent = channel.basic_publish("".into(), queue, options, body, properties.clone());
+        let confirm = in_time("publishing a dead letter", sent).await?;
+        Ok((confirm, properties))
     }
 
-    fn confirmed(&self, letter: &Letter) {
+    async fn confirmed(&self, letter: Letter, properties: &BasicProperties) {
         failpoint::pass(Point::AfterLetter);
-        let reason = letter.failure.reason;
-        let kind = reason.as_str();
+        let Letter { message, failure } = letter;
+        let kind = failure.reason.as_str();
         self.metrics
             .dead_letters
             .get_or_create(&Label { kind })
             .inc();
-        if reason == Reason::TooLarge {
+        if failure.reason == Reason::TooLarge {
             // No one else sees these; the pipeline counts all others.
             let kind = "dead_lettered";
             self.metrics.events.get_or_create(&Label { kind }).inc();
         }
-        letter.message.origin.settle(Outcome::DoneAtLast);
+        let letter = reading::read(properties, &message.body, &self.bus.queue);
+        if let Some(sealed) = reading::seal(properties, message.body) {
+            let origin = message.origin;
+            // An error says that the service ends: the broker redelivers.
+            let _ = self
+                .written
+                .send(Written {
+                    letter,
+                    sealed,
+                    origin,
+                })
+                .await;
+        }
     }
 
     /// The open channel, or a new one on a new connection, with the queue made
@@ -166,13 +215,15 @@ impl Letters {
     }
 }
 
-enum Answer {
+pub(super) enum Answer {
     Confirmed,
     Returned,
     Refused,
 }
 
-async fn in_confirm_time(confirms: Vec<PublisherConfirm>) -> Result<Vec<Answer>, BusError> {
+pub(super) async fn in_confirm_time(
+    confirms: Vec<PublisherConfirm>,
+) -> Result<Vec<Answer>, BusError> {
     let all = tokio::time::timeout(CONFIRM_TIMEOUT, join_all(confirms)).await;
     let all = all.map_err(|_| lost("no confirm came in time"))?;
     let read = |answer: lapin::Result<Confirmation>| match answer {

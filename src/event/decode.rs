@@ -13,8 +13,8 @@ mod wire;
 
 use crate::deadletter::{Failure, Reason};
 use crate::event::{
-    DialogId, Event, EventId, Fact, InvalidId, MessageId, Micros, NewMessage, Reaction, SenderType,
-    Stamp, Status, TenantId, TopicId, UserId,
+    DialogId, Event, EventId, Fact, InvalidId, MAX_ID_BYTES, MessageId, Micros, NewMessage,
+    Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
 };
 use lookup::{Place, Value, first_hit, missing};
 use wire::{Body, Section};
@@ -59,6 +59,41 @@ pub fn decode(body: &[u8]) -> Result<Decoded, Failure> {
         }),
         Section::Absent => Err(undecodable("expected a JSON object, found null".into())),
         Section::Wrong(kind) => Err(undecodable(format!("expected a JSON object, found {kind}"))),
+    }
+}
+
+/// What a body says it is about, whether or not it can be counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outline {
+    /// Its `eventType`, as sent.
+    pub event_type: Option<String>,
+    /// Its tenant.
+    pub tenant: Option<String>,
+    /// Its id.
+    pub event: Option<String>,
+    /// Its dialog.
+    pub dialog: Option<String>,
+}
+
+/// Reads as much of a body as can be read; nothing, of one that is no JSON
+/// object.
+pub fn outline(body: &[u8]) -> Outline {
+    let section = std::str::from_utf8(body).ok();
+    let section = section.and_then(|text| serde_json::from_str::<Section<Body<'_>>>(text).ok());
+    let Some(Section::Found(body)) = section else {
+        return Outline::default();
+    };
+    let said = |places: &[Place<'_>]| {
+        let text = text(places).ok().flatten();
+        // What is longer is none of these, whatever it is.
+        let text = text.filter(|text| text.len() <= MAX_ID_BYTES);
+        text.map(str::to_owned)
+    };
+    Outline {
+        event_type: said(&body.event_type()),
+        tenant: said(&body.tenant_id()),
+        event: said(&body.event_id()),
+        dialog: said(&body.dialog_id()),
     }
 }
 

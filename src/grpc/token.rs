@@ -61,6 +61,23 @@ pub(super) fn reached(query: &read::History, token: &str) -> Option<Position> {
     })
 }
 
+/// The token for the page after `place`, of a query that these parts make up.
+pub(super) fn page(query: &[&str], place: &str) -> String {
+    seal(page_checksum(query, place), place)
+}
+
+/// The place at which the page before ended. `None` when the token is damaged
+/// or belongs to another query.
+pub(super) fn place(query: &[&str], token: &str) -> Option<String> {
+    unseal(token, |place| {
+        Some((page_checksum(query, place), place.to_owned()))
+    })
+}
+
+fn page_checksum(query: &[&str], place: &str) -> u64 {
+    checksum(&[&[VERSION], query, &[place]].concat())
+}
+
 const ORIGINS: [(&str, Origin); 5] = [
     ("b", Origin::Balance),
     ("e", Origin::Event),

@@ -198,7 +198,7 @@ fn belongs(counter: &Counter, scope: &read::Scope) -> bool {
 }
 
 /// In milliseconds, rounded up: what is kept has no more.
-fn millis(at: &Timestamp) -> Option<i64> {
+pub(super) fn millis(at: &Timestamp) -> Option<i64> {
     let nanos = i64::from(at.nanos);
     let millis = at.seconds.checked_mul(1_000)?;
     (0..1_000_000_000)
@@ -256,13 +256,17 @@ pub(super) fn rebuild(request: &v1::RebuildCountersRequest) -> Result<Option<Ten
 
 /// What is wrong with a request.
 #[derive(Debug, Default)]
-struct Violations {
+pub(super) struct Violations {
     told: Vec<FieldViolation>,
     untold: usize,
 }
 
 impl Violations {
-    fn add(&mut self, field: impl Into<String>, expected: impl Into<String>) {
+    pub(super) fn is_empty(&self) -> bool {
+        self.told.is_empty()
+    }
+
+    pub(super) fn add(&mut self, field: impl Into<String>, expected: impl Into<String>) {
         if self.told.len() < MAX_VIOLATIONS {
             self.told.push(FieldViolation::new(field, expected));
         } else {
@@ -270,7 +274,7 @@ impl Violations {
         }
     }
 
-    fn id<T>(
+    pub(super) fn id<T>(
         &mut self,
         field: impl Into<String>,
         id: &str,
@@ -397,7 +401,7 @@ impl Violations {
         }
     }
 
-    fn into_status(self) -> Status {
+    pub(super) fn into_status(self) -> Status {
         let mut message = "invalid request".to_owned();
         for violation in &self.told {
             let separator = if message.contains(':') { ";" } else { ":" };

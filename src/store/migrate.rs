@@ -14,7 +14,6 @@ use super::{Class, Store, StoreError, journal};
 
 const NAMESPACE_EXISTS: i32 = 48;
 const INDEX_OPTIONS_CONFLICT: i32 = 85;
-const JOURNAL_TTL: &str = "applied_at_1";
 
 impl Store {
     /// Creates collections and indexes that are not there, and sets the
@@ -32,7 +31,15 @@ impl Store {
         self.create(collection::JOURNAL, Document::new()).await?;
         self.note_origin().await?;
         self.index_history().await?;
-        self.set_retention(retention).await
+        self.index_letters_shelves().await?;
+        for (collection, field) in [
+            (collection::JOURNAL, "applied_at"),
+            (collection::DISCARDED_LETTERS, "discarded_at"),
+            (collection::DEAD_LETTER_JOBS, "finished_at"),
+        ] {
+            self.set_retention(collection, field, retention).await?;
+        }
+        Ok(())
     }
 
     /// Creates the collections of a generation, with their indexes, as far as
@@ -127,22 +134,64 @@ impl Store {
         Ok(())
     }
 
-    async fn set_retention(&self, retention: Duration) -> Result<(), StoreError> {
+    /// What looking at dead letters, and jobs on them, look up.
+    async fn index_letters_shelves(&self) -> Result<(), StoreError> {
+        for name in [collection::DEAD_LETTERS, collection::DISCARDED_LETTERS] {
+            self.create(name, Document::new()).await?;
+            let letters = self.database().collection::<Document>(name);
+            let keys = [
+                doc! { "last_failed_at": -1, "_id": -1 },
+                doc! { "tenant": 1, "last_failed_at": -1, "_id": -1 },
+                doc! { "event": 1 },
+                // All that groups are made of.
+                doc! { "group": 1, "tenant": 1, "last_failed_at": 1, "first_failed_at": 1 },
+            ];
+            for keys in keys {
+                let index = IndexModel::builder().keys(keys).build();
+                letters.create_index(index).await?;
+            }
+            for (field, few) in [
+                ("job", doc! { "$exists": true }),
+                ("copies", doc! { "$gt": 1 }),
+            ] {
+                let options = IndexOptions::builder()
+                    .partial_filter_expression(doc! { field: few })
+                    .build();
+                let index = IndexModel::builder()
+                    .keys(doc! { field: 1 })
+                    .options(options)
+                    .build();
+                letters.create_index(index).await?;
+            }
+        }
+        self.create(collection::DEAD_LETTER_JOBS, Document::new())
+            .await?;
+        Ok(())
+    }
+
+    /// Has documents go so long after the date in a field.
+    async fn set_retention(
+        &self,
+        collection: &str,
+        field: &str,
+        retention: Duration,
+    ) -> Result<(), StoreError> {
+        let name = format!("{field}_1");
         let options = IndexOptions::builder()
-            .name(JOURNAL_TTL.to_owned())
+            .name(name.clone())
             .expire_after(retention)
             .build();
         let index = IndexModel::builder()
-            .keys(doc! { "applied_at": 1 })
+            .keys(doc! { field: 1 })
             .options(options)
             .build();
-        let journal = self.database().collection::<Document>(collection::JOURNAL);
-        let created = journal.create_index(index).await;
+        let documents = self.database().collection::<Document>(collection);
+        let created = documents.create_index(index).await;
         if accept(created, INDEX_OPTIONS_CONFLICT)?.is_none() {
             let seconds = i64::try_from(retention.as_secs()).unwrap_or(i64::MAX);
             let change = doc! {
-                "collMod": collection::JOURNAL,
-                "index": { "name": JOURNAL_TTL, "expireAfterSeconds": seconds },
+                "collMod": collection,
+                "index": { "name": name, "expireAfterSeconds": seconds },
             };
             self.database().run_command(change).await?;
         }

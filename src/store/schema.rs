@@ -19,8 +19,11 @@
 //! | `journal` | `t, e` | every counter event that was taken, once |
 //! | `meta` | a name | which [generation](super::generation) counts, the rebuild under way |
 //! | `writers` | a random id | a writer, and the epoch in which it may write ([`super::fence`]) |
+//! | `dead_letters` | a digest | a letter of the dead-letter queue ([`super::letters`]) |
+//! | `discarded_letters` | a digest | a letter that was discarded |
+//! | `dead_letter_jobs` | time and a random id | who did what about which letters |
 //!
-//! After a rebuild, all but the last three have the number of their generation
+//! After a rebuild, all before `journal` have the number of their generation
 //! behind their names: `dialogs_1`.
 //!
 //! `t` tenant, `d` dialog, `u` user, `m` message, `s` status, `r` reaction,
@@ -48,6 +51,12 @@ pub mod collection {
     pub const META: &str = "meta";
     /// Who writes, and whether they may.
     pub const WRITERS: &str = "writers";
+    /// What the dead-letter queue holds.
+    pub const DEAD_LETTERS: &str = "dead_letters";
+    /// Letters that were discarded.
+    pub const DISCARDED_LETTERS: &str = "discarded_letters";
+    /// The record of what was done about dead letters.
+    pub const DEAD_LETTER_JOBS: &str = "dead_letter_jobs";
 
     /// Those that each generation has of its own: all that is made from the
     /// journal.

@@ -77,7 +77,10 @@ async fn survives(point: Point, pass: u64) -> Result<()> {
     let letters = world.depth(&world.config.bus.dead_letter_queue).await?;
     // After a crash between its confirm and its ack a letter is written again;
     // the ack waits for those of the events before it.
-    let fewest = if point == Point::AfterLetter { 2 } else { 1 };
+    let fewest = match point {
+        Point::AfterLetter | Point::AfterIndexed => 2,
+        _ => 1,
+    };
     assert!((fewest..=2).contains(&letters), "{name}: {letters} letters");
     for letter in world.letters(letters as usize).await? {
         assert_eq!(letter.body, poison.body);
@@ -91,7 +94,7 @@ async fn a_crash_at_every_step_changes_nothing() -> Result<()> {
         // In the middle of the load, where there is a middle.
         let pass = match point {
             Point::Delivered | Point::Decoded => 25,
-            Point::BeforeLetter | Point::AfterLetter => 1,
+            Point::BeforeLetter | Point::AfterLetter | Point::AfterIndexed => 1,
             _ => 2,
         };
         survives(point, pass)

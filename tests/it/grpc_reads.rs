@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use chat_counters::grpc::Bound;
 use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
 use chat_counters::grpc::v1::*;
+use chat_counters::grpc::{Bound, DeadLetters};
+use chat_counters::redrive::Redrive;
 use chat_counters::store::Store;
 use chat_counters::store::read::{CommitFeed, Reader};
 use chat_counters::{config, shutdown};
@@ -65,8 +66,9 @@ impl Bench {
         let (reader, served) = (Reader::new(store.clone(), feed.clone()), store.clone());
         let ready = tokio::sync::watch::Sender::new(false);
         let mut is_ready = ready.subscribe();
-        let server =
-            tokio::spawn(async move { bound.serve(reader, served, ready, stop).await.unwrap() });
+        let letters = DeadLetters::new(Redrive::new(store.clone(), config::Bus::default()));
+        let server = bound.serve(reader, served, letters, ready, stop);
+        let server = tokio::spawn(async move { server.await.unwrap() });
         is_ready.wait_for(|ready| *ready).await.unwrap();
         let channel = Channel::from_shared(address.clone())
             .unwrap()

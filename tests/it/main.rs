@@ -18,6 +18,7 @@ mod command_line;
 mod commits;
 mod dead_letters;
 mod derive;
+mod dlq;
 mod events;
 mod exactly_once;
 mod failpoints;

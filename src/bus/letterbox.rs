@@ -1,0 +1,238 @@
+//! Going through the dead-letter queue from its head to its end.
+//!
+//! AMQP has no way to take one message out of the middle of a queue: all before
+//! it must be held first. A [`Pass`] takes every letter without acknowledging
+//! it; each is then either removed, or kept until the end and given back in the
+//! order in which it came. Whoever dies in the middle leaves everything that was
+//! not removed to the broker, which gives it back by itself.
+
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use futures::stream::{SelectAll, StreamExt as _};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+
+use super::connect::{Link, in_time};
+use super::delivery::Tag;
+use super::error::{BusError, short};
+use super::{reading, settle, topology};
+use crate::config;
+use crate::deadletter::{DeadLetter, LetterId, Sealed};
+
+/// The broker is asked whether there is more after this long without a letter.
+const QUIET: Duration = Duration::from_secs(2);
+/// So often, before a queue that has letters and delivers none is given up.
+const QUIETS: u32 = 10;
+
+/// A walk through the dead-letter queue.
+pub struct Pass {
+    link: Link,
+    channel: Channel,
+    /// Each has its window of letters that may be unsettled. As many as it
+    /// takes: a window is full once it is full of letters that are kept.
+    consumers: SelectAll<Consumer>,
+    windows: usize,
+    bus: config::Bus,
+    /// Letters that were in the queue at the beginning.
+    expected: usize,
+    examined: usize,
+    unsettled: usize,
+    kept: Vec<Tag>,
+}
+
+/// A letter in hand: to be kept or removed.
+#[derive(Debug)]
+pub struct Held {
+    /// Its name.
+    pub id: LetterId,
+    /// What it says.
+    pub letter: DeadLetter,
+    /// The letter as it is in the queue.
+    pub sealed: Sealed,
+    tag: Tag,
+}
+
+impl Pass {
+    /// Begins at the head of the queue. A queue that does not exist has no
+    /// letters.
+    ///
+    /// # Errors
+    /// Any [`BusError`].
+    pub async fn open(bus: &config::Bus) -> Result<Pass, BusError> {
+        let link = Link::open(bus.url.expose(), "chat-counters dead letters, pass").await?;
+        let name = &bus.dead_letter_queue;
+        let counts = topology::counts(&link, "bus.dead_letter_queue", name).await?;
+        let channel = link.channel().await?;
+        Ok(Pass {
+            link,
+            channel,
+            consumers: SelectAll::new(),
+            windows: 0,
+            bus: bus.clone(),
+            expected: counts.map_or(0, |counts| counts.ready as usize),
+            examined: 0,
+            unsettled: 0,
+            kept: Vec::new(),
+        })
+    }
+
+    /// Letters that were in the queue at the beginning, and not held by anyone.
+    pub fn expected(&self) -> usize {
+        self.expected
+    }
+
+    /// Letters taken so far.
+    pub fn examined(&self) -> usize {
+        self.examined
+    }
+
+    /// The next letters, at most so many; none at the end. What arrives during
+    /// the pass is not waited for.
+    ///
+    /// # Errors
+    /// When the broker is lost, or does not deliver what it has.
+    pub async fn next(&mut self, most: usize) -> Result<Vec<Held>, BusError> {
+        let most = most.min(self.expected - self.examined);
+        let mut letters = Vec::with_capacity(most);
+        let mut quiets = 0;
+        while letters.len() < most {
+            if self.unsettled >= self.windows * usize::from(self.bus.prefetch) {
+                self.widen().await?;
+            }
+            let Ok(next) = tokio::time::timeout(QUIET, self.consumers.next()).await else {
+                quiets += 1;
+                if self.is_drained(quiets).await? {
+                    self.expected = self.examined + letters.len();
+                    break;
+                }
+                continue;
+            };
+            letters.push(self.held(next)?);
+        }
+        self.examined += letters.len();
+        Ok(letters)
+    }
+
+    fn held(
+        &mut self,
+        next: Option<lapin::Result<lapin::message::Delivery>>,
+    ) -> Result<Held, BusError> {
+        let delivery = match next {
+            Some(Ok(delivery)) => delivery,
+            Some(Err(error)) => return Err(BusError::while_doing("reading dead letters", &error)),
+            None => {
+                return Err(BusError::Cancelled {
+                    queue: self.bus.dead_letter_queue.clone(),
+                });
+            }
+        };
+        self.unsettled += 1;
+        let letter = reading::read(&delivery.properties, &delivery.data, &self.bus.queue);
+        let sealed = reading::seal(&delivery.properties, delivery.data);
+        let sealed = sealed.ok_or_else(|| lost("a letter cannot be encoded again"))?;
+        Ok(Held {
+            id: letter.id(&sealed.body),
+            letter,
+            sealed,
+            tag: delivery.delivery_tag,
+        })
+    }
+
+    /// One more consumer, with a window of its own: the prefetch of one that
+    /// consumes cannot be raised.
+    async fn widen(&mut self) -> Result<(), BusError> {
+        let qos = BasicQosOptions { global: false };
+        let window = self.channel.basic_qos(self.bus.prefetch, qos);
+        in_time("setting the prefetch", window).await?;
+        let queue = short("bus.dead_letter_queue", &self.bus.dead_letter_queue)?;
+        let options = BasicConsumeOptions::default();
+        let consumer = self
+            .channel
+            .basic_consume(queue, "".into(), options, FieldTable::default());
+        let consumer = in_time("starting to read dead letters", consumer).await?;
+        self.consumers.push(consumer);
+        self.windows += 1;
+        Ok(())
+    }
+
+    /// Whether there is nothing more to come: others may have taken letters.
+    async fn is_drained(&self, quiets: u32) -> Result<bool, BusError> {
+        let name = &self.bus.dead_letter_queue;
+        let counts = topology::counts(&self.link, "bus.dead_letter_queue", name).await?;
+        match counts {
+            Some(counts) if counts.ready > 0 && quiets < QUIETS => Ok(false),
+            Some(counts) if counts.ready > 0 => Err(lost("it has letters and delivers none")),
+            _ => Ok(true),
+        }
+    }
+
+    /// Leaves a letter where it is.
+    pub fn keep(&mut self, letter: Held) {
+        self.kept.push(letter.tag);
+    }
+
+    /// Takes letters out of the queue for good. When it returns, the broker has
+    /// heard of it.
+    ///
+    /// # Errors
+    /// When the broker is lost: they may be in the queue still.
+    pub async fn remove(&mut self, letters: Vec<Held>) -> Result<(), BusError> {
+        let one = BasicAckOptions { multiple: false };
+        let acks = letters.iter();
+        let acks = acks.map(|letter| self.channel.basic_ack(letter.tag, one));
+        let acked = try_join_all(acks).await;
+        acked.map_err(|error| BusError::while_doing("removing dead letters", &error))?;
+        self.unsettled -= letters.len();
+        // Acknowledgements have no answer, but what follows on the channel has.
+        let qos = BasicQosOptions { global: false };
+        let answer = self.channel.basic_qos(self.bus.prefetch, qos);
+        in_time("removing dead letters", answer).await
+    }
+
+    /// Gives back all that was kept, in the order in which it came.
+    ///
+    /// # Errors
+    /// When the broker is lost, which then gives them back by itself.
+    pub async fn end(mut self) -> Result<(), BusError> {
+        self.kept.sort_unstable();
+        settle::requeue(&self.channel, self.kept).await?;
+        let closed = self.channel.close(200, "OK".into());
+        in_time("giving dead letters back", closed).await?;
+        self.link.close().await;
+        Ok(())
+    }
+}
+
+/// Messages that wait in a queue, and in the dead-letter queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depths {
+    /// Events in the service's queue.
+    pub events: u32,
+    /// Dead letters that nobody holds.
+    pub letters: u32,
+}
+
+/// How long the queues are.
+///
+/// # Errors
+/// When the broker cannot be reached.
+pub async fn depths(bus: &config::Bus) -> Result<Depths, BusError> {
+    let link = Link::open(bus.url.expose(), "chat-counters depths").await?;
+    let events = topology::counts(&link, "bus.queue", &bus.queue).await?;
+    let name = &bus.dead_letter_queue;
+    let letters = topology::counts(&link, "bus.dead_letter_queue", name).await?;
+    link.close().await;
+    Ok(Depths {
+        events: events.map_or(0, |counts| counts.ready),
+        letters: letters.map_or(0, |counts| counts.ready),
+    })
+}
+
+fn lost(why: &str) -> BusError {
+    BusError::Lost {
+        doing: "going through the dead-letter queue".into(),
+        why: why.into(),
+    }
+}

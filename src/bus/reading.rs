@@ -1,0 +1,329 @@
+//! What a letter in the dead-letter queue says of itself, and how it is sealed:
+//! kept elsewhere in the form in which it came, to be put back as it was.
+
+use lapin::BasicProperties;
+use lapin::protocol::basic::{gen_properties, parse_properties};
+use lapin::types::{AMQPValue, FieldTable};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::delivery::integer;
+use super::letter::{PERSISTENT, rfc3339, text, without};
+use crate::deadletter::{DeadLetter, Reason, Sealed};
+use crate::event::MAX_ID_BYTES;
+use crate::event::decode::{Outline, outline};
+
+/// What the broker adds to what it dead-letters by itself. A replayed letter
+/// goes without: it would be taken for one that goes round in circles.
+const OF_THE_BROKER: [&str; 9] = [
+    "x-death",
+    "x-first-death-queue",
+    "x-first-death-reason",
+    "x-first-death-exchange",
+    "x-last-death-queue",
+    "x-last-death-reason",
+    "x-last-death-exchange",
+    "x-delivery-count",
+    "x-acquired-count",
+];
+/// Which job has replayed it.
+const REPLAYED_BY: &str = "x-cc-replayed-by";
+
+/// What stands for the error of a letter from the broker itself.
+const GIVEN_UP: &str = "delivered as often as bus.delivery_limit allows and never settled: this event, or one delivered with it, ends the process or the connection each time";
+
+/// Reads a letter. `queue` is the one that its event was consumed from.
+pub(super) fn read(properties: &BasicProperties, body: &[u8], queue: &str) -> DeadLetter {
+    let empty = FieldTable::default();
+    let headers = properties.headers().as_ref().unwrap_or(&empty);
+    let death = death(headers, queue);
+    let reason = match &death {
+        Some(_) => Some(Reason::DeliveryLimit),
+        None => word(headers, "x-cc-reason").and_then(|name| Reason::named(&name)),
+    };
+    let before = headers.inner().get("x-cc-attempts").and_then(integer);
+    let death = death.as_ref();
+    let at = death.and_then(|death| death.at);
+    let published = |name: &str, death: Option<&String>| {
+        let found = word(headers, name).or_else(|| death.cloned());
+        found.unwrap_or_default()
+    };
+    DeadLetter {
+        reason,
+        error: match death {
+            Some(_) => GIVEN_UP.into(),
+            None => word(headers, "x-cc-error").unwrap_or_default(),
+        },
+        about: about(headers, body, reason),
+        first_failed_at: moment(headers, "x-cc-first-failed-at").or(at),
+        last_failed_at: at.or_else(|| moment(headers, "x-cc-last-failed-at")),
+        attempts: before.unwrap_or(0) + u64::from(death.is_some()),
+        exchange: published("x-cc-source-exchange", death.map(|death| &death.exchange)),
+        routing_key: published(
+            "x-cc-source-routing-key",
+            death.map(|death| &death.routing_key),
+        ),
+        host: word(headers, "x-cc-host").unwrap_or_default(),
+        version: word(headers, "x-cc-service-version").unwrap_or_default(),
+        replayed_by: word(headers, REPLAYED_BY),
+    }
+}
+
+/// A body that may be what ends the process is not opened again: of such a
+/// letter the headers must do.
+fn about(headers: &FieldTable, body: &[u8], reason: Option<Reason>) -> Outline {
+    let read = match reason {
+        Some(Reason::DeliveryLimit | Reason::TooLarge) => Outline::default(),
+        _ => outline(body),
+    };
+    let header = |name| word(headers, name).filter(|word| word.len() <= MAX_ID_BYTES);
+    Outline {
+        event_type: read.event_type.or_else(|| header("eventType")),
+        tenant: read.tenant.or_else(|| header("tenantId")),
+        ..read
+    }
+}
+
+/// The last time that the broker itself gave an event of our queue up.
+struct Death {
+    at: Option<OffsetDateTime>,
+    exchange: String,
+    routing_key: String,
+}
+
+fn death(headers: &FieldTable, queue: &str) -> Option<Death> {
+    let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else {
+        return None;
+    };
+    deaths.as_slice().iter().find_map(|death| {
+        let AMQPValue::FieldTable(death) = death else {
+            return None;
+        };
+        let is = |name, wanted: &str| word(death, name).is_some_and(|word| word == wanted);
+        if !is("queue", queue) || !is("reason", "delivery_limit") {
+            return None;
+        }
+        let at = match death.inner().get("time") {
+            Some(AMQPValue::Timestamp(seconds)) => i64::try_from(*seconds).ok(),
+            _ => None,
+        };
+        let keys = match death.inner().get("routing-keys") {
+            Some(AMQPValue::FieldArray(keys)) => keys.as_slice(),
+            _ => &[],
+        };
+        Some(Death {
+            at: at.and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok()),
+            exchange: word(death, "exchange").unwrap_or_default(),
+            routing_key: keys.first().and_then(as_text).unwrap_or_default(),
+        })
+    })
+}
+
+/// The properties with which a letter goes back to the service's queue: those
+/// of the letter, with what only the broker said of it written into our own
+/// headers, and the job that replays it.
+pub(super) fn replayed(
+    properties: &BasicProperties,
+    letter: &DeadLetter,
+    job: &str,
+) -> BasicProperties {
+    let headers = properties.headers().clone().unwrap_or_default();
+    let mut headers = without(&headers, &OF_THE_BROKER);
+    let attempts = i64::try_from(letter.attempts).unwrap_or(i64::MAX);
+    headers.insert("x-cc-attempts".into(), AMQPValue::LongLongInt(attempts));
+    headers.insert(REPLAYED_BY.into(), text(job));
+    headers.insert("x-cc-source-exchange".into(), text(&letter.exchange));
+    headers.insert("x-cc-source-routing-key".into(), text(&letter.routing_key));
+    if let Some(first) = letter.first_failed_at {
+        headers.insert("x-cc-first-failed-at".into(), text(&rfc3339(first)));
+    }
+    properties
+        .clone()
+        .with_headers(headers)
+        .with_delivery_mode(PERSISTENT)
+}
+
+/// All that a letter says of itself, by name, as text.
+pub(super) fn shown(properties: &BasicProperties) -> Vec<(String, String)> {
+    let texts = [
+        ("content_type", properties.content_type()),
+        ("content_encoding", properties.content_encoding()),
+        ("correlation_id", properties.correlation_id()),
+        ("reply_to", properties.reply_to()),
+        ("message_id", properties.message_id()),
+        ("type", properties.kind()),
+        ("app_id", properties.app_id()),
+    ];
+    let mut shown: Vec<_> = texts
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value.as_ref()?.as_str().to_owned())))
+        .collect();
+    for (name, number) in [
+        ("priority", properties.priority().map(u64::from)),
+        ("timestamp", *properties.timestamp()),
+    ] {
+        shown.extend(number.map(|number| (name.to_owned(), number.to_string())));
+    }
+    let headers = properties.headers().iter().flatten();
+    shown.extend(headers.map(|(name, value)| {
+        let value = as_text(value).unwrap_or_else(|| {
+            serde_json::to_string(value).unwrap_or_else(|_| format!("{value:?}"))
+        });
+        (format!("headers.{name}"), value)
+    }));
+    shown
+}
+
+/// Keeps a letter as it is on the wire. `None` for properties that AMQP cannot
+/// encode; what came over the wire always can.
+pub(super) fn seal(properties: &BasicProperties, body: Vec<u8>) -> Option<Sealed> {
+    let encoded = cookie_factory::gen_simple(gen_properties(properties), Vec::new());
+    Some(Sealed {
+        properties: encoded.ok()?,
+        body,
+    })
+}
+
+/// The properties of a letter that was kept. `None` when they are damaged.
+pub(super) fn opened(sealed: &[u8]) -> Option<BasicProperties> {
+    let (rest, properties) = parse_properties(sealed).ok()?;
+    rest.is_empty().then_some(properties)
+}
+
+fn word(table: &FieldTable, name: &str) -> Option<String> {
+    table.inner().get(name).and_then(as_text)
+}
+
+/// A text or a number, as text.
+fn as_text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
+        AMQPValue::Boolean(flag) => Some(flag.to_string()),
+        AMQPValue::Timestamp(seconds) => Some(seconds.to_string()),
+        AMQPValue::LongLongInt(number) => Some(number.to_string()),
+        number => integer(number).map(|number| number.to_string()),
+    }
+}
+
+fn moment(headers: &FieldTable, name: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(&word(headers, name)?, &Rfc3339).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::letter::tests::{headers, letter, table, written};
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read() {
+        let original = BasicProperties::default().with_headers(headers([
+            ("eventType", text("message.create")),
+            ("tenantId", text("t1")),
+        ]));
+        let sent = written(&letter(original), 60, 131_072);
+        let body = br#"{"eventId": "e1", "data": {"context": {"dialogId": "d1"}}}"#;
+        let read = read(&sent, body, "q");
+        let at = Some(OffsetDateTime::from_unix_timestamp(60).unwrap());
+        let expected = DeadLetter {
+            reason: Some(Reason::InvalidEvent),
+            error: "data.message: missing".into(),
+            about: Outline {
+                event_type: Some("message.create".into()),
+                tenant: Some("t1".into()),
+                event: Some("e1".into()),
+                dialog: Some("d1".into()),
+            },
+            first_failed_at: at,
+            last_failed_at: at,
+            attempts: 1,
+            exchange: "chat3_events".into(),
+            routing_key: "message.create.t1".into(),
+            host: "host-1".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            replayed_by: None,
+        };
+        assert_eq!(read, expected);
+    }
+
+    fn given_up() -> BasicProperties {
+        let death = headers([
+            ("queue", text("q")),
+            ("reason", text("delivery_limit")),
+            ("exchange", text("events")),
+            ("time", AMQPValue::Timestamp(90)),
+            (
+                "routing-keys",
+                AMQPValue::FieldArray(vec![text("a.b")].into()),
+            ),
+        ]);
+        let deaths = AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into());
+        BasicProperties::default().with_headers(headers([
+            ("x-death", deaths),
+            ("x-cc-attempts", AMQPValue::LongLongInt(1)),
+            ("x-cc-reason", text("invalid_event")),
+        ]))
+    }
+
+    #[test]
+    fn a_letter_of_the_broker_is_of_the_delivery_limit_and_is_not_opened() {
+        let body = br#"{"eventId": "e1"}"#;
+        let found = read(&given_up(), body, "q");
+        assert_eq!(found.reason, Some(Reason::DeliveryLimit));
+        assert_eq!(
+            (found.exchange.as_str(), found.routing_key.as_str()),
+            ("events", "a.b")
+        );
+        assert_eq!(found.last_failed_at.map(|at| at.unix_timestamp()), Some(90));
+        assert_eq!((found.attempts, found.about.event), (2, None));
+        let elsewhere = read(&given_up(), body, "another");
+        assert_eq!(elsewhere.reason, Some(Reason::InvalidEvent));
+    }
+
+    #[test]
+    fn a_replayed_letter_says_what_the_broker_said_and_by_whom() {
+        let properties = given_up();
+        let sent = replayed(&properties, &read(&properties, b"{}", "q"), "job-1");
+        let sent_headers = sent.headers().clone().unwrap();
+        assert!(!sent_headers.contains_key("x-death"));
+        let again = read(&sent, b"{}", "q");
+        assert_eq!(again.replayed_by.as_deref(), Some("job-1"));
+        assert_eq!((again.attempts, again.routing_key.as_str()), (2, "a.b"));
+        assert_eq!(
+            again.first_failed_at.map(|at| at.unix_timestamp()),
+            Some(90)
+        );
+    }
+
+    proptest! {
+        /// Whatever somebody puts into the queue is read without a panic, kept
+        /// and put back as it was.
+        #[test]
+        fn letters_of_any_kind_are_read_and_kept(
+            found in table(),
+            body in prop::collection::vec(any::<u8>(), 0..200),
+            priority in any::<Option<u8>>(),
+        ) {
+            let mut properties = BasicProperties::default().with_headers(found);
+            if let Some(priority) = priority {
+                properties = properties.with_priority(priority);
+            }
+            let letter = read(&properties, &body, "q");
+            prop_assert!(letter.id(&body).is_whole());
+            shown(&properties);
+            let sealed = seal(&properties, body.clone()).unwrap();
+            let back = opened(&sealed.properties).unwrap();
+            prop_assert_eq!(read(&back, &sealed.body, "q").id(&body), letter.id(&body));
+            let sent = replayed(&back, &letter, "job");
+            prop_assert_eq!(read(&sent, &body, "q").replayed_by, Some("job".to_owned()));
+        }
+
+        /// Damaged properties are refused, not believed.
+        #[test]
+        fn bytes_of_any_kind_are_opened_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            opened(&bytes);
+        }
+    }
+}

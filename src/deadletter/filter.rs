@@ -1,0 +1,120 @@
+//! Which dead letters are meant.
+
+use std::fmt;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::LetterId;
+
+/// Conditions that must all hold; an empty one always does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Ids, or the beginnings of ids.
+    pub ids: Vec<LetterId>,
+    /// Names of reasons, one of which it must be.
+    pub reasons: Vec<String>,
+    /// The group.
+    pub group: Option<String>,
+    /// The event's type.
+    pub event_type: Option<String>,
+    /// The event's tenant.
+    pub tenant: Option<String>,
+    /// The event's id.
+    pub event: Option<String>,
+    /// The event's dialog.
+    pub dialog: Option<String>,
+    /// A text in the error, capitals or not.
+    pub error: Option<String>,
+    /// Last failed at or after.
+    pub since: Option<OffsetDateTime>,
+    /// Last failed before.
+    pub until: Option<OffsetDateTime>,
+}
+
+/// One condition, in words.
+#[derive(Debug, Serialize)]
+struct Condition(&'static str, String);
+
+impl Filter {
+    /// Whether it has no condition: it means all letters.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The same text for the same conditions, and for no others: to find the
+    /// job again that was begun with them.
+    pub fn key(&self) -> String {
+        // A list of pairs of texts is always JSON.
+        serde_json::to_string(&self.conditions()).unwrap_or_default()
+    }
+
+    fn conditions(&self) -> Vec<Condition> {
+        let mut ids: Vec<_> = self.ids.iter().map(LetterId::as_str).collect();
+        let mut reasons: Vec<_> = self.reasons.iter().map(String::as_str).collect();
+        for list in [&mut ids, &mut reasons] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        let lists = [("id", ids), ("reason", reasons)];
+        let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
+        let lists = lists.map(|(name, list)| Condition(name, list.join(", ")));
+        let moment = |at: Option<OffsetDateTime>| at.and_then(|at| at.format(&Rfc3339).ok());
+        let single = [
+            ("group", self.group.clone()),
+            ("type", self.event_type.clone()),
+            ("tenant", self.tenant.clone()),
+            ("event", self.event.clone()),
+            ("dialog", self.dialog.clone()),
+            ("error contains", self.error.clone()),
+            ("since", moment(self.since)),
+            ("until", moment(self.until)),
+        ];
+        let single = single.into_iter();
+        let single = single.filter_map(|(name, value)| Some(Condition(name, value?)));
+        lists.chain(single).collect()
+    }
+}
+
+/// For the audit: `reason: invalid_event; tenant: t`.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let conditions = self.conditions();
+        if conditions.is_empty() {
+            return f.write_str("all");
+        }
+        let said = conditions
+            .iter()
+            .map(|Condition(name, value)| format!("{name}: {value}"));
+        f.write_str(&said.collect::<Vec<_>>().join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_conditions_have_the_same_key_in_any_order() {
+        let ids = |ids: [&str; 2]| Filter {
+            ids: ids.iter().filter_map(|id| LetterId::parse(id)).collect(),
+            ..Default::default()
+        };
+        assert_eq!(ids(["ab", "cd"]).key(), ids(["cd", "ab"]).key());
+        assert_ne!(ids(["ab", "cd"]).key(), ids(["ab", "ce"]).key());
+        let one = Filter {
+            tenant: Some("a; dialog: b".into()),
+            ..Default::default()
+        };
+        let two = Filter {
+            tenant: Some("a".into()),
+            dialog: Some("b".into()),
+            ..Default::default()
+        };
+        assert_eq!(one.to_string(), two.to_string());
+        assert_ne!(one.key(), two.key());
+        assert_eq!(Filter::default().to_string(), "all");
+        assert!(Filter::default().is_empty() && !one.is_empty());
+    }
+}

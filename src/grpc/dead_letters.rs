@@ -1,0 +1,274 @@
+//! `DeadLetterService`: looking at dead letters and working with them.
+
+mod answer;
+mod request;
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use self::answer::{int, refused};
+use super::v1::{self, dead_letter_service_server::DeadLetterService};
+use crate::redrive::{Progress, Redrive, RedriveError, Selection};
+use crate::store::letters::{Entry, Place, Shelf};
+
+/// Answers waiting for the caller to read them.
+const WAITING: usize = 4;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Streamed<T> = Result<Response<Answers<T>>, Status>;
+
+/// Answers for whoever works with dead letters: over the network, or in the
+/// process of the command line when no service runs.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    redrive: Redrive,
+}
+
+impl DeadLetters {
+    /// Works with these letters.
+    pub fn new(redrive: Redrive) -> Self {
+        Self { redrive }
+    }
+}
+
+#[tonic::async_trait]
+impl DeadLetterService for DeadLetters {
+    async fn list_dead_letters(
+        &self,
+        request: Request<v1::ListDeadLettersRequest>,
+    ) -> Result<Response<v1::ListDeadLettersResponse>, Status> {
+        let request = request.into_inner();
+        let discarded = request.discarded;
+        let asked = request::list(request)?;
+        let shelf = match discarded {
+            true => Shelf::Discarded,
+            false => Shelf::Queue,
+        };
+        let (redrive, filter) = (&self.redrive, &asked.filter);
+        let page = redrive.list(shelf, filter, asked.after.as_ref(), asked.limit);
+        let page = page.await.map_err(refused)?;
+        let total = redrive.count(shelf, filter).await.map_err(refused)?;
+        let index = match discarded {
+            true => None,
+            false => Some(redrive.index_state().await.map_err(refused)?.into()),
+        };
+        let next = page.entries.last().filter(|_| page.more).and_then(place);
+        let next = next.map(|place| request::next_page(filter, discarded, &place));
+        Ok(Response::new(v1::ListDeadLettersResponse {
+            dead_letters: page.entries.into_iter().map(Into::into).collect(),
+            next_page_token: next.unwrap_or_default(),
+            total: int(total),
+            index,
+        }))
+    }
+
+    async fn get_dead_letter(
+        &self,
+        request: Request<v1::GetDeadLetterRequest>,
+    ) -> Result<Response<v1::GetDeadLetterResponse>, Status> {
+        let id = request::id(&request.into_inner().id)?;
+        let letter = self.redrive.letter(&id).await.map_err(refused)?;
+        let headers = self.redrive.headers(&letter);
+        Ok(Response::new(v1::GetDeadLetterResponse {
+            dead_letter: Some(letter.entry.into()),
+            body: letter.body.unwrap_or_default(),
+            headers,
+        }))
+    }
+
+    async fn list_dead_letter_groups(
+        &self,
+        request: Request<v1::ListDeadLetterGroupsRequest>,
+    ) -> Result<Response<v1::ListDeadLetterGroupsResponse>, Status> {
+        let filter = request::groups(request.into_inner())?;
+        let groups = self.redrive.groups(&filter).await.map_err(refused)?;
+        let index = self.redrive.index_state().await.map_err(refused)?;
+        Ok(Response::new(v1::ListDeadLetterGroupsResponse {
+            total: int(groups.iter().map(|group| group.count).sum()),
+            groups: groups.into_iter().map(Into::into).collect(),
+            index: Some(index.into()),
+        }))
+    }
+
+    type ReplayDeadLettersStream = Answers<v1::ReplayDeadLettersResponse>;
+
+    async fn replay_dead_letters(
+        &self,
+        request: Request<v1::ReplayDeadLettersRequest>,
+    ) -> Streamed<v1::ReplayDeadLettersResponse> {
+        let caller = request.remote_addr();
+        let mut request = request.into_inner();
+        let selection = account(request::selection(request.selection.take(), false)?, caller);
+        let pace = request::pace(&request);
+        let redrive = self.redrive.clone();
+        let job = move |to| async move { redrive.replay(selection, pace, to).await };
+        let progress = streamed(job).map(|progress| {
+            let event = v1::replay_dead_letters_response::Event::Progress(progress?);
+            Ok(v1::ReplayDeadLettersResponse { event: Some(event) })
+        });
+        Ok(Response::new(Box::pin(progress)))
+    }
+
+    async fn edit_dead_letter(
+        &self,
+        request: Request<v1::EditDeadLetterRequest>,
+    ) -> Result<Response<v1::EditDeadLetterResponse>, Status> {
+        let caller = request.remote_addr();
+        let request = request.into_inner();
+        let id = request::edit(&request)?;
+        let checked = self.redrive.check_edit(&id, &request.body);
+        let (edit, event_type, event) = checked.await.map_err(refused)?;
+        let mut answer = v1::EditDeadLetterResponse {
+            job_id: String::new(),
+            event_type: event_type.to_owned(),
+            event_id: event.to_string(),
+        };
+        if !request.validate_only {
+            let (redrive, actor) = (self.redrive.clone(), named(&request.actor, caller));
+            let job = |to| async move { redrive.edit(edit, actor, request.reason, to).await };
+            let mut progress = std::pin::pin!(streamed(job));
+            let mut last = None;
+            while let Some(progress) = progress.next().await {
+                last = Some(progress?);
+            }
+            let done = last.filter(|last| last.finished && last.done == 1);
+            let done = done.ok_or_else(|| {
+                Status::not_found(format!("the letter {id} is no longer in the queue"))
+            })?;
+            answer.job_id = done.job_id;
+        }
+        Ok(Response::new(answer))
+    }
+
+    type DiscardDeadLettersStream = Answers<v1::DiscardDeadLettersResponse>;
+
+    async fn discard_dead_letters(
+        &self,
+        request: Request<v1::DiscardDeadLettersRequest>,
+    ) -> Streamed<v1::DiscardDeadLettersResponse> {
+        let caller = request.remote_addr();
+        let request = request.into_inner();
+        let reason_needed = !request.dry_run;
+        let selection = account(
+            request::selection(request.selection, reason_needed)?,
+            caller,
+        );
+        if request.dry_run {
+            let count = self.redrive.count(Shelf::Queue, &selection.filter);
+            let progress = v1::JobProgress {
+                selected: int(count.await.map_err(refused)?),
+                ..Default::default()
+            };
+            let progress = Some(progress);
+            let answer = Ok(v1::DiscardDeadLettersResponse { progress });
+            return Ok(Response::new(Box::pin(tokio_stream::once(answer))));
+        }
+        let redrive = self.redrive.clone();
+        let job = |to| async move { redrive.discard(selection, to).await };
+        let progress = streamed(job).map(|progress| {
+            let progress = Some(progress?);
+            Ok(v1::DiscardDeadLettersResponse { progress })
+        });
+        Ok(Response::new(Box::pin(progress)))
+    }
+
+    type UndiscardDeadLettersStream = Answers<v1::UndiscardDeadLettersResponse>;
+
+    async fn undiscard_dead_letters(
+        &self,
+        request: Request<v1::UndiscardDeadLettersRequest>,
+    ) -> Streamed<v1::UndiscardDeadLettersResponse> {
+        let caller = request.remote_addr();
+        let selection = request.into_inner().selection;
+        let selection = account(request::selection(selection, false)?, caller);
+        let redrive = self.redrive.clone();
+        let job = |to| async move { redrive.undiscard(selection, to).await };
+        let progress = streamed(job).map(|progress| {
+            let progress = Some(progress?);
+            Ok(v1::UndiscardDeadLettersResponse { progress })
+        });
+        Ok(Response::new(Box::pin(progress)))
+    }
+
+    async fn sync_dead_letters(
+        &self,
+        _request: Request<v1::SyncDeadLettersRequest>,
+    ) -> Result<Response<v1::SyncDeadLettersResponse>, Status> {
+        let synced = self.redrive.sync().await.map_err(refused)?;
+        Ok(Response::new(v1::SyncDeadLettersResponse {
+            examined: int(synced.examined),
+            added: int(synced.added),
+            removed: int(synced.removed),
+        }))
+    }
+
+    async fn list_dead_letter_audit(
+        &self,
+        request: Request<v1::ListDeadLetterAuditRequest>,
+    ) -> Result<Response<v1::ListDeadLetterAuditResponse>, Status> {
+        let (before, limit) = request::audit(&request.into_inner())?;
+        let jobs = self.redrive.audit(before.as_deref(), limit + 1);
+        let mut jobs = jobs.await.map_err(refused)?;
+        let more = jobs.len() > limit;
+        jobs.truncate(limit);
+        let next = jobs.last().filter(|_| more);
+        let next = next.map(|last| request::next_audit(last.id.as_str()));
+        Ok(Response::new(v1::ListDeadLetterAuditResponse {
+            jobs: jobs.into_iter().map(Into::into).collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+}
+
+/// Runs a job for as long as its answers are read; the last is its error, if it
+/// has one.
+fn streamed<F>(
+    job: impl FnOnce(mpsc::Sender<Progress>) -> F,
+) -> impl Stream<Item = Result<v1::JobProgress, Status>>
+where
+    F: Future<Output = Result<(), RedriveError>> + Send + 'static,
+{
+    let (to, progress) = mpsc::channel(WAITING);
+    let job = job(to);
+    let (failed, failure) = mpsc::channel(1);
+    // A task of its own: a caller that goes away must not cut it off half-way.
+    tokio::spawn(async move {
+        if let Err(error) = job.await {
+            let _ = failed.send(refused(error)).await;
+        }
+    });
+    let progress = ReceiverStream::new(progress).map(|progress| Ok(progress.into()));
+    progress.chain(ReceiverStream::new(failure).map(Err))
+}
+
+/// A selection on account of who calls.
+fn account(selection: Selection, caller: Option<SocketAddr>) -> Selection {
+    Selection {
+        actor: named(&selection.actor, caller),
+        ..selection
+    }
+}
+
+/// Who asks: by their own word, and by where they call from.
+fn named(actor: &str, caller: Option<SocketAddr>) -> String {
+    match (actor, caller) {
+        ("", None) => "unknown".into(),
+        ("", Some(address)) => format!("grpc:{address}"),
+        // In the same process.
+        (actor, None) => actor.into(),
+        (actor, Some(address)) => format!("{actor} (grpc:{address})"),
+    }
+}
+
+fn place(last: &Entry) -> Option<Place> {
+    let at = last.letter.last_failed_at?.unix_timestamp_nanos() / 1_000_000;
+    Some(Place {
+        millis: i64::try_from(at).ok()?,
+        id: last.id.clone(),
+    })
+}

@@ -1,0 +1,139 @@
+//! From what is known of dead letters to messages.
+
+use prost_types::Timestamp;
+use time::OffsetDateTime;
+use tonic::Status;
+
+use crate::grpc::v1;
+use crate::redrive::{IndexState, Progress, RedriveError};
+use crate::store::letters::{Entry, Group, Job};
+
+impl From<Entry> for v1::DeadLetter {
+    fn from(entry: Entry) -> Self {
+        let Entry {
+            id,
+            letter,
+            group,
+            body_bytes,
+            copies,
+            discarded_at,
+        } = entry;
+        Self {
+            id: id.to_string(),
+            reason: letter.reason_name().to_owned(),
+            group_id: group,
+            event_type: letter.about.event_type.unwrap_or_default(),
+            tenant_id: letter.about.tenant.unwrap_or_default(),
+            event_id: letter.about.event.unwrap_or_default(),
+            dialog_id: letter.about.dialog.unwrap_or_default(),
+            first_failed_at: letter.first_failed_at.map(timestamp),
+            last_failed_at: letter.last_failed_at.map(timestamp),
+            attempts: int(letter.attempts),
+            source_exchange: letter.exchange,
+            source_routing_key: letter.routing_key,
+            host: letter.host,
+            service_version: letter.version,
+            error: letter.error,
+            body_bytes: int(body_bytes),
+            copies: int(copies),
+            discarded_at: discarded_at.map(timestamp),
+        }
+    }
+}
+
+impl From<Group> for v1::DeadLetterGroup {
+    fn from(group: Group) -> Self {
+        Self {
+            group_id: group.id,
+            reason: group.reason,
+            cause: group.cause,
+            count: int(group.count),
+            first_seen_at: Some(timestamp(group.first_seen_at)),
+            last_seen_at: Some(timestamp(group.last_seen_at)),
+            tenant_ids: group.tenants,
+            tenant_count: int(group.tenant_count),
+            example_id: group.example.to_string(),
+        }
+    }
+}
+
+impl From<IndexState> for v1::IndexState {
+    fn from(state: IndexState) -> Self {
+        Self {
+            indexed: int(state.indexed),
+            queued: state.queued.map(int),
+            busy: state.busy,
+        }
+    }
+}
+
+impl From<Job> for v1::DeadLetterJob {
+    fn from(job: Job) -> Self {
+        let (letter_id, body_before, body_after) = match job.edit {
+            Some(edit) => (edit.letter.to_string(), edit.before, edit.after),
+            None => Default::default(),
+        };
+        Self {
+            job_id: job.id.to_string(),
+            kind: job.kind.as_str().to_owned(),
+            actor: job.actor,
+            reason: job.reason,
+            selection: job.selection,
+            started_at: Some(timestamp(job.started_at)),
+            finished_at: job.finished_at.map(timestamp),
+            selected: int(job.tally.selected),
+            done: int(job.tally.done),
+            missing: int(job.tally.missing),
+            failed_again: int(job.tally.failed_again),
+            letter_id,
+            body_before,
+            body_after,
+        }
+    }
+}
+
+impl From<Progress> for v1::JobProgress {
+    fn from(progress: Progress) -> Self {
+        Self {
+            job_id: progress.job.to_string(),
+            selected: int(progress.tally.selected),
+            done: int(progress.tally.done),
+            missing: int(progress.tally.missing),
+            failed_again: int(progress.tally.failed_again),
+            examined: int(progress.examined),
+            braking: progress.braking,
+            resumed: progress.resumed,
+            finished: progress.finished,
+        }
+    }
+}
+
+/// What the caller is told when something cannot be done.
+pub(super) fn refused(error: RedriveError) -> Status {
+    let message = error.to_string();
+    match error {
+        RedriveError::Store(error) if !error.is_unreachable() => {
+            tracing::error!(%error, "dead letters cannot be worked with");
+            Status::internal(message)
+        }
+        RedriveError::Store(_) | RedriveError::Bus(_) => Status::unavailable(message),
+        RedriveError::Busy(_) => Status::aborted(message),
+        RedriveError::NoSuchLetter(_) => Status::not_found(message),
+        RedriveError::Ambiguous(_) => Status::invalid_argument(message),
+        RedriveError::TooLarge(_) | RedriveError::NotThisBody(_) => {
+            Status::failed_precondition(message)
+        }
+    }
+}
+
+fn timestamp(at: OffsetDateTime) -> Timestamp {
+    Timestamp {
+        seconds: at.unix_timestamp(),
+        // Below a billion.
+        nanos: at.nanosecond().cast_signed(),
+    }
+}
+
+pub(super) fn int(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

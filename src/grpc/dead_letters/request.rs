@@ -1,0 +1,336 @@
+//! From requests to what is to be done about dead letters.
+
+use prost_types::Timestamp;
+use time::OffsetDateTime;
+use tonic::Status;
+
+use crate::deadletter::{Filter, LetterId, Reason, UNKNOWN};
+use crate::grpc::validate::{Violations, millis};
+use crate::grpc::{token, v1};
+use crate::redrive::{Pace, Selection};
+use crate::store::letters::Place;
+
+const DEFAULT_PAGE: usize = 50;
+const MAX_PAGE: usize = 1_000;
+/// Ids named in one filter.
+const MAX_IDS: usize = 10_000;
+/// Shortest beginning of an id.
+const MIN_ID: usize = 6;
+/// Longest text of a condition, an actor or a reason.
+const MAX_TEXT_BYTES: usize = 1_000;
+
+/// A page that is asked for.
+pub(super) struct Asked {
+    pub(super) filter: Filter,
+    pub(super) after: Option<Place>,
+    pub(super) limit: usize,
+}
+
+pub(super) fn list(request: v1::ListDeadLettersRequest) -> Result<Asked, Status> {
+    let mut found = Violations::default();
+    let filter = found.filter("filter.", request.filter.unwrap_or_default());
+    let limit = found.page(request.page_size);
+    let query = query(&filter, request.discarded);
+    let after = match request.page_token.as_str() {
+        "" => Some(None),
+        token => {
+            let place = token::place(&query_parts(&query), token);
+            let place = place.and_then(|place| parse(&place));
+            if place.is_none() {
+                found.add(
+                    "page_token",
+                    "the next_page_token of the same query, found something else",
+                );
+            }
+            place.map(Some)
+        }
+    };
+    let (Some(limit), Some(after)) = (limit, after) else {
+        return Err(found.into_status());
+    };
+    found.checked()?;
+    Ok(Asked {
+        filter,
+        after,
+        limit,
+    })
+}
+
+/// The token for the page after a letter.
+pub(super) fn next_page(filter: &Filter, discarded: bool, place: &Place) -> String {
+    let query = query(filter, discarded);
+    let place = format!("{}.{}", place.millis, place.id);
+    token::page(&query_parts(&query), &place)
+}
+
+fn query(filter: &Filter, discarded: bool) -> (String, &'static str) {
+    let shelf = if discarded { "discarded" } else { "queue" };
+    (filter.key(), shelf)
+}
+
+fn query_parts<'q>((key, shelf): &'q (String, &'static str)) -> [&'q str; 3] {
+    ["dead letters", shelf, key]
+}
+
+fn parse(place: &str) -> Option<Place> {
+    let (millis, id) = place.split_once('.')?;
+    Some(Place {
+        millis: millis.parse().ok()?,
+        id: LetterId::parse(id)?,
+    })
+}
+
+pub(super) fn groups(request: v1::ListDeadLetterGroupsRequest) -> Result<Filter, Status> {
+    let mut found = Violations::default();
+    let filter = found.filter("filter.", request.filter.unwrap_or_default());
+    found.checked()?;
+    Ok(filter)
+}
+
+pub(super) fn id(id: &str) -> Result<LetterId, Status> {
+    let mut found = Violations::default();
+    match found.letter("id", id) {
+        Some(id) => Ok(id),
+        None => Err(found.into_status()),
+    }
+}
+
+/// Letters for a job. `reason_needed`: it takes something away.
+pub(super) fn selection(
+    request: Option<v1::DeadLetterSelection>,
+    reason_needed: bool,
+) -> Result<Selection, Status> {
+    let mut found = Violations::default();
+    let v1::DeadLetterSelection {
+        filter,
+        all,
+        actor,
+        reason,
+    } = request.unwrap_or_default();
+    let filter = found.filter("selection.filter.", filter.unwrap_or_default());
+    if filter.is_empty() && !all {
+        found.add(
+            "selection.all",
+            "true when no condition is given, so that nothing is selected by mistake",
+        );
+    }
+    found.said("selection.actor", &actor, false);
+    found.said("selection.reason", &reason, reason_needed);
+    found.checked()?;
+    Ok(Selection {
+        filter,
+        actor,
+        reason,
+    })
+}
+
+/// What an edit is to be, apart from its body.
+pub(super) fn edit(request: &v1::EditDeadLetterRequest) -> Result<LetterId, Status> {
+    let mut found = Violations::default();
+    let id = found.letter("id", &request.id);
+    found.said("actor", &request.actor, false);
+    found.said("reason", &request.reason, !request.validate_only);
+    match id {
+        Some(id) => found.checked().map(|()| id),
+        None => Err(found.into_status()),
+    }
+}
+
+pub(super) fn pace(request: &v1::ReplayDeadLettersRequest) -> Pace {
+    let default = Pace::default();
+    Pace {
+        rate: (request.rate > 0).then_some(request.rate),
+        brake_at: match request.brake_at {
+            0 => default.brake_at,
+            depth => depth,
+        },
+    }
+}
+
+/// The page of the audit: the job that it begins after, and how many.
+pub(super) fn audit(
+    request: &v1::ListDeadLetterAuditRequest,
+) -> Result<(Option<String>, usize), Status> {
+    let mut found = Violations::default();
+    let limit = found.page(request.page_size);
+    let before = match request.page_token.as_str() {
+        "" => Some(None),
+        token => {
+            let place = token::place(&["dead letter audit"], token);
+            if place.is_none() {
+                found.add("page_token", "a next_page_token, found something else");
+            }
+            place.map(Some)
+        }
+    };
+    match (limit, before) {
+        (Some(limit), Some(before)) => Ok((before, limit)),
+        _ => Err(found.into_status()),
+    }
+}
+
+/// The token for the page of the audit after a job.
+pub(super) fn next_audit(job: &str) -> String {
+    token::page(&["dead letter audit"], job)
+}
+
+impl Violations {
+    fn checked(self) -> Result<(), Status> {
+        match self.is_empty() {
+            true => Ok(()),
+            false => Err(self.into_status()),
+        }
+    }
+
+    fn page(&mut self, size: i32) -> Option<usize> {
+        match usize::try_from(size) {
+            Ok(0) => Some(DEFAULT_PAGE),
+            Ok(size) if size <= MAX_PAGE => Some(size),
+            _ => {
+                self.add("page_size", format!("0 to {MAX_PAGE}, found {size}"));
+                None
+            }
+        }
+    }
+
+    fn letter(&mut self, field: &str, id: &str) -> Option<LetterId> {
+        let parsed = LetterId::parse(id).filter(|_| id.len() >= MIN_ID);
+        if parsed.is_none() {
+            self.add(
+                field,
+                format!(
+                    "the {MIN_ID} to {} hexadecimal digits of a letter's id",
+                    LetterId::CHARACTERS
+                ),
+            );
+        }
+        parsed
+    }
+
+    fn said(&mut self, field: &str, text: &str, needed: bool) {
+        if needed && text.trim().is_empty() {
+            self.add(field, "a reason for the record, found nothing");
+        }
+        if text.len() > MAX_TEXT_BYTES {
+            self.add(field, format!("at most {MAX_TEXT_BYTES} bytes"));
+        }
+    }
+
+    fn filter(&mut self, path: &str, filter: v1::DeadLetterFilter) -> Filter {
+        if filter.ids.len() > MAX_IDS {
+            self.add(format!("{path}ids"), format!("at most {MAX_IDS}"));
+        }
+        let ids = filter.ids.iter().take(MAX_IDS).enumerate();
+        let ids = ids.filter_map(|(i, id)| self.letter(&format!("{path}ids[{i}]"), id));
+        let ids = ids.collect();
+        for (i, reason) in filter.reasons.iter().enumerate() {
+            if Reason::named(reason).is_none() && reason != UNKNOWN {
+                let names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+                self.add(
+                    format!("{path}reasons[{i}]"),
+                    format!("one of {}, {UNKNOWN}", names.join(", ")),
+                );
+            }
+        }
+        let mut condition = |field: &str, text: String| {
+            self.said(&format!("{path}{field}"), &text, false);
+            (!text.is_empty()).then_some(text)
+        };
+        let group = condition("group_id", filter.group_id);
+        let event_type = condition("event_type", filter.event_type);
+        let tenant = condition("tenant_id", filter.tenant_id);
+        let event = condition("event_id", filter.event_id);
+        let dialog = condition("dialog_id", filter.dialog_id);
+        let error = condition("error_contains", filter.error_contains);
+        Filter {
+            ids,
+            reasons: filter.reasons,
+            group,
+            event_type,
+            tenant,
+            event,
+            dialog,
+            error,
+            since: self.time(&format!("{path}since"), filter.since),
+            until: self.time(&format!("{path}until"), filter.until),
+        }
+    }
+
+    fn time(&mut self, field: &str, at: Option<Timestamp>) -> Option<OffsetDateTime> {
+        let at = at?;
+        let moment = millis(&at).and_then(|millis| {
+            OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok()
+        });
+        if moment.is_none() {
+            self.add(field, "a time that can be");
+        }
+        moment
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_selected_by_mistake() {
+        let selected = |all, tenant: &str| {
+            selection(
+                Some(v1::DeadLetterSelection {
+                    filter: Some(v1::DeadLetterFilter {
+                        tenant_id: tenant.into(),
+                        ..Default::default()
+                    }),
+                    all,
+                    ..Default::default()
+                }),
+                false,
+            )
+        };
+        assert!(selected(true, "").is_ok() && selected(false, "t").is_ok());
+        let refused = selected(false, "").unwrap_err();
+        assert!(refused.message().contains("selection.all"), "{refused}");
+    }
+
+    #[test]
+    fn what_cannot_be_a_condition_is_told_by_field() {
+        let refused = groups(v1::ListDeadLetterGroupsRequest {
+            filter: Some(v1::DeadLetterFilter {
+                ids: vec!["abcdef".into(), "abc".into(), "not hex".into()],
+                reasons: vec!["invalid_event".into(), "bad".into()],
+                error_contains: "x".repeat(1_001),
+                ..Default::default()
+            }),
+        });
+        let refused = refused.unwrap_err();
+        for field in ["ids[1]", "ids[2]", "reasons[1]", "error_contains"] {
+            assert!(refused.message().contains(field), "{refused}");
+        }
+        assert!(!refused.message().contains("ids[0]"));
+    }
+
+    #[test]
+    fn a_token_is_of_its_query() {
+        let filter = Filter {
+            tenant: Some("t".into()),
+            ..Default::default()
+        };
+        let place = Place {
+            millis: 5,
+            id: LetterId::parse(&"ab".repeat(10)).unwrap(),
+        };
+        let page_token = next_page(&filter, false, &place);
+        let asked = |tenant: &str| {
+            list(v1::ListDeadLettersRequest {
+                filter: Some(v1::DeadLetterFilter {
+                    tenant_id: tenant.into(),
+                    ..Default::default()
+                }),
+                page_token: page_token.clone(),
+                ..Default::default()
+            })
+        };
+        assert_eq!(asked("t").unwrap().after, Some(place.clone()));
+        assert!(asked("u").is_err());
+    }
+}

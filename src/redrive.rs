@@ -1,0 +1,171 @@
+//! Working with dead letters: looking, replaying, editing, discarding.
+//!
+//! Looking asks the index and touches no letter. Everything else is a **job**:
+//! its letters are selected in the index when it begins, then a pass through the
+//! queue acts upon those and leaves the others where they are. For each letter
+//!
+//! 1. what becomes of it is made durable: the replayed event is confirmed by the
+//!    broker, or the discarded letter is stored;
+//! 2. the index notes that;
+//! 3. the letter is removed from the queue;
+//! 4. its entry goes.
+//!
+//! A job that dies between two of these steps goes on with the next call of the
+//! same kind and selection. Died before 2, it does 1 again, which changes no
+//! counter, since an event counts once; died before 3 or 4, it only tidies up.
+
+mod action;
+mod job;
+mod pace;
+mod pass;
+mod register;
+mod sync;
+mod undiscard;
+
+use crate::bus::{BusError, letterbox, outbox};
+use crate::config;
+use crate::deadletter::{Filter, LetterId};
+use crate::store::letters::{Group, Job, Kept, Page, Place, Shelf};
+use crate::store::{Store, StoreError};
+
+pub use job::{Progress, Selection};
+pub use pace::Pace;
+pub use register::register;
+pub use sync::{Synced, watch};
+
+/// Why something cannot be done about dead letters.
+#[derive(Debug, thiserror::Error)]
+pub enum RedriveError {
+    /// MongoDB.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// RabbitMQ.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// One job at a time.
+    #[error(
+        "somebody is at the dead-letter queue: {0}. One job at a time; try again when it is done"
+    )]
+    Busy(String),
+    /// No letter has this id.
+    #[error("no dead letter has the id {0}, or one that begins so")]
+    NoSuchLetter(LetterId),
+    /// Several do.
+    #[error("several dead letters have ids that begin with {0}: give more of it")]
+    Ambiguous(LetterId),
+    /// The body is too large to be in the index.
+    #[error(
+        "the body of {0} is too large to be looked at or edited here; it can be replayed and discarded"
+    )]
+    TooLarge(LetterId),
+    /// The edited body will not do.
+    #[error("{0}")]
+    NotThisBody(String),
+}
+
+/// All that can be done about dead letters. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Redrive {
+    store: Store,
+    bus: config::Bus,
+}
+
+/// Whether the index has what the queue has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexState {
+    /// Letters in the index, copies included.
+    pub indexed: u64,
+    /// Letters in the queue that nobody holds; `None` when the broker does not
+    /// answer.
+    pub queued: Option<u64>,
+    /// Somebody holds letters now.
+    pub busy: bool,
+}
+
+impl Redrive {
+    /// Works on this store and this bus.
+    pub fn new(store: Store, bus: config::Bus) -> Self {
+        Self { store, bus }
+    }
+
+    /// The letters that match, latest failure first, after a place.
+    ///
+    /// # Errors
+    /// [`RedriveError::Store`].
+    pub async fn list(
+        &self,
+        shelf: Shelf,
+        filter: &Filter,
+        after: Option<&Place>,
+        limit: usize,
+    ) -> Result<Page, RedriveError> {
+        Ok(self.store.list_letters(shelf, filter, after, limit).await?)
+    }
+
+    /// How many letters match.
+    ///
+    /// # Errors
+    /// [`RedriveError::Store`].
+    pub async fn count(&self, shelf: Shelf, filter: &Filter) -> Result<u64, RedriveError> {
+        Ok(self.store.count_letters(shelf, filter).await?)
+    }
+
+    /// The letters that match by cause.
+    ///
+    /// # Errors
+    /// [`RedriveError::Store`].
+    pub async fn groups(&self, filter: &Filter) -> Result<Vec<Group>, RedriveError> {
+        Ok(self.store.letter_groups(filter).await?)
+    }
+
+    /// One letter, in the queue or discarded, by its id or the beginning of it.
+    ///
+    /// # Errors
+    /// [`RedriveError`].
+    pub async fn letter(&self, id: &LetterId) -> Result<Kept, RedriveError> {
+        for shelf in [Shelf::Queue, Shelf::Discarded] {
+            let mut found = self.store.letters_named(shelf, id).await?;
+            match (found.pop(), found.pop()) {
+                (None, _) => {}
+                (Some(letter), None) => return Ok(letter),
+                (Some(_), Some(_)) => return Err(RedriveError::Ambiguous(id.clone())),
+            }
+        }
+        Err(RedriveError::NoSuchLetter(id.clone()))
+    }
+
+    /// What a letter says of itself apart from its body, by name.
+    pub fn headers(&self, letter: &Kept) -> std::collections::BTreeMap<String, String> {
+        outbox::shown(&letter.properties)
+    }
+
+    /// How index and queue agree.
+    ///
+    /// # Errors
+    /// [`RedriveError::Store`].
+    pub async fn index_state(&self) -> Result<IndexState, RedriveError> {
+        // Together: a broker that does not answer is waited for.
+        let (indexed, busy, depths) = futures::join!(
+            self.store.indexed_copies(),
+            self.store.lease_taken(),
+            letterbox::depths(&self.bus),
+        );
+        Ok(IndexState {
+            indexed: u64::try_from(indexed?).unwrap_or(0),
+            queued: depths.ok().map(|depths| depths.letters.into()),
+            busy: busy?,
+        })
+    }
+
+    /// The record of jobs before this one, latest first.
+    ///
+    /// # Errors
+    /// [`RedriveError::Store`].
+    pub async fn audit(
+        &self,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Job>, RedriveError> {
+        Ok(self.store.list_jobs(before, limit).await?)
+    }
+}

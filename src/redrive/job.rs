@@ -1,0 +1,437 @@
+//! Jobs: begun or gone on with, one at a time, told about, recorded.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::action::{Action, Sending};
+use super::pace::{Pace, Pacer};
+use super::pass::{Ended, Task, Walk};
+use super::{Redrive, RedriveError};
+use crate::bus::outbox::Outbox;
+use crate::deadletter::{Filter, LetterId};
+use crate::event::EventId;
+use crate::event::decode::{Decoded, decode, outline};
+use crate::failpoint::{self, Point};
+use crate::store::letters::{Edit, Job, JobId, JobKind, Lease, Order, Tally};
+use crate::store::{Store, StoreError};
+
+/// How often progress is told.
+const TOLD: Duration = Duration::from_millis(500);
+/// How long the lease is waited for: one whose holder was killed ends within
+/// fifteen seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is asked for meanwhile.
+const ASKED: Duration = Duration::from_millis(500);
+/// How long the end of a replay waits for the service to have counted.
+const COUNTING: Duration = Duration::from_secs(10);
+
+/// Which letters, and on whose account.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// Which.
+    pub filter: Filter,
+    /// Who asks.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The job.
+    pub job: JobId,
+    /// How it stands.
+    pub tally: Tally,
+    /// Letters of the queue looked at since this call began.
+    pub examined: u64,
+    /// Waiting until live traffic is counted.
+    pub braking: bool,
+    /// Begun by an earlier call.
+    pub resumed: bool,
+    /// Nothing is left to do.
+    pub finished: bool,
+}
+
+/// Tells whoever asked for a job how far it is.
+pub(super) struct Reporter {
+    store: Store,
+    kind: JobKind,
+    progress: Progress,
+    to: mpsc::Sender<Progress>,
+    last_told: Instant,
+    lease: Kept,
+}
+
+impl Reporter {
+    /// Whether nobody waits for the job any more, or somebody else is at the
+    /// queue by now.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.to.is_closed() || self.lease.is_lost()
+    }
+
+    pub(super) fn examined(&mut self, letters: usize) {
+        self.progress.examined = letters as u64;
+    }
+
+    /// Tells how far it is, if that was a while ago.
+    pub(super) async fn told(&mut self, braking: bool) -> Result<(), RedriveError> {
+        self.progress.braking = braking;
+        if self.last_told.elapsed() >= TOLD {
+            self.tell().await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&mut self) -> Result<(), RedriveError> {
+        self.last_told = Instant::now();
+        self.count().await?;
+        // Full: whoever reads it is behind, and gets the next one. Closed: seen
+        // to by `is_abandoned`.
+        let _ = self.to.try_send(self.progress.clone());
+        Ok(())
+    }
+
+    /// Counts anew how the job stands, from what is selected and not done.
+    async fn count(&mut self) -> Result<(), StoreError> {
+        let (open, gone) = self
+            .store
+            .job_counts(self.kind.shelf(), &self.progress.job)
+            .await?;
+        let tally = &mut self.progress.tally;
+        tally.missing = gone;
+        tally.done = tally.selected.saturating_sub(open + gone);
+        Ok(())
+    }
+
+    pub(super) fn job(&self) -> &JobId {
+        &self.progress.job
+    }
+}
+
+/// The lease, kept for as long as this is.
+pub(super) struct Kept {
+    lease: Lease,
+    renewing: JoinHandle<()>,
+}
+
+impl Kept {
+    /// Whether it could not be renewed.
+    pub(super) fn is_lost(&self) -> bool {
+        self.renewing.is_finished()
+    }
+
+    pub(super) async fn give_up(self) {
+        self.renewing.abort();
+        // An error says that the store is away: the lease ends by itself.
+        let _ = self.lease.clone().give_up().await;
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.renewing.abort();
+    }
+}
+
+impl Redrive {
+    /// Sends letters to the service's queue once more. Tells `progress` from
+    /// time to time; ends in order when nobody listens any more, and goes on
+    /// when it is called again with the same filter.
+    ///
+    /// # Errors
+    /// [`RedriveError`]; calling it again goes on.
+    pub async fn replay(
+        &self,
+        selection: Selection,
+        pace: Pace,
+        progress: mpsc::Sender<Progress>,
+    ) -> Result<(), RedriveError> {
+        let order = order(JobKind::Replay, &selection);
+        let action = self.sending(pace, None).await?;
+        self.job(order, &selection.filter, action, progress).await
+    }
+
+    /// Takes letters out of the queue and keeps them elsewhere, as [`replay`]
+    /// does.
+    ///
+    /// # Errors
+    /// [`RedriveError`]; calling it again goes on.
+    ///
+    /// [`replay`]: Redrive::replay
+    pub async fn discard(
+        &self,
+        selection: Selection,
+        progress: mpsc::Sender<Progress>,
+    ) -> Result<(), RedriveError> {
+        let order = order(JobKind::Discard, &selection);
+        self.job(order, &selection.filter, Action::Discard, progress)
+            .await
+    }
+
+    /// Checks a new body for a letter: it must be a counter event, with the
+    /// letter's event id if the letter has one. Returns type and id.
+    ///
+    /// # Errors
+    /// [`RedriveError::NotThisBody`], and those of [`Redrive::letter`].
+    pub async fn check_edit(
+        &self,
+        id: &LetterId,
+        body: &[u8],
+    ) -> Result<(Edit, &'static str, EventId), RedriveError> {
+        let kept = self.letter(id).await?;
+        let id = kept.entry.id;
+        if kept.entry.discarded_at.is_some() {
+            return Err(RedriveError::NotThisBody(format!(
+                "the letter {id} was discarded; undiscard it first"
+            )));
+        }
+        let Some(before) = kept.body else {
+            return Err(RedriveError::TooLarge(id));
+        };
+        let event = match decode(body) {
+            Ok(Decoded::Event(event)) => event,
+            Ok(Decoded::Ignored { event_type }) => {
+                return Err(RedriveError::NotThisBody(format!(
+                    "eventType: expected the type of a counter event, found {event_type:?}, which changes no counter"
+                )));
+            }
+            Err(failure) => return Err(RedriveError::NotThisBody(failure.error)),
+        };
+        let event_id = event.stamp.event;
+        if let Some(kept) = outline(&before).event
+            && kept != event_id.as_str()
+        {
+            return Err(RedriveError::NotThisBody(format!(
+                "eventId: expected {kept:?}, the letter's own, found {:?}: with another id it could be counted twice",
+                event_id.as_str()
+            )));
+        }
+        let after = body.to_vec();
+        let edit = Edit {
+            letter: id,
+            before,
+            after,
+        };
+        Ok((edit, event.fact.event_type(), event_id))
+    }
+
+    /// Replays one letter with another body.
+    ///
+    /// # Errors
+    /// [`RedriveError`]; calling it again goes on.
+    pub async fn edit(
+        &self,
+        edit: Edit,
+        actor: String,
+        reason: String,
+        progress: mpsc::Sender<Progress>,
+    ) -> Result<(), RedriveError> {
+        let filter = Filter {
+            ids: vec![edit.letter.clone()],
+            ..Default::default()
+        };
+        let selection = Selection {
+            filter,
+            actor,
+            reason,
+        };
+        let mut order = order(JobKind::Edit, &selection);
+        order.key.push_str(&String::from_utf8_lossy(&edit.after));
+        let body = Some(edit.after.clone());
+        let action = self.sending(Pace::default(), body).await?;
+        order.edit = Some(edit);
+        self.job(order, &selection.filter, action, progress).await
+    }
+
+    async fn sending(&self, pace: Pace, body: Option<Vec<u8>>) -> Result<Action, RedriveError> {
+        Ok(Action::Replay(Box::new(Sending {
+            outbox: Outbox::open(&self.bus).await?,
+            pacer: Pacer::new(pace),
+            body,
+        })))
+    }
+
+    async fn job(
+        &self,
+        order: Order,
+        filter: &Filter,
+        mut action: Action,
+        progress: mpsc::Sender<Progress>,
+    ) -> Result<(), RedriveError> {
+        let mut reporter = self.open(&order, filter, progress).await?;
+        let mut acted = HashSet::new();
+        let ended = self.passes(&mut reporter, &mut action, &mut acted).await;
+        action.close().await;
+        self.close(reporter, ended).await
+    }
+
+    /// Takes the lease, and begins a job or goes on with it.
+    pub(super) async fn open(
+        &self,
+        order: &Order,
+        filter: &Filter,
+        to: mpsc::Sender<Progress>,
+    ) -> Result<Reporter, RedriveError> {
+        let purpose = format!("{} by {}", order.kind.as_str(), order.actor);
+        let lease = self.lease(&purpose, PATIENCE).await?;
+        let interrupted = self.store.interrupted_job(order).await?;
+        let resumed = interrupted.is_some();
+        let (mut job, selected) = match interrupted {
+            Some(found) => found,
+            None => (self.store.begin_job(order).await?, false),
+        };
+        if !selected {
+            self.select(&mut job, filter).await?;
+        }
+        failpoint::pass(Point::Selected);
+        let mut reporter = Reporter {
+            store: self.store.clone(),
+            kind: order.kind,
+            progress: Progress {
+                job: job.id,
+                tally: job.tally,
+                examined: 0,
+                braking: false,
+                resumed,
+                finished: false,
+            },
+            to,
+            last_told: Instant::now(),
+            lease,
+        };
+        reporter.tell().await?;
+        Ok(reporter)
+    }
+
+    async fn select(&self, job: &mut Job, filter: &Filter) -> Result<(), StoreError> {
+        let shelf = job.kind.shelf();
+        let selected = self.store.select_letters(shelf, filter, &job.id).await?;
+        self.store.note_selected(&job.id, selected).await?;
+        job.tally.selected = selected;
+        Ok(())
+    }
+
+    /// Passes through the queue until nothing is left; `false` when it was
+    /// given up before.
+    async fn passes(
+        &self,
+        reporter: &mut Reporter,
+        action: &mut Action,
+        acted: &mut HashSet<LetterId>,
+    ) -> Result<bool, RedriveError> {
+        if reporter.progress.tally.selected == 0 {
+            return Ok(true);
+        }
+        loop {
+            let task = Task {
+                action: &mut *action,
+                reporter: &mut *reporter,
+            };
+            let walk = Walk::begin(&self.store, &self.bus, Some(task), acted).await?;
+            match walk.run().await? {
+                Ended::Whole(_) => break,
+                Ended::TooLong => {}
+                Ended::Abandoned => return Ok(false),
+            }
+        }
+        if let Action::Replay(sending) = action {
+            let deadline = Instant::now() + COUNTING;
+            while sending.outbox.waiting().await? > 0 && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Records how far a job has come, and lets the next one in.
+    pub(super) async fn close(
+        &self,
+        mut reporter: Reporter,
+        ended: Result<bool, RedriveError>,
+    ) -> Result<(), RedriveError> {
+        let finished = *ended.as_ref().unwrap_or(&false);
+        let recorded = self.record(&mut reporter, finished).await;
+        let Reporter {
+            progress,
+            to,
+            lease,
+            ..
+        } = reporter;
+        lease.give_up().await;
+        ended?;
+        recorded?;
+        // The last one must arrive; closed, there is nobody to tell.
+        let _ = to.send(progress).await;
+        Ok(())
+    }
+
+    async fn record(&self, reporter: &mut Reporter, finished: bool) -> Result<(), StoreError> {
+        reporter.count().await?;
+        let job = reporter.job().clone();
+        let known = self.store.job(&job).await?;
+        let progress = &mut reporter.progress;
+        progress.tally.failed_again = known.map_or(0, |job| job.tally.failed_again);
+        progress.finished = finished;
+        if finished {
+            failpoint::pass(Point::AllDone);
+        }
+        self.store.note_job(&job, &progress.tally, finished).await?;
+        if finished {
+            let shelf = reporter.kind.shelf();
+            self.store.forget_selection(shelf, &job).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the lease; waits for it, but not for ever.
+    pub(super) async fn lease(
+        &self,
+        purpose: &str,
+        patience: Duration,
+    ) -> Result<Kept, RedriveError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.store.lease(purpose).await? {
+                Ok(lease) => {
+                    let renewing = tokio::spawn(renew(lease.clone()));
+                    return Ok(Kept { lease, renewing });
+                }
+                Err(by) if Instant::now() >= deadline => return Err(RedriveError::Busy(by)),
+                Err(_) => tokio::time::sleep(ASKED).await,
+            }
+        }
+    }
+}
+
+/// What is to be recorded of a job.
+pub(super) fn order(kind: JobKind, selection: &Selection) -> Order {
+    Order {
+        kind,
+        actor: selection.actor.clone(),
+        reason: selection.reason.clone(),
+        selection: selection.filter.to_string(),
+        key: selection.filter.key(),
+        edit: None,
+    }
+}
+
+/// Renews a lease until it is lost.
+async fn renew(lease: Lease) {
+    let mut renewed = Instant::now();
+    loop {
+        tokio::time::sleep(Lease::RENEWAL).await;
+        match lease.renew().await {
+            Ok(true) => renewed = Instant::now(),
+            Ok(false) => return,
+            // The store is away: the job will notice that by itself, and the
+            // lease may still be ours when it is back.
+            Err(_) if renewed.elapsed() < 3 * Lease::RENEWAL => {}
+            Err(_) => return,
+        }
+    }
+}

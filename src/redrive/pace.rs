@@ -1,0 +1,77 @@
+//! How fast a replay may go.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::bus::BusError;
+use crate::bus::outbox::Outbox;
+
+/// Letters sent together at most.
+const MOST: usize = 256;
+/// How often the length of the service's queue is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// Parts of a second that a rate is divided into.
+const PARTS: u32 = 10;
+
+/// Bounds of a replay's speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Letters a second; `None`: as fast as it goes.
+    pub rate: Option<u32>,
+    /// Events that may wait in the service's queue before the replay waits for
+    /// live traffic to be counted.
+    pub brake_at: u32,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            rate: None,
+            brake_at: 1_000,
+        }
+    }
+}
+
+/// Keeps to a [`Pace`].
+#[derive(Debug)]
+pub(super) struct Pacer {
+    pace: Pace,
+    next: Instant,
+}
+
+impl Pacer {
+    pub(super) fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            next: Instant::now(),
+        }
+    }
+
+    /// How many letters may go together: a tenth of a second's, but one.
+    pub(super) fn batch(&self) -> usize {
+        let tenth = self.pace.rate.map(|rate| (rate / PARTS).max(1) as usize);
+        tenth.unwrap_or(MOST).min(MOST)
+    }
+
+    /// Waits until so many letters may go. `false` while the brake is on: to be
+    /// asked again.
+    ///
+    /// # Errors
+    /// When the broker is lost.
+    pub(super) async fn wait(&mut self, outbox: &Outbox, letters: usize) -> Result<bool, BusError> {
+        if outbox.waiting().await? > self.pace.brake_at {
+            tokio::time::sleep(LOOK).await;
+            return Ok(false);
+        }
+        let Some(rate) = self.pace.rate else {
+            return Ok(true);
+        };
+        tokio::time::sleep_until(self.next).await;
+        let letters = u32::try_from(letters).unwrap_or(u32::MAX);
+        let due = Duration::from_secs(1) * letters / rate.max(1);
+        // What was not sent while the brake was on is not made up for.
+        self.next = self.next.max(Instant::now()) + due;
+        Ok(true)
+    }
+}

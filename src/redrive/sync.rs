@@ -1,0 +1,168 @@
+//! Keeping the index true to the queue when others are at it: the broker itself,
+//! which dead-letters what ends the process each time, and other tools.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::pass::{Ended, Walk};
+use super::{IndexState, Redrive, RedriveError};
+use crate::shutdown::Shutdown;
+
+/// How often the numbers are compared.
+const LOOK: Duration = Duration::from_secs(2);
+/// Looks in a row that must find the same difference: a letter is in the queue
+/// for a moment before it is in the index.
+const SURE: u32 = 3;
+/// Looks to leave out after a comparison that did not help: somebody holds
+/// letters, it seems. Doubled each time, up to the second.
+const PATIENCE: (u32, u32) = (5, 300);
+/// How long the request of a person waits for its turn.
+const TURN: Duration = Duration::from_secs(20);
+
+/// What a comparison came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Synced {
+    /// Letters in the queue.
+    pub examined: u64,
+    /// Letters that the index did not have.
+    pub added: u64,
+    /// Letters of the index that were not in the queue.
+    pub removed: u64,
+}
+
+impl Redrive {
+    /// Compares the index with the queue, letter by letter, and sets it right.
+    ///
+    /// # Errors
+    /// [`RedriveError`].
+    pub async fn sync(&self) -> Result<Synced, RedriveError> {
+        self.compared(TURN).await
+    }
+
+    async fn compared(&self, patience: Duration) -> Result<Synced, RedriveError> {
+        let lease = self
+            .lease("comparing the index with the queue", patience)
+            .await?;
+        let mut acted = HashSet::new();
+        let outcome = async {
+            let walk = Walk::begin(&self.store, &self.bus, None, &mut acted).await?;
+            walk.run().await
+        };
+        let outcome = outcome.await;
+        lease.give_up().await;
+        match outcome? {
+            Ended::Whole(sums) => Ok(Synced {
+                examined: sums.examined,
+                added: sums.added,
+                removed: sums.removed,
+            }),
+            // Without a job nothing ends a pass early.
+            Ended::TooLong | Ended::Abandoned => Err(RedriveError::Busy("another job".into())),
+        }
+    }
+}
+
+/// Compares the numbers of letters in queue and index from time to time, and
+/// has the index set right when they differ. Until the shutdown.
+pub async fn watch(redrive: Redrive, shutdown: Shutdown) {
+    let mut doubt = Doubt::default();
+    let mut leave_out = 0;
+    let mut patience = PATIENCE.0;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = shutdown.requested() => return,
+        }
+        if leave_out > 0 {
+            leave_out -= 1;
+            continue;
+        }
+        // An error is told by those for whom it is in the way.
+        let Ok(state) = redrive.index_state().await else {
+            continue;
+        };
+        if !doubt.is_sure(state) {
+            continue;
+        }
+        match redrive.compared(Duration::ZERO).await {
+            Ok(Synced {
+                added: 0,
+                removed: 0,
+                ..
+            }) => {
+                leave_out = patience;
+                patience = (patience * 2).min(PATIENCE.1);
+            }
+            Ok(synced) => {
+                patience = PATIENCE.0;
+                info!(
+                    added = synced.added,
+                    removed = synced.removed,
+                    letters = synced.examined,
+                    "dead letters came or went without this service; the index has them now"
+                );
+            }
+            Err(RedriveError::Busy(_)) => {}
+            Err(error) => {
+                leave_out = patience;
+                warn!(%error, "the index of dead letters cannot be compared with the queue");
+            }
+        }
+    }
+}
+
+/// Whether index and queue differ, and not only for the moment.
+#[derive(Debug, Default)]
+struct Doubt {
+    difference: i64,
+    times: u32,
+}
+
+impl Doubt {
+    fn is_sure(&mut self, state: IndexState) -> bool {
+        let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let difference = match state.queued {
+            Some(queued) if !state.busy => int(queued) - int(state.indexed),
+            _ => 0,
+        };
+        if difference == 0 || difference != self.difference {
+            self.times = 0;
+        }
+        self.difference = difference;
+        self.times += 1;
+        difference != 0 && self.times >= SURE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(indexed: u64, queued: Option<u64>, busy: bool) -> IndexState {
+        IndexState {
+            indexed,
+            queued,
+            busy,
+        }
+    }
+
+    #[test]
+    fn only_a_difference_that_stays_is_one() {
+        let mut doubt = Doubt::default();
+        let mut looks = |states: &[IndexState]| -> Vec<bool> {
+            states.iter().map(|state| doubt.is_sure(*state)).collect()
+        };
+        let (same, more) = (state(5, Some(5), false), state(5, Some(6), false));
+        assert_eq!(looks(&[same, same, same, same]), [false; 4]);
+        assert_eq!(looks(&[more, more, more]), [false, false, true]);
+        assert_eq!(looks(&[same, more, more]), [false; 3]);
+        assert_eq!(looks(&[state(5, Some(7), false), more, more]), [false; 3]);
+        assert_eq!(looks(&[more]), [true]);
+        assert_eq!(
+            looks(&[state(5, None, false), state(5, Some(6), true)]),
+            [false; 2]
+        );
+    }
+}

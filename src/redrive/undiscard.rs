@@ -1,0 +1,76 @@
+//! Putting discarded letters back into the queue.
+
+use tokio::sync::mpsc;
+
+use super::job::{Progress, Reporter, Selection, order};
+use super::{Redrive, RedriveError};
+use crate::bus::outbox::Outbox;
+use crate::deadletter::Sealed;
+use crate::failpoint::{self, Point};
+use crate::store::letters::{JobKind, Kept, Shelf};
+
+/// Letters put back together.
+const AT_ONCE: usize = 64;
+
+impl Redrive {
+    /// Puts discarded letters back into the dead-letter queue, as they were. As
+    /// with [`replay`](Redrive::replay) the same call goes on after an
+    /// interruption.
+    ///
+    /// # Errors
+    /// [`RedriveError`]; calling it again goes on.
+    pub async fn undiscard(
+        &self,
+        selection: Selection,
+        progress: mpsc::Sender<Progress>,
+    ) -> Result<(), RedriveError> {
+        let order = order(JobKind::Undiscard, &selection);
+        let mut reporter = self.open(&order, &selection.filter, progress).await?;
+        let ended = self.put_back(&mut reporter).await;
+        self.close(reporter, ended).await
+    }
+
+    async fn put_back(&self, reporter: &mut Reporter) -> Result<bool, RedriveError> {
+        let outbox = Outbox::open(&self.bus).await?;
+        let job = reporter.job().clone();
+        loop {
+            let letters = self.store.selected_discarded(&job, AT_ONCE).await?;
+            if letters.is_empty() {
+                outbox.close().await;
+                return Ok(true);
+            }
+            if reporter.is_abandoned() {
+                outbox.close().await;
+                return Ok(false);
+            }
+            self.put_back_some(&outbox, letters).await?;
+            reporter.told(false).await?;
+        }
+    }
+
+    async fn put_back_some(&self, outbox: &Outbox, kept: Vec<Kept>) -> Result<(), RedriveError> {
+        let mut letters = Vec::with_capacity(kept.len());
+        for kept in kept {
+            let id = kept.entry.id;
+            let Some(body) = kept.body else {
+                return Err(RedriveError::TooLarge(id));
+            };
+            let sealed = Sealed {
+                properties: kept.properties,
+                body,
+            };
+            letters.push((id, kept.entry.letter, sealed));
+        }
+        let sealed: Vec<_> = letters.iter().map(|(.., sealed)| sealed).collect();
+        outbox.put_back(&sealed).await?;
+        failpoint::pass(Point::Acted);
+        let entries = letters.iter();
+        let entries = entries.map(|(id, letter, sealed)| (id, letter, sealed));
+        self.store.index_letters(entries).await?;
+        failpoint::pass(Point::Marked);
+        let ids: Vec<_> = letters.into_iter().map(|(id, ..)| id).collect();
+        self.store.forget_letters(Shelf::Discarded, &ids).await?;
+        failpoint::pass(Point::Removed);
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! A letter as a document.
+
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Binary, DateTime};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::jobs::JobId;
+use crate::deadletter::{DeadLetter, LetterId, Reason, Sealed, UNKNOWN, shortened};
+use crate::event::decode::Outline;
+
+/// Largest body that the index keeps. Larger ones stay in the queue alone.
+const MAX_BODY_BYTES: usize = 1 << 20;
+/// Largest body of a letter that can be discarded: larger ones do not fit into
+/// a document, and a discarded letter is kept whole.
+pub const MAX_DISCARDED_BYTES: usize = 15 << 20;
+/// Longest error that the index keeps: another tool's may be of any length.
+const MAX_ERROR_BYTES: usize = 4 << 10;
+
+/// What an entry says, without the letter itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The letter's name.
+    pub id: LetterId,
+    /// What it says of itself. Both times are there.
+    pub letter: DeadLetter,
+    /// The letters with the same cause.
+    pub group: String,
+    /// Length of the body.
+    pub body_bytes: u64,
+    /// Copies in the queue.
+    pub copies: u64,
+    /// When it was discarded, if it was.
+    pub discarded_at: Option<OffsetDateTime>,
+}
+
+/// A letter as the index keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// What the entry says.
+    pub entry: Entry,
+    /// The AMQP properties in AMQP's encoding.
+    pub properties: Vec<u8>,
+    /// The body; `None` when it is too large for the index.
+    pub body: Option<Vec<u8>>,
+}
+
+/// The document of a letter, in the queue or discarded.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct LetterDocument {
+    #[serde(rename = "_id")]
+    pub id: String,
+    reason: String,
+    error: String,
+    cause: String,
+    group: String,
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    event_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    event: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dialog: Option<String>,
+    first_failed_at: DateTime,
+    last_failed_at: DateTime,
+    attempts: i64,
+    exchange: String,
+    routing_key: String,
+    host: String,
+    version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replayed_by: Option<String>,
+    bytes: i64,
+    /// Copies in the queue, by the latest census.
+    pub copies: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    properties: Option<Binary>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    body: Option<Binary>,
+    /// The job that has selected it, or discarded it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// What the job has come to with it: see [`super::shelf`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discarded_at: Option<DateTime>,
+}
+
+impl LetterDocument {
+    /// The document of a letter of the queue.
+    pub(super) fn in_queue(id: &LetterId, letter: &DeadLetter, sealed: &Sealed) -> Self {
+        Self::of(id, letter, sealed, MAX_BODY_BYTES)
+    }
+
+    /// The document of a letter that a job discards.
+    pub(super) fn discarded(
+        id: &LetterId,
+        letter: &DeadLetter,
+        sealed: &Sealed,
+        job: &JobId,
+    ) -> Self {
+        Self {
+            copies: 0,
+            job: Some(job.to_string()),
+            discarded_at: Some(DateTime::now()),
+            ..Self::of(id, letter, sealed, MAX_DISCARDED_BYTES)
+        }
+    }
+
+    fn of(id: &LetterId, letter: &DeadLetter, sealed: &Sealed, largest_body: usize) -> Self {
+        let now = DateTime::now();
+        let date = |at: Option<OffsetDateTime>| at.map_or(now, millis);
+        let cause = shortened(&letter.cause(), MAX_ERROR_BYTES).to_owned();
+        let binary = |bytes: &[u8]| Binary {
+            subtype: BinarySubtype::Generic,
+            bytes: bytes.to_vec(),
+        };
+        let body = (sealed.body.len() <= largest_body).then(|| binary(&sealed.body));
+        let about = &letter.about;
+        Self {
+            id: id.to_string(),
+            reason: letter.reason_name().to_owned(),
+            error: shortened(&letter.error, MAX_ERROR_BYTES).to_owned(),
+            cause,
+            group: letter.group().to_string(),
+            event_type: about.event_type.clone(),
+            tenant: about.tenant.clone(),
+            event: about.event.clone(),
+            dialog: about.dialog.clone(),
+            first_failed_at: date(letter.first_failed_at),
+            last_failed_at: date(letter.last_failed_at),
+            attempts: i64::try_from(letter.attempts).unwrap_or(i64::MAX),
+            exchange: letter.exchange.clone(),
+            routing_key: letter.routing_key.clone(),
+            host: letter.host.clone(),
+            version: letter.version.clone(),
+            replayed_by: letter.replayed_by.clone(),
+            bytes: i64::try_from(sealed.body.len()).unwrap_or(i64::MAX),
+            copies: 1,
+            properties: Some(binary(&sealed.properties)),
+            body,
+            job: None,
+            state: None,
+            discarded_at: None,
+        }
+    }
+
+    pub(super) fn entry(self) -> Entry {
+        self.kept().entry
+    }
+
+    pub(super) fn kept(self) -> Kept {
+        let count = |count: i64| u64::try_from(count).unwrap_or(0);
+        let letter = DeadLetter {
+            reason: Some(self.reason.as_str())
+                .filter(|name| *name != UNKNOWN)
+                .and_then(Reason::named),
+            error: self.error,
+            about: Outline {
+                event_type: self.event_type,
+                tenant: self.tenant,
+                event: self.event,
+                dialog: self.dialog,
+            },
+            first_failed_at: Some(moment(self.first_failed_at)),
+            last_failed_at: Some(moment(self.last_failed_at)),
+            attempts: count(self.attempts),
+            exchange: self.exchange,
+            routing_key: self.routing_key,
+            host: self.host,
+            version: self.version,
+            replayed_by: self.replayed_by,
+        };
+        Kept {
+            entry: Entry {
+                id: LetterId::stored(self.id),
+                letter,
+                group: self.group,
+                body_bytes: count(self.bytes),
+                copies: count(self.copies),
+                discarded_at: self.discarded_at.map(moment),
+            },
+            properties: self.properties.map(|b| b.bytes).unwrap_or_default(),
+            body: self.body.map(|b| b.bytes),
+        }
+    }
+}
+
+/// A date of MongoDB: to the millisecond.
+pub(super) fn millis(at: OffsetDateTime) -> DateTime {
+    let millis = at.unix_timestamp_nanos().div_euclid(1_000_000);
+    // No time that can be written is out of the range of 64 bits.
+    DateTime::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))
+}
+
+pub(super) fn moment(date: DateTime) -> OffsetDateTime {
+    let nanos = i128::from(date.timestamp_millis()) * 1_000_000;
+    OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}

@@ -1,0 +1,335 @@
+//! Jobs on dead letters, and the record of them: who, when, why, what.
+
+use std::fmt;
+
+use futures::TryStreamExt as _;
+use mongodb::Collection;
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Binary, DateTime, Document, doc};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::documents::moment;
+use super::shelf::Shelf;
+use crate::deadletter::LetterId;
+use crate::store::schema::collection::DEAD_LETTER_JOBS;
+use crate::store::{Store, StoreError};
+
+/// Names a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobId(String);
+
+impl JobId {
+    /// One that no other job has; later ones are greater.
+    fn unique() -> Self {
+        Self(ObjectId::new().to_hex())
+    }
+
+    /// As it is shown and stored.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a job does with its letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    /// Sends them to the service once more.
+    Replay,
+    /// Sends one with another body.
+    Edit,
+    /// Takes them out of the queue.
+    Discard,
+    /// Puts discarded ones back.
+    Undiscard,
+}
+
+impl JobKind {
+    /// Its name in the audit.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobKind::Replay => "replay",
+            JobKind::Edit => "edit",
+            JobKind::Discard => "discard",
+            JobKind::Undiscard => "undiscard",
+        }
+    }
+
+    /// Where the letters are that it works on.
+    pub fn shelf(self) -> Shelf {
+        match self {
+            JobKind::Undiscard => Shelf::Discarded,
+            _ => Shelf::Queue,
+        }
+    }
+}
+
+/// How a job stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Letters selected.
+    pub selected: u64,
+    /// Letters acted upon.
+    pub done: u64,
+    /// Letters that were not in the queue any more.
+    pub missing: u64,
+    /// Replayed letters that have come back.
+    pub failed_again: u64,
+}
+
+/// A job, as it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Its name.
+    pub id: JobId,
+    /// What it does.
+    pub kind: JobKind,
+    /// Who asked for it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// Which letters, in words.
+    pub selection: String,
+    /// When it was begun.
+    pub started_at: OffsetDateTime,
+    /// When it was finished, if it was.
+    pub finished_at: Option<OffsetDateTime>,
+    /// How it stands; of one that is not finished, as of when it was last noted.
+    pub tally: Tally,
+    /// Of an edit: the letter, and its body before and after.
+    pub edit: Option<Edit>,
+}
+
+/// What an edit changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// The letter.
+    pub letter: LetterId,
+    /// Its body.
+    pub before: Vec<u8>,
+    /// The body to be replayed instead.
+    pub after: Vec<u8>,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// What to do.
+    pub kind: JobKind,
+    /// Who asks.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// Which letters, in words.
+    pub selection: String,
+    /// The same for the same letters: an order of the same kind and key goes on
+    /// with the job that was interrupted.
+    pub key: String,
+    /// Of an edit.
+    pub edit: Option<Edit>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct JobDocument {
+    #[serde(rename = "_id")]
+    id: String,
+    kind: JobKind,
+    actor: String,
+    reason: String,
+    selection: String,
+    key: String,
+    started_at: DateTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    finished_at: Option<DateTime>,
+    /// Absent until the selection is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    selected: Option<i64>,
+    #[serde(default)]
+    done: i64,
+    #[serde(default)]
+    missing: i64,
+    #[serde(default)]
+    failed_again: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    letter: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<Binary>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after: Option<Binary>,
+}
+
+impl Store {
+    /// The job of this order that was begun and not finished, if there is one,
+    /// and whether its letters are selected.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn interrupted_job(&self, order: &Order) -> Result<Option<(Job, bool)>, StoreError> {
+        let wanted = doc! {
+            "kind": order.kind.as_str(),
+            "key": &order.key,
+            "finished_at": null,
+        };
+        let found = self.jobs::<JobDocument>().find_one(wanted).await?;
+        Ok(found.map(|found| {
+            let selected = found.selected.is_some();
+            (found.job(), selected)
+        }))
+    }
+
+    /// Records a job that begins.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn begin_job(&self, order: &Order) -> Result<Job, StoreError> {
+        let binary = |bytes: &Vec<u8>| Binary {
+            subtype: BinarySubtype::Generic,
+            bytes: bytes.clone(),
+        };
+        let edit = order.edit.as_ref();
+        let document = JobDocument {
+            id: JobId::unique().0,
+            kind: order.kind,
+            actor: order.actor.clone(),
+            reason: order.reason.clone(),
+            selection: order.selection.clone(),
+            key: order.key.clone(),
+            started_at: DateTime::now(),
+            finished_at: None,
+            selected: None,
+            done: 0,
+            missing: 0,
+            failed_again: 0,
+            letter: edit.map(|edit| edit.letter.to_string()),
+            before: edit.map(|edit| binary(&edit.before)),
+            after: edit.map(|edit| binary(&edit.after)),
+        };
+        self.jobs::<JobDocument>().insert_one(&document).await?;
+        Ok(document.job())
+    }
+
+    /// Records that the letters of a job are selected.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn note_selected(&self, job: &JobId, selected: u64) -> Result<(), StoreError> {
+        let selected = i64::try_from(selected).unwrap_or(i64::MAX);
+        self.change_job(job, doc! { "$set": { "selected": selected } })
+            .await
+    }
+
+    /// Records how a job stands, and its end if it has ended.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn note_job(
+        &self,
+        job: &JobId,
+        tally: &Tally,
+        finished: bool,
+    ) -> Result<(), StoreError> {
+        let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let mut set = doc! { "done": int(tally.done), "missing": int(tally.missing) };
+        if finished {
+            set.insert("finished_at", DateTime::now());
+        }
+        self.change_job(job, doc! { "$set": set }).await
+    }
+
+    /// Counts a letter that a job had replayed and that is back.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn note_failed_again(&self, job: &str, letters: i64) -> Result<(), StoreError> {
+        let change = doc! { "$inc": { "failed_again": letters } };
+        self.change_job(&JobId(job.to_owned()), change).await
+    }
+
+    /// Ends the record of a job: all of its letters are dealt with.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn forget_selection(&self, shelf: Shelf, job: &JobId) -> Result<(), StoreError> {
+        let dealt_with = doc! { "job": job.as_str(), "state": { "$ne": null } };
+        self.shelf::<Document>(shelf)
+            .delete_many(dealt_with)
+            .await?;
+        Ok(())
+    }
+
+    /// A job as it is recorded now.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn job(&self, job: &JobId) -> Result<Option<Job>, StoreError> {
+        let jobs = self.jobs::<JobDocument>();
+        let found = jobs.find_one(doc! { "_id": job.as_str() }).await?;
+        Ok(found.map(JobDocument::job))
+    }
+
+    /// The record of jobs before this one, latest first, at most so many.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn list_jobs(
+        &self,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Job>, StoreError> {
+        let filter = before.map_or_else(Document::new, |before| doc! { "_id": { "$lt": before } });
+        let found = self
+            .jobs::<JobDocument>()
+            .find(filter)
+            .sort(doc! { "_id": -1 })
+            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+            .await?;
+        Ok(found.map_ok(JobDocument::job).try_collect().await?)
+    }
+
+    async fn change_job(&self, job: &JobId, change: Document) -> Result<(), StoreError> {
+        let this = doc! { "_id": job.as_str() };
+        self.jobs::<Document>().update_one(this, change).await?;
+        Ok(())
+    }
+
+    fn jobs<T: Send + Sync>(&self) -> Collection<T> {
+        self.database().collection(DEAD_LETTER_JOBS)
+    }
+}
+
+impl JobDocument {
+    fn job(self) -> Job {
+        let count = |count: i64| u64::try_from(count).unwrap_or(0);
+        let bytes = |binary: Option<Binary>| binary.map(|b| b.bytes).unwrap_or_default();
+        let (before, after) = (self.before, self.after);
+        let edit = self.letter.map(|letter| Edit {
+            letter: LetterId::stored(letter),
+            before: bytes(before),
+            after: bytes(after),
+        });
+        Job {
+            id: JobId(self.id),
+            kind: self.kind,
+            actor: self.actor,
+            reason: self.reason,
+            selection: self.selection,
+            started_at: moment(self.started_at),
+            finished_at: self.finished_at.map(moment),
+            tally: Tally {
+                selected: count(self.selected.unwrap_or(0)),
+                done: count(self.done),
+                missing: count(self.missing),
+                failed_again: count(self.failed_again),
+            },
+            edit,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! One at a time at the dead-letter queue: two passes would each see a part of
+//! it only.
+
+use std::time::Duration;
+
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{DateTime, Document, doc};
+
+use crate::store::{Store, StoreError};
+
+/// The document in `meta`.
+const LEASE: &str = "dead_letters";
+/// How long a lease lasts after it was taken or renewed, by the server's clock.
+const LENGTH: Duration = Duration::from_secs(15);
+
+/// When a lease that is free ended.
+const LONG_AGO: DateTime = DateTime::from_millis(0);
+
+/// The right to be at the queue.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    store: Store,
+    holder: ObjectId,
+}
+
+impl Lease {
+    /// How often it must be renewed, amply.
+    pub const RENEWAL: Duration = Duration::from_secs(4);
+
+    /// Goes on for as long again. `false` when somebody else has it by now.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn renew(&self) -> Result<bool, StoreError> {
+        let ours = doc! { "_id": LEASE, "holder": self.holder };
+        let meta = self.store.meta::<Document>();
+        let changed = meta.update_one(ours, vec![extension()]).await?;
+        Ok(changed.matched_count == 1)
+    }
+
+    /// Lets the next one in. One that is not given up ends by itself.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn give_up(self) -> Result<(), StoreError> {
+        let ours = doc! { "_id": LEASE, "holder": self.holder };
+        let free = doc! { "$set": { "until": LONG_AGO } };
+        self.store.meta::<Document>().update_one(ours, free).await?;
+        Ok(())
+    }
+}
+
+fn extension() -> Document {
+    let millis = i64::try_from(LENGTH.as_millis()).unwrap_or(i64::MAX);
+    doc! { "$set": { "until": { "$add": ["$$NOW", millis] } } }
+}
+
+impl Store {
+    /// Takes the lease, if it is free, for a purpose that others are told.
+    /// `Err` inside: what it is taken for.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn lease(&self, purpose: &str) -> Result<Result<Lease, String>, StoreError> {
+        let meta = self.meta::<Document>();
+        // A condition on the server's clock is not allowed in an upsert.
+        let first = doc! { "$setOnInsert": { "until": LONG_AGO } };
+        meta.update_one(doc! { "_id": LEASE }, first)
+            .upsert(true)
+            .await?;
+        let holder = ObjectId::new();
+        let free = doc! { "_id": LEASE, "$expr": { "$lt": ["$until", "$$NOW"] } };
+        let take = doc! { "$set": { "holder": holder, "purpose": { "$literal": purpose } } };
+        let taken = meta.update_one(free, vec![take, extension()]).await?;
+        if taken.matched_count == 0 {
+            return Ok(Err(self.purpose().await?));
+        }
+        let store = self.clone();
+        Ok(Ok(Lease { store, holder }))
+    }
+
+    /// Whether somebody has the lease.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn lease_taken(&self) -> Result<bool, StoreError> {
+        let taken = doc! { "_id": LEASE, "$expr": { "$gte": ["$until", "$$NOW"] } };
+        Ok(self.meta::<Document>().find_one(taken).await?.is_some())
+    }
+
+    async fn purpose(&self) -> Result<String, StoreError> {
+        let found = self
+            .meta::<Document>()
+            .find_one(doc! { "_id": LEASE })
+            .await?;
+        let purpose = found.and_then(|lease| lease.get_str("purpose").map(str::to_owned).ok());
+        Ok(purpose.unwrap_or_else(|| "something".into()))
+    }
+}

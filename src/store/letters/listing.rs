@@ -1,0 +1,273 @@
+//! Looking: which letters there are, one by one and by cause.
+
+use futures::TryStreamExt as _;
+use mongodb::bson::{Bson, Document, doc};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::documents::{Entry, Kept, LetterDocument, millis, moment};
+use super::shelf::Shelf;
+use crate::deadletter::{Filter, LetterId};
+use crate::store::{Store, StoreError};
+
+/// Groups in one answer at most.
+const MAX_GROUPS: i64 = 1_000;
+/// Tenants that are named of a group.
+const TENANTS_NAMED: usize = 20;
+
+/// Where a page of letters ends: the next begins after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// When the last letter of the page failed last, in ms since the epoch.
+    pub millis: i64,
+    /// That letter.
+    pub id: LetterId,
+}
+
+/// A page of letters, latest failure first.
+#[derive(Debug)]
+pub struct Page {
+    /// The letters.
+    pub entries: Vec<Entry>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// Letters with the same cause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub id: String,
+    /// The name of the reason.
+    pub reason: String,
+    /// The error without what differs from letter to letter.
+    pub cause: String,
+    /// Letters.
+    pub count: u64,
+    /// The earliest first failure.
+    pub first_seen_at: OffsetDateTime,
+    /// The latest failure.
+    pub last_seen_at: OffsetDateTime,
+    /// Some of the tenants affected.
+    pub tenants: Vec<String>,
+    /// How many tenants are affected.
+    pub tenant_count: u64,
+    /// The letter that failed last.
+    pub example: LetterId,
+}
+
+impl Store {
+    /// The letters that match, after a place, at most so many.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn list_letters(
+        &self,
+        shelf: Shelf,
+        filter: &Filter,
+        after: Option<&Place>,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
+        let mut conditions = vec![matching(filter)];
+        if let Some(Place { millis, id }) = after {
+            let at = mongodb::bson::DateTime::from_millis(*millis);
+            conditions.push(doc! { "$or": [
+                { "last_failed_at": { "$lt": at } },
+                { "last_failed_at": at, "_id": { "$lt": id.as_str() } },
+            ] });
+        }
+        let found = self
+            .shelf::<LetterDocument>(shelf)
+            .find(doc! { "$and": conditions })
+            .sort(doc! { "last_failed_at": -1, "_id": -1 })
+            .limit(i64::try_from(limit + 1).unwrap_or(i64::MAX))
+            .projection(doc! { "properties": 0, "body": 0 })
+            .await?;
+        let mut entries: Vec<_> = found.map_ok(LetterDocument::entry).try_collect().await?;
+        let more = entries.len() > limit;
+        entries.truncate(limit);
+        Ok(Page { entries, more })
+    }
+
+    /// How many letters match.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn count_letters(&self, shelf: Shelf, filter: &Filter) -> Result<u64, StoreError> {
+        let letters = self.shelf::<Document>(shelf);
+        if filter.is_empty() {
+            return Ok(letters.estimated_document_count().await?);
+        }
+        Ok(letters.count_documents(matching(filter)).await?)
+    }
+
+    /// The letters with this id, or whose ids begin so: two of them at most.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn letters_named(
+        &self,
+        shelf: Shelf,
+        id: &LetterId,
+    ) -> Result<Vec<Kept>, StoreError> {
+        let letters = self.shelf::<LetterDocument>(shelf);
+        let found = letters.find(named(id)).limit(2).await?;
+        let found = found.map_ok(LetterDocument::kept);
+        Ok(found.try_collect().await?)
+    }
+
+    /// The letters that match by cause, the most frequent first.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn letter_groups(&self, filter: &Filter) -> Result<Vec<Group>, StoreError> {
+        let stages = [
+            doc! { "$match": matching(filter) },
+            // By tenant first, so that no list grows with the letters.
+            doc! { "$group": {
+                "_id": { "group": "$group", "tenant": "$tenant" },
+                "count": { "$sum": 1_i64 },
+                "first": { "$min": "$first_failed_at" },
+                "last": { "$max": { "at": "$last_failed_at", "id": "$_id" } },
+            } },
+            doc! { "$sort": { "count": -1, "_id": 1 } },
+            doc! { "$group": {
+                "_id": "$_id.group",
+                "count": { "$sum": "$count" },
+                "first": { "$min": "$first" },
+                "last": { "$max": "$last" },
+                "tenants": { "$push": "$_id.tenant" },
+            } },
+            doc! { "$set": {
+                "tenant_count": { "$size": "$tenants" },
+                "tenants": { "$slice": ["$tenants", TENANTS_NAMED as i32] },
+            } },
+            doc! { "$sort": { "count": -1, "_id": 1 } },
+            doc! { "$limit": MAX_GROUPS },
+            // The texts are those of any letter of the group.
+            doc! { "$lookup": {
+                "from": Shelf::Queue.collection(),
+                "localField": "last.id",
+                "foreignField": "_id",
+                "as": "example",
+                "pipeline": [{ "$project": { "reason": 1, "cause": 1 } }],
+            } },
+        ];
+        let letters = self.shelf::<Document>(Shelf::Queue);
+        let found = letters.aggregate(stages).with_type::<GroupDocument>();
+        let found = found.await?.map_ok(GroupDocument::group);
+        Ok(found.try_collect().await?)
+    }
+}
+
+#[derive(Deserialize)]
+struct GroupDocument {
+    #[serde(rename = "_id")]
+    id: String,
+    count: i64,
+    first: mongodb::bson::DateTime,
+    last: Last,
+    tenants: Vec<Option<String>>,
+    tenant_count: i64,
+    example: Vec<Example>,
+}
+
+#[derive(Deserialize)]
+struct Last {
+    at: mongodb::bson::DateTime,
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct Example {
+    reason: String,
+    cause: String,
+}
+
+impl GroupDocument {
+    fn group(self) -> Group {
+        let count = |count: i64| u64::try_from(count).unwrap_or(0);
+        // None: it was replayed this very moment.
+        let example = self.example.into_iter().next();
+        let (reason, cause) = example.map_or_else(Default::default, |e| (e.reason, e.cause));
+        Group {
+            id: self.id,
+            reason,
+            cause,
+            count: count(self.count),
+            first_seen_at: moment(self.first),
+            last_seen_at: moment(self.last.at),
+            tenants: self.tenants.into_iter().flatten().collect(),
+            tenant_count: count(self.tenant_count),
+            example: LetterId::stored(self.last.id),
+        }
+    }
+}
+
+/// The conditions of a filter on documents.
+pub(super) fn matching(filter: &Filter) -> Document {
+    let mut all = Vec::new();
+    if !filter.ids.is_empty() {
+        let ids: Vec<Document> = filter.ids.iter().map(named).collect();
+        all.push(doc! { "$or": ids });
+    }
+    if !filter.reasons.is_empty() {
+        all.push(doc! { "reason": { "$in": &filter.reasons } });
+    }
+    for (field, value) in [
+        ("group", &filter.group),
+        ("type", &filter.event_type),
+        ("tenant", &filter.tenant),
+        ("event", &filter.event),
+        ("dialog", &filter.dialog),
+    ] {
+        if let Some(value) = value {
+            all.push(doc! { field: { "$eq": value } });
+        }
+    }
+    if let Some(text) = &filter.error {
+        let pattern = doc! { "$regex": escaped(text), "$options": "i" };
+        all.push(doc! { "error": pattern });
+    }
+    if let Some(since) = filter.since {
+        all.push(doc! { "last_failed_at": { "$gte": millis(since) } });
+    }
+    if let Some(until) = filter.until {
+        all.push(doc! { "last_failed_at": { "$lt": millis(until) } });
+    }
+    match all.is_empty() {
+        true => Document::new(),
+        false => doc! { "$and": all },
+    }
+}
+
+fn named(id: &LetterId) -> Document {
+    if id.is_whole() {
+        return doc! { "_id": id.as_str() };
+    }
+    // "g" comes after every hexadecimal digit.
+    let end: Bson = format!("{id}g").into();
+    doc! { "_id": { "$gte": id.as_str(), "$lt": end } }
+}
+
+/// A text as a pattern that matches it and nothing else.
+fn escaped(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_ascii_punctuation() {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_not_taken_for_a_pattern() {
+        assert_eq!(escaped("a.b* [é] \\"), "a\\.b\\* \\[é\\] \\\\");
+    }
+}

@@ -1,0 +1,339 @@
+//! Keeping the index: entries come, are acted upon and go.
+//!
+//! A job selects letters by writing its id into their entries. What it has come
+//! to with each is its `state`:
+//!
+//! | state | means |
+//! | --- | --- |
+//! | none | to be acted upon |
+//! | `acted` | it was: what becomes of it is durable, and it may leave the queue |
+//! | `gone` | it was no longer in the queue |
+//!
+//! An entry that is `acted` was replayed or discarded whatever happens next, so
+//! no later job selects it; whoever finds its letter in the queue removes it.
+
+use std::collections::HashMap;
+
+use futures::TryStreamExt as _;
+use mongodb::Collection;
+use mongodb::bson::{DateTime, Document, doc};
+use mongodb::error::{Error, ErrorKind};
+use serde::Deserialize;
+
+use super::documents::{Kept, LetterDocument};
+use super::jobs::JobId;
+use super::listing::matching;
+use crate::deadletter::{DeadLetter, Filter, LetterId, Sealed};
+use crate::store::schema::collection::{DEAD_LETTERS, DISCARDED_LETTERS};
+use crate::store::{Store, StoreError};
+
+const ACTED: &str = "acted";
+const GONE: &str = "gone";
+const DUPLICATE_KEY: i32 = 11_000;
+
+/// Where letters are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shelf {
+    /// Those that are in the queue.
+    Queue,
+    /// Those that were discarded.
+    Discarded,
+}
+
+impl Shelf {
+    pub(super) fn collection(self) -> &'static str {
+        match self {
+            Shelf::Queue => DEAD_LETTERS,
+            Shelf::Discarded => DISCARDED_LETTERS,
+        }
+    }
+}
+
+/// How a letter stands with a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The job has not selected it.
+    Apart,
+    /// The job is to act upon it.
+    Selected,
+    /// A job has acted upon it: it may go.
+    Acted,
+}
+
+/// Copies of each letter, as the index had them before a pass.
+#[derive(Debug, Default)]
+pub struct Census(HashMap<LetterId, i64>);
+
+impl Census {
+    /// Copies of a letter, as far as the index knew.
+    pub fn copies(&self, id: &LetterId) -> i64 {
+        self.0.get(id).copied().unwrap_or(1)
+    }
+}
+
+#[derive(Deserialize)]
+struct Line {
+    #[serde(rename = "_id")]
+    id: String,
+    #[serde(default)]
+    copies: i64,
+    #[serde(default)]
+    job: Option<String>,
+    #[serde(default)]
+    state: Option<String>,
+}
+
+impl Store {
+    pub(super) fn shelf<T: Send + Sync>(&self, shelf: Shelf) -> Collection<T> {
+        self.database().collection(shelf.collection())
+    }
+
+    /// Makes sure that these letters have entries; returns how many had none.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; some may have theirs then.
+    pub async fn index_letters<'l>(
+        &self,
+        letters: impl IntoIterator<Item = (&'l LetterId, &'l DeadLetter, &'l Sealed)>,
+    ) -> Result<u64, StoreError> {
+        let documents: Vec<_> = letters
+            .into_iter()
+            .map(|(id, letter, sealed)| LetterDocument::in_queue(id, letter, sealed))
+            .collect();
+        self.insert_missing(Shelf::Queue, documents).await
+    }
+
+    async fn insert_missing(
+        &self,
+        shelf: Shelf,
+        documents: Vec<LetterDocument>,
+    ) -> Result<u64, StoreError> {
+        if documents.is_empty() {
+            return Ok(0);
+        }
+        let all = documents.len() as u64;
+        let inserted = self
+            .shelf(shelf)
+            .insert_many(documents)
+            .ordered(false)
+            .await;
+        match inserted {
+            Ok(_) => Ok(all),
+            Err(error) => match duplicates_alone(&error) {
+                Some(duplicates) => Ok(all - duplicates),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    /// Selects the letters that match, as they are now, for a job; returns how
+    /// many. Those of an earlier job that was interrupted go over to this one.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; selecting again then takes what is there by then.
+    pub async fn select_letters(
+        &self,
+        shelf: Shelf,
+        filter: &Filter,
+        job: &JobId,
+    ) -> Result<u64, StoreError> {
+        let free = doc! { "$and": [matching(filter), { "state": null }] };
+        let select = doc! { "$set": { "job": job.as_str() } };
+        let letters = self.shelf::<Document>(shelf);
+        let selected = letters.update_many(free, select).await?;
+        Ok(selected.matched_count)
+    }
+
+    /// How many letters a job still has to act upon, and how many were gone.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn job_counts(&self, shelf: Shelf, job: &JobId) -> Result<(u64, u64), StoreError> {
+        let letters = self.shelf::<Document>(shelf);
+        let open = doc! { "job": job.as_str(), "state": null };
+        let gone = doc! { "job": job.as_str(), "state": GONE };
+        let open = letters.count_documents(open).await?;
+        Ok((open, letters.count_documents(gone).await?))
+    }
+
+    /// How these letters of the queue stand with a job. None for those that have
+    /// no entry.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn standings(
+        &self,
+        ids: impl IntoIterator<Item = &LetterId>,
+        job: Option<&JobId>,
+    ) -> Result<HashMap<LetterId, Standing>, StoreError> {
+        let ids: Vec<_> = ids.into_iter().map(LetterId::as_str).collect();
+        let found = self
+            .shelf::<Line>(Shelf::Queue)
+            .find(doc! { "_id": { "$in": ids } })
+            .projection(doc! { "job": 1, "state": 1 })
+            .await?;
+        let standing = |line: Line| {
+            let ours = job.is_some() && line.job.as_deref() == job.map(JobId::as_str);
+            let standing = match line.state.as_deref() {
+                Some(ACTED) => Standing::Acted,
+                None if ours => Standing::Selected,
+                _ => Standing::Apart,
+            };
+            (LetterId::stored(line.id), standing)
+        };
+        Ok(found.map_ok(standing).try_collect().await?)
+    }
+
+    /// Notes that what becomes of these letters is durable.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn mark_acted(&self, shelf: Shelf, ids: &[LetterId]) -> Result<(), StoreError> {
+        let change = doc! { "$set": { "state": ACTED } };
+        let letters = self.shelf::<Document>(shelf);
+        letters.update_many(one_of(ids), change).await?;
+        Ok(())
+    }
+
+    /// Takes the entries of letters that are out of the queue.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn forget_letters(&self, shelf: Shelf, ids: &[LetterId]) -> Result<(), StoreError> {
+        self.shelf::<Document>(shelf)
+            .delete_many(one_of(ids))
+            .await?;
+        Ok(())
+    }
+
+    /// Keeps letters that a job discards.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn keep_discarded<'l>(
+        &self,
+        letters: impl IntoIterator<Item = (&'l LetterId, &'l DeadLetter, &'l Sealed)>,
+        job: &JobId,
+    ) -> Result<(), StoreError> {
+        let documents = letters
+            .into_iter()
+            .map(|(id, letter, sealed)| LetterDocument::discarded(id, letter, sealed, job));
+        let documents: Vec<_> = documents.collect();
+        // One that was discarded before, and came again, counts from now on.
+        let ids: Vec<_> = documents
+            .iter()
+            .map(|document| document.id.as_str())
+            .collect();
+        let again = doc! { "_id": { "$in": ids } };
+        let now = doc! { "$set": { "discarded_at": DateTime::now(), "job": job.as_str() } };
+        let shelf = self.shelf::<Document>(Shelf::Discarded);
+        shelf.update_many(again, now).await?;
+        self.insert_missing(Shelf::Discarded, documents).await?;
+        Ok(())
+    }
+
+    /// Discarded letters that a job is to put back, some of them.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn selected_discarded(
+        &self,
+        job: &JobId,
+        limit: usize,
+    ) -> Result<Vec<Kept>, StoreError> {
+        let letters = self.shelf::<LetterDocument>(Shelf::Discarded);
+        let selected = doc! { "job": job.as_str(), "state": null };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let found = letters.find(selected).limit(limit).await?;
+        Ok(found.map_ok(LetterDocument::kept).try_collect().await?)
+    }
+
+    /// Letters that the index has, copies included.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn indexed_copies(&self) -> Result<i64, StoreError> {
+        let letters = self.shelf::<Line>(Shelf::Queue);
+        let entries = letters.estimated_document_count().await?;
+        // There is an index of these few.
+        let several = letters
+            .find(doc! { "copies": { "$gt": 1 } })
+            .projection(doc! { "copies": 1 });
+        let further = several.await?.map_ok(|line| line.copies - 1);
+        let further: i64 = further
+            .try_fold(0, |sum, more| async move { Ok(sum + more) })
+            .await?;
+        Ok(i64::try_from(entries)
+            .unwrap_or(i64::MAX)
+            .saturating_add(further))
+    }
+
+    /// What the index has, before a pass begins: whatever of it the pass does
+    /// not find is not in the queue.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn census(&self) -> Result<Census, StoreError> {
+        let all = self
+            .shelf::<Line>(Shelf::Queue)
+            .find(doc! {})
+            .projection(doc! { "copies": 1 })
+            .await?;
+        let copies = all.map_ok(|line| (LetterId::stored(line.id), line.copies));
+        Ok(Census(copies.try_collect().await?))
+    }
+
+    /// Sets the index right after a whole pass, given how often each letter was
+    /// found; returns how many entries had no letter. Those that the job has
+    /// selected are kept as `gone` until it ends.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn settle_census(
+        &self,
+        before: Census,
+        found: &HashMap<LetterId, i64>,
+        job: Option<&JobId>,
+    ) -> Result<u64, StoreError> {
+        let letters = self.shelf::<Document>(Shelf::Queue);
+        let missing = before.0.keys().filter(|id| !found.contains_key(*id));
+        let missing: Vec<_> = missing.cloned().collect();
+        for missing in missing.chunks(1_000) {
+            if let Some(job) = job {
+                let ours = doc! { "job": job.as_str(), "state": null };
+                let ours = doc! { "$and": [one_of(missing), ours] };
+                let gone = doc! { "$set": { "state": GONE } };
+                letters.update_many(ours, gone).await?;
+            }
+            let others = doc! { "$and": [one_of(missing), { "state": { "$ne": GONE } }] };
+            letters.delete_many(others).await?;
+        }
+        for (id, copies) in found {
+            // An entry that the pass itself made says one.
+            let known = before.copies(id);
+            if known != *copies {
+                let change = doc! { "$set": { "copies": *copies } };
+                letters
+                    .update_one(doc! { "_id": id.as_str() }, change)
+                    .await?;
+            }
+        }
+        Ok(missing.len() as u64)
+    }
+}
+
+fn one_of(ids: &[LetterId]) -> Document {
+    let ids: Vec<_> = ids.iter().map(LetterId::as_str).collect();
+    doc! { "_id": { "$in": ids } }
+}
+
+/// How many documents were there already, if nothing else went wrong.
+fn duplicates_alone(error: &Error) -> Option<u64> {
+    let ErrorKind::InsertMany(failed) = error.kind.as_ref() else {
+        return None;
+    };
+    let errors = failed.write_errors.as_deref().unwrap_or_default();
+    let alone = failed.write_concern_error.is_none()
+        && errors.iter().all(|error| error.code == DUPLICATE_KEY);
+    alone.then_some(errors.len() as u64)
+}
