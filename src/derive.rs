@@ -57,6 +57,10 @@ pub enum Care {
     Look,
 }
 
+/// Rounds of loading what is foreseen that are of use: messages first, then the
+/// dialogs that they turn out to belong to.
+pub const FORESEEN_ROUNDS: usize = 2;
+
 /// Events that are to be committed as one.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -301,6 +305,27 @@ impl Batch {
         } else {
             Outcome::Unchanged
         }
+    }
+
+    /// Leaves an event out, as if it had been taken: copies of it are duplicates.
+    pub fn leave_out(&mut self, event: &Event) {
+        self.state.journal.insert(event_key(event), true);
+    }
+
+    /// Users' shares of dialogs that are changed so far.
+    pub fn changed_shares(&self) -> usize {
+        self.changes.memberships.len()
+    }
+
+    /// Forgets the events taken so far, which only a commit needs, and answers
+    /// that can be asked for again. For a batch that is never committed, and
+    /// grows large.
+    pub fn slim(&mut self) {
+        self.changes.taken.clear();
+        self.state.members_past.clear();
+        self.state.readers.clear();
+        self.state.unread.clear();
+        self.state.latest_except.clear();
     }
 
     /// Ends the batch: what is to be written, and the dialogs as they will be

@@ -21,6 +21,7 @@ mod derive;
 mod events;
 mod exactly_once;
 mod failpoints;
+mod forecast;
 mod grpc;
 mod grpc_reads;
 mod history;
