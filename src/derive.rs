@@ -214,7 +214,7 @@ impl Batch {
         match need {
             Need::Journal(key) => state.journal.contains_key(key),
             Need::Dialog(key) => state.dialogs.contains_key(key),
-            Need::Membership(key) => state.memberships.contains_key(key),
+            Need::Membership(key) => state.membership(key).is_some(),
             Need::Message(key) => state.messages.contains_key(key),
             Need::Receipt(key) => state.receipts.contains_key(key),
             Need::Reaction(key) => state.reactions.contains_key(key),
@@ -390,7 +390,7 @@ impl Batch {
     }
 
     fn membership(&self, key: &MembershipKey) -> &Membership {
-        &self.state.memberships[key]
+        &self.state.memberships[&key.dialog][&key.user]
     }
 
     /// What is known of a message; nothing, when it was presumed to be new.
@@ -423,6 +423,7 @@ impl Batch {
                 created: None,
                 deleted: false,
                 version: 0,
+                readers: Vec::new(),
                 statuses: Default::default(),
                 reactions: Default::default(),
             })
