@@ -122,7 +122,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            shares: 500_000,
+            shares: 200_000,
             ended: 10_000,
         }
     }

@@ -150,3 +150,151 @@ fn differences<'c, K: Ord>(
     let keys = after.keys().chain(gone);
     keys.map(move |key| (key, served(after, key) - served(before, key)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{DialogId, MessageId, SenderType, Status, TenantId, UserId};
+
+    fn dialog(id: &str) -> DialogKey {
+        DialogKey {
+            tenant: TenantId::new("t").unwrap(),
+            dialog: DialogId::new(id).unwrap(),
+        }
+    }
+
+    fn member(dialog_id: &str, user: &str) -> MembershipKey {
+        MembershipKey {
+            dialog: dialog(dialog_id),
+            user: UserId::new(user).unwrap(),
+        }
+    }
+
+    fn by_type(counts: &[(&str, i64)]) -> ByType {
+        let counts = counts.iter();
+        counts
+            .map(|(name, count)| (SenderType::new(name).unwrap(), *count))
+            .collect()
+    }
+
+    fn total(counter: Counter, delta: i64, subjects: i64) -> Total {
+        Total {
+            counter,
+            delta,
+            subjects,
+        }
+    }
+
+    #[test]
+    fn what_others_have_more_is_summed_over_them() {
+        let mut tally = Tally::default();
+        tally.unread_of_others(&dialog("d"), &by_type(&[("user", 2), ("bot", -2)]), 7);
+        tally.unread_of_others(&dialog("e"), &by_type(&[("user", 9)]), 0);
+        tally.unread(&member("d", "u"), &by_type(&[("bot", 3)]), &by_type(&[]));
+        let from = |name| Counter::UnreadFrom(SenderType::new(name).unwrap());
+        let (totals, changes) = tally.finish();
+        let expected = [
+            total(Counter::Unread, -3, 1),
+            total(from("bot"), -17, 8),
+            total(from("user"), 14, 7),
+        ];
+        assert_eq!(totals, expected);
+        // Nothing is said of a sum of zero; its parts are.
+        let named = changes.iter().filter(|change| change.subjects == 1);
+        assert_eq!((changes.len(), named.count()), (4, 2));
+    }
+
+    #[test]
+    fn a_users_messages_are_one_change_whatever_the_dialogs() {
+        let mut tally = Tally::default();
+        for (dialog, more) in [("d", 3), ("e", -1), ("f", 0)] {
+            tally.sent(&member(dialog, "u"), more);
+        }
+        for (dialog, more) in [("d", 2), ("e", -2)] {
+            tally.sent(&member(dialog, "v"), more);
+        }
+        let (totals, changes) = tally.finish();
+        assert_eq!(totals, [total(Counter::Sent, 2, 1)]);
+        assert_eq!(changes.len(), 1);
+    }
+
+    #[test]
+    fn the_largest_are_kept_in_an_order_of_their_own() {
+        let mut forth = Tally::default();
+        let mut back = Tally::default();
+        let after = |number: i64| Dialog {
+            messages: number / 2,
+            ..Dialog::default()
+        };
+        let numbers: Vec<i64> = (0..100).collect();
+        for number in &numbers {
+            let key = dialog(&format!("d{number:02}"));
+            forth.dialog(&key, &Dialog::default(), &after(*number));
+        }
+        for number in numbers.iter().rev() {
+            let key = dialog(&format!("d{number:02}"));
+            back.dialog(&key, &Dialog::default(), &after(*number));
+        }
+        let (forth, back) = (forth.finish(), back.finish());
+        assert_eq!(forth, back);
+        let (totals, changes) = forth;
+        assert_eq!(totals, [total(Counter::Messages, 2_450, 98)]);
+        let ids = changes.iter().map(|change| match &change.subject {
+            Subject::Dialog(key) => key.dialog.to_string(),
+            other => panic!("{other:?}"),
+        });
+        let ids: Vec<_> = ids.collect();
+        assert_eq!((ids.len(), &*ids[0], &*ids[1]), (LARGEST, "d98", "d99"));
+        assert_eq!(&*ids[LARGEST - 1], "d81");
+    }
+
+    #[test]
+    fn what_is_below_zero_is_served_as_zero() {
+        let mut tally = Tally::default();
+        let spoilt = Dialog {
+            members: -4,
+            sequence: by_type(&[("user", 1), ("bot", 5)]),
+            ..Dialog::default()
+        };
+        tally.dialog(&dialog("d"), &spoilt, &Dialog::default());
+        let marks = |count| Marks {
+            statuses: [(Status::new("read").unwrap(), count)].into(),
+            ..Marks::default()
+        };
+        let message = MessageKey {
+            tenant: TenantId::new("t").unwrap(),
+            message: MessageId::new("m").unwrap(),
+        };
+        tally.marks(&message, &marks(-2), &marks(-1));
+        assert_eq!(tally.finish(), (vec![], vec![]));
+        let share = Share {
+            member: true,
+            consumed: by_type(&[("user", 3), ("bot", 1)]),
+            sent: 0,
+        };
+        assert_eq!(unread(&spoilt, &share), by_type(&[("bot", 4)]));
+    }
+
+    #[test]
+    fn a_deleted_dialog_has_zeros() {
+        let before = Dialog {
+            messages: 5,
+            members: 2,
+            topics: 1,
+            ..Dialog::default()
+        };
+        let after = Dialog {
+            deleted: true,
+            messages: 7,
+            ..before.clone()
+        };
+        let mut tally = Tally::default();
+        tally.dialog(&dialog("d"), &before, &after);
+        let expected = [
+            total(Counter::Messages, -5, 1),
+            total(Counter::Members, -2, 1),
+            total(Counter::Topics, -1, 1),
+        ];
+        assert_eq!(tally.finish().0, expected);
+    }
+}
