@@ -57,6 +57,10 @@ pub enum Care {
     Look,
 }
 
+/// Rounds of loading what is foreseen that are of use: messages first, then the
+/// dialogs that they turn out to belong to.
+pub const FORESEEN_ROUNDS: usize = 2;
+
 /// Events that are to be committed as one.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -210,7 +214,7 @@ impl Batch {
         match need {
             Need::Journal(key) => state.journal.contains_key(key),
             Need::Dialog(key) => state.dialogs.contains_key(key),
-            Need::Membership(key) => state.memberships.contains_key(key),
+            Need::Membership(key) => state.membership(key).is_some(),
             Need::Message(key) => state.messages.contains_key(key),
             Need::Receipt(key) => state.receipts.contains_key(key),
             Need::Reaction(key) => state.reactions.contains_key(key),
@@ -303,6 +307,27 @@ impl Batch {
         }
     }
 
+    /// Leaves an event out, as if it had been taken: copies of it are duplicates.
+    pub fn leave_out(&mut self, event: &Event) {
+        self.state.journal.insert(event_key(event), true);
+    }
+
+    /// Users' shares of dialogs that are changed so far.
+    pub fn changed_shares(&self) -> usize {
+        self.changes.memberships.len()
+    }
+
+    /// Forgets the events taken so far, which only a commit needs, and answers
+    /// that can be asked for again. For a batch that is never committed, and
+    /// grows large.
+    pub fn slim(&mut self) {
+        self.changes.taken.clear();
+        self.state.members_past.clear();
+        self.state.readers.clear();
+        self.state.unread.clear();
+        self.state.latest_except.clear();
+    }
+
     /// Ends the batch: what is to be written, and the dialogs as they will be
     /// once it is.
     pub fn finish(mut self) -> Changes {
@@ -365,7 +390,7 @@ impl Batch {
     }
 
     fn membership(&self, key: &MembershipKey) -> &Membership {
-        &self.state.memberships[key]
+        &self.state.memberships[&key.dialog][&key.user]
     }
 
     /// What is known of a message; nothing, when it was presumed to be new.
@@ -398,6 +423,7 @@ impl Batch {
                 created: None,
                 deleted: false,
                 version: 0,
+                readers: Vec::new(),
                 statuses: Default::default(),
                 reactions: Default::default(),
             })

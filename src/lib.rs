@@ -27,6 +27,7 @@ pub mod deadletter;
 pub mod derive;
 pub mod event;
 pub mod failpoint;
+pub mod forecast;
 pub mod grpc;
 pub mod history;
 pub mod lane;

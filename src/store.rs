@@ -18,6 +18,7 @@ pub mod repair;
 pub mod replay;
 pub mod schema;
 mod stale;
+pub mod standing;
 mod statements;
 
 use std::time::Duration;

@@ -114,6 +114,8 @@ pub struct MessageChange {
     pub deleted: bool,
     /// Changes in this batch.
     pub version: i64,
+    /// Who read it in this batch.
+    pub readers: Vec<UserId>,
     /// Users more per status.
     pub statuses: HashMap<Status, i64>,
     /// Users more or less per reaction.

@@ -82,7 +82,7 @@ impl Batch {
         let counters = self.dialog_mut(&dialog);
         counters.members += i64::from(is_member) - i64::from(was_member);
         counters.high_mark = counters.high_mark.max(moved_to);
-        self.state.memberships.insert(key.clone(), new.clone());
+        self.state.know_membership(key.clone(), new.clone());
         let share = self.share_mut(key);
         share.facts = Some(new);
         if let Some(consumed) = consumed {

@@ -128,6 +128,9 @@ impl Batch {
         };
         self.note_on(&message, |change| {
             *change.statuses.entry(status.clone()).or_default() += 1;
+            if status.is_read() {
+                change.readers.push(user.clone());
+            }
         });
         self.state.receipts.insert(receipt.clone(), true);
         self.changes.receipts.push(receipt);
@@ -203,9 +206,9 @@ impl Batch {
         if is_stored {
             consumers.extend(self.state.readers[key].iter().cloned());
         }
-        let read_in_batch = self.changes.receipts.iter();
-        let read_in_batch = read_in_batch.filter(|r| r.message == *key && r.status.is_read());
-        consumers.extend(read_in_batch.map(|receipt| receipt.user.clone()));
+        let changed = self.changes.messages.get(key);
+        let read_in_batch = changed.map(|change| &change.readers);
+        consumers.extend(read_in_batch.into_iter().flatten().cloned());
         Ok(consumers)
     }
 
@@ -224,18 +227,17 @@ impl Batch {
     /// Members whose mark covers the message: as stored, unless the membership
     /// is known better.
     fn members_past(&self, dialog: &DialogKey, created: &Created) -> Vec<UserId> {
+        let known = self.state.memberships.get(dialog);
+        let is_known = |user| known.is_some_and(|known| known.contains_key(user));
         let stored = self.state.members_past[dialog].1.iter();
-        let stored = stored.filter(|(user, mark)| {
-            let key = membership_key(dialog, user);
-            mark.covers(created.at) && !self.state.memberships.contains_key(&key)
-        });
-        let known = self.state.memberships.iter().filter(|(key, membership)| {
+        let stored = stored.filter(|(user, mark)| mark.covers(created.at) && !is_known(user));
+        let known = known.into_iter().flatten().filter(|(_, membership)| {
             let mark = membership.mark();
-            key.dialog == *dialog && mark.is_some_and(|mark| mark.covers(created.at))
+            mark.is_some_and(|mark| mark.covers(created.at))
         });
-        let stored = stored.map(|(user, _)| user.clone());
         stored
-            .chain(known.map(|(key, _)| key.user.clone()))
+            .map(|(user, _)| user.clone())
+            .chain(known.map(|(user, _)| user.clone()))
             .collect()
     }
 

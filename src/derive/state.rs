@@ -276,7 +276,7 @@ pub(super) struct DialogSlot {
 pub struct State {
     pub(super) journal: HashMap<EventKey, bool>,
     pub(super) dialogs: HashMap<DialogKey, DialogSlot>,
-    pub(super) memberships: HashMap<MembershipKey, Membership>,
+    pub(super) memberships: HashMap<DialogKey, HashMap<UserId, Membership>>,
     pub(super) messages: HashMap<MessageKey, Message>,
     pub(super) receipts: HashMap<ReceiptKey, bool>,
     pub(super) reactions: HashMap<ReactionKey, Option<Word>>,
@@ -303,7 +303,8 @@ impl State {
     }
 
     pub fn know_membership(&mut self, key: MembershipKey, membership: Membership) {
-        self.memberships.insert(key, membership);
+        let members = self.memberships.entry(key.dialog).or_default();
+        members.insert(key.user, membership);
     }
 
     pub fn know_message(&mut self, key: MessageKey, message: Message) {
@@ -340,6 +341,11 @@ impl State {
 
     pub fn know_latest_except(&mut self, key: DialogKey, message: MessageId, at: Option<Micros>) {
         self.latest_except.insert((key, message), at);
+    }
+
+    /// A membership, if it is known.
+    pub(super) fn membership(&self, key: &MembershipKey) -> Option<&Membership> {
+        self.memberships.get(&key.dialog)?.get(&key.user)
     }
 
     /// Whether an event of this batch has changed the dialog.

@@ -11,17 +11,13 @@ use super::Shared;
 use super::cache::Cache;
 use super::types::TypesInFlight;
 use crate::derive::state::{EventKey, Need};
-use crate::derive::{Batch, Blocked, Care, Changes, Outcome};
+use crate::derive::{Batch, Blocked, Care, Changes, FORESEEN_ROUNDS, Outcome};
 use crate::event::Event;
 use crate::failpoint::{self, Point};
 use crate::store::fence::{Enrolment, WriterId};
 use crate::store::generation::{Generation, Generations};
 use crate::store::{CommitFeed, Loader, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
-
-/// Rounds of loading before deriving: messages first, then the dialogs that
-/// they turn out to belong to. What is still missing is found while deriving.
-const FORESEEN_ROUNDS: usize = 2;
 
 /// Brings events into the store, one batch after the other, and remembers what
 /// it knows of their dialogs. Any number of writers may work side by side.
@@ -154,7 +150,8 @@ impl Writer {
         Ok(target.clone())
     }
 
-    /// Loads all that can be foreseen, for all events at once.
+    /// Loads all that can be foreseen, for all events at once. What is still
+    /// missing then is found while deriving.
     async fn prepare(
         &mut self,
         attempt: &mut Attempt,

@@ -91,6 +91,9 @@ const PERMANENT_CODES: [i32; 14] = [
     17_420, // the resulting document is too large (replacement)
 ];
 
+/// The server's error code for a snapshot that is past its time.
+const SNAPSHOT_TOO_OLD: i32 = 239;
+
 impl StoreError {
     /// The one classification of errors.
     pub fn class(&self) -> Class {
@@ -116,6 +119,15 @@ impl StoreError {
                 | ErrorKind::ConnectionPoolCleared { .. }
         ) || error.contains_label(mongodb::error::RETRYABLE_WRITE_ERROR)
             || error.contains_label(TRANSIENT_TRANSACTION_ERROR)
+    }
+
+    /// Whether a snapshot's moment is so long ago that the server no longer has
+    /// it.
+    pub fn is_snapshot_too_old(&self) -> bool {
+        let StoreError::Driver(error) = self else {
+            return false;
+        };
+        matches!(error.kind.as_ref(), ErrorKind::Command(e) if e.code == SNAPSHOT_TOO_OLD)
     }
 
     /// Whether the writer was fenced off, and must enrol anew.

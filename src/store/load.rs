@@ -29,7 +29,7 @@ use crate::event::{MessageId, Micros, SenderType, TenantId, UserId};
 #[derive(Debug)]
 pub struct Loader {
     store: Store,
-    session: ClientSession,
+    pub(super) session: ClientSession,
     generations: Arc<Generations>,
 }
 
@@ -57,6 +57,21 @@ impl Store {
             store: self.clone(),
             session: self.snapshot_session().await?,
             generations,
+        })
+    }
+
+    /// Begins a snapshot for loading what readers see at its moment. What is
+    /// derived from it is not to be committed: writers need an enrolment.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn loader_of_served(&self) -> Result<Loader, StoreError> {
+        let mut session = self.snapshot_session().await?;
+        let generations = self.generations_in(&mut session).await?;
+        Ok(Loader {
+            store: self.clone(),
+            session,
+            generations: Arc::new(generations),
         })
     }
 }
@@ -150,7 +165,7 @@ impl Loader {
     }
 
     /// Every key with its document, or with `None` when there is none.
-    async fn find<K: Id, D: DeserializeOwned>(
+    pub(super) async fn find<K: Id, D: DeserializeOwned>(
         &mut self,
         collection: &'static str,
         keys: Vec<K>,
@@ -188,7 +203,11 @@ impl Loader {
     }
 
     /// A tenant's collection, as of the snapshot.
-    fn collection<T: Send + Sync>(&self, tenant: &TenantId, name: &'static str) -> Collection<T> {
+    pub(super) fn collection<T: Send + Sync>(
+        &self,
+        tenant: &TenantId,
+        name: &'static str,
+    ) -> Collection<T> {
         let generation = self.generations.of(tenant);
         self.store
             .snapshots()

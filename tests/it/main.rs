@@ -23,6 +23,7 @@ mod dlq_size;
 mod events;
 mod exactly_once;
 mod failpoints;
+mod forecast;
 mod grpc;
 mod grpc_reads;
 mod history;

@@ -1,0 +1,199 @@
+//! Deriving events for a forecast, a chunk at a time.
+
+use std::collections::{HashMap, HashSet};
+
+use super::comparison::Comparison;
+use super::tally::{Tally, unread};
+use super::{Forecast, ForecastError, Limits, Prospect};
+use crate::derive::state::{ByType, DialogKey, MembershipKey, MessageKey};
+use crate::derive::{Batch, Blocked, Care, FORESEEN_ROUNDS, Outcome};
+use crate::event::{DialogId, Event, Fact};
+use crate::store::standing::Marks;
+use crate::store::{Loader, Store};
+
+/// Events for which what is needed is loaded at once.
+const CHUNK: usize = 1_000;
+
+/// Takes events, and tells what counting them would change. Writes nothing.
+///
+/// Everything is as of the moment at which it begins, which the server keeps for
+/// a few minutes only: take the events without a pause. Memory is taken for what
+/// changes, and for the ids of the events and of what they are about: some 100
+/// MB for 100,000 events.
+#[derive(Debug)]
+pub struct Forecaster {
+    loader: Loader,
+    batch: Batch,
+    limits: Limits,
+    /// Dialogs that an event ends.
+    ends: HashMap<DialogKey, End>,
+    tally: Tally,
+    forecast: Forecast,
+}
+
+/// What is known of a dialog's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// What it takes to zero is in the tally, but for the dialog's own counters.
+    Tallied,
+    /// The dialog is too large: forecast as if it went on.
+    TooLarge,
+}
+
+impl Forecaster {
+    /// Begins at the present moment.
+    ///
+    /// # Errors
+    /// [`ForecastError::Store`].
+    pub async fn begin(store: &Store, limits: Limits) -> Result<Self, ForecastError> {
+        Ok(Self {
+            loader: store.loader_of_served().await?,
+            batch: Batch::default(),
+            limits,
+            ends: HashMap::new(),
+            tally: Tally::default(),
+            forecast: Forecast::default(),
+        })
+    }
+
+    /// Takes more events, on top of those before; tells what would become of
+    /// each.
+    ///
+    /// # Errors
+    /// Any [`ForecastError`]. There is no forecast then: begin anew.
+    pub async fn add(&mut self, events: &[Event]) -> Result<Vec<Prospect>, ForecastError> {
+        let mut prospects = Vec::with_capacity(events.len());
+        for chunk in events.chunks(CHUNK) {
+            self.prepare(chunk).await?;
+            for event in chunk {
+                let prospect = self.take(event).await?;
+                self.count(prospect);
+                prospects.push(prospect);
+            }
+            self.batch.slim();
+        }
+        Ok(prospects)
+    }
+
+    /// Compares what would be with what is.
+    ///
+    /// # Errors
+    /// Any [`ForecastError`].
+    pub async fn finish(self) -> Result<Forecast, ForecastError> {
+        let mut comparison = Comparison::new(self.loader, self.ends, self.tally);
+        comparison.compare(self.batch.finish()).await?;
+        let (totals, changes) = comparison.finish();
+        Ok(Forecast {
+            totals,
+            changes,
+            ..self.forecast
+        })
+    }
+
+    /// Loads all that can be foreseen. What is still missing then is found while
+    /// deriving.
+    async fn prepare(&mut self, events: &[Event]) -> Result<(), ForecastError> {
+        for _ in 0..FORESEEN_ROUNDS {
+            let needs = events.iter();
+            let needs = needs.flat_map(|event| self.batch.foreseen(event, Care::Look));
+            let needs: HashSet<_> = needs.collect();
+            if needs.is_empty() {
+                break;
+            }
+            let needs = needs.into_iter().collect();
+            self.loader.answer(needs, self.batch.state_mut()).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, event: &Event) -> Result<Prospect, ForecastError> {
+        let outcome = loop {
+            match self.batch.apply(event) {
+                Ok(outcome) => break outcome,
+                Err(Blocked::Missing(needs)) => {
+                    self.loader.answer(needs, self.batch.state_mut()).await?;
+                }
+                Err(Blocked::Flush) => {
+                    self.batch.leave_out(event);
+                    return Ok(Prospect::Uncertain);
+                }
+            }
+        };
+        if self.batch.changed_shares() > self.limits.shares {
+            return Err(ForecastError::TooMuch(self.limits.shares));
+        }
+        match (outcome, &event.fact) {
+            (Outcome::Applied, Fact::DialogDeleted { dialog }) => self.end(event, dialog).await,
+            (Outcome::Applied, _) => Ok(Prospect::Applied),
+            (Outcome::Unchanged, _) => Ok(Prospect::Unchanged),
+            (Outcome::Duplicate, _) => Ok(Prospect::Duplicate),
+        }
+    }
+
+    fn count(&mut self, prospect: Prospect) {
+        let forecast = &mut self.forecast;
+        match prospect {
+            Prospect::Applied => forecast.applied += 1,
+            Prospect::Unchanged => forecast.unchanged += 1,
+            Prospect::Duplicate => forecast.duplicates += 1,
+            Prospect::Uncertain => {
+                forecast.applied += 1;
+                forecast.uncertain += 1;
+            }
+        }
+    }
+
+    /// A dialog ends that had not: what is stored of its people and messages
+    /// goes to zero, whatever else the selection says of them.
+    async fn end(&mut self, event: &Event, dialog: &DialogId) -> Result<Prospect, ForecastError> {
+        let key = DialogKey {
+            tenant: event.tenant.clone(),
+            dialog: dialog.clone(),
+        };
+        let tallied = self.tally_end(&key).await?;
+        let (end, prospect) = match tallied {
+            true => (End::Tallied, Prospect::Applied),
+            false => (End::TooLarge, Prospect::Uncertain),
+        };
+        self.ends.insert(key, end);
+        Ok(prospect)
+    }
+
+    /// `false`, with nothing tallied, when the dialog is too large.
+    async fn tally_end(&mut self, key: &DialogKey) -> Result<bool, ForecastError> {
+        let most = self.limits.ended;
+        let large = |count: i64| usize::try_from(count).is_ok_and(|count| count > most);
+        let stored = self.loader.dialogs(vec![key.clone()]).await?;
+        let Some((_, dialog)) = stored.into_iter().next() else {
+            return Ok(true);
+        };
+        if large(dialog.messages) || large(dialog.members) {
+            return Ok(false);
+        }
+        // Whoever left, or sent without ever being a member, has a share too.
+        let Some(shares) = self.loader.shares_of(key, most).await? else {
+            return Ok(false);
+        };
+        let Some(marks) = self.loader.marks_of(key, most).await? else {
+            return Ok(false);
+        };
+        for (user, share) in shares {
+            let dialog_of_user = MembershipKey {
+                dialog: key.clone(),
+                user,
+            };
+            let before = unread(&dialog, &share);
+            self.tally
+                .unread(&dialog_of_user, &before, &ByType::default());
+            self.tally.sent(&dialog_of_user, -share.sent.max(0));
+        }
+        for (message, before) in marks {
+            let message = MessageKey {
+                tenant: key.tenant.clone(),
+                message,
+            };
+            self.tally.marks(&message, &before, &Marks::default());
+        }
+        Ok(true)
+    }
+}
