@@ -516,8 +516,12 @@ fn people_come_and_read() -> Vec<Row> {
         Row {
             what: "a mark in the past of a dialog that others change is uncertain",
             counted: five_and([said("m", 5), said("n", 7)]),
-            selected: vec![said("o", 9), bulk_read("b", "d", "bob", 6)],
-            outcomes: [2, 0, 0, 1],
+            selected: vec![
+                said("o", 9),
+                bulk_read("b", "d", "bob", 6),
+                bulk_read("b", "d", "bob", 6),
+            ],
+            outcomes: [2, 0, 1, 1],
             changes: "d: message_count +1
                 4 others in d: unread_count +1
                 4 others in d: unread_by_sender_type.user +1
@@ -541,7 +545,7 @@ fn dialogs_end() -> Vec<Row> {
             ]),
             selected: vec![
                 message("g", "d", "early", "ann", 3),
-                read("m", "bob", 10),
+                read("n", "carl", 10),
                 dialog_delete("x", "d", 11),
                 dialog_delete("y", "d", 12),
                 said("p", 13),
