@@ -18,6 +18,7 @@ mod action;
 mod job;
 mod pace;
 mod pass;
+mod plan;
 mod register;
 mod sync;
 mod undiscard;
@@ -25,11 +26,13 @@ mod undiscard;
 use crate::bus::{BusError, letterbox, outbox};
 use crate::config;
 use crate::deadletter::{Filter, LetterId};
+use crate::forecast::ForecastError;
 use crate::store::letters::{Group, Job, Kept, Page, Place, Shelf};
 use crate::store::{Store, StoreError};
 
 pub use job::{Progress, Selection};
 pub use pace::Pace;
+pub use plan::{Failures, Plan};
 pub use register::register;
 pub use sync::{Synced, watch};
 
@@ -42,6 +45,9 @@ pub enum RedriveError {
     /// RabbitMQ.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// What a replay would change cannot be told.
+    #[error(transparent)]
+    Forecast(#[from] ForecastError),
     /// One job at a time.
     #[error(
         "somebody is at the dead-letter queue: {0}. One job at a time; try again when it is done"

@@ -104,6 +104,16 @@ impl DeadLetterService for DeadLetters {
         let caller = request.remote_addr();
         let mut request = request.into_inner();
         let selection = account(request::selection(request.selection.take(), false)?, caller);
+        if request.dry_run {
+            let plan = self
+                .redrive
+                .plan(&selection.filter)
+                .await
+                .map_err(refused)?;
+            let event = v1::replay_dead_letters_response::Event::Plan(plan.into());
+            let answer = Ok(v1::ReplayDeadLettersResponse { event: Some(event) });
+            return Ok(Response::new(Box::pin(tokio_stream::once(answer))));
+        }
         let pace = request::pace(&request);
         let redrive = self.redrive.clone();
         let job = move |to| async move { redrive.replay(selection, pace, to).await };

@@ -22,7 +22,7 @@ use crate::store::{Store, StoreError};
 /// How often progress is told.
 const TOLD: Duration = Duration::from_millis(500);
 /// How long the lease is waited for: one whose holder was killed ends within
-/// fifteen seconds.
+/// eight seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is asked for meanwhile.
 const ASKED: Duration = Duration::from_millis(500);

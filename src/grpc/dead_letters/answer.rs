@@ -4,8 +4,10 @@ use prost_types::Timestamp;
 use time::OffsetDateTime;
 use tonic::Status;
 
+use crate::derive::state::DialogKey;
+use crate::forecast::{Change, Forecast, ForecastError, Subject};
 use crate::grpc::v1;
-use crate::redrive::{IndexState, Progress, RedriveError};
+use crate::redrive::{IndexState, Plan, Progress, RedriveError};
 use crate::store::letters::{Entry, Group, Job};
 
 impl From<Entry> for v1::DeadLetter {
@@ -108,6 +110,69 @@ impl From<Progress> for v1::JobProgress {
     }
 }
 
+impl From<Plan> for v1::ReplayPlan {
+    fn from(plan: Plan) -> Self {
+        let Forecast {
+            applied,
+            unchanged,
+            duplicates,
+            uncertain,
+            totals,
+            changes,
+        } = plan.forecast;
+        let failures = plan.failures.into_iter().map(|same| v1::ReplayFailure {
+            reason: same.reason.to_string(),
+            cause: same.cause,
+            count: int(same.count),
+        });
+        let totals = totals.into_iter().map(|total| v1::CounterTotal {
+            counter: total.counter.to_string(),
+            delta: total.delta,
+            subjects: total.subjects,
+        });
+        Self {
+            selected: int(plan.selected),
+            applied: int(applied),
+            unchanged: int(unchanged),
+            duplicates: int(duplicates),
+            ignored: int(plan.ignored),
+            failures: failures.collect(),
+            uncertain: int(uncertain),
+            totals: totals.collect(),
+            changes: changes.into_iter().map(Into::into).collect(),
+            not_examined: int(plan.not_examined),
+        }
+    }
+}
+
+impl From<Change> for v1::CounterChange {
+    fn from(change: Change) -> Self {
+        let mut told = Self {
+            counter: change.counter.to_string(),
+            delta: change.delta,
+            subjects: change.subjects,
+            ..Default::default()
+        };
+        let (tenant, dialog, user) = match change.subject {
+            Subject::Dialog(key) => (key.tenant, Some(key.dialog), String::new()),
+            Subject::Others(key) => (key.tenant, Some(key.dialog), "*".to_owned()),
+            Subject::Member(key) => {
+                let DialogKey { tenant, dialog } = key.dialog;
+                (tenant, Some(dialog), key.user.to_string())
+            }
+            Subject::User(key) => (key.tenant, None, key.user.to_string()),
+            Subject::Message(key) => {
+                told.message_id = key.message.to_string();
+                (key.tenant, None, String::new())
+            }
+        };
+        told.tenant_id = tenant.to_string();
+        told.dialog_id = dialog.map_or_else(String::new, |dialog| dialog.to_string());
+        told.user_id = user;
+        told
+    }
+}
+
 /// What the caller is told when something cannot be done.
 pub(super) fn refused(error: RedriveError) -> Status {
     let message = error.to_string();
@@ -117,6 +182,10 @@ pub(super) fn refused(error: RedriveError) -> Status {
             Status::internal(message)
         }
         RedriveError::Store(_) | RedriveError::Bus(_) => Status::unavailable(message),
+        RedriveError::Forecast(ForecastError::TooMuch(_) | ForecastError::TooSlow(_)) => {
+            Status::resource_exhausted(message)
+        }
+        RedriveError::Forecast(ForecastError::Store(error)) => refused(error.into()),
         RedriveError::Busy(_) => Status::aborted(message),
         RedriveError::NoSuchLetter(_) => Status::not_found(message),
         RedriveError::Ambiguous(_) => Status::invalid_argument(message),

@@ -11,7 +11,7 @@ use crate::store::{Store, StoreError};
 /// The document in `meta`.
 const LEASE: &str = "dead_letters";
 /// How long a lease lasts after it was taken or renewed, by the server's clock.
-const LENGTH: Duration = Duration::from_secs(15);
+const LENGTH: Duration = Duration::from_secs(8);
 
 /// When a lease that is free ended.
 const LONG_AGO: DateTime = DateTime::from_millis(0);
@@ -25,7 +25,7 @@ pub struct Lease {
 
 impl Lease {
     /// How often it must be renewed, amply.
-    pub const RENEWAL: Duration = Duration::from_secs(4);
+    pub const RENEWAL: Duration = Duration::from_secs(2);
 
     /// Goes on for as long again. `false` when somebody else has it by now.
     ///

@@ -1,6 +1,6 @@
 //! Looking: which letters there are, one by one and by cause.
 
-use futures::TryStreamExt as _;
+use futures::{Stream, TryStreamExt as _};
 use mongodb::bson::{Bson, Document, doc};
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -114,6 +114,19 @@ impl Store {
         let found = letters.find(named(id)).limit(2).await?;
         let found = found.map_ok(LetterDocument::kept);
         Ok(found.try_collect().await?)
+    }
+
+    /// The letters of the queue that match, with their bodies.
+    ///
+    /// # Errors
+    /// Any [`StoreError`], also while they are read.
+    pub async fn letters_whole(
+        &self,
+        filter: &Filter,
+    ) -> Result<impl Stream<Item = Result<Kept, StoreError>> + Unpin, StoreError> {
+        let letters = self.shelf::<LetterDocument>(Shelf::Queue);
+        let found = letters.find(matching(filter)).await?;
+        Ok(found.map_ok(LetterDocument::kept).map_err(StoreError::from))
     }
 
     /// The letters that match by cause, the most frequent first.
