@@ -158,8 +158,8 @@ impl Redrive {
         );
         Ok(IndexState {
             indexed: u64::try_from(indexed?).unwrap_or(0),
+            busy: busy? || depths.as_ref().is_ok_and(|depths| depths.held),
             queued: depths.ok().map(|depths| depths.letters.into()),
-            busy: busy?,
         })
     }
 

@@ -10,19 +10,26 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use futures::stream::{SelectAll, StreamExt as _};
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
+use tokio::time::Instant;
 
 use super::connect::{Link, in_time};
 use super::delivery::Tag;
 use super::error::{BusError, short};
-use super::{reading, settle, topology};
+use super::{reading, topology};
 use crate::config;
 use crate::deadletter::{DeadLetter, LetterId, Sealed};
 
 /// The broker is asked whether there is more after this long without a letter.
 const QUIET: Duration = Duration::from_secs(2);
+/// How long others who hold letters are waited for. A tool that is frozen holds
+/// its own until the broker misses its heartbeats, some 20 s.
+const ALONE: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(50);
+/// Letters that are given back together.
+const GIVEN_BACK: usize = 1_000;
 /// So often, before a queue that has letters and delivers none is given up.
 const QUIETS: u32 = 10;
 
@@ -55,15 +62,18 @@ pub struct Held {
 }
 
 impl Pass {
-    /// Begins at the head of the queue. A queue that does not exist has no
-    /// letters.
+    /// Begins at the head of the queue, once nobody else holds letters: a pass
+    /// would take those for gone. A queue that does not exist has no letters.
     ///
     /// # Errors
     /// Any [`BusError`].
     pub async fn open(bus: &config::Bus) -> Result<Pass, BusError> {
         let link = Link::open(bus.url.expose(), "chat-counters dead letters, pass").await?;
-        let name = &bus.dead_letter_queue;
-        let counts = topology::counts(&link, "bus.dead_letter_queue", name).await?;
+        let Some(ready) = untouched(&link, bus, ALONE).await? else {
+            return Err(lost(
+                "another consumer holds letters of it; a pass must see all of them",
+            ));
+        };
         let channel = link.channel().await?;
         Ok(Pass {
             link,
@@ -71,7 +81,7 @@ impl Pass {
             consumers: SelectAll::new(),
             windows: 0,
             bus: bus.clone(),
-            expected: counts.map_or(0, |counts| counts.ready as usize),
+            expected: ready as usize,
             examined: 0,
             unsettled: 0,
             kept: Vec::new(),
@@ -191,17 +201,48 @@ impl Pass {
         in_time("removing dead letters", answer).await
     }
 
-    /// Gives back all that was kept, in the order in which it came.
+    /// Gives back all that was kept, in the order in which it came, and waits
+    /// until it is there again.
     ///
     /// # Errors
     /// When the broker is lost, which then gives them back by itself.
     pub async fn end(mut self) -> Result<(), BusError> {
         self.kept.sort_unstable();
-        settle::requeue(&self.channel, self.kept).await?;
+        // Whatever is before the last of a part is kept too, or is removed.
+        let back = BasicNackOptions {
+            multiple: true,
+            requeue: true,
+        };
+        for part in self.kept.chunks(GIVEN_BACK) {
+            let last = part.last().copied().unwrap_or_default();
+            let given = self.channel.basic_nack(last, back).await;
+            given.map_err(|error| BusError::while_doing("giving dead letters back", &error))?;
+        }
         let closed = self.channel.close(200, "OK".into());
         in_time("giving dead letters back", closed).await?;
+        // Out of patience: they come, all the same.
+        untouched(&self.link, &self.bus, ALONE).await?;
         self.link.close().await;
         Ok(())
+    }
+}
+
+/// Waits until nobody holds letters; then how many there are. `None` when that
+/// takes longer.
+async fn untouched(
+    link: &Link,
+    bus: &config::Bus,
+    patience: Duration,
+) -> Result<Option<u32>, BusError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let name = &bus.dead_letter_queue;
+        match topology::counts(link, "bus.dead_letter_queue", name).await? {
+            None => return Ok(Some(0)),
+            Some(counts) if counts.consumers == 0 => return Ok(Some(counts.ready)),
+            Some(_) if Instant::now() > deadline => return Ok(None),
+            Some(_) => tokio::time::sleep(LOOK).await,
+        }
     }
 }
 
@@ -212,6 +253,8 @@ pub struct Depths {
     pub events: u32,
     /// Dead letters that nobody holds.
     pub letters: u32,
+    /// Somebody consumes, and perhaps holds, dead letters.
+    pub held: bool,
 }
 
 /// How long the queues are.
@@ -227,6 +270,7 @@ pub async fn depths(bus: &config::Bus) -> Result<Depths, BusError> {
     Ok(Depths {
         events: events.map_or(0, |counts| counts.ready),
         letters: letters.map_or(0, |counts| counts.ready),
+        held: letters.is_some_and(|counts| counts.consumers > 0),
     })
 }
 
