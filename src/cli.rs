@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod config;
+mod dlq;
 mod exit;
 mod get;
 mod history;
@@ -13,6 +14,7 @@ mod rebuild;
 mod remote;
 mod serve;
 mod verify;
+mod when;
 
 use std::path::PathBuf;
 
@@ -123,6 +125,7 @@ enum Command {
     Check(check::Check),
     Verify(verify::Verify),
     Rebuild(rebuild::Rebuild),
+    Dlq(dlq::Dlq),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -190,6 +193,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Check(check) => check.run(&global).await,
         Command::Verify(verify) => verify.run(&global).await,
         Command::Rebuild(rebuild) => rebuild.run(&global).await,
+        Command::Dlq(dlq) => dlq.run(&global).await,
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(),
     };

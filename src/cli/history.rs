@@ -1,17 +1,16 @@
 //! `history` and `explain`: why counters are what they are, over gRPC.
 
 use std::io::{self, Write as _};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tonic::Request;
 use tonic::transport::Channel;
 
 use super::output::{self, Output, table};
 use super::remote::{self, moment};
+use super::when::point;
 use super::{ExitCode, Failure, Global};
 use crate::grpc::v1;
 use v1::counter_service_client::CounterServiceClient;
@@ -109,39 +108,6 @@ struct Whose {
     #[arg(long, value_name = "SECONDS", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(1..=3_600))]
     timeout: u64,
-}
-
-/// A point in time, or how long ago it was.
-fn point(text: &str) -> Result<prost_types::Timestamp, String> {
-    let expected =
-        || format!("expected RFC 3339 or a time ago as in 90s, 15m, 2h, 7d; found {text:?}");
-    let at = match OffsetDateTime::parse(text, &Rfc3339) {
-        Ok(at) => at,
-        Err(_) => {
-            let ago = ago(text).ok_or_else(expected)?;
-            let now = OffsetDateTime::from(SystemTime::now());
-            now.checked_sub(ago.try_into().map_err(|_| expected())?)
-                .ok_or_else(expected)?
-        }
-    };
-    Ok(prost_types::Timestamp {
-        seconds: at.unix_timestamp(),
-        // Below a billion: it fits.
-        nanos: at.nanosecond() as i32,
-    })
-}
-
-fn ago(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    let number: u32 = number.parse().ok()?;
-    Some(Duration::from_secs(u64::from(number) * seconds))
 }
 
 impl History {
@@ -365,23 +331,4 @@ fn object(entry: &v1::CounterHistoryEntry) -> Value {
         "dialog_id": entry.dialog_id,
         "reason": entry.reason,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_point_in_time_is_given_or_so_long_ago() {
-        let at = point("2023-11-14T22:13:20.5Z").unwrap();
-        assert_eq!((at.seconds, at.nanos), (1_700_000_000, 500_000_000));
-        let now = point("0s").unwrap();
-        for (text, seconds) in [("90s", 90), ("15m", 900), ("2h", 7_200), ("7d", 604_800)] {
-            let past = now.seconds - point(text).unwrap().seconds;
-            assert!((seconds - 5..=seconds).contains(&past), "{text}: {past}");
-        }
-        for bad in ["", "s", "2", "-2h", "2w", "2hé", "yesterday", "4294967296d"] {
-            assert!(point(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -22,6 +22,12 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Says something to the person at the terminal, aside from the data.
+pub(super) fn aside(text: &str) {
+    // With stderr gone there is no one left to tell.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Prints a value as indented JSON.
 pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;

@@ -1,0 +1,81 @@
+//! `dlq`: looking at dead letters and working with them.
+
+mod confirm;
+mod edit;
+mod filter;
+mod look;
+mod plan;
+mod way;
+mod work;
+
+use clap::{Args, Subcommand};
+
+use super::{ExitCode, Failure, Global};
+use way::Way;
+
+/// Look at dead letters, replay, edit and discard them
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Events that cannot be counted are in the dead-letter queue \
+                  (bus.dead_letter_queue), each with the reason. These commands look at them \
+                  without touching any, and replay, edit or discard them. They ask a running \
+                  service, and work on RabbitMQ and MongoDB directly when none answers.",
+    after_help = "Exit codes:\n  \
+                  0  done\n  \
+                  1  the answer is no: no such letter, not confirmed, interrupted, or letters failed again\n  \
+                  2  wrong usage or configuration\n  \
+                  3  a server cannot be reached or refuses, or somebody else is at the queue\n\n\
+                  At three in the morning:\n  \
+                  chat-counters dlq groups                                    what broke, since when, for whom\n  \
+                  chat-counters dlq list --group 1a2b3c4d                     which letters\n  \
+                  chat-counters dlq show 5e6f7a8b                             one of them, whole\n  \
+                  chat-counters dlq replay --group 1a2b3c4d --dry-run         what a replay would change\n  \
+                  chat-counters dlq replay --group 1a2b3c4d --rate 200        do it; Ctrl-C and the same again goes on"
+)]
+pub(super) struct Dlq {
+    #[command(subcommand)]
+    verb: Verb,
+    /// The service; default: grpc.listen of the configuration
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// Ask no service: work on RabbitMQ and MongoDB from here
+    #[arg(long, global = true, conflicts_with = "address")]
+    direct: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    List(look::List),
+    Groups(look::Groups),
+    Show(look::Show),
+    Replay(work::Replay),
+    Edit(edit::Edit),
+    Discard(work::Discard),
+    Undiscard(work::Undiscard),
+    Audit(look::Audit),
+    Sync(look::Sync),
+}
+
+impl Dlq {
+    pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
+        let config = global.quietly()?.config;
+        let mut way = match self.direct {
+            true => Way::direct(&config).await?,
+            false => Way::find(self.address.as_deref(), &config).await?,
+        };
+        let output = global.output;
+        let done = match self.verb {
+            Verb::List(list) => list.run(&mut way, output).await,
+            Verb::Groups(groups) => groups.run(&mut way, output).await,
+            Verb::Show(show) => show.run(&mut way, output).await,
+            Verb::Replay(replay) => replay.run(&mut way, output).await,
+            Verb::Edit(edit) => edit.run(&mut way, output).await,
+            Verb::Discard(discard) => discard.run(&mut way, output).await,
+            Verb::Undiscard(undiscard) => undiscard.run(&mut way, output).await,
+            Verb::Audit(audit) => audit.run(&mut way, output).await,
+            Verb::Sync(sync) => sync.run(&mut way, output).await,
+        };
+        way.close().await;
+        done
+    }
+}

@@ -1,0 +1,102 @@
+//! Which letters, as flags.
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+use crate::cli::operator;
+use crate::cli::when::point;
+use crate::grpc::v1;
+
+const REASONS: [&str; 6] = [
+    "undecodable",
+    "too_large",
+    "invalid_event",
+    "rejected_by_store",
+    "delivery_limit",
+    "unknown",
+];
+
+/// Conditions that must all hold.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Which letters (all conditions must hold)")]
+pub(super) struct Filter {
+    /// Letters with these ids, or ids that begin so (6 characters at least)
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    /// Given up for this reason; may be repeated
+    #[arg(long = "why", value_name = "REASON", value_parser = PossibleValuesParser::new(REASONS))]
+    reasons: Vec<String>,
+    /// Of this group (`dlq groups`)
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    group: String,
+    /// Of this event type, as message.create
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    event_type: String,
+    /// Of this tenant
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    tenant: String,
+    /// With this event id
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    event: String,
+    /// Of this dialog
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    dialog: String,
+    /// With this text in the error, capitals or not
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    error: String,
+    /// That last failed since: RFC 3339, or so long ago (90s, 15m, 2h, 7d)
+    #[arg(long, value_name = "TIME", value_parser = point)]
+    since: Option<prost_types::Timestamp>,
+    /// That last failed before: RFC 3339, or longer ago than that
+    #[arg(long, visible_alias = "older-than", value_name = "TIME", value_parser = point)]
+    until: Option<prost_types::Timestamp>,
+}
+
+impl From<Filter> for v1::DeadLetterFilter {
+    fn from(filter: Filter) -> Self {
+        Self {
+            ids: filter.ids,
+            reasons: filter.reasons,
+            group_id: filter.group,
+            event_type: filter.event_type,
+            tenant_id: filter.tenant,
+            event_id: filter.event,
+            dialog_id: filter.dialog,
+            error_contains: filter.error,
+            since: filter.since,
+            until: filter.until,
+        }
+    }
+}
+
+/// Letters for a job.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Selection {
+    #[command(flatten)]
+    filter: Filter,
+    /// All letters: needed when there is no condition
+    #[arg(long)]
+    all: bool,
+}
+
+impl Selection {
+    /// On account of whoever runs this.
+    pub(super) fn on_account(self, reason: &str) -> v1::DeadLetterSelection {
+        v1::DeadLetterSelection {
+            filter: Some(self.filter.into()),
+            all: self.all,
+            actor: operator(),
+            reason: reason.to_owned(),
+        }
+    }
+}

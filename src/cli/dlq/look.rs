@@ -1,0 +1,402 @@
+//! `list`, `groups`, `show`, `audit` and `sync`.
+
+use std::io::{self, Write as _};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::filter::Filter;
+use super::way::Way;
+use crate::cli::output::{self, Output, table};
+use crate::cli::remote::moment;
+use crate::cli::{ExitCode, Failure};
+use crate::grpc::v1;
+
+/// Letters or records in one page, as many as the server gives.
+const PAGE: u32 = 1_000;
+/// Tenants of a group that are named in a table.
+const TENANTS: usize = 3;
+
+/// List dead letters, the latest failure first; touches none
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    filter: Filter,
+    /// Those that were discarded, not those in the queue
+    #[arg(long)]
+    discarded: bool,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+/// Count dead letters by cause, the most frequent first; touches none
+#[derive(Debug, Args)]
+pub(super) struct Groups {
+    #[command(flatten)]
+    filter: Filter,
+}
+
+/// Show one dead letter: why it is here, its headers, its body; touches none
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// Its id, or the first 6 characters of it at least
+    id: String,
+    /// Nothing but the body, byte for byte
+    #[arg(long)]
+    body: bool,
+}
+
+/// Show who replayed, edited and discarded what, the latest first
+#[derive(Debug, Args)]
+pub(super) struct Audit {
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+/// Compare the index with the queue, letter by letter, and set it right
+///
+/// Needed only after another tool was at the queue, and then only to be sure: the service does so by itself.
+#[derive(Debug, Args)]
+pub(super) struct Sync {}
+
+impl List {
+    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+        let mut request = v1::ListDeadLettersRequest {
+            filter: Some(self.filter.into()),
+            discarded: self.discarded,
+            ..Default::default()
+        };
+        let mut letters = Vec::new();
+        let (mut left, mut total, mut index) = (self.limit, 0, None);
+        while left > 0 {
+            request.page_size = left.min(PAGE).cast_signed();
+            let page = way.list_dead_letters(request.clone()).await?;
+            left -= u32::try_from(page.dead_letters.len()).unwrap_or(left);
+            letters.extend(page.dead_letters);
+            (total, index) = (page.total, page.index);
+            request.page_token = page.next_page_token;
+            if request.page_token.is_empty() {
+                break;
+            }
+        }
+        match output {
+            Output::Json => {
+                let letters: Vec<_> = letters.iter().map(letter).collect();
+                output::print_json(&json!({
+                    "dead_letters": letters, "total": total, "index": index.map(state),
+                }))?;
+            }
+            Output::Table => {
+                let rows: Vec<_> = letters.iter().map(row).collect();
+                if !rows.is_empty() {
+                    output::print(&table(&HEADER, &rows))?;
+                }
+                output::aside(&format!("{} of {total}", letters.len()));
+                tell_disagreement(index);
+            }
+        }
+        Ok(ExitCode::Done)
+    }
+}
+
+const HEADER: [&str; 9] = [
+    "id",
+    "last_failed_at",
+    "reason",
+    "event_type",
+    "tenant",
+    "event_id",
+    "attempts",
+    "copies",
+    "error",
+];
+
+fn row(letter: &v1::DeadLetter) -> Vec<String> {
+    vec![
+        letter.id.clone(),
+        at(letter.last_failed_at),
+        letter.reason.clone(),
+        or_dash(&letter.event_type),
+        or_dash(&letter.tenant_id),
+        or_dash(&letter.event_id),
+        letter.attempts.to_string(),
+        letter.copies.to_string(),
+        or_dash(&letter.error),
+    ]
+}
+
+fn letter(letter: &v1::DeadLetter) -> Value {
+    json!({
+        "id": letter.id,
+        "reason": letter.reason,
+        "error": letter.error,
+        "group_id": letter.group_id,
+        "event_type": letter.event_type,
+        "tenant_id": letter.tenant_id,
+        "event_id": letter.event_id,
+        "dialog_id": letter.dialog_id,
+        "first_failed_at": moment(letter.first_failed_at),
+        "last_failed_at": moment(letter.last_failed_at),
+        "attempts": letter.attempts,
+        "source_exchange": letter.source_exchange,
+        "source_routing_key": letter.source_routing_key,
+        "host": letter.host,
+        "service_version": letter.service_version,
+        "body_bytes": letter.body_bytes,
+        "copies": letter.copies,
+        "discarded_at": moment(letter.discarded_at),
+    })
+}
+
+impl Groups {
+    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+        let filter = Some(self.filter.into());
+        let request = v1::ListDeadLetterGroupsRequest { filter };
+        let v1::ListDeadLetterGroupsResponse {
+            groups,
+            total,
+            index,
+        } = way.list_dead_letter_groups(request).await?;
+        match output {
+            Output::Json => {
+                let groups: Vec<_> = groups.iter().map(group).collect();
+                output::print_json(&json!({
+                    "groups": groups, "total": total, "index": index.map(state),
+                }))?;
+            }
+            Output::Table => {
+                let rows: Vec<_> = groups.iter().map(group_row).collect();
+                if !rows.is_empty() {
+                    output::print(&table(&GROUP_HEADER, &rows))?;
+                }
+                output::aside(&format!("{total} dead letters of {} causes", groups.len()));
+                tell_disagreement(index);
+            }
+        }
+        Ok(ExitCode::Done)
+    }
+}
+
+const GROUP_HEADER: [&str; 8] = [
+    "group",
+    "count",
+    "reason",
+    "first_seen_at",
+    "last_seen_at",
+    "tenants",
+    "example",
+    "cause",
+];
+
+fn group_row(group: &v1::DeadLetterGroup) -> Vec<String> {
+    let named = group.tenant_ids.iter().take(TENANTS).cloned();
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = match usize::try_from(group.tenant_count) {
+        Ok(count) if count > TENANTS => format!(", ... ({count})"),
+        _ => String::new(),
+    };
+    vec![
+        group.group_id.clone(),
+        group.count.to_string(),
+        or_dash(&group.reason),
+        at(group.first_seen_at),
+        at(group.last_seen_at),
+        or_dash(&(named + &more)),
+        group.example_id.clone(),
+        or_dash(&group.cause),
+    ]
+}
+
+fn group(group: &v1::DeadLetterGroup) -> Value {
+    json!({
+        "group_id": group.group_id,
+        "reason": group.reason,
+        "cause": group.cause,
+        "count": group.count,
+        "first_seen_at": moment(group.first_seen_at),
+        "last_seen_at": moment(group.last_seen_at),
+        "tenant_ids": group.tenant_ids,
+        "tenant_count": group.tenant_count,
+        "example_id": group.example_id,
+    })
+}
+
+impl Show {
+    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+        let request = v1::GetDeadLetterRequest { id: self.id };
+        let found = way.get_dead_letter(request).await?;
+        let known = found.dead_letter.unwrap_or_default();
+        if self.body {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(&found.body)?;
+            stdout.flush()?;
+            return Ok(ExitCode::Done);
+        }
+        let fields = letter(&known);
+        match output {
+            Output::Json => {
+                let text = std::str::from_utf8(&found.body);
+                output::print_json(&json!({
+                    "dead_letter": fields,
+                    "headers": found.headers,
+                    "body": text.ok(),
+                    "body_base16": text.err().map(|_| base16(&found.body)),
+                }))?;
+            }
+            Output::Table => {
+                let mut rows: Vec<Vec<String>> = Vec::new();
+                for (name, value) in fields.as_object().into_iter().flatten() {
+                    let value = value
+                        .as_str()
+                        .map_or_else(|| value.to_string(), str::to_owned);
+                    if !matches!(value.as_str(), "" | "null") {
+                        rows.push(vec![name.clone(), value]);
+                    }
+                }
+                let headers = found.headers.into_iter();
+                rows.extend(headers.map(|(name, value)| vec![name, value]));
+                let body = match (found.body.is_empty(), known.body_bytes) {
+                    (true, 1..) => format!("({} bytes, too many for the index)", known.body_bytes),
+                    _ => super::edit::readable(&found.body),
+                };
+                output::print(&format!("{}\n{body}\n", table(&[], &rows)))?;
+            }
+        }
+        Ok(ExitCode::Done)
+    }
+}
+
+fn base16(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Audit {
+    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+        let mut request = v1::ListDeadLetterAuditRequest::default();
+        let (mut jobs, mut left) = (Vec::new(), self.limit);
+        while left > 0 {
+            request.page_size = left.min(PAGE).cast_signed();
+            let page = way.list_dead_letter_audit(request.clone()).await?;
+            left -= u32::try_from(page.jobs.len()).unwrap_or(left);
+            jobs.extend(page.jobs);
+            request.page_token = page.next_page_token;
+            if request.page_token.is_empty() {
+                break;
+            }
+        }
+        match output {
+            Output::Json => output::print_json(&jobs.iter().map(job).collect::<Vec<_>>())?,
+            Output::Table if jobs.is_empty() => output::aside("nothing was done yet"),
+            Output::Table => {
+                let rows: Vec<_> = jobs.iter().map(job_row).collect();
+                output::print(&table(&JOB_HEADER, &rows))?;
+            }
+        }
+        Ok(ExitCode::Done)
+    }
+}
+
+const JOB_HEADER: [&str; 10] = [
+    "started_at",
+    "kind",
+    "actor",
+    "selected",
+    "done",
+    "missing",
+    "failed_again",
+    "finished_at",
+    "selection",
+    "reason",
+];
+
+fn job_row(job: &v1::DeadLetterJob) -> Vec<String> {
+    vec![
+        at(job.started_at),
+        job.kind.clone(),
+        or_dash(&job.actor),
+        job.selected.to_string(),
+        job.done.to_string(),
+        job.missing.to_string(),
+        job.failed_again.to_string(),
+        match job.finished_at {
+            None => "not finished".into(),
+            finished => at(finished),
+        },
+        job.selection.clone(),
+        or_dash(&job.reason),
+    ]
+}
+
+fn job(job: &v1::DeadLetterJob) -> Value {
+    let edit = (!job.letter_id.is_empty()).then(|| {
+        json!({
+            "letter_id": job.letter_id,
+            "body_before": String::from_utf8_lossy(&job.body_before),
+            "body_after": String::from_utf8_lossy(&job.body_after),
+        })
+    });
+    json!({
+        "job_id": job.job_id,
+        "kind": job.kind,
+        "actor": job.actor,
+        "reason": job.reason,
+        "selection": job.selection,
+        "started_at": moment(job.started_at),
+        "finished_at": moment(job.finished_at),
+        "selected": job.selected,
+        "done": job.done,
+        "missing": job.missing,
+        "failed_again": job.failed_again,
+        "edit": edit,
+    })
+}
+
+impl Sync {
+    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+        let v1::SyncDeadLettersResponse {
+            examined,
+            added,
+            removed,
+        } = way.sync_dead_letters(v1::SyncDeadLettersRequest {}).await?;
+        match output {
+            Output::Json => output::print_json(
+                &json!({ "examined": examined, "added": added, "removed": removed }),
+            )?,
+            Output::Table => output::print(&format!(
+                "{examined} letters in the queue; {added} entered into the index, {removed} taken out of it\n"
+            ))?,
+        }
+        Ok(ExitCode::Done)
+    }
+}
+
+fn state(index: v1::IndexState) -> Value {
+    json!({ "indexed": index.indexed, "queued": index.queued, "busy": index.busy })
+}
+
+fn tell_disagreement(index: Option<v1::IndexState>) {
+    let Some(index) = index else { return };
+    match index.queued {
+        None => output::aside("RabbitMQ does not answer: this is what its queue had last"),
+        Some(queued) if queued != index.indexed && !index.busy => output::aside(&format!(
+            "the queue holds {queued} letters, the index knows {}: it is brought up to date within seconds by a running service, or at once by `chat-counters dlq sync`",
+            index.indexed
+        )),
+        Some(_) => {}
+    }
+}
+
+/// To the second: a table is for people.
+fn at(at: Option<prost_types::Timestamp>) -> String {
+    let whole = at.map(|at| prost_types::Timestamp { nanos: 0, ..at });
+    or_dash(moment(whole).as_str().unwrap_or_default())
+}
+
+fn or_dash(text: &str) -> String {
+    match text {
+        "" => "-".into(),
+        text => text.to_owned(),
+    }
+}

@@ -1,0 +1,244 @@
+//! `replay`, `discard` and `undiscard`: jobs, with their progress.
+
+use clap::Args;
+use futures::StreamExt as _;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::confirm::confirmed;
+use super::filter::Selection;
+use super::plan;
+use super::way::{Told, Way};
+use crate::cli::output::{self, Output};
+use crate::cli::{ExitCode, Failure};
+use crate::grpc::v1;
+use crate::shutdown;
+use v1::replay_dead_letters_response::Event;
+
+/// Send dead letters to the service once more
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Sends dead letters to the service's queue once more. Which is decided when the \
+                  command starts: letters that arrive later stay. Each leaves the dead-letter \
+                  queue only after RabbitMQ has confirmed the replayed event. An event that was \
+                  counted meanwhile changes nothing. Ctrl-C stops in order; the same command goes \
+                  on with the same letters.",
+    after_help = "Exit codes:\n  \
+                  0  all replayed, or the plan shown\n  \
+                  1  interrupted, or some have failed again\n  \
+                  2  wrong usage or configuration\n  \
+                  3  a server cannot be reached or refuses, or somebody else is at the queue\n\n\
+                  Examples:\n  \
+                  chat-counters dlq replay --why rejected_by_store --dry-run\n  \
+                  chat-counters dlq replay --why rejected_by_store --rate 200\n  \
+                  chat-counters dlq replay --all --older-than 1h"
+)]
+pub(super) struct Replay {
+    #[command(flatten)]
+    selection: Selection,
+    /// Only say what would happen: counters and failures
+    #[arg(long)]
+    dry_run: bool,
+    /// Letters a second at most; 0 = as fast as it goes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    rate: u32,
+    /// Wait while more events than this are in the service's queue
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    brake_at: u32,
+    /// Why, for the audit
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    reason: String,
+}
+
+/// Take dead letters out of the queue without replaying them
+///
+/// They are kept, with their bodies, for store.journal_retention_days: `dlq list --discarded` shows them, `dlq undiscard` puts them back.
+#[derive(Debug, Args)]
+pub(super) struct Discard {
+    #[command(flatten)]
+    selection: Selection,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Put discarded letters back into the dead-letter queue, as they were
+#[derive(Debug, Args)]
+pub(super) struct Undiscard {
+    #[command(flatten)]
+    selection: Selection,
+    /// Why, for the audit
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    reason: String,
+}
+
+impl Replay {
+    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+        let request = v1::ReplayDeadLettersRequest {
+            selection: Some(self.selection.on_account(&self.reason)),
+            rate: self.rate,
+            brake_at: self.brake_at,
+            dry_run: self.dry_run,
+        };
+        let mut events = way.replay_dead_letters(request).await?;
+        if self.dry_run {
+            while let Some(event) = events.next().await {
+                if let Some(Event::Plan(plan)) = event?.event {
+                    return plan::show(&plan, output);
+                }
+            }
+            return Err(Failure::new(ExitCode::Server, "the service told no plan"));
+        }
+        let told = events.filter_map(async |event| match event.map(|event| event.event) {
+            Ok(Some(Event::Progress(progress))) => Some(Ok(progress)),
+            Ok(_) => None,
+            Err(failure) => Some(Err(failure)),
+        });
+        follow(Box::pin(told), "replayed", output).await
+    }
+}
+
+impl Discard {
+    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+        let mut request = v1::DiscardDeadLettersRequest {
+            selection: Some(self.selection.on_account(&self.reason)),
+            dry_run: true,
+        };
+        let mut plan = way.discard_dead_letters(request.clone()).await?;
+        let mut selected = 0;
+        while let Some(told) = plan.next().await {
+            selected = told?.progress.map_or(0, |progress| progress.selected);
+        }
+        if selected > 1 && !self.yes && !confirmed(&format!("discard {selected} letters?")).await? {
+            return Err(Failure::new(ExitCode::No, "nothing was discarded"));
+        }
+        request.dry_run = false;
+        let told = way.discard_dead_letters(request).await?;
+        let told = told.filter_map(async |told| told.map(|told| told.progress).transpose());
+        follow(Box::pin(told), "discarded", output).await
+    }
+}
+
+impl Undiscard {
+    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+        let request = v1::UndiscardDeadLettersRequest {
+            selection: Some(self.selection.on_account(&self.reason)),
+        };
+        let told = way.undiscard_dead_letters(request).await?;
+        let told = told.filter_map(async |told| told.map(|told| told.progress).transpose());
+        follow(Box::pin(told), "put back", output).await
+    }
+}
+
+/// Shows how far a job is until it ends, or is to be stopped.
+async fn follow(
+    mut told: Told<v1::JobProgress>,
+    done: &'static str,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let signal = shutdown::signal()
+        .map_err(|error| Failure::new(ExitCode::No, format!("cannot handle signals: {error}")))?;
+    let mut signal = std::pin::pin!(signal);
+    let bar = bar();
+    let mut last = v1::JobProgress::default();
+    let ended = loop {
+        tokio::select! {
+            progress = told.next() => match progress {
+                Some(Ok(progress)) => {
+                    if progress.resumed && !last.resumed {
+                        bar.println("going on with what was begun before");
+                    }
+                    show(&bar, &progress);
+                    last = progress;
+                }
+                Some(Err(failure)) => break Err(failure),
+                None => break Ok(()),
+            },
+            _ = &mut signal => break Ok(()),
+        }
+    };
+    bar.finish_and_clear();
+    // The job ends in order when nobody reads its progress any more.
+    drop(told);
+    summarize(&last, done, output)?;
+    ended?;
+    Ok(match last.finished && last.failed_again == 0 {
+        true => ExitCode::Done,
+        false => ExitCode::No,
+    })
+}
+
+fn summarize(last: &v1::JobProgress, done: &str, output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        output::print_json(&json!({
+            "job_id": last.job_id,
+            "selected": last.selected,
+            "done": last.done,
+            "missing": last.missing,
+            "failed_again": last.failed_again,
+            "resumed": last.resumed,
+            "finished": last.finished,
+        }))?;
+        return Ok(());
+    }
+    let mut text = format!("{} of {} {done}", last.done, last.selected);
+    if last.missing > 0 {
+        text += &format!(", {} were no longer in the queue", last.missing);
+    }
+    let left = last.selected - last.done - last.missing;
+    if last.finished && left > 0 {
+        text += &format!(", {left} left where they are: too large to be kept elsewhere");
+    }
+    if last.failed_again > 0 {
+        text += &format!(
+            ", {} have failed again: `chat-counters dlq groups` says why",
+            last.failed_again
+        );
+    }
+    if !last.finished {
+        text += "; interrupted: the same command goes on";
+    }
+    output::print(&format!("{text}\n"))?;
+    Ok(())
+}
+
+fn show(bar: &ProgressBar, progress: &v1::JobProgress) {
+    let count = |count: i64| u64::try_from(count).unwrap_or(0);
+    if bar.length() != Some(count(progress.selected)) {
+        bar.set_length(count(progress.selected));
+        // What earlier calls have done is not this one's speed.
+        bar.set_position(count(progress.done + progress.missing));
+        bar.reset_eta();
+    }
+    bar.set_position(count(progress.done + progress.missing));
+    bar.set_message(match progress.braking {
+        true => "waiting for live traffic".to_owned(),
+        false => format!("{} letters of the queue looked at", progress.examined),
+    });
+}
+
+/// Invisible unless stderr is a terminal.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+    let template = "{bar:30} {pos}/{len}, {per_sec}  {msg}  {elapsed}, {eta} left";
+    // The template is constant: an error would leave the default style.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    // At once: a long selection is being made.
+    bar.tick();
+    bar
+}

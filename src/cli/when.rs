@@ -1,0 +1,58 @@
+//! Points in time as a person types them.
+
+use std::time::{Duration, SystemTime};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A point in time, or how long ago it was.
+pub(super) fn point(text: &str) -> Result<prost_types::Timestamp, String> {
+    let expected =
+        || format!("expected RFC 3339 or a time ago as in 90s, 15m, 2h, 7d; found {text:?}");
+    let at = match OffsetDateTime::parse(text, &Rfc3339) {
+        Ok(at) => at,
+        Err(_) => {
+            let ago = ago(text).ok_or_else(expected)?;
+            let now = OffsetDateTime::from(SystemTime::now());
+            now.checked_sub(ago.try_into().map_err(|_| expected())?)
+                .ok_or_else(expected)?
+        }
+    };
+    Ok(prost_types::Timestamp {
+        seconds: at.unix_timestamp(),
+        // Below a billion: it fits.
+        nanos: at.nanosecond() as i32,
+    })
+}
+
+fn ago(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    let number: u32 = number.parse().ok()?;
+    Some(Duration::from_secs(u64::from(number) * seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_in_time_is_given_or_so_long_ago() {
+        let at = point("2023-11-14T22:13:20.5Z").unwrap();
+        assert_eq!((at.seconds, at.nanos), (1_700_000_000, 500_000_000));
+        let now = point("0s").unwrap();
+        for (text, seconds) in [("90s", 90), ("15m", 900), ("2h", 7_200), ("7d", 604_800)] {
+            let past = now.seconds - point(text).unwrap().seconds;
+            assert!((seconds - 5..=seconds).contains(&past), "{text}: {past}");
+        }
+        for bad in ["", "s", "2", "-2h", "2w", "2hé", "yesterday", "4294967296d"] {
+            assert!(point(bad).is_err(), "{bad}");
+        }
+    }
+}
