@@ -53,7 +53,7 @@ async fn list(client: &mut Client, filter: DeadLetterFilter) -> Result<ListDeadL
 }
 
 /// Waits until the index has so many letters.
-async fn listed(client: &Client, count: usize) -> Result<Vec<DeadLetter>> {
+pub async fn listed(client: &Client, count: usize) -> Result<Vec<DeadLetter>> {
     until(&format!("{count} letters listed"), || async {
         let listed = list(&mut client.clone(), filter()).await.ok()?;
         (listed.dead_letters.len() == count).then_some(listed.dead_letters)
