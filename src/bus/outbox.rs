@@ -50,7 +50,7 @@ impl Outbox {
         job: &str,
     ) -> Result<(), BusError> {
         let messages = letters.iter().map(|(letter, sealed)| {
-            let properties = reading::opened(&sealed.properties).ok_or_else(damaged)?;
+            let properties = reading::opened(&sealed.properties).ok_or(BusError::Damaged)?;
             let properties = reading::replayed(&properties, letter, job);
             Ok((properties, sealed.body.as_slice()))
         });
@@ -64,7 +64,7 @@ impl Outbox {
     /// When it is not for certain: of some of them, perhaps.
     pub async fn put_back(&self, letters: &[&Sealed]) -> Result<(), BusError> {
         let messages = letters.iter().map(|sealed| {
-            let properties = reading::opened(&sealed.properties).ok_or_else(damaged)?;
+            let properties = reading::opened(&sealed.properties).ok_or(BusError::Damaged)?;
             Ok((properties, sealed.body.as_slice()))
         });
         let messages = messages.collect::<Result<Vec<_>, BusError>>()?;
@@ -121,17 +121,4 @@ pub fn shown(sealed_properties: &[u8]) -> BTreeMap<String, String> {
     let properties = reading::opened(sealed_properties);
     let shown = properties.map(|properties| reading::shown(&properties));
     shown.into_iter().flatten().collect()
-}
-
-/// Reads a letter that was kept anew.
-pub fn reread(sealed: &Sealed, bus: &config::Bus) -> Option<DeadLetter> {
-    let properties = reading::opened(&sealed.properties)?;
-    Some(reading::read(&properties, &sealed.body, &bus.queue))
-}
-
-fn damaged() -> BusError {
-    BusError::Lost {
-        doing: "sending a dead letter on".into(),
-        why: "the properties that were kept of it are damaged".into(),
-    }
 }

@@ -22,7 +22,7 @@ pub async fn client(service: &Service) -> Result<Client> {
 
 /// Letters that no replay can cure, of three causes: two at different places
 /// of their bodies, but for the same reason.
-fn poison() -> Vec<Wire> {
+pub fn poison() -> Vec<Wire> {
     let of = |body: &str| raw(body.as_bytes());
     vec![
         of("{\"eventId\": \"p1\", \"tenantId\": \"t1\", \"eventType\":"),
@@ -268,12 +268,25 @@ async fn pages_have_every_letter_once() -> Result<()> {
     service.stop().await
 }
 
+/// Has the store refuse the events whose ids match.
+pub async fn refuse(world: &World, events: &str) -> Result<()> {
+    let refuse =
+        doc! { "collMod": "journal", "validator": { "_id.e": { "$not": { "$regex": events } } } };
+    world.database().await?.run_command(refuse).await?;
+    Ok(())
+}
+
+/// Has the store take every event again.
+pub async fn accept(world: &World) -> Result<()> {
+    let accept = doc! { "collMod": "journal", "validator": {} };
+    world.database().await?.run_command(accept).await?;
+    Ok(())
+}
+
 /// A service with 200 messages, of which the store refused those with a 7.
 async fn with_refused(world: &World) -> Result<(Service, i64)> {
     let service = world.service().await?;
-    let refuse =
-        doc! { "collMod": "journal", "validator": { "_id.e": { "$not": { "$regex": "7" } } } };
-    world.database().await?.run_command(refuse).await?;
+    refuse(world, "7").await?;
     let members = [join("j1", "d", "bob", 1), join("j2", "d", "eve", 1)];
     let messages = events::messages("m", "d", 200, 1_000);
     world.publish(members.iter().chain(&messages)).await?;
@@ -281,8 +294,7 @@ async fn with_refused(world: &World) -> Result<(Service, i64)> {
     let refused = (0..200)
         .filter(|number: &i32| number.to_string().contains('7'))
         .count();
-    let accept = doc! { "collMod": "journal", "validator": {} };
-    world.database().await?.run_command(accept).await?;
+    accept(world).await?;
     let refused = i64::try_from(refused)?;
     assert_eq!(dialog(&service, "d").await?, (200 - refused, 2));
     Ok((service, refused))

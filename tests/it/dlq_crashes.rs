@@ -4,11 +4,10 @@
 use chat_counters::failpoint::{Point, VARIABLE};
 use chat_counters::grpc::v1::*;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use mongodb::bson::doc;
 use serde_json::Value;
 
 use crate::command_line::{command, stderr, stdout};
-use crate::dlq::{client, listed};
+use crate::dlq::{accept, client, listed, refuse};
 use crate::events::{self, Wire, join};
 use crate::kit::service::{PATIENCE, Result, until};
 use crate::world::{World, unread};
@@ -22,16 +21,13 @@ const LETTERS: usize = 6;
 async fn with_letters(name: &str) -> Result<World> {
     let world = World::new(name);
     let service = world.service().await?;
-    let refuse =
-        doc! { "collMod": "journal", "validator": { "_id.e": { "$not": { "$regex": "m_" } } } };
-    world.database().await?.run_command(refuse).await?;
+    refuse(&world, "m_").await?;
     let messages = events::messages("m", "d", LETTERS, 1_000);
     let joins = [join("j", "d", "bob", 1)];
     world.publish(joins.iter().chain(&messages)).await?;
     service.has_settled(LETTERS as u64 + 1).await?;
     listed(&client(&service).await?, LETTERS).await?;
-    let accept = doc! { "collMod": "journal", "validator": {} };
-    world.database().await?.run_command(accept).await?;
+    accept(&world).await?;
     service.stop().await?;
     Ok(world)
 }

@@ -19,6 +19,7 @@ mod commits;
 mod dead_letters;
 mod derive;
 mod dlq;
+mod dlq_commands;
 mod dlq_crashes;
 mod dlq_size;
 mod events;

@@ -3,8 +3,8 @@
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use crate::cli::operator;
 use crate::cli::when::point;
+use crate::cli::{ExitCode, Failure, operator};
 use crate::grpc::v1;
 
 const REASONS: [&str; 6] = [
@@ -90,13 +90,18 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// On account of whoever runs this.
-    pub(super) fn on_account(self, reason: &str) -> v1::DeadLetterSelection {
-        v1::DeadLetterSelection {
-            filter: Some(self.filter.into()),
+    /// On account of whoever runs this. Nothing is selected by mistake.
+    pub(super) fn on_account(self, reason: &str) -> Result<v1::DeadLetterSelection, Failure> {
+        let filter: v1::DeadLetterFilter = self.filter.into();
+        if !self.all && filter == v1::DeadLetterFilter::default() {
+            let message = "which letters? Give a condition (--help lists them), or --all";
+            return Err(Failure::new(ExitCode::Usage, message));
+        }
+        Ok(v1::DeadLetterSelection {
+            filter: Some(filter),
             all: self.all,
             actor: operator(),
             reason: reason.to_owned(),
-        }
+        })
     }
 }

@@ -258,10 +258,12 @@ impl Show {
                 let headers = found.headers.into_iter();
                 rows.extend(headers.map(|(name, value)| vec![name, value]));
                 let body = match (found.body.is_empty(), known.body_bytes) {
-                    (true, 1..) => format!("({} bytes, too many for the index)", known.body_bytes),
+                    (true, 1..) => {
+                        format!("({} bytes, too many for the index)\n", known.body_bytes)
+                    }
                     _ => super::edit::readable(&found.body),
                 };
-                output::print(&format!("{}\n{body}\n", table(&[], &rows)))?;
+                output::print(&format!("{}\n{body}", table(&[], &rows)))?;
             }
         }
         Ok(ExitCode::Done)

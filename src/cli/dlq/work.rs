@@ -88,7 +88,7 @@ pub(super) struct Undiscard {
 impl Replay {
     pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
         let request = v1::ReplayDeadLettersRequest {
-            selection: Some(self.selection.on_account(&self.reason)),
+            selection: Some(self.selection.on_account(&self.reason)?),
             rate: self.rate,
             brake_at: self.brake_at,
             dry_run: self.dry_run,
@@ -114,7 +114,7 @@ impl Replay {
 impl Discard {
     pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
         let mut request = v1::DiscardDeadLettersRequest {
-            selection: Some(self.selection.on_account(&self.reason)),
+            selection: Some(self.selection.on_account(&self.reason)?),
             dry_run: true,
         };
         let mut plan = way.discard_dead_letters(request.clone()).await?;
@@ -135,7 +135,7 @@ impl Discard {
 impl Undiscard {
     pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
         let request = v1::UndiscardDeadLettersRequest {
-            selection: Some(self.selection.on_account(&self.reason)),
+            selection: Some(self.selection.on_account(&self.reason)?),
         };
         let told = way.undiscard_dead_letters(request).await?;
         let told = told.filter_map(async |told| told.map(|told| told.progress).transpose());

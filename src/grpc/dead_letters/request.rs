@@ -4,7 +4,7 @@ use prost_types::Timestamp;
 use time::OffsetDateTime;
 use tonic::Status;
 
-use crate::deadletter::{Filter, LetterId, Reason, UNKNOWN};
+use crate::deadletter::{Filter, LetterId, Reason, UNKNOWN, shortened};
 use crate::grpc::validate::{Violations, millis};
 use crate::grpc::{token, v1};
 use crate::redrive::{Pace, Selection};
@@ -199,8 +199,9 @@ impl Violations {
             self.add(
                 field,
                 format!(
-                    "the {MIN_ID} to {} hexadecimal digits of a letter's id",
-                    LetterId::CHARACTERS
+                    "the {MIN_ID} to {} hexadecimal digits of a letter's id, found {:?}",
+                    LetterId::CHARACTERS,
+                    shortened(id, LetterId::CHARACTERS),
                 ),
             );
         }

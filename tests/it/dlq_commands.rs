@@ -1,0 +1,530 @@
+//! `chat-counters dlq` as a person and as a script use it.
+
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use chat_counters::grpc::v1::SyncDeadLettersRequest;
+use mongodb::bson::doc;
+use serde_json::Value;
+
+use crate::command_line::{command, stderr, stdout};
+use crate::dlq::{accept, client, listed, poison, refuse};
+use crate::events::{self, Wire, join};
+use crate::kit::service::{PATIENCE, Result, Service, until};
+use crate::world::{World, unread};
+
+/// Runs a command; a service is asked at its own address.
+async fn dlq(world: &World, service: Option<&Service>, arguments: &[&str]) -> Result<Output> {
+    let mut tool = command(world, &["dlq"]);
+    match service {
+        Some(service) => tool.args(["--address", &service.grpc.to_string()]),
+        None => tool.arg("--direct"),
+    };
+    let run = tool
+        .args(arguments)
+        .env("USER", "sre")
+        .env_remove("SUDO_USER");
+    Ok(tokio::time::timeout(PATIENCE, run.output()).await??)
+}
+
+/// Runs one that must succeed; what it prints for a program.
+async fn json(world: &World, service: Option<&Service>, arguments: &[&str]) -> Result<Value> {
+    let arguments = [&["--output", "json"], arguments].concat();
+    let output = dlq(world, service, &arguments).await?;
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        stderr(&output)
+    );
+    Ok(serde_json::from_str(&stdout(&output))?)
+}
+
+/// A service with so many letters that can be counted by now, a member who has
+/// not read them, and four letters that no replay can cure.
+async fn incident(world: &World, letters: usize) -> Result<Service> {
+    let service = world.service().await?;
+    refuse(world, "m_").await?;
+    let messages = events::messages("m", "d", letters, 1_000);
+    let members = [join("j", "d", "bob", 1), join("j2", "d", "eve", 1)];
+    let poison = poison();
+    let all = members.iter().chain(&messages).chain(&poison);
+    world.publish(all).await?;
+    listed(&client(&service).await?, letters + poison.len()).await?;
+    accept(world).await?;
+    Ok(service)
+}
+
+#[tokio::test]
+async fn an_incident_is_seen_understood_and_mended() -> Result<()> {
+    let world = World::new("incident");
+    let service = incident(&world, 20).await?;
+    let on = Some(&service);
+
+    let groups = json(&world, on, &["groups"]).await?;
+    assert_eq!(
+        (&groups["total"], &groups["groups"][0]["count"]),
+        (&25.into(), &20.into())
+    );
+    let group = groups["groups"][0]["group_id"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let table = dlq(&world, on, &["groups"]).await?;
+    assert!(stdout(&table).contains(&group), "{}", stdout(&table));
+    assert!(
+        stdout(&table).contains("rejected_by_store"),
+        "{}",
+        stdout(&table)
+    );
+    assert!(
+        stderr(&table).contains("25 dead letters of 4 causes"),
+        "{}",
+        stderr(&table)
+    );
+
+    let of_group = ["list", "--group", &group, "--since", "1h", "--limit", "3"];
+    let page = json(&world, on, &of_group).await?;
+    assert_eq!(page["total"], 20);
+    assert_eq!(page["dead_letters"].as_array().map(Vec::len), Some(3));
+    let table = dlq(
+        &world,
+        on,
+        &["list", "--why", "undecodable", "--why", "invalid_event"],
+    )
+    .await?;
+    assert_eq!(stdout(&table).lines().count(), 1 + 5, "{}", stdout(&table));
+
+    let p3 = json(&world, on, &["list", "--event", "p3"]).await?;
+    let id = p3["dead_letters"][0]["id"].as_str().unwrap_or_default();
+    let shown = stdout(&dlq(&world, on, &["show", &id[..8]]).await?);
+    let error = "data.message.senderId: expected a string, found number 17";
+    assert!(shown.contains(error), "{shown}");
+    assert!(shown.contains("\n      \"senderId\": 17\n"), "{shown}");
+    let body = dlq(&world, on, &["show", id, "--body"]).await?;
+    assert_eq!(body.stdout, poison()[3].body);
+
+    let plan = json(&world, on, &["replay", "--all", "--dry-run"]).await?;
+    assert_eq!(
+        (&plan["selected"], &plan["applied"]),
+        (&25.into(), &20.into()),
+        "{plan}"
+    );
+    let totals = plan["totals"].as_array().cloned().unwrap_or_default();
+    let total = |counter: &str| {
+        let of = totals.iter().find(|total| total["counter"] == counter);
+        of.map(|total| (total["delta"].as_i64(), total["subjects"].as_i64()))
+    };
+    assert_eq!(total("unread_count"), Some((Some(40), Some(2))), "{plan}");
+    assert_eq!(total("message_count"), Some((Some(20), Some(1))), "{plan}");
+    let failing: i64 = plan["failures"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|failure| failure["count"].as_i64())
+        .sum();
+    assert_eq!(failing, 5, "{plan}");
+    assert_eq!(
+        unread(&service, "bob", "d").await?,
+        0,
+        "nothing was counted"
+    );
+    let planned = stdout(&dlq(&world, on, &["replay", "--group", &group, "--dry-run"]).await?);
+    assert!(planned.contains("20  would be counted"), "{planned}");
+
+    let replay = [
+        "replay",
+        "--group",
+        &group,
+        "--reason",
+        "the validator is gone",
+    ];
+    let done = dlq(&world, on, &replay).await?;
+    assert_eq!(stdout(&done), "20 of 20 replayed\n", "{}", stderr(&done));
+    assert_eq!(done.status.code(), Some(0));
+    until("all counted", || async {
+        (unread(&service, "bob", "d").await.ok()? == 20).then_some(())
+    })
+    .await?;
+    let again = json(&world, on, &replay).await?;
+    assert_eq!(
+        (&again["selected"], &again["finished"]),
+        (&0.into(), &true.into())
+    );
+    // What no replay cures comes back, and that is said.
+    let cured = dlq(&world, on, &["replay", "--event", "p3"]).await?;
+    assert_eq!(cured.status.code(), Some(1), "{}", stdout(&cured));
+    assert!(
+        stdout(&cured).contains("1 have failed again"),
+        "{}",
+        stdout(&cured)
+    );
+
+    let audit = json(&world, on, &["audit"]).await?;
+    let jobs = audit.as_array().cloned().unwrap_or_default();
+    assert_eq!(jobs.len(), 3, "{audit}");
+    let first = &jobs[2];
+    assert_eq!(first["kind"], "replay");
+    assert_eq!(first["reason"], "the validator is gone");
+    assert_eq!(first["done"], 20);
+    // Who says to have asked, and from where it came.
+    let actor = first["actor"].as_str().unwrap_or_default();
+    assert!(actor.starts_with("cli:sre (grpc:127.0.0.1:"), "{actor}");
+    service.stop().await
+}
+
+#[tokio::test]
+async fn letters_are_discarded_only_on_purpose() -> Result<()> {
+    let world = World::new("on_purpose");
+    let service = incident(&world, 3).await?;
+    let on = Some(&service);
+    let code = async |arguments: &[&str]| -> Result<(Option<i32>, String)> {
+        let output = dlq(&world, on, arguments).await?;
+        Ok((output.status.code(), stderr(&output)))
+    };
+    let usage = [
+        (&["discard", "--all"][..], "--reason"),
+        (&["discard", "--reason", "x"], "--all"),
+        (&["replay"], "--all"),
+        (&["discard", "--all", "--reason", "x"], "--yes"),
+        (&["list", "--why", "bad_luck"], "bad_luck"),
+        (&["list", "--since", "yesterday"], "RFC 3339"),
+        (&["list", "abc"], "abc"),
+    ];
+    for (arguments, said) in usage {
+        let (code, text) = code(arguments).await?;
+        assert_eq!(code, Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(said), "{arguments:?}: {text}");
+    }
+    let (missing, text) = code(&["show", "ffffffffff"]).await?;
+    assert_eq!(missing, Some(1), "{text}");
+    let elsewhere = command(&world, &["dlq", "--address", "127.0.0.1:1", "list"])
+        .output()
+        .await?;
+    assert_eq!(elsewhere.status.code(), Some(3), "{}", stderr(&elsewhere));
+    assert_eq!(listed(&client(&service).await?, 8).await?.len(), 8);
+
+    // One needs no question, several need a yes.
+    let p3 = json(
+        &world,
+        on,
+        &["discard", "--event", "p3", "--reason", "a test"],
+    )
+    .await?;
+    assert_eq!(p3["done"], 1);
+    let rest = [
+        "discard",
+        "--why",
+        "undecodable",
+        "--reason",
+        "never events",
+        "--yes",
+    ];
+    assert_eq!(json(&world, on, &rest).await?["done"], 3);
+    let discarded = json(&world, on, &["list", "--discarded"]).await?;
+    assert_eq!(discarded["total"], 4);
+    let id = discarded["dead_letters"][0]["id"]
+        .as_str()
+        .unwrap_or_default();
+    let body = dlq(&world, on, &["show", id, "--body"]).await?;
+    assert!(poison().iter().any(|poison| poison.body == body.stdout));
+    let back = dlq(&world, on, &["undiscard", id]).await?;
+    assert_eq!(stdout(&back), "1 of 1 put back\n", "{}", stderr(&back));
+    listed(&client(&service).await?, 5).await?;
+    service.stop().await?;
+    assert_eq!(world.depth(&world.config.bus.dead_letter_queue).await?, 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_is_edited_by_hand_by_path_and_from_a_file() -> Result<()> {
+    let world = World::new("edited");
+    let service = world.service().await?;
+    let bad = ["a", "b", "c"].map(|id| {
+        let good = events::message(id, "d", &format!("m{id}"), "ann", 5);
+        let body = String::from_utf8_lossy(&good.body).replace("\"ann\"", "17");
+        Wire {
+            body: body.into_bytes(),
+            ..good
+        }
+    });
+    world
+        .publish([&join("j", "d", "bob", 1)].into_iter().chain(&bad))
+        .await?;
+    let letters = listed(&client(&service).await?, 3).await?;
+    let id = |event: &str| {
+        let of = letters
+            .iter()
+            .find(|letter| letter.event_id.ends_with(event));
+        of.map(|letter| letter.id.clone()).unwrap_or_default()
+    };
+    let edit = async |id: &str, editor: &str, how: &[&str]| -> Result<Output> {
+        let mut tool = command(&world, &["dlq", "--address", &service.grpc.to_string()]);
+        let reason = ["edit", id, "--reason", "sender was a number", "--yes"];
+        tool.args(reason)
+            .args(how)
+            .env_remove("VISUAL")
+            .env("EDITOR", editor);
+        Ok(tokio::time::timeout(PATIENCE, tool.output()).await??)
+    };
+
+    // What will not do changes nothing, and says why.
+    let refused = [
+        ("true", &[][..], "was not changed"),
+        ("false", &[], "left with a failure"),
+        (
+            "true",
+            &["--set", "data.message.senderId=[]"],
+            "data.message.senderId: expected a string",
+        ),
+        (
+            "true",
+            &[
+                "--set",
+                "data.message.senderId=ann",
+                "--set",
+                "eventId=another",
+            ],
+            "counted twice",
+        ),
+        (
+            "true",
+            &["--set", "eventType=user.create"],
+            "changes no counter",
+        ),
+        (
+            "true",
+            &["--set", "data.message.senderId.x=1"],
+            "found a number",
+        ),
+        ("true", &["--file", "/nonexistent"], "/nonexistent"),
+    ];
+    for (editor, how, said) in refused {
+        let output = edit(&id("a"), editor, how).await?;
+        let text = stderr(&output);
+        assert!(
+            matches!(output.status.code(), Some(1 | 2)),
+            "{how:?}: {text}"
+        );
+        assert!(text.contains(said), "{how:?}: {text}");
+    }
+    listed(&client(&service).await?, 3).await?;
+
+    let by_path = edit(&id("a"), "false", &["--set", "data.message.senderId=ann"]).await?;
+    assert!(by_path.status.success(), "{}", stderr(&by_path));
+    let difference = stdout(&by_path);
+    assert!(
+        difference.contains("-      \"senderId\": 17,\n+      \"senderId\": \"ann\",\n"),
+        "{difference}"
+    );
+    let by_hand = edit(&id("b"), "sed -i 's/: 17/: \"ann\"/'", &[]).await?;
+    assert!(by_hand.status.success(), "{}", stderr(&by_hand));
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(
+        file.path(),
+        String::from_utf8_lossy(&bad[2].body).replace("17", "\"ann\""),
+    )?;
+    let path = file.path().to_string_lossy();
+    let tried = edit(&id("c"), "false", &["--file", &path, "--dry-run"]).await?;
+    assert!(tried.status.success(), "{}", stderr(&tried));
+    listed(&client(&service).await?, 1).await?;
+    let by_file = edit(&id("c"), "false", &["--file", &path]).await?;
+    assert!(by_file.status.success(), "{}", stderr(&by_file));
+    until("all counted", || async {
+        (unread(&service, "bob", "d").await.ok()? == 3).then_some(())
+    })
+    .await?;
+
+    let audit = json(&world, Some(&service), &["audit"]).await?;
+    let edits = audit.as_array().cloned().unwrap_or_default();
+    assert_eq!(edits.len(), 3, "{audit}");
+    for (edit, bad) in edits.iter().rev().zip(&bad) {
+        assert_eq!(
+            edit["edit"]["body_before"],
+            String::from_utf8_lossy(&bad.body).as_ref()
+        );
+        assert!(
+            edit["edit"]["body_after"]
+                .as_str()
+                .unwrap_or_default()
+                .contains("\"ann\"")
+        );
+    }
+    service.stop().await
+}
+
+/// Sends a signal to a process that is under way.
+fn interrupt(tool: &tokio::process::Child) -> Result<()> {
+    let pid = tool.id().ok_or("it has ended")?.to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status()?;
+    assert!(sent.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_interrupted_replay_goes_on_with_the_letters_it_began_with() -> Result<()> {
+    const LETTERS: usize = 40;
+    let world = World::new("interrupted");
+    let service = incident(&world, LETTERS).await?;
+    let address = service.grpc.to_string();
+    let replay = [
+        "--output",
+        "json",
+        "replay",
+        "--why",
+        "rejected_by_store",
+        "--rate",
+        "20",
+    ];
+    let mut tool = command(&world, &["dlq", "--address", &address]);
+    let began = Instant::now();
+    let tool = tool.args(replay).stdout(Stdio::piped()).spawn()?;
+    until("some counted", || async {
+        (unread(&service, "bob", "d").await.ok()? >= 3).then_some(())
+    })
+    .await?;
+    interrupt(&tool)?;
+    let output = tokio::time::timeout(PATIENCE, tool.wait_with_output()).await??;
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let told: Value = serde_json::from_str(&stdout(&output))?;
+    assert_eq!(
+        (&told["selected"], &told["finished"]),
+        (&LETTERS.into(), &false.into())
+    );
+
+    // One more of the same kind: not of the selection.
+    until("the interrupted job to have ended", || async {
+        let state = json(&world, Some(&service), &["list"]).await.ok()?;
+        (state["index"]["busy"] == false).then_some(())
+    })
+    .await?;
+    let left = json(
+        &world,
+        Some(&service),
+        &["list", "--why", "rejected_by_store"],
+    )
+    .await?;
+    let left = left["total"].as_u64().unwrap_or_default();
+    assert!((1..LETTERS as u64).contains(&left), "{left} left");
+    refuse(&world, "late").await?;
+    let late = events::message("late", "d", "late", "ann", 9);
+    world.publish(&[late]).await?;
+    listed(
+        &client(&service).await?,
+        usize::try_from(left)? + 1 + poison().len(),
+    )
+    .await?;
+    accept(&world).await?;
+
+    let done = json(&world, Some(&service), &replay[2..]).await?;
+    assert_eq!(
+        (
+            &done["selected"],
+            &done["done"],
+            &done["resumed"],
+            &done["finished"]
+        ),
+        (&LETTERS.into(), &LETTERS.into(), &true.into(), &true.into())
+    );
+    let rate = LETTERS as f64 / began.elapsed().as_secs_f64();
+    assert!(rate < 25.0, "{rate} letters a second");
+    until("all counted", || async {
+        (unread(&service, "bob", "d").await.ok()? == LETTERS as i64).then_some(())
+    })
+    .await?;
+    let late = json(
+        &world,
+        Some(&service),
+        &["list", "--why", "rejected_by_store"],
+    )
+    .await?;
+    assert_eq!(late["total"], 1);
+    service.stop().await
+}
+
+#[tokio::test]
+async fn a_replay_waits_for_live_traffic() -> Result<()> {
+    const LETTERS: usize = 30;
+    const BRAKE: u32 = 5;
+    let world = World::new("brake");
+    // Nobody counts: what is replayed stays in the queue.
+    incident(&world, LETTERS).await?.stop().await?;
+    let brake = BRAKE.to_string();
+    let replay = [
+        "replay",
+        "--why",
+        "rejected_by_store",
+        "--rate",
+        "200",
+        "--brake-at",
+        &brake,
+    ];
+    let mut tool = command(&world, &["dlq", "--direct", "--output", "json"]);
+    let tool = tool.args(replay).spawn()?;
+    let queue = &world.config.bus.queue;
+    until("the brake to be on", || async {
+        (world.depth(queue).await.ok()? > BRAKE).then_some(())
+    })
+    .await?;
+    // A batch at that rate is 20 letters; then it waits.
+    let on = Instant::now();
+    while on.elapsed() < Duration::from_secs(1) {
+        assert!(world.depth(queue).await? <= BRAKE + 20);
+        tokio::task::yield_now().await;
+    }
+    let service = world.service().await?;
+    let output = tokio::time::timeout(PATIENCE, tool.wait_with_output()).await??;
+    let done: Value = serde_json::from_str(&stdout(&output))?;
+    assert_eq!(
+        (&done["done"], &done["finished"]),
+        (&LETTERS.into(), &true.into())
+    );
+    assert_eq!(unread(&service, "bob", "d").await?, LETTERS as i64);
+    service.stop().await
+}
+
+#[tokio::test]
+async fn without_a_service_the_tool_works_on_the_servers() -> Result<()> {
+    let world = World::new("direct");
+    incident(&world, 4).await?.stop().await?;
+    // No address was given: that none answers is said, and no failure.
+    let mut tool = command(&world, &["dlq", "groups"]);
+    let output = tool
+        .env("CHAT_COUNTERS__GRPC__LISTEN", "127.0.0.1:1")
+        .output()
+        .await?;
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("working on RabbitMQ and MongoDB directly"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(stdout(&output).contains("rejected_by_store"));
+    let done = json(&world, None, &["replay", "--why", "rejected_by_store"]).await?;
+    assert_eq!(
+        (&done["done"], &done["finished"]),
+        (&4.into(), &true.into())
+    );
+
+    // An index that lost entries is set right from the queue.
+    let index = world
+        .database()
+        .await?
+        .collection::<mongodb::bson::Document>("dead_letters");
+    index.delete_many(doc! {}).await?;
+    let synced = json(&world, None, &["sync"]).await?;
+    assert_eq!(
+        (&synced["examined"], &synced["added"]),
+        (&5.into(), &5.into())
+    );
+    let service = world.service().await?;
+    let mut client = client(&service).await?;
+    client.sync_dead_letters(SyncDeadLettersRequest {}).await?;
+    listed(&client, 5).await?;
+    until("all counted", || async {
+        (unread(&service, "bob", "d").await.ok()? == 4).then_some(())
+    })
+    .await?;
+    service.stop().await
+}
