@@ -78,25 +78,28 @@ impl Reporter {
         self.progress.examined = letters as u64;
     }
 
-    /// Tells how far it is, if that was a while ago.
-    pub(super) async fn told(&mut self, braking: bool) -> Result<(), RedriveError> {
-        self.progress.braking = braking;
-        if self.last_told.elapsed() >= TOLD {
-            self.tell().await?;
-        }
-        Ok(())
+    /// Letters were acted upon, and are out of where they were.
+    pub(super) fn done(&mut self, letters: usize) {
+        self.progress.tally.done += letters as u64;
     }
 
-    async fn tell(&mut self) -> Result<(), RedriveError> {
+    /// Tells how far it is, if that was a while ago.
+    pub(super) fn told(&mut self, braking: bool) {
+        self.progress.braking = braking;
+        if self.last_told.elapsed() >= TOLD {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
         self.last_told = Instant::now();
-        self.count().await?;
         // Full: whoever reads it is behind, and gets the next one. Closed: seen
         // to by `is_abandoned`.
         let _ = self.to.try_send(self.progress.clone());
-        Ok(())
     }
 
-    /// Counts anew how the job stands, from what is selected and not done.
+    /// Counts anew how the job stands, from what is selected and not done: an
+    /// earlier call may have come to more than it could tell.
     async fn count(&mut self) -> Result<(), StoreError> {
         let (open, gone) = self
             .store
@@ -304,7 +307,8 @@ impl Redrive {
             last_told: Instant::now(),
             lease,
         };
-        reporter.tell().await?;
+        reporter.count().await?;
+        reporter.tell();
         Ok(reporter)
     }
 

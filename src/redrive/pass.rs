@@ -79,7 +79,7 @@ impl<'a> Walk<'a> {
     ) -> Result<Walk<'a>, RedriveError> {
         // In this order: a letter is in the queue before it is in the index.
         let before = store.census().await?;
-        let pass = Pass::open(bus).await?;
+        let pass = Pass::open(bus, before.letters()).await?;
         Ok(Self {
             store,
             pass,
@@ -183,7 +183,7 @@ impl<'a> Walk<'a> {
             }
             let size = action.batch().min(letters.len());
             if !action.wait(size).await? {
-                reporter.told(true).await?;
+                reporter.told(true);
                 continue;
             }
             let batch = letters.split_off(letters.len() - size);
@@ -198,9 +198,11 @@ impl<'a> Walk<'a> {
             self.store.mark_acted(Shelf::Queue, &ids).await?;
             failpoint::pass(Point::Marked);
             self.acted.extend(ids);
+            let done = batch.len();
             self.tidy(batch).await?;
             if let Some(task) = &mut self.task {
-                task.reporter.told(false).await?;
+                task.reporter.done(done);
+                task.reporter.told(false);
             }
         }
         Ok(None)

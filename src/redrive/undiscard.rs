@@ -43,8 +43,10 @@ impl Redrive {
                 outbox.close().await;
                 return Ok(false);
             }
+            let put_back = letters.len();
             self.put_back_some(&outbox, letters).await?;
-            reporter.told(false).await?;
+            reporter.done(put_back);
+            reporter.told(false);
         }
     }
 

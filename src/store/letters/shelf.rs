@@ -65,6 +65,12 @@ pub enum Standing {
 pub struct Census(HashMap<LetterId, i64>);
 
 impl Census {
+    /// All letters, copies included.
+    pub fn letters(&self) -> usize {
+        let all: i64 = self.0.values().sum();
+        usize::try_from(all).unwrap_or(0)
+    }
+
     /// Copies of a letter, as far as the index knew.
     pub fn copies(&self, id: &LetterId) -> i64 {
         self.0.get(id).copied().unwrap_or(1)
