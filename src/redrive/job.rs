@@ -28,6 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ASKED: Duration = Duration::from_millis(500);
 /// How long the end of a replay waits for the service to have counted.
 const COUNTING: Duration = Duration::from_secs(10);
+/// For how long no letter must come back: one that the service has in hand
+/// waits in no queue.
+const STEADY: Duration = Duration::from_secs(1);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Which letters, and on whose account.
 #[derive(Debug, Clone)]
@@ -344,12 +349,26 @@ impl Redrive {
             }
         }
         if let Action::Replay(sending) = action {
-            let deadline = Instant::now() + COUNTING;
-            while sending.outbox.waiting().await? > 0 && Instant::now() < deadline {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            self.counted(&sending.outbox, reporter.job()).await?;
         }
         Ok(true)
+    }
+
+    /// Waits, but not for ever, until the service has dealt with what was sent:
+    /// nothing waits in its queue, and no more letters come back.
+    async fn counted(&self, outbox: &Outbox, job: &JobId) -> Result<(), RedriveError> {
+        let deadline = Instant::now() + COUNTING;
+        let (mut last, mut since) = (None, Instant::now());
+        while Instant::now() < deadline && since.elapsed() < STEADY {
+            let waiting = outbox.waiting().await?;
+            let known = self.store.job(job).await?;
+            let state = (waiting, known.map(|job| job.tally.failed_again));
+            if waiting > 0 || last != Some(state) {
+                (last, since) = (Some(state), Instant::now());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// Records how far a job has come, and lets the next one in.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::command_line::{command, stderr, stdout};
 use crate::dlq::{accept, client, listed, poison, refuse};
-use crate::events::{self, Wire, join};
+use crate::events::{self, Wire, join, raw};
 use crate::kit::service::{PATIENCE, Result, Service, until};
 use crate::world::{World, unread};
 
@@ -526,5 +526,63 @@ async fn without_a_service_the_tool_works_on_the_servers() -> Result<()> {
         (unread(&service, "bob", "d").await.ok()? == 4).then_some(())
     })
     .await?;
+    service.stop().await
+}
+
+#[tokio::test]
+async fn a_body_too_large_to_look_at_is_replayed_and_discarded_all_the_same() -> Result<()> {
+    const LARGE: usize = 2 << 20;
+    const TOO_LARGE_TO_KEEP: usize = 16 << 20;
+    let world = World::new("large");
+    let service = world.service().await?;
+    let on = Some(&service);
+    for size in [LARGE, TOO_LARGE_TO_KEEP] {
+        world.publish(&[raw(&vec![b'x'; size])]).await?;
+    }
+    listed(&client(&service).await?, 2).await?;
+    let page = json(&world, on, &["list"]).await?;
+    let letters = page["dead_letters"].as_array().cloned().unwrap_or_default();
+    let large = letters.iter().find(|letter| letter["body_bytes"] == LARGE);
+    let large = large.ok_or("no such letter")?;
+    assert_eq!(large["reason"], "too_large");
+    let id = large["id"].as_str().unwrap_or_default();
+    let shown = stdout(&dlq(&world, on, &["show", id]).await?);
+    assert!(
+        shown.contains("(2097152 bytes, too many for the index)"),
+        "{shown}"
+    );
+    let edited = ["edit", id, "--set", "a=1", "--reason", "a test", "--yes"];
+    let edited = dlq(&world, on, &edited).await?;
+    assert_eq!(edited.status.code(), Some(1));
+    assert!(stderr(&edited).contains("too large"), "{}", stderr(&edited));
+    let plan = json(&world, on, &["replay", "--all", "--dry-run"]).await?;
+    assert_eq!(plan["not_examined"], 2, "{plan}");
+
+    let discard = ["discard", "--all", "--reason", "a test", "--yes"];
+    let discarded = dlq(&world, on, &discard).await?;
+    let said = stdout(&discarded);
+    assert!(
+        said.contains("1 of 2 discarded, 1 left where they are"),
+        "{said}"
+    );
+    let back = dlq(&world, on, &["undiscard", "--all"]).await?;
+    assert_eq!(stdout(&back), "1 of 1 put back\n", "{}", stderr(&back));
+    let again = dlq(&world, on, &["replay", "--all"]).await?;
+    assert!(
+        stdout(&again).contains("2 have failed again"),
+        "{}",
+        stdout(&again)
+    );
+    let letters = listed(&client(&service).await?, 2).await?;
+    assert!(
+        letters.iter().all(|letter| letter.attempts == 2),
+        "{letters:?}"
+    );
+    let mut sizes = Vec::new();
+    for letter in world.letters(2).await? {
+        sizes.push(letter.body.len());
+    }
+    sizes.sort_unstable();
+    assert_eq!(sizes, [LARGE, TOO_LARGE_TO_KEEP]);
     service.stop().await
 }

@@ -64,9 +64,15 @@ impl Edit {
             id: self.id.clone(),
         };
         let found = way.get_dead_letter(request).await?;
-        let id = found.dead_letter.map(|letter| letter.id);
-        let id = id.unwrap_or_else(|| self.id.clone());
-        let before = found.body;
+        let letter = found.dead_letter.unwrap_or_default();
+        let (id, before) = (letter.id, found.body);
+        if before.is_empty() && letter.body_bytes > 0 {
+            let message = format!(
+                "the body of {id} ({} bytes) is too large for the index: it can be replayed and discarded, not edited",
+                letter.body_bytes
+            );
+            return Err(Failure::new(ExitCode::No, message));
+        }
         let mut draft = before.clone();
         loop {
             let after = self.changed(&before, draft, &id).await?;
