@@ -5,24 +5,44 @@ use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// A point in time, or how long ago it was.
+/// A point in time, as it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    At(OffsetDateTime),
+    Ago(Duration),
+}
+
+/// Reads RFC 3339, or how long ago it was.
+pub(super) fn when(text: &str) -> Result<When, String> {
+    match OffsetDateTime::parse(text, &Rfc3339) {
+        Ok(at) => Ok(When::At(at)),
+        Err(_) => ago(text).map(When::Ago).ok_or_else(|| expected(text)),
+    }
+}
+
+/// A point in time; so long ago: from now on the same.
 pub(super) fn point(text: &str) -> Result<prost_types::Timestamp, String> {
-    let expected =
-        || format!("expected RFC 3339 or a time ago as in 90s, 15m, 2h, 7d; found {text:?}");
-    let at = match OffsetDateTime::parse(text, &Rfc3339) {
-        Ok(at) => at,
-        Err(_) => {
-            let ago = ago(text).ok_or_else(expected)?;
+    let at = match when(text)? {
+        When::At(at) => Some(at),
+        When::Ago(ago) => {
             let now = OffsetDateTime::from(SystemTime::now());
-            now.checked_sub(ago.try_into().map_err(|_| expected())?)
-                .ok_or_else(expected)?
+            let ago = time::Duration::try_from(ago).ok();
+            ago.and_then(|ago| now.checked_sub(ago))
         }
     };
-    Ok(prost_types::Timestamp {
+    at.map(timestamp).ok_or_else(|| expected(text))
+}
+
+fn expected(text: &str) -> String {
+    format!("expected RFC 3339 or a time ago as in 90s, 15m, 2h, 7d; found {text:?}")
+}
+
+pub(super) fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
+    prost_types::Timestamp {
         seconds: at.unix_timestamp(),
         // Below a billion: it fits.
         nanos: at.nanosecond() as i32,
-    })
+    }
 }
 
 fn ago(text: &str) -> Option<Duration> {
@@ -51,7 +71,7 @@ mod tests {
             let past = now.seconds - point(text).unwrap().seconds;
             assert!((seconds - 5..=seconds).contains(&past), "{text}: {past}");
         }
-        for bad in ["", "s", "2", "-2h", "2w", "2hé", "yesterday", "4294967296d"] {
+        for bad in ["", "s", "2", "-2h", "2w", "2hé", "yesterday", "4294967295d"] {
             assert!(point(bad).is_err(), "{bad}");
         }
     }

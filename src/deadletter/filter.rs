@@ -1,6 +1,7 @@
 //! Which dead letters are meant.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -31,6 +32,10 @@ pub struct Filter {
     pub since: Option<OffsetDateTime>,
     /// Last failed before.
     pub until: Option<OffsetDateTime>,
+    /// Last failed at most so long ago, counted from when it is asked.
+    pub younger_than: Option<Duration>,
+    /// Last failed longer ago.
+    pub older_than: Option<Duration>,
 }
 
 /// One condition, in words.
@@ -61,6 +66,7 @@ impl Filter {
         let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
         let lists = lists.map(|(name, list)| Condition(name, list.join(", ")));
         let moment = |at: Option<OffsetDateTime>| at.and_then(|at| at.format(&Rfc3339).ok());
+        let age = |age: Option<Duration>| age.map(|age| format!("{age:?}"));
         let single = [
             ("group", self.group.clone()),
             ("type", self.event_type.clone()),
@@ -70,6 +76,8 @@ impl Filter {
             ("error contains", self.error.clone()),
             ("since", moment(self.since)),
             ("until", moment(self.until)),
+            ("younger than", age(self.younger_than)),
+            ("older than", age(self.older_than)),
         ];
         let single = single.into_iter();
         let single = single.filter_map(|(name, value)| Some(Condition(name, value?)));

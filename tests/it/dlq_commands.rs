@@ -374,6 +374,8 @@ async fn an_interrupted_replay_goes_on_with_the_letters_it_began_with() -> Resul
         "replay",
         "--why",
         "rejected_by_store",
+        "--since",
+        "1h",
         "--rate",
         "20",
     ];

@@ -3,7 +3,7 @@
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use crate::cli::when::point;
+use crate::cli::when::{When, timestamp, when};
 use crate::cli::{ExitCode, Failure, operator};
 use crate::grpc::v1;
 
@@ -55,11 +55,26 @@ pub(super) struct Filter {
     )]
     error: String,
     /// That last failed since: RFC 3339, or so long ago (90s, 15m, 2h, 7d)
-    #[arg(long, value_name = "TIME", value_parser = point)]
-    since: Option<prost_types::Timestamp>,
+    #[arg(long, value_name = "TIME", value_parser = when)]
+    since: Option<When>,
     /// That last failed before: RFC 3339, or longer ago than that
-    #[arg(long, visible_alias = "older-than", value_name = "TIME", value_parser = point)]
-    until: Option<prost_types::Timestamp>,
+    #[arg(long, visible_alias = "older-than", value_name = "TIME", value_parser = when)]
+    until: Option<When>,
+}
+
+fn at(when: When) -> Option<prost_types::Timestamp> {
+    match when {
+        When::At(at) => Some(timestamp(at)),
+        When::Ago(_) => None,
+    }
+}
+
+fn ago(when: When) -> Option<prost_types::Duration> {
+    match when {
+        When::At(_) => None,
+        // No more than a person can type: it fits.
+        When::Ago(ago) => ago.try_into().ok(),
+    }
 }
 
 impl From<Filter> for v1::DeadLetterFilter {
@@ -73,8 +88,10 @@ impl From<Filter> for v1::DeadLetterFilter {
             event_id: filter.event,
             dialog_id: filter.dialog,
             error_contains: filter.error,
-            since: filter.since,
-            until: filter.until,
+            since: filter.since.and_then(at),
+            until: filter.until.and_then(at),
+            younger_than: filter.since.and_then(ago),
+            older_than: filter.until.and_then(ago),
         }
     }
 }

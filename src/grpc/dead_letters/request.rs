@@ -1,5 +1,7 @@
 //! From requests to what is to be done about dead letters.
 
+use std::time::Duration;
+
 use prost_types::Timestamp;
 use time::OffsetDateTime;
 use tonic::Status;
@@ -254,6 +256,8 @@ impl Violations {
             error,
             since: self.time(&format!("{path}since"), filter.since),
             until: self.time(&format!("{path}until"), filter.until),
+            younger_than: self.age(&format!("{path}younger_than"), filter.younger_than),
+            older_than: self.age(&format!("{path}older_than"), filter.older_than),
         }
     }
 
@@ -266,6 +270,14 @@ impl Violations {
             self.add(field, "a time that can be");
         }
         moment
+    }
+
+    fn age(&mut self, field: &str, age: Option<prost_types::Duration>) -> Option<Duration> {
+        let age = Duration::try_from(age?);
+        if age.is_err() {
+            self.add(field, "a duration that is not negative");
+        }
+        age.ok()
     }
 }
 

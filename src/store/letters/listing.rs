@@ -1,5 +1,7 @@
 //! Looking: which letters there are, one by one and by cause.
 
+use std::time::{Duration, SystemTime};
+
 use futures::{Stream, TryStreamExt as _};
 use mongodb::bson::{Bson, Document, doc};
 use serde::Deserialize;
@@ -242,10 +244,19 @@ pub(super) fn matching(filter: &Filter) -> Document {
         let pattern = doc! { "$regex": escaped(text), "$options": "i" };
         all.push(doc! { "error": pattern });
     }
-    if let Some(since) = filter.since {
+    let now = OffsetDateTime::from(SystemTime::now());
+    // Longer ago than there is time to count: before everything.
+    let ago = |age: &Duration| {
+        let age = time::Duration::try_from(*age).ok();
+        let at = age.and_then(|age| now.checked_sub(age));
+        at.unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    };
+    let younger = filter.younger_than.as_ref().map(ago);
+    let older = filter.older_than.as_ref().map(ago);
+    for since in filter.since.into_iter().chain(younger) {
         all.push(doc! { "last_failed_at": { "$gte": millis(since) } });
     }
-    if let Some(until) = filter.until {
+    for until in filter.until.into_iter().chain(older) {
         all.push(doc! { "last_failed_at": { "$lt": millis(until) } });
     }
     match all.is_empty() {
