@@ -6,6 +6,7 @@
 //!                       │                            │
 //!                       ▼                            ▼
 //!                  dead letter               grpc reads snapshots
+//!               (redrive replays)
 //! ```
 //!
 //! Start with [`event`] (what happens), [`derive`] (what it means) and

@@ -171,7 +171,10 @@ impl Groups {
                 if !rows.is_empty() {
                     output::print(&table(&GROUP_HEADER, &rows))?;
                 }
-                output::aside(&format!("{total} dead letters of {} causes", groups.len()));
+                output::aside(&match groups.len() {
+                    1 => format!("{total} dead letters of one cause"),
+                    causes => format!("{total} dead letters of {causes} causes"),
+                });
                 tell_disagreement(index);
             }
         }
@@ -246,17 +249,7 @@ impl Show {
                 }))?;
             }
             Output::Table => {
-                let mut rows: Vec<Vec<String>> = Vec::new();
-                for (name, value) in fields.as_object().into_iter().flatten() {
-                    let value = value
-                        .as_str()
-                        .map_or_else(|| value.to_string(), str::to_owned);
-                    if !matches!(value.as_str(), "" | "null") {
-                        rows.push(vec![name.clone(), value]);
-                    }
-                }
-                let headers = found.headers.into_iter();
-                rows.extend(headers.map(|(name, value)| vec![name, value]));
+                let rows = shown(&fields, found.headers);
                 let body = match (found.body.is_empty(), known.body_bytes) {
                     (true, 1..) => {
                         format!("({} bytes, too many for the index)\n", known.body_bytes)
@@ -268,6 +261,50 @@ impl Show {
         }
         Ok(ExitCode::Done)
     }
+}
+
+/// What is known of a letter, what matters most first.
+const SHOWN: [&str; 18] = [
+    "id",
+    "reason",
+    "error",
+    "event_type",
+    "tenant_id",
+    "event_id",
+    "dialog_id",
+    "first_failed_at",
+    "last_failed_at",
+    "attempts",
+    "copies",
+    "discarded_at",
+    "group_id",
+    "source_exchange",
+    "source_routing_key",
+    "host",
+    "service_version",
+    "body_bytes",
+];
+
+/// Rows of a letter's fields, then of its headers without those that say the
+/// same.
+fn shown(fields: &Value, headers: impl IntoIterator<Item = (String, String)>) -> Vec<Vec<String>> {
+    let fields = SHOWN.iter().filter_map(|name| {
+        let value = match &fields[*name] {
+            Value::Null => return None,
+            Value::String(text) => text.clone(),
+            number => number.to_string(),
+        };
+        (!value.is_empty()).then(|| vec![(*name).to_owned(), value])
+    });
+    let again = |name: &str| {
+        let ours = name.strip_prefix("headers.x-cc-");
+        let known = ours.map(|name| name.replace('-', "_"));
+        known.is_some_and(|name| SHOWN.contains(&name.as_str()))
+    };
+    let headers = headers.into_iter().filter(|(name, _)| !again(name));
+    fields
+        .chain(headers.map(|(name, value)| vec![name, value]))
+        .collect()
 }
 
 fn base16(bytes: &[u8]) -> String {

@@ -1,8 +1,10 @@
 //! `replay`, `discard` and `undiscard`: jobs, with their progress.
 
+use std::fmt;
+
 use clap::Args;
 use futures::StreamExt as _;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::json;
 
 use super::confirm::confirmed;
@@ -158,9 +160,6 @@ async fn follow(
         tokio::select! {
             progress = told.next() => match progress {
                 Some(Ok(progress)) => {
-                    if progress.resumed && !last.resumed {
-                        bar.println("going on with what was begun before");
-                    }
                     show(&bar, &progress);
                     last = progress;
                 }
@@ -195,6 +194,9 @@ fn summarize(last: &v1::JobProgress, done: &str, output: Output) -> Result<(), F
         return Ok(());
     }
     let mut text = format!("{} of {} {done}", last.done, last.selected);
+    if last.resumed {
+        text += ", with what was done before an interruption";
+    }
     if last.missing > 0 {
         text += &format!(", {} were no longer in the queue", last.missing);
     }
@@ -226,17 +228,21 @@ fn show(bar: &ProgressBar, progress: &v1::JobProgress) {
     bar.set_position(count(progress.done + progress.missing));
     bar.set_message(match progress.braking {
         true => "waiting for live traffic".to_owned(),
-        false => format!("{} letters of the queue looked at", progress.examined),
+        false => format!("{} looked at", progress.examined),
     });
 }
 
 /// Invisible unless stderr is a terminal.
 fn bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
-    let template = "{bar:30} {pos}/{len}, {per_sec}  {msg}  {elapsed}, {eta} left";
+    let template = "{bar:20} {pos}/{len}, {rate}, {eta} left; {msg}";
+    let rate = |state: &ProgressState, to: &mut dyn fmt::Write| {
+        // An error would be that of a terminal that is gone.
+        let _ = write!(to, "{:.0}/s", state.per_sec());
+    };
     // The template is constant: an error would leave the default style.
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+        bar.set_style(style.with_key("rate", rate));
     }
     // At once: a long selection is being made.
     bar.tick();
