@@ -69,7 +69,8 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let store = Store::connect(&config.store).await?;
     let feed = CommitFeed::default();
     let reader = Reader::new(store.clone(), feed.clone());
-    let closed = store.clone();
+    let redrive = Redrive::new(store.clone(), config.bus.clone());
+    let (closed, left) = (store.clone(), redrive.clone());
 
     let mut parts = JoinSet::new();
     let ready = Ready::default();
@@ -77,7 +78,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         &mut parts,
         &config,
         registry,
-        (reader, store.clone()),
+        (reader, store.clone(), redrive.clone()),
         &ready,
         shutdown.clone(),
     )
@@ -87,6 +88,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     parts.spawn(ingest(
         config,
         store,
+        redrive,
         feed,
         metrics,
         consuming,
@@ -114,6 +116,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
             ended
         }
     };
+    left.leave().await;
     closed.close().await;
     outcome
 }
@@ -149,13 +152,13 @@ async fn serve(
     parts: &mut JoinSet<Result<(), AppError>>,
     config: &Config,
     registry: Registry,
-    (reader, store): (Reader, Store),
+    (reader, store, redrive): (Reader, Store, Redrive),
     ready: &Ready,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
     let bound = Bound::bind(&config.grpc).await?;
     info!(address = %bound.local_addr(), "serving gRPC");
-    let letters = DeadLetters::new(Redrive::new(store.clone(), config.bus.clone()));
+    let letters = DeadLetters::new(redrive);
     let grpc = bound.serve(
         reader,
         store,
@@ -182,6 +185,7 @@ async fn serve(
 async fn ingest(
     config: Config,
     store: Store,
+    redrive: Redrive,
     feed: CommitFeed,
     metrics: Metrics,
     consuming: watch::Sender<bool>,
@@ -197,7 +201,8 @@ async fn ingest(
     };
     let types = TypesInFlight::default();
     let (verified, background_metrics) = (store.clone(), metrics.clone());
-    let redriven = store.clone();
+    let waiting = metrics.dead_letters_waiting.clone();
+    let registered = store.clone();
     let shared = Shared {
         store,
         metrics: metrics.clone(),
@@ -224,15 +229,9 @@ async fn ingest(
     let verifying = background::run(verified, verify, background_metrics, shutdown.clone());
     let verifying = tokio::spawn(verifying);
     let (written, letters) = mpsc::channel(LETTERS_TO_ENTER);
-    let register = redrive::register(
-        redriven.clone(),
-        config.retry.clone(),
-        letters,
-        shutdown.clone(),
-    );
+    let register = redrive::register(registered, config.retry.clone(), letters, shutdown.clone());
     tasks.spawn(register);
-    let redrive = Redrive::new(redriven, config.bus.clone());
-    tasks.spawn(redrive::watch(redrive, shutdown.clone()));
+    tasks.spawn(redrive::watch(redrive, waiting, shutdown.clone()));
     tasks.spawn(consumer.run(sink, written, shutdown.clone()));
     info!(queue = %config.bus.queue, database = %config.store.database, "taking events");
     while let Some(ended) = tasks.join_next().await {

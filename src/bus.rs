@@ -5,7 +5,8 @@
 //!   [`Delivery`] and reconnects by itself for ever. Settling a delivery
 //!   consumes it, so that a double settlement does not compile.
 //! - [`Publisher`] publishes events with broker confirms.
-//! - [`letterbox`] goes through the dead-letter queue, [`outbox`] sends letters on.
+//! - [`letterbox`] goes through the dead-letter queue, [`lookout`] asks how long it is,
+//!   [`outbox`] sends letters on.
 //! - [`inspect()`] looks at the broker and changes nothing.
 //!
 //! ```text
@@ -30,6 +31,7 @@ pub mod inspect;
 mod letter;
 pub mod letterbox;
 mod letters;
+pub mod lookout;
 pub mod outbox;
 mod publisher;
 mod reading;

@@ -23,7 +23,8 @@ mod register;
 mod sync;
 mod undiscard;
 
-use crate::bus::{BusError, letterbox, outbox};
+use crate::bus::lookout::Lookout;
+use crate::bus::{BusError, outbox};
 use crate::config;
 use crate::deadletter::{Filter, LetterId};
 use crate::forecast::ForecastError;
@@ -74,6 +75,7 @@ pub enum RedriveError {
 pub struct Redrive {
     store: Store,
     bus: config::Bus,
+    lookout: Lookout,
 }
 
 /// Whether the index has what the queue has.
@@ -91,7 +93,17 @@ pub struct IndexState {
 impl Redrive {
     /// Works on this store and this bus.
     pub fn new(store: Store, bus: config::Bus) -> Self {
-        Self { store, bus }
+        let lookout = Lookout::new(bus.clone());
+        Self {
+            store,
+            bus,
+            lookout,
+        }
+    }
+
+    /// Says good-bye to the broker.
+    pub async fn leave(&self) {
+        self.lookout.close().await;
     }
 
     /// The letters that match, latest failure first, after a place.
@@ -151,15 +163,15 @@ impl Redrive {
     /// [`RedriveError::Store`].
     pub async fn index_state(&self) -> Result<IndexState, RedriveError> {
         // Together: a broker that does not answer is waited for.
-        let (indexed, busy, depths) = futures::join!(
+        let (indexed, busy, sight) = futures::join!(
             self.store.indexed_copies(),
             self.store.lease_taken(),
-            letterbox::depths(&self.bus),
+            self.lookout.look(),
         );
         Ok(IndexState {
             indexed: u64::try_from(indexed?).unwrap_or(0),
-            busy: busy? || depths.as_ref().is_ok_and(|depths| depths.held),
-            queued: depths.ok().map(|depths| depths.letters.into()),
+            busy: busy? || sight.as_ref().is_ok_and(|sight| sight.held),
+            queued: sight.ok().map(|sight| sight.letters.into()),
         })
     }
 

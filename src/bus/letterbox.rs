@@ -265,34 +265,6 @@ async fn untouched(
     }
 }
 
-/// Messages that wait in a queue, and in the dead-letter queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Depths {
-    /// Events in the service's queue.
-    pub events: u32,
-    /// Dead letters that nobody holds.
-    pub letters: u32,
-    /// Somebody consumes, and perhaps holds, dead letters.
-    pub held: bool,
-}
-
-/// How long the queues are.
-///
-/// # Errors
-/// When the broker cannot be reached.
-pub async fn depths(bus: &config::Bus) -> Result<Depths, BusError> {
-    let link = Link::open(bus.url.expose(), "chat-counters depths").await?;
-    let events = topology::counts(&link, "bus.queue", &bus.queue).await?;
-    let name = &bus.dead_letter_queue;
-    let letters = topology::counts(&link, "bus.dead_letter_queue", name).await?;
-    link.close().await;
-    Ok(Depths {
-        events: events.map_or(0, |counts| counts.ready),
-        letters: letters.map_or(0, |counts| counts.ready),
-        held: letters.is_some_and(|counts| counts.consumers > 0),
-    })
-}
-
 fn lost(why: &str) -> BusError {
     BusError::Lost {
         doing: "going through the dead-letter queue".into(),

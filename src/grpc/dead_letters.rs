@@ -34,6 +34,11 @@ impl DeadLetters {
     pub fn new(redrive: Redrive) -> Self {
         Self { redrive }
     }
+
+    /// Says good-bye to the broker.
+    pub async fn close(&self) {
+        self.redrive.leave().await;
+    }
 }
 
 #[tonic::async_trait]

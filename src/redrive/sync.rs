@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tracing::{info, warn};
 
 use super::pass::{Ended, Walk};
@@ -65,8 +66,9 @@ impl Redrive {
 }
 
 /// Compares the numbers of letters in queue and index from time to time, and
-/// has the index set right when they differ. Until the shutdown.
-pub async fn watch(redrive: Redrive, shutdown: Shutdown) {
+/// has the index set right when they differ; shows how many letters wait. Until
+/// the shutdown.
+pub async fn watch(redrive: Redrive, waiting: Gauge, shutdown: Shutdown) {
     let mut doubt = Doubt::default();
     let mut leave_out = 0;
     let mut patience = PATIENCE.0;
@@ -75,14 +77,18 @@ pub async fn watch(redrive: Redrive, shutdown: Shutdown) {
             () = tokio::time::sleep(LOOK) => {}
             () = shutdown.requested() => return,
         }
-        if leave_out > 0 {
-            leave_out -= 1;
-            continue;
-        }
         // An error is told by those for whom it is in the way.
         let Ok(state) = redrive.index_state().await else {
             continue;
         };
+        // Letters that a pass holds wait too: it gives them back.
+        if let (Some(queued), false) = (state.queued, state.busy) {
+            waiting.set(i64::try_from(queued).unwrap_or(i64::MAX));
+        }
+        if leave_out > 0 {
+            leave_out -= 1;
+            continue;
+        }
         if !doubt.is_sure(state) {
             continue;
         }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -42,6 +43,8 @@ pub struct Metrics {
     pub events: Family<Label, Counter>,
     /// Dead letters published and confirmed, by reason.
     pub dead_letters: Family<Label, Counter>,
+    /// Dead letters in their queue that nobody holds, at the latest look.
+    pub dead_letters_waiting: Gauge,
     /// Creates of one message id that disagreed with the first recorded.
     pub disagreeing_creates: Counter,
     /// Transactions tried again, by class of the error: `retryable`, `conflict`.
@@ -69,6 +72,7 @@ impl Metrics {
             deliveries: Counter::default(),
             events: Family::default(),
             dead_letters: Family::default(),
+            dead_letters_waiting: Gauge::default(),
             disagreeing_creates: Counter::default(),
             commit_retries: Family::default(),
             batch_events: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
@@ -100,6 +104,11 @@ impl Metrics {
             "dead_letters",
             "Dead letters published and confirmed, by reason",
             metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "dead_letters_waiting",
+            "Dead letters in their queue, at the latest look at it",
+            metrics.dead_letters_waiting.clone(),
         );
         registry.register(
             "disagreeing_creates",

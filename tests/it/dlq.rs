@@ -515,6 +515,11 @@ async fn letters_that_others_put_in_or_take_out_are_noticed() -> Result<()> {
     }
     let found = listed(&client, 3).await?;
     assert!(found.iter().all(|letter| letter.reason == "unknown"));
+    until("a gauge of three letters", || async {
+        let waiting = service.counter("chat_counters_dead_letters_waiting", "");
+        (waiting.await.ok()? == 3).then_some(())
+    })
+    .await?;
     channel
         .queue_purge(queue.into(), QueuePurgeOptions::default())
         .await?;

@@ -117,7 +117,7 @@ impl Way {
     /// Ends in order: a job whose progress nobody reads any more is given the
     /// time to hand back what it holds.
     pub(super) async fn close(self) {
-        let To::Servers(_, store) = self.to else {
+        let To::Servers(letters, store) = self.to else {
             return;
         };
         let ended = async {
@@ -127,6 +127,7 @@ impl Way {
         };
         // Out of patience: the broker gets back what is held, all the same.
         let _ = tokio::time::timeout(ENDING, ended).await;
+        letters.close().await;
         store.close().await;
     }
 }
