@@ -26,8 +26,8 @@ pub struct Consumer {
     health: watch::Sender<bool>,
     backoff: Backoff,
     trouble: Trouble,
-    /// The session of the first attempt, if it succeeded.
-    first: Option<Session>,
+    /// A session that is open already.
+    next: Option<Session>,
 }
 
 impl Consumer {
@@ -46,7 +46,7 @@ impl Consumer {
         metrics: Metrics,
     ) -> Result<Consumer, BusError> {
         let mut trouble = Trouble::new("consuming nothing");
-        let first = match Session::open(&config).await {
+        let next = match Session::open(&config).await {
             Ok(session) => Some(session),
             Err(error) if error.is_for_operator() => return Err(error),
             Err(error) => {
@@ -61,7 +61,7 @@ impl Consumer {
             metrics,
             health: watch::Sender::new(false),
             trouble,
-            first,
+            next,
         })
     }
 
@@ -118,6 +118,12 @@ impl Consumer {
                             self.health.send_replace(false);
                             return consuming.drain().await;
                         }
+                        End::Quiet => {
+                            self.count_restart("quiet");
+                            self.next = consuming.renew(&self.bus).await.ok();
+                            self.health.send_replace(self.next.is_some());
+                            continue;
+                        }
                         End::Broken { kind, error } => {
                             self.health.send_replace(false);
                             consuming.abandon().await;
@@ -126,19 +132,22 @@ impl Consumer {
                     }
                 }
             };
-            self.metrics
-                .consumer_restarts
-                .get_or_create(&Label { kind })
-                .inc();
+            self.health.send_replace(false);
+            self.count_restart(kind);
             self.trouble.failed(&error);
             self.pause(began, shutdown).await;
         }
     }
 
+    fn count_restart(&self, kind: &'static str) {
+        let restarts = &self.metrics.consumer_restarts;
+        restarts.get_or_create(&Label { kind }).inc();
+    }
+
     /// A session, as soon as there can be one; `None` on a shutdown.
     async fn connected(&mut self, shutdown: &Shutdown) -> Option<Session> {
-        if let Some(first) = self.first.take() {
-            return Some(first);
+        if let Some(next) = self.next.take() {
+            return Some(next);
         }
         loop {
             let opened = tokio::select! {

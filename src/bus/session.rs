@@ -31,6 +31,8 @@ const WAITING_SHARE: u16 = 4;
 pub(super) enum End {
     /// A shutdown was requested, or no one receives any more.
     Stopped,
+    /// Nothing was delivered for a while, and nothing waits.
+    Quiet,
     /// It broke; `kind` is its label in the metrics.
     Broken { kind: &'static str, error: BusError },
 }
@@ -44,6 +46,10 @@ pub(super) struct Session {
 impl Session {
     pub(super) async fn open(bus: &config::Bus) -> Result<Self, BusError> {
         let link = Link::open(bus.url.expose(), "chat-counters").await?;
+        Self::on(link, bus).await
+    }
+
+    async fn on(link: Link, bus: &config::Bus) -> Result<Self, BusError> {
         match prepare(&link, bus).await {
             Ok(channel) => Ok(Self { link, channel }),
             Err(error) => {
@@ -193,6 +199,17 @@ impl Consuming {
     /// those handed out awaited and settled, channel and connection closed.
     /// Takes as long as the deliveries handed out take.
     pub(super) async fn drain(self) {
+        self.end_channel().await.close().await;
+    }
+
+    /// Ends in order, and begins anew on the same connection. Closing the
+    /// channel makes the broker deliver again what it believes to have
+    /// delivered on it.
+    pub(super) async fn renew(self, bus: &config::Bus) -> Result<Session, BusError> {
+        Session::on(self.end_channel().await, bus).await
+    }
+
+    async fn end_channel(self) -> Link {
         let Consuming {
             link,
             channel,
@@ -218,7 +235,7 @@ impl Consuming {
             tracing::warn!("what was not acknowledged will be delivered again: {error}");
         }
         let _ = in_time("closing the channel", channel.close(200, "OK".into())).await;
-        link.close().await;
+        link
     }
 }
 

@@ -1,4 +1,4 @@
-//! Noticing a consumer that has gone silent although there is work.
+//! Noticing a consumer that has gone silent although there is work, or may be.
 
 use std::time::Duration;
 
@@ -54,6 +54,11 @@ impl Watchdog {
 
     /// Looks at the queue on another channel. `idle` says that no delivery is
     /// being worked on: else silence is no reason to worry.
+    ///
+    /// An empty queue is none to rest at: when a quorum queue's leader dies,
+    /// deliveries can be lost on the way to a consumer that the new leader
+    /// believes to hold them (rabbitmq-server issue 15473), and neither side
+    /// would ever speak of them again. Consuming anew brings them back.
     pub(super) async fn look(
         &mut self,
         idle: bool,
@@ -66,10 +71,7 @@ impl Watchdog {
         }
         match topology::counts(link, "bus.queue", &bus.queue).await {
             Ok(None) => Err(cancelled(&bus.queue)),
-            Ok(Some(counts)) if counts.ready == 0 => {
-                self.rest();
-                Ok(())
-            }
+            Ok(Some(counts)) if counts.ready == 0 => Err(End::Quiet),
             Ok(Some(_)) if !self.suspicious => {
                 self.suspicious = true;
                 self.due = Instant::now() + SECOND_LOOK.min(self.patience);

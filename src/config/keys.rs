@@ -72,7 +72,7 @@ pub const KEYS: &[Key] = &[
     key("bus.max_body_bytes", "1048576", number(1, 128 << 20),
         "Larger events are dead-lettered unread"),
     key("bus.watchdog_seconds", "30", number(1, 86_400),
-        "A consumer silent for so long while its queue holds events is restarted"),
+        "A consumer silent for so long is renewed; restarted, if its queue holds events"),
     key("store.url", "\"mongodb://127.0.0.1:27017/?replicaSet=rs0\"", Rule::Url(rules::mongodb_url),
         "MongoDB, a replica set: mongodb://user:password@host:port,host:port/?replicaSet=name; user and password percent-encoded"),
     key("store.database", "\"chat_counters\"", Rule::Text(rules::database),

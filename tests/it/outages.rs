@@ -17,6 +17,32 @@ fn members() -> Vec<events::Wire> {
     ]
 }
 
+/// The broker may believe that a consumer holds what never arrived there.
+#[tokio::test]
+async fn a_quiet_consumer_is_renewed_and_goes_on_counting() -> Result<()> {
+    let mut world = World::new("quiet");
+    world.config.bus.watchdog_seconds = 1;
+    let service = world.service().await?;
+    world.publish(&[join("j", "d", "bob", 1)]).await?;
+    let renewed = async |times: u64| {
+        until(&format!("renewed {times} times"), || async {
+            let quiet = service.counter("chat_counters_consumer_restarts_total", "quiet");
+            (quiet.await.ok()? >= times).then_some(())
+        })
+        .await
+    };
+    renewed(2).await?;
+    world
+        .publish(&events::messages("m", "d", 50, 1_000))
+        .await?;
+    service.has_settled(51).await?;
+    renewed(4).await?;
+    assert_eq!(unread(&service, "bob", "d").await?, 50);
+    service.stop().await?;
+    assert_eq!(world.depth(&world.config.bus.queue).await?, 0);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_database_that_is_away_for_ten_seconds_is_waited_for() -> Result<()> {
     let mongod = Server::mongod("away").await?;
