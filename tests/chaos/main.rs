@@ -13,6 +13,7 @@ mod kit;
 
 mod inject;
 mod letters;
+mod listed;
 mod load;
 mod plan;
 mod proxy;

@@ -12,6 +12,7 @@ use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 
 use super::inject::{self, Record};
 use super::letters;
+use super::listed::{self, Listing};
 use super::load::{self, Load};
 use super::plan::{Kind, Plan};
 use super::rebuild::{Rebuilds, keep_rebuilding};
@@ -174,10 +175,9 @@ async fn settle(
     outcome: &mut Outcome,
 ) -> Result<()> {
     let model = Model::of(&scenario.events);
-    let config = replicas[0].config().clone();
-    let bus = stage.direct(&config.bus).remove(0);
-    let began = Instant::now();
+    let bus = stage.direct(&replicas[0].config().bus).remove(0);
     let (_connection, channel) = broker::channel(&bus).await?;
+    let began = Instant::now();
     let drained = until_for(PATIENCE, "an empty queue", || async {
         let ready = broker::ready(&channel, &bus.queue).await.ok()?;
         (ready == 0).then_some(())
@@ -201,26 +201,39 @@ async fn settle(
         let said = format!("{left} messages were held by replicas that had nothing more to do");
         outcome.differences.push(said);
     }
-    let count = broker::ready(&channel, &bus.dead_letter_queue).await?;
-    let found = broker::letters(&bus, count as usize).await?;
-    let interruptions = outcome.faults.values().sum();
-    outcome.letters = letters::judge(&scenario.published, &load.sent, &found, interruptions);
-    outcome.differences.append(&mut outcome.letters.differences);
-
-    // A process that has seen nothing of it all.
     replicas.truncate(1);
-    replicas[0].start().await?;
-    become_ready(&mut replicas).await?;
-    let comparison = compare(&replicas[0], &model).await?;
+    let listing = ask_afresh(&mut replicas, &model, outcome).await?;
+    let depth = broker::ready(&channel, &bus.dead_letter_queue).await?;
+    let published = &scenario.published;
+    let listed = listed::judge(&bus.exchange, published, &listing, depth);
+    let found = broker::letters(&bus, depth as usize).await?;
+    let interruptions = outcome.faults.values().sum();
+    outcome.letters = letters::judge(published, &load.sent, &found, interruptions);
+    outcome.differences.append(&mut outcome.letters.differences);
+    outcome.differences.extend(listed);
+    Ok(())
+}
+
+/// Asks a process that has seen nothing of it all for counters and letters.
+async fn ask_afresh(
+    replica: &mut [Replica],
+    model: &Model,
+    outcome: &mut Outcome,
+) -> Result<Listing> {
+    replica[0].start().await?;
+    become_ready(replica).await?;
+    let replica = &mut replica[0];
+    let listing = listed::list(replica.url(), PATIENCE).await?;
+    let comparison = compare(replica, model).await?;
     outcome.compared = comparison.compared;
     let differences = comparison.differences.iter().map(ToString::to_string);
     outcome.differences.extend(differences);
-    replicas[0].stop().await?;
-    if !replicas[0].verifies().await? {
+    replica.stop().await?;
+    if !replica.verifies().await? {
         let said = "`chat-counters verify` finds counters that the facts do not bear out";
         outcome.differences.push(said.to_owned());
     }
-    Ok(())
+    Ok(listing)
 }
 
 async fn compare(replica: &Replica, model: &Model) -> Result<Comparison> {
