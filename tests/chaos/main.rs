@@ -18,8 +18,11 @@ mod load;
 mod plan;
 mod proxy;
 mod rebuild;
+mod refusal;
+mod replay;
 mod replica;
 mod run;
+mod settle;
 mod stage;
 mod table;
 

@@ -1,0 +1,123 @@
+//! After load and faults: until all is counted, and the verdict.
+
+use std::time::Instant;
+
+use chat_counters::config;
+use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
+use lapin::Channel;
+
+use super::inject::Record;
+use super::letters;
+use super::listed::{self, Listing};
+use super::load::Load;
+use super::replay::Replayer;
+use super::replica::Replica;
+use super::run::{Outcome, PATIENCE, become_ready};
+use super::stage::Stage;
+use crate::kit::broker;
+use crate::kit::model::Model;
+use crate::kit::read_back::{self, Comparison};
+use crate::kit::scenario::Scenario;
+use crate::kit::service::{POLL, Result, until_for};
+
+/// A run whose load is confirmed, and whose faults are over.
+pub struct Played<'r> {
+    pub stage: &'r Stage,
+    pub replicas: Vec<Replica>,
+    pub scenario: &'r Scenario,
+    pub load: &'r Load,
+    pub replayer: Option<Replayer<'r>>,
+    pub record: &'r Record,
+}
+
+impl Played<'_> {
+    /// Waits until all is counted, stops the replicas, and compares all there is.
+    ///
+    /// # Errors
+    /// When something does not come back.
+    pub async fn settle(mut self, outcome: &mut Outcome) -> Result<()> {
+        let model = Model::of(&self.scenario.events);
+        let bus = self.stage.direct(&self.replicas[0].config().bus).remove(0);
+        let (_connection, channel) = broker::channel(&bus).await?;
+        let began = Instant::now();
+        self.count_all(&channel, &bus, &model).await?;
+        outcome.drained = began.elapsed();
+        for replica in &mut self.replicas {
+            replica.stop().await?;
+        }
+        let left = broker::ready(&channel, &bus.queue).await?;
+        if left > 0 {
+            let said = format!("{left} messages were held by replicas that had nothing more to do");
+            outcome.differences.push(said);
+        }
+        let listing = self.ask_afresh(&model, outcome).await?;
+        let depth = broker::ready(&channel, &bus.dead_letter_queue).await?;
+        let published = &self.scenario.published;
+        let listed = listed::judge(&bus.exchange, published, &listing, depth);
+        let found = broker::letters(&bus, depth as usize).await?;
+        let interruptions = outcome.faults.values().sum();
+        outcome.letters = letters::judge(published, &self.load.sent, &found, interruptions);
+        outcome.differences.append(&mut outcome.letters.differences);
+        outcome.differences.extend(listed);
+        Ok(())
+    }
+
+    async fn count_all(
+        &mut self,
+        channel: &Channel,
+        bus: &config::Bus,
+        model: &Model,
+    ) -> Result<()> {
+        let drained = until_for(PATIENCE, "an empty queue", || async {
+            let ready = broker::ready(channel, &bus.queue).await.ok()?;
+            (ready == 0).then_some(())
+        });
+        drained.await?;
+        self.record.note("nothing is ready in the queue");
+        // What is in flight still is not seen from outside: its effect is. When
+        // it never shows, the comparison at the end says what is different.
+        let began = Instant::now();
+        while !equal(&self.replicas[0], model).await && began.elapsed() < PATIENCE {
+            match &mut self.replayer {
+                Some(replayer) => replayer.once(PATIENCE).await?,
+                None => tokio::time::sleep(POLL).await,
+            }
+        }
+        self.record.note("counted");
+        Ok(())
+    }
+
+    /// Asks a process that has seen nothing of it all for counters and letters.
+    async fn ask_afresh(&mut self, model: &Model, outcome: &mut Outcome) -> Result<Listing> {
+        self.replicas.truncate(1);
+        self.replicas[0].start().await?;
+        become_ready(&mut self.replicas).await?;
+        let replica = &mut self.replicas[0];
+        if let Some(replayer) = &mut self.replayer {
+            // Copies of events that are counted may have been refused, too.
+            replayer.until_none(&replica.url(), PATIENCE).await?;
+            outcome.replays = replayer.replays;
+        }
+        let listing = listed::list(replica.url(), PATIENCE).await?;
+        let comparison = compare(replica, model).await?;
+        outcome.compared = comparison.compared;
+        let differences = comparison.differences.iter().map(ToString::to_string);
+        outcome.differences.extend(differences);
+        replica.stop().await?;
+        if !replica.verifies().await? {
+            let said = "`chat-counters verify` finds counters that the facts do not bear out";
+            outcome.differences.push(said.to_owned());
+        }
+        Ok(listing)
+    }
+}
+
+async fn equal(replica: &Replica, model: &Model) -> bool {
+    let comparison = compare(replica, model).await;
+    comparison.is_ok_and(|comparison| comparison.differences.is_empty())
+}
+
+async fn compare(replica: &Replica, model: &Model) -> Result<Comparison> {
+    let mut client = CounterServiceClient::connect(replica.url()).await?;
+    read_back::compare(&mut client, model).await
+}
