@@ -14,8 +14,8 @@ use crate::kit::service::{Result, until_for};
 /// with a hexadecimal digit.
 const REFUSED: [&str; 2] = ["[0-1]$", "[0-7]$"];
 /// Milliseconds until the next refusal, and of one: at least, and less than.
-const GAP_MS: (usize, usize) = (500, 3_000);
-const LASTS_MS: (usize, usize) = (1_000, 5_000);
+const GAP_MS: (usize, usize) = (500, 2_500);
+const LASTS_MS: (usize, usize) = (2_000, 8_000);
 /// How long the database may try to change the validator, and then to tell the
 /// other nodes: an open transaction is in the way.
 const CHANGE_MS: i32 = 800;

@@ -26,9 +26,10 @@ use crate::kit::service::Result;
 /// The reason of good events that the database refused.
 const REASON: &str = "rejected_by_store";
 /// Milliseconds after which a replay is ended, if it is not over: at least, and
-/// less than. Long ones outlast the lease of one that was killed.
+/// less than. After one that was ended comes one with the time to outlast its
+/// lease.
 const SHORT_MS: (usize, usize) = (50, 2_500);
-const LONG_MS: (usize, usize) = (2_500, 20_000);
+const LONG_MS: (usize, usize) = (10_000, 20_000);
 /// Letters a second; 0 is no limit. Slow ones are met in the middle.
 const RATES: [u32; 3] = [0, 0, 100];
 /// Between two tries, where the first was refused, or had nothing to do.
@@ -95,18 +96,18 @@ impl<'r> Replayer<'r> {
     /// When one ends as none should.
     pub async fn keep_replaying(&mut self, length: Duration) -> Result<()> {
         let over = Instant::now() + length;
+        let mut ended = Ended::Nothing;
         while Instant::now() < over {
-            let is_short = self.random.one_in(2);
-            let limit = self
-                .random
-                .millis(if is_short { SHORT_MS } else { LONG_MS });
+            let is_short = self.random.one_in(2) && ended != Ended::TooLong;
+            let limit = if is_short { SHORT_MS } else { LONG_MS };
+            let limit = self.random.millis(limit);
             let rate = *self.random.pick(&RATES);
-            if self.random.one_in(3) {
+            ended = if self.random.one_in(3) {
                 let replica = self.random.pick(&self.replicas).borrow().clone();
-                self.by_replica(replica, rate, limit).await;
+                self.by_replica(replica, rate, limit).await
             } else {
-                self.by_process(rate, limit).await?;
-            }
+                self.by_process(rate, limit).await?
+            };
         }
         Ok(())
     }

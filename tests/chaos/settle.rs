@@ -1,10 +1,13 @@
 //! After load and faults: until all is counted, and the verdict.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use chat_counters::config;
 use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
+use futures::TryStreamExt as _;
 use lapin::Channel;
+use mongodb::bson::{Document, doc};
 
 use super::inject::Record;
 use super::letters;
@@ -51,6 +54,8 @@ impl Played<'_> {
             outcome.differences.push(said);
         }
         let listing = self.ask_afresh(&model, outcome).await?;
+        let uncounted = self.uncounted().await?;
+        outcome.differences.extend(uncounted);
         let depth = broker::ready(&channel, &bus.dead_letter_queue).await?;
         let published = &self.scenario.published;
         let listed = listed::judge(&bus.exchange, published, &listing, depth);
@@ -109,6 +114,33 @@ impl Played<'_> {
             outcome.differences.push(said.to_owned());
         }
         Ok(listing)
+    }
+}
+
+impl Played<'_> {
+    /// Names the events that the journal does not have: where to begin looking.
+    async fn uncounted(&self) -> Result<Vec<String>> {
+        let store = &self.replicas[0].config().store;
+        let client = mongodb::Client::with_uri_str(store.url.expose()).await?;
+        let journal = client
+            .database(&store.database)
+            .collection::<Document>("journal");
+        let ids = journal.find(doc! {}).projection(doc! { "_id": 1 }).await?;
+        let id = |record: Document| {
+            let id = record.get_document("_id").ok()?;
+            Some((
+                id.get_str("t").ok()?.to_owned(),
+                id.get_str("e").ok()?.to_owned(),
+            ))
+        };
+        let taken: HashSet<_> = ids.map_ok(id).try_collect().await?;
+        let missing = self.scenario.events.iter().filter_map(|event| {
+            let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+            let (tenant, id) = (text("tenantId"), text("eventId"));
+            let said = format!("not in the journal: {tenant} {id}");
+            (!taken.contains(&Some((tenant, id)))).then_some(said)
+        });
+        Ok(missing.collect())
     }
 }
 
