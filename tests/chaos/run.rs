@@ -70,7 +70,7 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
 
     let direct = stage.direct(&configs[0].bus);
     let mut replayer = replayer(&replicas, logs, seed, &record);
-    let load = load::publish(&direct, &scenario.published, length, PATIENCE);
+    let load = load::publish(&direct, &scenario.published, (length, PATIENCE), &record);
     let rebuilding = rebuild(&configs[0], logs, seed, length);
     let replaying = replay(stage, replayer.as_mut(), seed, length);
     let disturbing = disturb(stage, &mut replicas, &plan, length, &record);

@@ -8,6 +8,7 @@ use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
 use futures::TryStreamExt as _;
 use lapin::Channel;
 use mongodb::bson::{Document, doc};
+use serde_json::Value;
 
 use super::inject::Record;
 use super::letters;
@@ -138,9 +139,20 @@ impl Played<'_> {
             let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
             let (tenant, id) = (text("tenantId"), text("eventId"));
             let said = format!("not in the journal: {tenant} {id}");
-            (!taken.contains(&Some((tenant, id)))).then_some(said)
+            let is_missing = !taken.contains(&Some((tenant, id)));
+            is_missing.then(|| format!("{said}, published {}", self.place(event)))
         });
         Ok(missing.collect())
+    }
+
+    /// When an event was published, and how often it may have been: lost
+    /// together, events were neighbours somewhere.
+    fn place(&self, event: &Value) -> String {
+        let body = event.to_string().into_bytes();
+        let published = self.scenario.published.iter().zip(&self.load.sent);
+        let places = published.enumerate().filter(|(_, (p, _))| p.body == body);
+        let places = places.map(|(place, (_, sent))| format!("as number {place}, {sent} times"));
+        places.collect::<Vec<_>>().join("; ")
     }
 }
 
