@@ -83,13 +83,31 @@ impl Played<'_> {
         // What is in flight still is not seen from outside: its effect is. When
         // it never shows, the comparison at the end says what is different.
         let began = Instant::now();
-        while !equal(&self.replicas[0], model).await && began.elapsed() < PATIENCE {
+        let mut counted = equal(&self.replicas[0], model).await;
+        while !counted && began.elapsed() < PATIENCE {
             match &mut self.replayer {
                 Some(replayer) => replayer.once(PATIENCE).await?,
                 None => tokio::time::sleep(POLL).await,
             }
+            counted = equal(&self.replicas[0], model).await;
         }
-        self.record.note("counted");
+        match counted {
+            true => self.record.note("counted"),
+            false => self.note_queues().await?,
+        }
+        Ok(())
+    }
+
+    /// Notes what the broker says is in the queues, and held by whom: messages
+    /// that nobody settles are seen nowhere else.
+    async fn note_queues(&self) -> Result<()> {
+        let columns = ["messages_ready", "messages_unacknowledged", "consumers"];
+        let arguments = [&["list_queues", "name", "leader"][..], &columns].concat();
+        let queues = self.stage.brokers[0].ctl(&arguments).await?;
+        self.record.note(&format!("not all is counted\n{queues}"));
+        let held = ["list_consumers"];
+        let consumers = self.stage.brokers[0].ctl(&held).await?;
+        self.record.note(&format!("consumers\n{consumers}"));
         Ok(())
     }
 
