@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chat_counters::bus::{EventHeaders, Publisher};
 use chat_counters::config;
 
+use super::inject::Record;
 use crate::kit::scenario::Published;
 use crate::kit::service::Result;
 
@@ -29,8 +30,8 @@ pub struct Load {
 pub async fn publish(
     brokers: &[config::Bus],
     messages: &[Published],
-    length: Duration,
-    patience: Duration,
+    (length, patience): (Duration, Duration),
+    record: &Record,
 ) -> Result<Load> {
     let bursts = (length.as_secs() as usize * BURSTS_A_SECOND).max(1);
     let size = messages.len().div_ceil(bursts).max(1);
@@ -38,7 +39,7 @@ pub async fn publish(
     let mut brokers = brokers.iter().cycle();
     let mut broker = brokers.next().ok_or("no broker")?;
     let mut due = tokio::time::Instant::now();
-    for (burst, sent) in messages.chunks(size).zip(sent.chunks_mut(size)) {
+    for (number, (burst, sent)) in messages.chunks(size).zip(sent.chunks_mut(size)).enumerate() {
         tokio::time::sleep_until(due).await;
         due += Duration::from_secs(1) / BURSTS_A_SECOND as u32;
         let began = Instant::now();
@@ -46,6 +47,8 @@ pub async fn publish(
             if began.elapsed() > patience {
                 return Err(format!("not confirmed after {patience:?}: {error}").into());
             }
+            let first = number * size;
+            record.note(&format!("not confirmed from number {first} on: {error}"));
             broker = brokers.next().ok_or("no broker")?;
             tokio::time::sleep(PAUSE).await;
         }

@@ -13,12 +13,16 @@ mod kit;
 
 mod inject;
 mod letters;
+mod listed;
 mod load;
 mod plan;
 mod proxy;
 mod rebuild;
+mod refusal;
+mod replay;
 mod replica;
 mod run;
+mod settle;
 mod stage;
 mod table;
 
@@ -110,7 +114,7 @@ async fn runs(arguments: &Arguments) -> Result<bool> {
             std::fs::remove_dir_all(&logs)?;
         } else {
             failed.push(seed);
-            tell(&outcome, &logs);
+            tell(&outcome, &logs)?;
         }
     }
     table::totals(&faults);
@@ -148,11 +152,13 @@ fn logs(seed: u64) -> Result<PathBuf> {
     Ok(directory)
 }
 
-fn tell(outcome: &Outcome, logs: &Path) {
+fn tell(outcome: &Outcome, logs: &Path) -> Result<()> {
     const SHOWN: usize = 20;
+    std::fs::write(logs.join("differences.txt"), outcome.differences.join("\n"))?;
     for difference in outcome.differences.iter().take(SHOWN) {
         println!("         DIFFERENT {difference}");
     }
     let more = outcome.differences.len().saturating_sub(SHOWN);
     println!("         {more} more; logs: {}", logs.display());
+    Ok(())
 }

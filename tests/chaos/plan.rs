@@ -141,7 +141,7 @@ impl Plan {
                     Kind::StoreStalled,
                 ]),
                 after: Duration::ZERO,
-                lasts: millis(&mut random, LONG_MS),
+                lasts: random.millis(LONG_MS),
                 target: Target::Every,
                 delay: Duration::ZERO,
             },
@@ -159,7 +159,7 @@ fn lane(random: &mut Random, kinds: &[Kind], length: Duration) -> Vec<Fault> {
             left.extend(kinds);
         }
         let kind = left.swap_remove(random.below(left.len()));
-        let mut after = millis(random, GAP_MS);
+        let mut after = random.millis(GAP_MS);
         if faults.is_empty() {
             after += Duration::from_millis(FIRST_AFTER_MS as u64);
         }
@@ -167,20 +167,16 @@ fn lane(random: &mut Random, kinds: &[Kind], length: Duration) -> Vec<Fault> {
         let fault = Fault {
             kind,
             after,
-            lasts: millis(random, if is_short { SHORT_MS } else { LONG_MS }),
+            lasts: random.millis(if is_short { SHORT_MS } else { LONG_MS }),
             target: if random.one_in(3) {
                 Target::Every
             } else {
                 Target::One(random.below(6))
             },
-            delay: millis(random, DELAY_MS),
+            delay: random.millis(DELAY_MS),
         };
         at += fault.after + fault.lasts;
         faults.push(fault);
     }
     faults
-}
-
-fn millis(random: &mut Random, (least, limit): (usize, usize)) -> Duration {
-    Duration::from_millis((least + random.below(limit - least)) as u64)
 }

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use chat_counters::config::Config;
 use tokio::process::Command;
+use tokio::sync::watch;
 
 use crate::kit::service::{Result, Service};
 
@@ -18,6 +19,8 @@ pub struct Replica {
     /// What all its processes say.
     log: PathBuf,
     service: Service,
+    /// For those who ask whichever process there is.
+    url: watch::Sender<String>,
 }
 
 impl Replica {
@@ -27,6 +30,7 @@ impl Replica {
         Ok(Self {
             config,
             log,
+            url: watch::Sender::new(url(&service)),
             service,
         })
     }
@@ -43,7 +47,12 @@ impl Replica {
 
     /// Where it answers gRPC now.
     pub fn url(&self) -> String {
-        format!("http://{}", self.service.grpc)
+        url(&self.service)
+    }
+
+    /// Where it answers gRPC, from process to process.
+    pub fn urls(&self) -> watch::Receiver<String> {
+        self.url.subscribe()
     }
 
     /// Ends it on the spot.
@@ -69,6 +78,7 @@ impl Replica {
     /// Starts it again.
     pub async fn start(&mut self) -> Result<()> {
         self.service = spawn(&self.config, &self.log).await?;
+        self.url.send_replace(self.url());
         Ok(())
     }
 
@@ -112,6 +122,10 @@ impl Replica {
     fn said(&self, what: &str) -> Box<dyn std::error::Error + Send + Sync> {
         format!("a replica {what}; its log is {}", self.log.display()).into()
     }
+}
+
+fn url(service: &Service) -> String {
+    format!("http://{}", service.grpc)
 }
 
 async fn spawn(config: &Config, log: &Path) -> Result<Service> {

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chat_counters::config::Config;
-use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
 use futures::future::try_join_all;
 use futures::try_join;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
@@ -15,12 +14,13 @@ use super::letters;
 use super::load::{self, Load};
 use super::plan::{Kind, Plan};
 use super::rebuild::{Rebuilds, keep_rebuilding};
+use super::refusal::keep_refusing;
+use super::replay::{Replayer, Replays};
 use super::replica::Replica;
+use super::settle::Played;
 use super::stage::Stage;
 use crate::kit::broker;
-use crate::kit::model::Model;
 use crate::kit::random::Random;
-use crate::kit::read_back::{self, Comparison};
 use crate::kit::scenario::Scenario;
 use crate::kit::service::{Result, config, until_for};
 
@@ -29,7 +29,7 @@ pub const REPLICAS: usize = 2;
 /// Events in a second, before duplicates and poison.
 const RATE: usize = 400;
 /// How long recovering, confirming and draining may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a run found.
 #[derive(Debug, Default)]
@@ -40,6 +40,7 @@ pub struct Outcome {
     pub duplicates: usize,
     pub faults: BTreeMap<Kind, usize>,
     pub rebuilds: Rebuilds,
+    pub replays: Replays,
     /// From the end of the last fault until every replica was ready by itself.
     pub ready: Duration,
     /// From then until nothing was left to count.
@@ -68,10 +69,12 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
     record.note("ready");
 
     let direct = stage.direct(&configs[0].bus);
-    let load = load::publish(&direct, &scenario.published, length, PATIENCE);
+    let mut replayer = replayer(&replicas, logs, seed, &record);
+    let load = load::publish(&direct, &scenario.published, (length, PATIENCE), &record);
     let rebuilding = rebuild(&configs[0], logs, seed, length);
+    let replaying = replay(stage, replayer.as_mut(), seed, length);
     let disturbing = disturb(stage, &mut replicas, &plan, length, &record);
-    let (load, (faults, ready), rebuilds) = try_join!(load, disturbing, rebuilding)?;
+    let (load, (faults, ready), rebuilds, ()) = try_join!(load, disturbing, rebuilding, replaying)?;
     record.note("all confirmed, all faults over, all ready");
     let mut outcome = Outcome {
         confirmed: load.sent.len(),
@@ -81,7 +84,15 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
         rebuilds,
         ..Outcome::default()
     };
-    settle(stage, replicas, &scenario, &load, &record, &mut outcome).await?;
+    let played = Played {
+        stage,
+        replicas,
+        scenario: &scenario,
+        load: &load,
+        replayer,
+        record: &record,
+    };
+    played.settle(&mut outcome).await?;
     clean_up(stage, &configs[0]).await?;
     Ok(outcome)
 }
@@ -93,6 +104,37 @@ async fn rebuild(config: &Config, logs: &Path, seed: u64, length: Duration) -> R
     }
     let random = Random::new(!seed);
     keep_rebuilding(config, &logs.join("rebuild.log"), random, length, PATIENCE).await
+}
+
+/// Under even seeds good events are refused as well, and their letters replayed.
+fn replayer<'r>(
+    replicas: &[Replica],
+    logs: &Path,
+    seed: u64,
+    record: &'r Record,
+) -> Option<Replayer<'r>> {
+    seed.is_multiple_of(2).then(|| {
+        let config = replicas[0].config().clone();
+        let urls = replicas.iter().map(Replica::urls).collect();
+        let random = Random::new(seed ^ 0x0de4_d1e7);
+        Replayer::new(config, logs.join("replay.log"), urls, random, record)
+    })
+}
+
+async fn replay(
+    stage: &Stage,
+    replayer: Option<&mut Replayer<'_>>,
+    seed: u64,
+    length: Duration,
+) -> Result<()> {
+    let Some(replayer) = replayer else {
+        return Ok(());
+    };
+    let database = replayer.config.store.database.clone();
+    let mut random = Random::new(seed ^ 0x004e_f5ed);
+    let until = (length, PATIENCE);
+    let refusing = keep_refusing(stage, &database, &mut random, until, replayer.record);
+    try_join!(refusing, replayer.keep_replaying(length)).map(drop)
 }
 
 /// The same service, tuned differently for each seed: small batches make for
@@ -114,7 +156,7 @@ fn configs(stage: &Stage, seed: u64) -> Vec<Config> {
     configs.collect()
 }
 
-async fn become_ready(replicas: &mut [Replica]) -> Result<()> {
+pub async fn become_ready(replicas: &mut [Replica]) -> Result<()> {
     for (number, replica) in replicas.iter_mut().enumerate() {
         let what = format!("replica {number} is ready");
         until_for(PATIENCE, &what, || async {
@@ -162,70 +204,6 @@ fn duplicates(scenario: &Scenario, load: &Load) -> usize {
     let sent: usize = load.sent.iter().map(|sent| *sent as usize).sum();
     let distinct: HashSet<_> = scenario.published.iter().map(|p| &p.body).collect();
     sent - distinct.len()
-}
-
-/// Waits until all is counted, stops the replicas, and compares all there is.
-async fn settle(
-    stage: &Stage,
-    mut replicas: Vec<Replica>,
-    scenario: &Scenario,
-    load: &Load,
-    record: &Record,
-    outcome: &mut Outcome,
-) -> Result<()> {
-    let model = Model::of(&scenario.events);
-    let config = replicas[0].config().clone();
-    let bus = stage.direct(&config.bus).remove(0);
-    let began = Instant::now();
-    let (_connection, channel) = broker::channel(&bus).await?;
-    let drained = until_for(PATIENCE, "an empty queue", || async {
-        let ready = broker::ready(&channel, &bus.queue).await.ok()?;
-        (ready == 0).then_some(())
-    });
-    drained.await?;
-    record.note("nothing is ready in the queue");
-    // What is in flight still is not seen from outside: its effect is.
-    let equal = until_for(PATIENCE, "counters as the model has them", || async {
-        let comparison = compare(&replicas[0], &model).await.ok()?;
-        comparison.differences.is_empty().then_some(())
-    });
-    // Otherwise the comparison at the end says what is different.
-    let _ = equal.await;
-    outcome.drained = began.elapsed();
-    record.note("counted");
-    for replica in &mut replicas {
-        replica.stop().await?;
-    }
-    let left = broker::ready(&channel, &bus.queue).await?;
-    if left > 0 {
-        let said = format!("{left} messages were held by replicas that had nothing more to do");
-        outcome.differences.push(said);
-    }
-    let count = broker::ready(&channel, &bus.dead_letter_queue).await?;
-    let found = broker::letters(&bus, count as usize).await?;
-    let interruptions = outcome.faults.values().sum();
-    outcome.letters = letters::judge(&scenario.published, &load.sent, &found, interruptions);
-    outcome.differences.append(&mut outcome.letters.differences);
-
-    // A process that has seen nothing of it all.
-    replicas.truncate(1);
-    replicas[0].start().await?;
-    become_ready(&mut replicas).await?;
-    let comparison = compare(&replicas[0], &model).await?;
-    outcome.compared = comparison.compared;
-    let differences = comparison.differences.iter().map(ToString::to_string);
-    outcome.differences.extend(differences);
-    replicas[0].stop().await?;
-    if !replicas[0].verifies().await? {
-        let said = "`chat-counters verify` finds counters that the facts do not bear out";
-        outcome.differences.push(said.to_owned());
-    }
-    Ok(())
-}
-
-async fn compare(replica: &Replica, model: &Model) -> Result<Comparison> {
-    let mut client = CounterServiceClient::connect(replica.url()).await?;
-    read_back::compare(&mut client, model).await
 }
 
 /// Removes queues, exchange and database of a run.

@@ -82,10 +82,15 @@ impl Stage {
     }
 }
 
-/// Runs a command on one database node.
-pub async fn admin(server: &Server, command: Document) -> Result<Document> {
+/// Runs an administrator's command on one database node.
+pub async fn admin(server: &Server, what: Document) -> Result<Document> {
+    command(server, "admin", what).await
+}
+
+/// Runs a command about a database on one of its nodes.
+pub async fn command(server: &Server, database: &str, what: Document) -> Result<Document> {
     let client = mongodb::Client::with_uri_str(&server.url).await?;
-    let answer = async { client.database("admin").run_command(command).await };
+    let answer = async { client.database(database).run_command(what).await };
     Ok(tokio::time::timeout(ANSWER_PATIENCE, answer).await??)
 }
 

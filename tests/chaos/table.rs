@@ -12,15 +12,16 @@ pub fn head() {
          connections to bus and store, killed/frozen/stepped down of database primaries.\n\
          Copies are messages that the broker may have got again. Letters marked + were written \
          again by a service that was interrupted between confirm and ack. Rebuilds are counted as \
-         finished/killed.\n"
+         finished/killed. Under replayed: letters of good events that were refused; their replays \
+         finished/left by the caller/killed.\n"
     );
     print!("{:>8} {:>7} {:>7}", "seed", "events", "copies");
     for (group, _) in Kind::GROUPS {
         print!(" {group:>8}");
     }
     println!(
-        " {:>8} {:>8} {:>10} {:>12} {:>9}  verdict",
-        "rebuilt", "ready s", "counted s", "letters", "counters"
+        " {:>8} {:>13} {:>8} {:>10} {:>12} {:>9}  verdict",
+        "rebuilt", "replayed", "ready s", "counted s", "letters", "counters"
     );
 }
 
@@ -34,10 +35,14 @@ pub fn row(seed: u64, outcome: &Outcome) {
         let counts = kinds.map(|kind| outcome.faults.get(&kind).copied().unwrap_or_default());
         print!(" {:>8}", counts.map(|count| count.to_string()).join("/"));
     }
-    let letters = &outcome.letters;
+    let (letters, replays) = (&outcome.letters, &outcome.replays);
     println!(
-        " {:>8} {:>8.1} {:>10.1} {:>12} {:>9}  {}",
+        " {:>8} {:>13} {:>8.1} {:>10.1} {:>12} {:>9}  {}",
         format!("{}/{}", outcome.rebuilds.finished, outcome.rebuilds.killed),
+        format!(
+            "{} {}/{}/{}",
+            replays.letters, replays.finished, replays.left, replays.killed
+        ),
         outcome.ready.as_secs_f64(),
         outcome.drained.as_secs_f64(),
         format!(

@@ -1,5 +1,7 @@
 //! Random numbers that are the same in every run.
 
+use std::time::Duration;
+
 /// splitmix64.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -21,6 +23,11 @@ impl Random {
     /// Below `n`, which is not zero.
     pub fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.next()) * n as u128) >> 64) as usize
+    }
+
+    /// Milliseconds: at least, and less than.
+    pub fn millis(&mut self, (least, limit): (usize, usize)) -> Duration {
+        Duration::from_millis((least + self.below(limit - least)) as u64)
     }
 
     /// True in one case of `n`.

@@ -149,6 +149,13 @@ impl Server {
         output(self.command(verb)).await.map(drop)
     }
 
+    /// What the broker's own administration tool says.
+    pub async fn ctl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command("ctl");
+        command.args(arguments);
+        output(command).await
+    }
+
     /// Starts it, again on the same data, and waits until it is ready.
     pub async fn start(&self) -> Result<()> {
         self.run("start").await?;

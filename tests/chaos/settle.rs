@@ -1,0 +1,193 @@
+//! After load and faults: until all is counted, and the verdict.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use chat_counters::config;
+use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
+use futures::TryStreamExt as _;
+use lapin::Channel;
+use mongodb::bson::{Document, doc};
+use serde_json::Value;
+
+use super::inject::Record;
+use super::letters;
+use super::listed::{self, Listing};
+use super::load::Load;
+use super::replay::Replayer;
+use super::replica::Replica;
+use super::run::{Outcome, PATIENCE, become_ready};
+use super::stage::Stage;
+use crate::kit::broker;
+use crate::kit::model::Model;
+use crate::kit::read_back::{self, Comparison};
+use crate::kit::scenario::Scenario;
+use crate::kit::service::{POLL, Result, until_for};
+
+/// A run whose load is confirmed, and whose faults are over.
+pub struct Played<'r> {
+    pub stage: &'r Stage,
+    pub replicas: Vec<Replica>,
+    pub scenario: &'r Scenario,
+    pub load: &'r Load,
+    pub replayer: Option<Replayer<'r>>,
+    pub record: &'r Record,
+}
+
+impl Played<'_> {
+    /// Waits until all is counted, stops the replicas, and compares all there is.
+    ///
+    /// # Errors
+    /// When something does not come back.
+    pub async fn settle(mut self, outcome: &mut Outcome) -> Result<()> {
+        let model = Model::of(&self.scenario.events);
+        let bus = self.stage.direct(&self.replicas[0].config().bus).remove(0);
+        let (_connection, channel) = broker::channel(&bus).await?;
+        let began = Instant::now();
+        let counted = self.count_all(&channel, &bus, &model).await?;
+        outcome.drained = began.elapsed();
+        for replica in &mut self.replicas {
+            replica.stop().await?;
+        }
+        if !counted {
+            let held = self.held_for_nobody(&bus.queue).await;
+            let unknown = |error| Some(format!("what the broker holds is not known: {error}"));
+            outcome.differences.extend(held.unwrap_or_else(unknown));
+        }
+        let left = broker::ready(&channel, &bus.queue).await?;
+        if left > 0 {
+            let said = format!("{left} messages were held by replicas that had nothing more to do");
+            outcome.differences.push(said);
+        }
+        let listing = self.ask_afresh(&model, outcome).await?;
+        let uncounted = self.uncounted().await?;
+        outcome.differences.extend(uncounted);
+        let depth = broker::ready(&channel, &bus.dead_letter_queue).await?;
+        let published = &self.scenario.published;
+        let listed = listed::judge(&bus.exchange, published, &listing, depth);
+        let found = broker::letters(&bus, depth as usize).await?;
+        let interruptions = outcome.faults.values().sum();
+        outcome.letters = letters::judge(published, &self.load.sent, &found, interruptions);
+        outcome.differences.append(&mut outcome.letters.differences);
+        outcome.differences.extend(listed);
+        Ok(())
+    }
+
+    async fn count_all(
+        &mut self,
+        channel: &Channel,
+        bus: &config::Bus,
+        model: &Model,
+    ) -> Result<bool> {
+        let drained = until_for(PATIENCE, "an empty queue", || async {
+            let ready = broker::ready(channel, &bus.queue).await.ok()?;
+            (ready == 0).then_some(())
+        });
+        drained.await?;
+        self.record.note("nothing is ready in the queue");
+        // What is in flight still is not seen from outside: its effect is. When
+        // it never shows, the comparison at the end says what is different.
+        let began = Instant::now();
+        let mut counted = equal(&self.replicas[0], model).await;
+        while !counted && began.elapsed() < PATIENCE {
+            match &mut self.replayer {
+                Some(replayer) => replayer.once(PATIENCE).await?,
+                None => tokio::time::sleep(POLL).await,
+            }
+            counted = equal(&self.replicas[0], model).await;
+        }
+        if counted {
+            self.record.note("counted");
+        }
+        Ok(counted)
+    }
+
+    /// What the broker holds for consumers that it takes to be there, though
+    /// every replica has stopped: it delivers that to nobody any more (see
+    /// rabbitmq/rabbitmq-server#15473).
+    async fn held_for_nobody(&self, queue: &str) -> Result<Option<String>> {
+        let columns = ["name", "messages_unacknowledged", "consumers", "leader"];
+        let listed = [&["--silent", "list_queues"][..], &columns].concat();
+        let listed = self.stage.brokers[0].ctl(&listed).await?;
+        self.record.note(&format!("not all is counted\n{listed}"));
+        let line = listed
+            .lines()
+            .find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'));
+        let held = line.filter(|line| !line.starts_with("0\t"));
+        Ok(held.map(|held| {
+            format!("the BROKER holds messages for consumers that are gone (messages, consumers, leader): {held}")
+        }))
+    }
+
+    /// Asks a process that has seen nothing of it all for counters and letters.
+    async fn ask_afresh(&mut self, model: &Model, outcome: &mut Outcome) -> Result<Listing> {
+        self.replicas.truncate(1);
+        self.replicas[0].start().await?;
+        become_ready(&mut self.replicas).await?;
+        let replica = &mut self.replicas[0];
+        if let Some(replayer) = &mut self.replayer {
+            // Copies of events that are counted may have been refused, too.
+            replayer.until_none(&replica.url(), PATIENCE).await?;
+            outcome.replays = replayer.replays;
+        }
+        let listing = listed::list(replica.url(), PATIENCE).await?;
+        let comparison = compare(replica, model).await?;
+        outcome.compared = comparison.compared;
+        let differences = comparison.differences.iter().map(ToString::to_string);
+        outcome.differences.extend(differences);
+        replica.stop().await?;
+        if !replica.verifies().await? {
+            let said = "`chat-counters verify` finds counters that the facts do not bear out";
+            outcome.differences.push(said.to_owned());
+        }
+        Ok(listing)
+    }
+}
+
+impl Played<'_> {
+    /// Names the events that the journal does not have: where to begin looking.
+    async fn uncounted(&self) -> Result<Vec<String>> {
+        let store = &self.replicas[0].config().store;
+        let client = mongodb::Client::with_uri_str(store.url.expose()).await?;
+        let journal = client
+            .database(&store.database)
+            .collection::<Document>("journal");
+        let ids = journal.find(doc! {}).projection(doc! { "_id": 1 }).await?;
+        let id = |record: Document| {
+            let id = record.get_document("_id").ok()?;
+            Some((
+                id.get_str("t").ok()?.to_owned(),
+                id.get_str("e").ok()?.to_owned(),
+            ))
+        };
+        let taken: HashSet<_> = ids.map_ok(id).try_collect().await?;
+        let missing = self.scenario.events.iter().filter_map(|event| {
+            let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+            let (tenant, id) = (text("tenantId"), text("eventId"));
+            let said = format!("not in the journal: {tenant} {id}");
+            let is_missing = !taken.contains(&Some((tenant, id)));
+            is_missing.then(|| format!("{said}, published {}", self.place(event)))
+        });
+        Ok(missing.collect())
+    }
+
+    /// When an event was published, and how often it may have been: lost
+    /// together, events were neighbours somewhere.
+    fn place(&self, event: &Value) -> String {
+        let body = event.to_string().into_bytes();
+        let published = self.scenario.published.iter().zip(&self.load.sent);
+        let places = published.enumerate().filter(|(_, (p, _))| p.body == body);
+        let places = places.map(|(place, (_, sent))| format!("as number {place}, {sent} times"));
+        places.collect::<Vec<_>>().join("; ")
+    }
+}
+
+async fn equal(replica: &Replica, model: &Model) -> bool {
+    let comparison = compare(replica, model).await;
+    comparison.is_ok_and(|comparison| comparison.differences.is_empty())
+}
+
+async fn compare(replica: &Replica, model: &Model) -> Result<Comparison> {
+    let mut client = CounterServiceClient::connect(replica.url()).await?;
+    read_back::compare(&mut client, model).await
+}
