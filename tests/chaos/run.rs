@@ -45,6 +45,8 @@ pub struct Outcome {
     pub ready: Duration,
     /// From then until nothing was left to count.
     pub drained: Duration,
+    /// Messages that the broker kept to itself until it was restarted.
+    pub held: u32,
     pub letters: letters::Verdict,
     /// Counters compared.
     pub compared: usize,

@@ -1,12 +1,11 @@
 //! After load and faults: until all is counted, and the verdict.
 
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chat_counters::config;
 use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
 use futures::TryStreamExt as _;
-use lapin::Channel;
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 
@@ -23,6 +22,9 @@ use crate::kit::model::Model;
 use crate::kit::read_back::{self, Comparison};
 use crate::kit::scenario::Scenario;
 use crate::kit::service::{POLL, Result, until_for};
+
+/// When nothing happens for so long, nothing will.
+const STUCK: Duration = Duration::from_secs(75);
 
 /// A run whose load is confirmed, and whose faults are over.
 pub struct Played<'r> {
@@ -42,18 +44,19 @@ impl Played<'_> {
     pub async fn settle(mut self, outcome: &mut Outcome) -> Result<()> {
         let model = Model::of(&self.scenario.events);
         let bus = self.stage.direct(&self.replicas[0].config().bus).remove(0);
-        let (_connection, channel) = broker::channel(&bus).await?;
         let began = Instant::now();
-        let counted = self.count_all(&channel, &bus, &model).await?;
+        if !self.count_all(&bus, &model, STUCK).await? {
+            outcome.held = self.held(&bus.queue).await?;
+            if outcome.held > 0 {
+                self.restart_brokers().await?;
+            }
+            self.count_all(&bus, &model, PATIENCE).await?;
+        }
         outcome.drained = began.elapsed();
         for replica in &mut self.replicas {
             replica.stop().await?;
         }
-        if !counted {
-            let held = self.held_for_nobody(&bus.queue).await;
-            let unknown = |error| Some(format!("what the broker holds is not known: {error}"));
-            outcome.differences.extend(held.unwrap_or_else(unknown));
-        }
+        let (_connection, channel) = broker::channel(&bus).await?;
         let left = broker::ready(&channel, &bus.queue).await?;
         if left > 0 {
             let said = format!("{left} messages were held by replicas that had nothing more to do");
@@ -73,14 +76,17 @@ impl Played<'_> {
         Ok(())
     }
 
+    /// Waits until every counter is as it should be; `false` when that takes
+    /// too long.
     async fn count_all(
         &mut self,
-        channel: &Channel,
         bus: &config::Bus,
         model: &Model,
+        patience: Duration,
     ) -> Result<bool> {
+        let (_connection, channel) = broker::channel(bus).await?;
         let drained = until_for(PATIENCE, "an empty queue", || async {
-            let ready = broker::ready(channel, &bus.queue).await.ok()?;
+            let ready = broker::ready(&channel, &bus.queue).await.ok()?;
             (ready == 0).then_some(())
         });
         drained.await?;
@@ -89,7 +95,7 @@ impl Played<'_> {
         // it never shows, the comparison at the end says what is different.
         let began = Instant::now();
         let mut counted = equal(&self.replicas[0], model).await;
-        while !counted && began.elapsed() < PATIENCE {
+        while !counted && began.elapsed() < patience {
             match &mut self.replayer {
                 Some(replayer) => replayer.once(PATIENCE).await?,
                 None => tokio::time::sleep(POLL).await,
@@ -102,10 +108,10 @@ impl Played<'_> {
         Ok(counted)
     }
 
-    /// What the broker holds for consumers that it takes to be there, though
-    /// every replica has stopped: it delivers that to nobody any more (see
-    /// rabbitmq/rabbitmq-server#15473).
-    async fn held_for_nobody(&self, queue: &str) -> Result<Option<String>> {
+    /// How many messages the broker takes to be with consumers. Replicas that
+    /// have nothing to do hold none: it takes them to be with a consumer that is
+    /// gone (see rabbitmq/rabbitmq-server#15473).
+    async fn held(&self, queue: &str) -> Result<u32> {
         let columns = ["name", "messages_unacknowledged", "consumers", "leader"];
         let listed = [&["--silent", "list_queues"][..], &columns].concat();
         let listed = self.stage.brokers[0].ctl(&listed).await?;
@@ -113,10 +119,19 @@ impl Played<'_> {
         let line = listed
             .lines()
             .find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'));
-        let held = line.filter(|line| !line.starts_with("0\t"));
-        Ok(held.map(|held| {
-            format!("the BROKER holds messages for consumers that are gone (messages, consumers, leader): {held}")
-        }))
+        let held = line.and_then(|line| line.split('\t').next()?.parse().ok());
+        Ok(held.unwrap_or_default())
+    }
+
+    /// What an operator can do about that: another leader looks anew for those
+    /// who are gone.
+    async fn restart_brokers(&self) -> Result<()> {
+        for broker in &self.stage.brokers {
+            broker.run("stop").await?;
+            broker.start().await?;
+        }
+        self.record.note("brokers restarted");
+        Ok(())
     }
 
     /// Asks a process that has seen nothing of it all for counters and letters.

@@ -51,6 +51,9 @@ pub fn row(seed: u64, outcome: &Outcome) {
         ),
         outcome.compared,
         match outcome.differences.len() {
+            0 if outcome.held > 0 => {
+                format!("exact, once the broker let go of {}", outcome.held)
+            }
             0 => "exact".to_owned(),
             count => format!("{count} DIFFERENCES"),
         }
