@@ -20,14 +20,14 @@ const TENANTS: usize = 3;
 /// List dead letters, the latest failure first; touches none
 #[derive(Debug, Args)]
 pub(super) struct List {
-    #[command(flatten)]
-    filter: Filter,
     /// Those that were discarded, not those in the queue
     #[arg(long)]
     discarded: bool,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
+    #[command(flatten)]
+    filter: Filter,
 }
 
 /// Count dead letters by cause, the most frequent first; touches none

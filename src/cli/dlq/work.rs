@@ -36,8 +36,6 @@ use v1::replay_dead_letters_response::Event;
                   chat-counters dlq replay --all --older-than 1h"
 )]
 pub(super) struct Replay {
-    #[command(flatten)]
-    selection: Selection,
     /// Only say what would happen: counters and failures
     #[arg(long)]
     dry_run: bool,
@@ -55,6 +53,8 @@ pub(super) struct Replay {
         hide_default_value = true
     )]
     reason: String,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 /// Take dead letters out of the queue without replaying them
@@ -62,21 +62,19 @@ pub(super) struct Replay {
 /// They are kept, with their bodies, for store.journal_retention_days: `dlq list --discarded` shows them, `dlq undiscard` puts them back.
 #[derive(Debug, Args)]
 pub(super) struct Discard {
-    #[command(flatten)]
-    selection: Selection,
     /// Why, for the audit
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 /// Put discarded letters back into the dead-letter queue, as they were
 #[derive(Debug, Args)]
 pub(super) struct Undiscard {
-    #[command(flatten)]
-    selection: Selection,
     /// Why, for the audit
     #[arg(
         long,
@@ -85,6 +83,8 @@ pub(super) struct Undiscard {
         hide_default_value = true
     )]
     reason: String,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 impl Replay {
