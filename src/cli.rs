@@ -9,6 +9,7 @@ mod get;
 mod history;
 mod lines;
 mod output;
+mod progress;
 mod publish;
 mod rebuild;
 mod remote;

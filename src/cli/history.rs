@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tonic::Request;
 use tonic::transport::Channel;
 
-use super::output::{self, Output, table};
+use super::output::{self, Output, or_dash, table};
 use super::remote::{self, moment};
 use super::when::point;
 use super::{ExitCode, Failure, Global};
@@ -295,13 +295,6 @@ fn shown(entries: &[v1::CounterHistoryEntry], output: Output) -> io::Result<Stri
 }
 
 fn row(entry: &v1::CounterHistoryEntry) -> Vec<String> {
-    let or_dash = |text: &str| {
-        if text.is_empty() {
-            "-".into()
-        } else {
-            text.to_owned()
-        }
-    };
     let at = moment(entry.applied_at);
     vec![
         or_dash(at.as_str().unwrap_or_default()),

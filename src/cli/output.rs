@@ -35,6 +35,14 @@ pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
     print(&text)
 }
 
+/// A cell for a text that may be missing.
+pub(super) fn or_dash(text: &str) -> String {
+    match text {
+        "" => "-".to_owned(),
+        text => text.to_owned(),
+    }
+}
+
 /// Rows in aligned columns; whatever is a number in every row stands at the
 /// right of its column. No header when it is empty.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncRead, BufReader};
@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::lines::{Line, Lines};
 use super::output::{self, Output, table};
+use super::progress::bar;
 use super::{ExitCode, Failure, Global};
 use crate::bus::{BusError, EventHeaders, Publisher, Tally, routing_key};
 use crate::shutdown;
@@ -185,18 +186,12 @@ impl Publish {
     }
 }
 
-/// Invisible unless stderr is a terminal.
 fn progress(bytes: Option<u64>) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(bytes, ProgressDrawTarget::stderr_with_hz(5));
     let template = match bytes {
         Some(_) => "{bar:30} {percent:>3} %  {msg}  {elapsed}, {eta} left",
         None => "{spinner} {msg}  {elapsed}",
     };
-    // The template is constant: an error would leave the default style.
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
+    bar(bytes, template)
 }
 
 /// Publishing in progress.

@@ -5,18 +5,21 @@ use std::io;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::output::{self, Output};
+use super::progress::bar;
 use super::{ExitCode, Failure, Global, operator};
 use crate::event::TenantId;
 use crate::maintenance::rebuild::{Outcome, Progress, RebuildError, abandon, rebuild};
 use crate::shutdown;
 use crate::store::Store;
 use crate::store::rebuild::Phase;
+
+const TEMPLATE: &str = "{bar:30} {pos}/{len} records, {per_sec}  {msg}  {elapsed}, {eta} left";
 
 /// How often the bar is moved.
 const TICK: Duration = Duration::from_millis(200);
@@ -98,7 +101,7 @@ async fn replay(
     let (trigger, stop) = shutdown::channel();
     let (progress, seen) = watch::channel(Progress::default());
     let begun = Instant::now();
-    let bar = bar();
+    let bar = bar(None, TEMPLATE);
     let by = operator();
     let mut working = std::pin::pin!(rebuild(store, tenant, &by, stop, progress));
     let mut signal = std::pin::pin!(signal);
@@ -169,17 +172,6 @@ fn show(bar: &ProgressBar, now: Progress, everyone: bool) {
         Phase::Following => "following what was added",
         Phase::Cleaning => "switched over, removing what is old",
     });
-}
-
-/// Invisible unless stderr is a terminal.
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
-    let template = "{bar:30} {pos}/{len} records, {per_sec}  {msg}  {elapsed}, {eta} left";
-    // The template is constant: an error would leave the default style.
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
 }
 
 impl From<RebuildError> for Failure {

@@ -4,11 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::output::{self, Output};
+use super::progress::bar;
 use super::{ExitCode, Failure, Global, operator};
 use crate::derive::state::DialogKey;
 use crate::event::{DialogId, TenantId};
@@ -309,16 +310,10 @@ fn remove(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Invisible unless stderr is a terminal.
 fn progress(dialogs: Option<u64>) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(dialogs, ProgressDrawTarget::stderr_with_hz(5));
     let template = match dialogs {
         Some(_) => "{bar:30} {pos}/{len} dialogs  {msg}  {elapsed}, {eta} left",
         None => "{spinner} {pos} dialogs  {msg}  {elapsed}",
     };
-    // The template is constant: an error would leave the default style.
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
+    bar(dialogs, template)
 }

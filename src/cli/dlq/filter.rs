@@ -5,16 +5,13 @@ use clap::builder::PossibleValuesParser;
 
 use crate::cli::when::{When, timestamp, when};
 use crate::cli::{ExitCode, Failure, operator};
+use crate::deadletter::{Reason, UNKNOWN};
 use crate::grpc::v1;
 
-const REASONS: [&str; 6] = [
-    "undecodable",
-    "too_large",
-    "invalid_event",
-    "rejected_by_store",
-    "delivery_limit",
-    "unknown",
-];
+fn reason_names() -> PossibleValuesParser {
+    let names = Reason::ALL.iter().map(|reason| reason.as_str());
+    PossibleValuesParser::new(names.chain([UNKNOWN]))
+}
 
 /// Conditions that must all hold.
 #[derive(Debug, Clone, Args)]
@@ -24,7 +21,7 @@ pub(super) struct Filter {
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// Given up for this reason; may be repeated
-    #[arg(long = "why", value_name = "REASON", value_parser = PossibleValuesParser::new(REASONS))]
+    #[arg(long = "why", value_name = "REASON", value_parser = reason_names())]
     reasons: Vec<String>,
     /// Of this group (`dlq groups`)
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::filter::Filter;
 use super::way::Way;
-use crate::cli::output::{self, Output, table};
+use crate::cli::output::{self, Output, or_dash, table};
 use crate::cli::remote::moment;
 use crate::cli::{ExitCode, Failure};
 use crate::grpc::v1;
@@ -431,11 +431,4 @@ fn tell_disagreement(index: Option<v1::IndexState>) {
 fn at(at: Option<prost_types::Timestamp>) -> String {
     let whole = at.map(|at| prost_types::Timestamp { nanos: 0, ..at });
     or_dash(moment(whole).as_str().unwrap_or_default())
-}
-
-fn or_dash(text: &str) -> String {
-    match text {
-        "" => "-".into(),
-        text => text.to_owned(),
-    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::cli::output::{self, Output, table};
+use crate::cli::output::{self, Output, or_dash, table};
 use crate::cli::{ExitCode, Failure};
 use crate::grpc::v1;
 
@@ -85,10 +85,6 @@ fn text(plan: &v1::ReplayPlan) -> String {
 }
 
 fn change_row(change: &v1::CounterChange) -> Vec<String> {
-    let or_dash = |text: &str| match text {
-        "" => "-".to_owned(),
-        text => text.to_owned(),
-    };
     let user = match change.user_id.as_str() {
         "*" => format!("each of {} others", change.subjects),
         user => or_dash(user),

@@ -1,10 +1,8 @@
 //! `replay`, `discard` and `undiscard`: jobs, with their progress.
 
-use std::fmt;
-
 use clap::Args;
 use futures::StreamExt as _;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::confirm::confirmed;
@@ -12,10 +10,13 @@ use super::filter::Selection;
 use super::plan;
 use super::way::{Told, Way};
 use crate::cli::output::{self, Output};
+use crate::cli::progress::bar;
 use crate::cli::{ExitCode, Failure};
 use crate::grpc::v1;
 use crate::shutdown;
 use v1::replay_dead_letters_response::Event;
+
+const TEMPLATE: &str = "{bar:20} {pos}/{len}, {rate}, {eta} left; {msg}";
 
 /// Send dead letters to the service once more
 #[derive(Debug, Args)]
@@ -154,7 +155,9 @@ async fn follow(
     let signal = shutdown::signal()
         .map_err(|error| Failure::new(ExitCode::No, format!("cannot handle signals: {error}")))?;
     let mut signal = std::pin::pin!(signal);
-    let bar = bar();
+    let bar = bar(None, TEMPLATE);
+    // At once: a long selection is being made.
+    bar.tick();
     let mut last = v1::JobProgress::default();
     let ended = loop {
         tokio::select! {
@@ -230,21 +233,4 @@ fn show(bar: &ProgressBar, progress: &v1::JobProgress) {
         true => "waiting for live traffic".to_owned(),
         false => format!("{} looked at", progress.examined),
     });
-}
-
-/// Invisible unless stderr is a terminal.
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
-    let template = "{bar:20} {pos}/{len}, {rate}, {eta} left; {msg}";
-    let rate = |state: &ProgressState, to: &mut dyn fmt::Write| {
-        // An error would be that of a terminal that is gone.
-        let _ = write!(to, "{:.0}/s", state.per_sec());
-    };
-    // The template is constant: an error would leave the default style.
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.with_key("rate", rate));
-    }
-    // At once: a long selection is being made.
-    bar.tick();
-    bar
 }
