@@ -108,7 +108,11 @@ impl Consumer {
             let began = Instant::now();
             let metrics = self.metrics.clone();
             let (kind, error) = match session.consume(&self.bus, letters.clone(), metrics).await {
-                Err(error) => ("connection", error),
+                Err(error) => {
+                    // It may have been a renewal.
+                    self.health.send_replace(false);
+                    ("connection", error)
+                }
                 Ok(mut consuming) => {
                     self.trouble.over("consuming");
                     self.health.send_replace(true);
@@ -132,7 +136,6 @@ impl Consumer {
                     }
                 }
             };
-            self.health.send_replace(false);
             self.count_restart(kind);
             self.trouble.failed(&error);
             self.pause(began, shutdown).await;

@@ -83,8 +83,8 @@ fn step<'b>(value: &'b RawValue, at: &[String], key: &str) -> Result<Step<'b>, P
         Some(last) => (", ", span(text, last).end),
         None => ("", 1),
     };
-    match kind(text) {
-        "an object" => {
+    match text.as_bytes().first() {
+        Some(b'{') => {
             let Members(members) = parsed(text)?;
             let mut same = members.iter().filter(|(name, _)| name == key);
             let found = same.next().map(|(_, value)| Step::Found(value));
@@ -102,7 +102,7 @@ fn step<'b>(value: &'b RawValue, at: &[String], key: &str) -> Result<Step<'b>, P
                 Step::Missing { begin, end }
             }))
         }
-        "a list" => {
+        Some(b'[') => {
             let elements: Vec<&RawValue> = parsed(text)?;
             match key.parse::<usize>() {
                 Ok(place) if place < elements.len() => Ok(Step::Found(elements[place])),
@@ -118,10 +118,14 @@ fn step<'b>(value: &'b RawValue, at: &[String], key: &str) -> Result<Step<'b>, P
                 }),
             }
         }
-        "null" => Ok(Step::Nothing),
-        found => Err(PatchError::NoInside {
+        Some(b'n') => Ok(Step::Nothing),
+        scalar => Err(PatchError::NoInside {
             at: place(at),
-            found,
+            found: match scalar {
+                Some(b'"') => "a string",
+                Some(b't' | b'f') => "a boolean",
+                _ => "a number",
+            },
         }),
     }
 }
@@ -175,17 +179,6 @@ fn parsed<'b, T: Deserialize<'b>>(text: &'b str) -> Result<T, PatchError> {
 fn span(whole: &str, part: &RawValue) -> Range<usize> {
     let start = part.get().as_ptr().addr() - whole.as_ptr().addr();
     start..start + part.get().len()
-}
-
-fn kind(json: &str) -> &'static str {
-    match json.as_bytes().first() {
-        Some(b'{') => "an object",
-        Some(b'[') => "a list",
-        Some(b'"') => "a string",
-        Some(b't' | b'f') => "a boolean",
-        Some(b'n') => "null",
-        _ => "a number",
-    }
 }
 
 /// The members of an object as they stand there, copies of a key too.
