@@ -2,15 +2,14 @@
 //! on the way, and at the end one that must come through.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use chat_counters::config::Config;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::replica::{BINARY, log_file};
 use crate::kit::random::Random;
-use crate::kit::service::Result;
+use crate::kit::service::{Result, command};
 
 /// A rebuild that is not over by then may be killed: milliseconds, at most.
 const LATEST_KILL: usize = 6_000;
@@ -69,13 +68,9 @@ pub async fn keep_rebuilding(
 }
 
 fn begin(config: &Config, log: &Path) -> Result<Child> {
-    Ok(Command::new(BINARY)
+    Ok(command(Path::new(BINARY), config)
         .arg("rebuild")
-        .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
-        .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
-        .stdin(Stdio::null())
         .stdout(log_file(log)?)
         .stderr(log_file(log)?)
-        .kill_on_drop(true)
         .spawn()?)
 }

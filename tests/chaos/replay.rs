@@ -15,13 +15,13 @@ use chat_counters::grpc::v1::{
 };
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::watch;
 
 use super::inject::Record;
 use super::replica::{BINARY, log_file};
 use crate::kit::random::Random;
-use crate::kit::service::Result;
+use crate::kit::service::{Result, command};
 
 /// The reason of good events that the database refused.
 const REASON: &str = "rejected_by_store";
@@ -177,23 +177,11 @@ impl<'r> Replayer<'r> {
 }
 
 fn begin(config: &Config, log: &Path, rate: u32) -> Result<Child> {
-    let bus = &config.bus;
-    Ok(Command::new(BINARY)
+    Ok(command(Path::new(BINARY), config)
         .args(["dlq", "--direct", "--output", "json"])
         .args(["replay", "--why", REASON, "--rate", &rate.to_string()])
-        .env("CHAT_COUNTERS__BUS__URL", bus.url.expose())
-        .env("CHAT_COUNTERS__BUS__EXCHANGE", &bus.exchange)
-        .env("CHAT_COUNTERS__BUS__QUEUE", &bus.queue)
-        .env(
-            "CHAT_COUNTERS__BUS__DEAD_LETTER_QUEUE",
-            &bus.dead_letter_queue,
-        )
-        .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
-        .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log_file(log)?)
-        .kill_on_drop(true)
         .spawn()?)
 }
 

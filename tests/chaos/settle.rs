@@ -162,9 +162,7 @@ impl Played<'_> {
         }
         Ok(listing)
     }
-}
 
-impl Played<'_> {
     /// Names the events that the journal does not have: where to begin looking.
     async fn uncounted(&self) -> Result<Vec<String>> {
         let store = &self.replicas[0].config().store;

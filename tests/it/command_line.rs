@@ -6,27 +6,16 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use crate::events::{self, TENANT, join};
+use crate::kit;
 use crate::kit::service::Result;
 use crate::world::{World, binary};
 
 pub fn command(world: &World, arguments: &[&str]) -> Command {
-    let config = &world.config;
-    let mut command = Command::new(binary());
+    let mut command = kit::service::command(binary(), &world.config);
     command
         .args(arguments)
-        .env("CHAT_COUNTERS__BUS__URL", config.bus.url.expose())
-        .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
-        .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
-        .env("CHAT_COUNTERS__BUS__EXCHANGE", &config.bus.exchange)
-        .env("CHAT_COUNTERS__BUS__QUEUE", &config.bus.queue)
-        .env(
-            "CHAT_COUNTERS__BUS__DEAD_LETTER_QUEUE",
-            &config.bus.dead_letter_queue,
-        )
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
+        .stderr(Stdio::piped());
     command
 }
 

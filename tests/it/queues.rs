@@ -4,29 +4,19 @@
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use tokio::process::Command;
 
 use crate::events::message;
+use crate::kit;
 use crate::kit::service::Result;
 use crate::world::{World, binary, dialog};
 
 /// Runs `serve` until it ends by itself; its exit code and what it said.
 async fn refused(world: &World) -> Result<(Option<i32>, String)> {
     let config = &world.config;
-    let serve = Command::new(binary())
+    let serve = kit::service::command(binary(), config)
         .arg("serve")
-        .env("CHAT_COUNTERS__BUS__URL", config.bus.url.expose())
-        .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
-        .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
-        .env("CHAT_COUNTERS__BUS__EXCHANGE", &config.bus.exchange)
-        .env("CHAT_COUNTERS__BUS__QUEUE", &config.bus.queue)
-        .env(
-            "CHAT_COUNTERS__BUS__DEAD_LETTER_QUEUE",
-            &config.bus.dead_letter_queue,
-        )
         .env("CHAT_COUNTERS__GRPC__LISTEN", "127.0.0.1:0")
         .env("CHAT_COUNTERS__METRICS__LISTEN", "")
-        .kill_on_drop(true)
         .output();
     let output = tokio::time::timeout(crate::kit::service::PATIENCE, serve).await??;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

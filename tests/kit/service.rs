@@ -84,6 +84,25 @@ pub struct Service {
     pub metrics: SocketAddr,
 }
 
+/// A command of the program, with the servers and names of a test.
+pub fn command(binary: &Path, config: &Config) -> Command {
+    let bus = &config.bus;
+    let mut command = Command::new(binary);
+    command
+        .env("CHAT_COUNTERS__BUS__URL", bus.url.expose())
+        .env("CHAT_COUNTERS__BUS__EXCHANGE", &bus.exchange)
+        .env("CHAT_COUNTERS__BUS__QUEUE", &bus.queue)
+        .env(
+            "CHAT_COUNTERS__BUS__DEAD_LETTER_QUEUE",
+            &bus.dead_letter_queue,
+        )
+        .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
+        .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
 impl Service {
     /// Starts the service and waits until it takes events and answers.
     ///
@@ -124,23 +143,14 @@ impl Service {
         log: Stdio,
     ) -> Result<Self> {
         let (grpc, metrics) = (free_address().await?, free_address().await?);
-        let mut command = Command::new(binary);
+        let mut command = command(binary, config);
         command
             .arg("serve")
             .stderr(log)
-            .env("CHAT_COUNTERS__BUS__URL", config.bus.url.expose())
-            .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
             .env("CHAT_COUNTERS__GRPC__LISTEN", grpc.to_string())
             .env("CHAT_COUNTERS__METRICS__LISTEN", metrics.to_string())
             .env("CHAT_COUNTERS__LOG__LEVEL", level);
         for (key, value) in [
-            ("STORE__DATABASE", config.store.database.clone()),
-            ("BUS__EXCHANGE", config.bus.exchange.clone()),
-            ("BUS__QUEUE", config.bus.queue.clone()),
-            (
-                "BUS__DEAD_LETTER_QUEUE",
-                config.bus.dead_letter_queue.clone(),
-            ),
             ("BUS__PREFETCH", config.bus.prefetch.to_string()),
             ("BUS__MAX_BODY_BYTES", config.bus.max_body_bytes.to_string()),
             (
@@ -161,7 +171,7 @@ impl Service {
         ] {
             command.env(format!("CHAT_COUNTERS__{key}"), value);
         }
-        let process = command.stdin(Stdio::null()).kill_on_drop(true).spawn()?;
+        let process = command.spawn()?;
         let pid = process.id().ok_or("the service ended at once")?;
         Ok(Self {
             process,
