@@ -50,7 +50,10 @@ impl Played<'_> {
             if outcome.held > 0 {
                 self.restart_brokers().await?;
             }
-            self.count_all(&bus, &model, PATIENCE).await?;
+            if !self.count_all(&bus, &model, PATIENCE).await? {
+                let said = "what was published was never counted and settled in full";
+                outcome.differences.push(said.to_owned());
+            }
         }
         outcome.drained = began.elapsed();
         for replica in &mut self.replicas {
