@@ -11,8 +11,8 @@ pub mod decode;
 use std::fmt;
 use std::sync::Arc;
 
-/// Longest id in bytes of UTF-8 (semantics: "An id is 1–256 bytes").
-pub const MAX_ID_BYTES: usize = 256;
+/// Longest id in bytes of UTF-8: Chat3 allows 100 characters, which can be 400.
+pub const MAX_ID_BYTES: usize = 512;
 
 /// Latest representable time: 9999-12-31T23:59:59.999999Z, the end of what
 /// RFC 3339 and `google.protobuf.Timestamp` can name.
@@ -22,10 +22,10 @@ pub const MAX_MICROS: i64 = 253_402_300_799_999_999;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
     /// The string has no characters (after trimming, for a user id).
-    #[error("an id of 1 to 256 bytes, found an empty one")]
+    #[error("an id of 1 to 512 bytes, found an empty one")]
     Empty,
     /// The string is longer than [`MAX_ID_BYTES`].
-    #[error("an id of 1 to 256 bytes, found {0} bytes")]
+    #[error("an id of 1 to 512 bytes, found {0} bytes")]
     TooLong(usize),
     /// The string has a control character (Unicode category Cc).
     #[error("an id without control characters, found U+{0:04X}")]
@@ -274,6 +274,9 @@ pub enum Fact {
         user: UserId,
         /// Messages from this time on can be unread for the member.
         joined_at: Micros,
+        /// When the membership was made: the place of the add among other adds
+        /// and removes. The event's own time, unless it states a better one.
+        made_at: Micros,
     },
     /// `dialog.member.remove`: a user left at the event's time.
     MemberRemoved {
@@ -316,6 +319,9 @@ pub struct NewMessage {
     pub sender_type: Option<SenderType>,
     /// When it was sent: its place relative to joins and reads.
     pub sent_at: Micros,
+    /// Whether the message itself states `sent_at`; else it is the event's own
+    /// time, and gives way to a create that states one.
+    pub time_is_stated: bool,
     /// Whether its type starts with `system.`: counted as a message, never
     /// unread.
     pub system: bool,

@@ -3,7 +3,7 @@
 use super::changes::Consumed;
 use super::state::{Add, DialogKey, Membership, MembershipKey, Need};
 use super::{Batch, Blocked, Effect, Step, dialog_key, membership_key};
-use crate::event::{DialogId, Event, Micros, UserId};
+use crate::event::{DialogId, Event, Micros, Stamp, UserId};
 
 impl Batch {
     pub(super) fn member_added(
@@ -12,23 +12,24 @@ impl Batch {
         dialog: &DialogId,
         user: &UserId,
         joined_at: Micros,
+        made_at: Micros,
     ) -> Step<Effect> {
         let dialog = dialog_key(event, dialog);
         let key = membership_key(&dialog, user);
         let membership = self.membership(&key);
-        let undone = membership.removed.as_ref() > Some(&event.stamp);
+        let stamp = Stamp {
+            at: made_at,
+            event: event.stamp.event.clone(),
+        };
+        let undone = membership.removed.as_ref() > Some(&stamp);
         let place = membership
             .adds
-            .binary_search_by(|add| add.stamp.cmp(&event.stamp));
+            .binary_search_by(|add| add.stamp.cmp(&stamp));
         let (false, Err(place)) = (undone, place) else {
             return Ok(Effect::nothing());
         };
         let mut membership = membership.clone();
-        let add = Add {
-            stamp: event.stamp.clone(),
-            joined_at,
-        };
-        membership.adds.insert(place, add);
+        membership.adds.insert(place, Add { stamp, joined_at });
         self.replace(dialog, key, membership)
     }
 

@@ -200,6 +200,7 @@ fn fact(kind: Kind, body: &Body<'_>, at: Micros) -> Result<Fact, String> {
             dialog: dialog()?,
             user: user()?,
             joined_at: time(&body.joined_at())?.unwrap_or(at),
+            made_at: at,
         },
         Kind::MemberRemove => Fact::MemberRemoved {
             dialog: dialog()?,
@@ -218,12 +219,14 @@ fn fact(kind: Kind, body: &Body<'_>, at: Micros) -> Result<Fact, String> {
 }
 
 fn new_message(body: &Body<'_>, at: Micros) -> Result<NewMessage, String> {
+    let sent_at = time(&body.message_time())?;
     Ok(NewMessage {
         dialog: id(&body.dialog_id(), DialogId::new)?,
         message: id(&body.message_id(), MessageId::new)?,
         sender: id(&body.sender_id(), UserId::new)?,
         sender_type: optional_id(&body.sender_type(), SenderType::new)?,
-        sent_at: time(&body.message_time())?.unwrap_or(at),
+        sent_at: sent_at.unwrap_or(at),
+        time_is_stated: sent_at.is_some(),
         system: text(&body.message_type())?.is_some_and(|t| t.starts_with("system.")),
     })
 }

@@ -435,7 +435,7 @@ mod tests {
             tenant_id: String::new(),
             user_id: "  ".into(),
             dialog_id: "a\nb".into(),
-            after_event_id: "x".repeat(257),
+            after_event_id: "x".repeat(513),
         })
         .unwrap_err();
         assert_eq!(

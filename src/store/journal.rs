@@ -89,6 +89,9 @@ struct Record<'a> {
     /// Micros of the join.
     #[serde(skip_serializing_if = "Option::is_none")]
     joined_at: Option<i64>,
+    /// Micros of the making of a membership, where it is not the event's time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    made_at: Option<i64>,
     /// Topic created.
     #[serde(skip_serializing_if = "Option::is_none")]
     topic: Option<&'a str>,
@@ -127,6 +130,7 @@ pub fn record(taken: &Taken, now: DateTime) -> mongodb::bson::error::Result<RawD
         foretold: None,
         stillborn: None,
         joined_at: None,
+        made_at: None,
         topic: None,
         applied_at: now,
     };
@@ -214,10 +218,12 @@ fn state<'a>(event: &'a Event, record: &mut Record<'a>) {
             dialog,
             user,
             joined_at,
+            made_at,
         } => {
             record.d = Some(dialog.as_str());
             record.u = Some(user.as_str());
             record.joined_at = Some(joined_at.get());
+            record.made_at = (*made_at != event.stamp.at).then_some(made_at.get());
         }
         Fact::MemberRemoved { dialog, user } => {
             record.d = Some(dialog.as_str());

@@ -337,6 +337,7 @@ struct Record<'r> {
     words: Vec<WordRecord>,
     read_until: Option<i64>,
     joined_at: Option<i64>,
+    made_at: Option<i64>,
     topic: Option<&'r str>,
 }
 
@@ -387,6 +388,7 @@ impl Record<'_> {
                 dialog: self.dialog()?,
                 user: self.user()?,
                 joined_at: micros(self.there("joined_at", self.joined_at)?)?,
+                made_at: micros(self.made_at.unwrap_or(self.at))?,
             },
             "dialog.member.remove" => Fact::MemberRemoved {
                 dialog: self.dialog()?,
@@ -420,6 +422,7 @@ impl Record<'_> {
             sender: self.user()?,
             sender_type: Some(self.id("user_type", self.user_type, SenderType::new)?),
             sent_at: micros(self.there("sent_at", self.sent_at)?)?,
+            time_is_stated: false,
             system: self.system,
         })
     }

@@ -53,9 +53,9 @@ async fn every_kind_of_poison_is_dead_lettered_with_its_reason() -> Result<()> {
             "data.message.senderId: expected a string, found number 17",
         ),
         (
-            with("/data/context/dialogId", json!("x".repeat(257))),
+            with("/data/context/dialogId", json!("x".repeat(513))),
             "invalid_event",
-            "data.context.dialogId: expected an id of 1 to 256 bytes, found 257 bytes",
+            "data.context.dialogId: expected an id of 1 to 512 bytes, found 513 bytes",
         ),
         (
             with("/createdAt", json!(-5)),

@@ -160,7 +160,7 @@ async fn wrong_arguments_are_named() -> Result<()> {
 
     let request = v1::BatchGetUserStatsRequest {
         tenant_id: TENANT.into(),
-        user_ids: vec!["a".into(), "b".into(), "x".repeat(257)],
+        user_ids: vec!["a".into(), "b".into(), "x".repeat(513)],
     };
     assert_eq!(
         violations(client.batch_get_user_stats(request).await),

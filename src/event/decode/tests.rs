@@ -102,7 +102,7 @@ fn times_are_milliseconds_or_rfc_3339_rounded_to_microseconds() {
 
 #[test]
 fn errors_name_the_path_and_never_quote_content() {
-    let long = "x".repeat(257);
+    let long = "x".repeat(513);
     let time = "expected a time of the years 1970 to 9999 (milliseconds or RFC 3339)";
     let rows = [
         (
@@ -158,7 +158,7 @@ fn errors_name_the_path_and_never_quote_content() {
         (
             "data.context.dialogId",
             json!(long),
-            "data.context.dialogId: expected an id of 1 to 256 bytes, found 257 bytes".to_owned(),
+            "data.context.dialogId: expected an id of 1 to 512 bytes, found 513 bytes".to_owned(),
         ),
         (
             "data.context.dialogId",
@@ -169,7 +169,7 @@ fn errors_name_the_path_and_never_quote_content() {
         (
             "data.message.senderId",
             json!("   "),
-            "data.message.senderId: expected an id of 1 to 256 bytes, found an empty one"
+            "data.message.senderId: expected an id of 1 to 512 bytes, found an empty one"
                 .to_owned(),
         ),
     ];
@@ -266,6 +266,7 @@ fn every_event_type_and_alias_is_known_and_others_are_ignored() {
                 dialog,
                 user,
                 joined_at,
+                ..
             } => {
                 assert_eq!(
                     (dialog.as_str(), user.as_str(), joined_at.get()),
