@@ -28,24 +28,22 @@ mod membership;
 mod message;
 mod reaction;
 pub mod state;
+pub mod tail;
+mod touched;
 
-use crate::event::{DialogId, Event, Fact, MessageId, SenderType, TopicId, UserId};
+use crate::event::{DialogId, Event, Fact, MessageId, Micros, SenderType, TopicId, UserId};
 pub use changes::{Changes, Outcome};
 use changes::{DialogChange, MembershipChange, MessageBefore, MessageChange, Taken, Trace};
 use state::{
     Dialog, DialogKey, EventKey, Membership, MembershipKey, Message, MessageKey, Need, ReactionKey,
     ReceiptKey, State, TopicKey, UserKey,
 };
+use touched::Touched;
 
-/// Why an event cannot be derived yet. Nothing was changed by trying.
+/// What must be known before an event can be derived. Nothing was changed by
+/// trying.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Blocked {
-    /// These must be known first.
-    Missing(Vec<Need>),
-    /// The event can only be derived from stored state, and events before it
-    /// in this batch have changed that: commit them first, go on in a new batch.
-    Flush,
-}
+pub struct Missing(pub Vec<Need>);
 
 /// How much of the store is looked at before an event is derived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,17 +56,19 @@ pub enum Care {
 }
 
 /// Rounds of loading what is foreseen that are of use: messages first, then the
-/// dialogs that they turn out to belong to.
-pub const FORESEEN_ROUNDS: usize = 2;
+/// dialogs that they turn out to belong to, then what these say must be looked
+/// at, the tails of dialogs say, then who has read what of it.
+pub const FORESEEN_ROUNDS: usize = 4;
 
 /// Events that are to be committed as one.
 #[derive(Debug, Default)]
 pub struct Batch {
     state: State,
     changes: Changes,
+    touched: Touched,
 }
 
-type Step<T = ()> = Result<T, Blocked>;
+type Step<T = ()> = Result<T, Missing>;
 
 /// What applying an event's fact came to.
 struct Effect {
@@ -124,7 +124,54 @@ impl Batch {
             }
         }
         needs.retain(|need| !self.knows(need));
+        if needs.is_empty() {
+            needs = self.further_needs(event).unwrap_or_default();
+            needs.retain(|need| !self.knows(need));
+        }
         needs
+    }
+
+    /// What an event out of order will need, by what is known of its dialog
+    /// before the events of this batch. `None` when that is nothing.
+    fn further_needs(&self, event: &Event) -> Option<Vec<Need>> {
+        match &event.fact {
+            Fact::MessageCreated(new) => {
+                let dialog = dialog_key(event, &new.dialog);
+                self.members_past_need(&dialog, new.sent_at, new.system)
+                    .map(|need| vec![need])
+            }
+            Fact::MessageDeleted { message } => {
+                let key = message_key(event, message);
+                let created = self.state.messages.get(&key)?.created.as_ref()?;
+                let dialog = dialog_key(event, &created.dialog);
+                let Some(known) = self.state.dialogs.get(&dialog) else {
+                    return Some(vec![Need::Dialog(dialog)]);
+                };
+                let latest = known.now.last_message_at == Some(created.at);
+                let latest = latest.then(|| self.need_of_latest(&dialog));
+                let past = self.members_past_need(&dialog, created.at, created.system);
+                let readers = (!created.system).then(|| Need::Readers(key.clone()));
+                Some(past.into_iter().chain(readers).chain(latest).collect())
+            }
+            Fact::BulkRead { dialog, user, .. }
+            | Fact::MemberAdded { dialog, user, .. }
+            | Fact::MemberRemoved { dialog, user } => {
+                let key = membership_key(&dialog_key(event, dialog), user);
+                let new = self.membership_after(event, self.state.membership(&key)?)?;
+                let Err(Missing(needs)) = self.consumed_at(&key, new.mark()?) else {
+                    return None;
+                };
+                Some(needs)
+            }
+            _ => None,
+        }
+    }
+
+    /// The members who have a message behind their marks, if it is out of order.
+    fn members_past_need(&self, dialog: &DialogKey, at: Micros, system: bool) -> Option<Need> {
+        let high_mark = self.state.dialogs.get(dialog)?.now.high_mark?;
+        let out_of_order = !system && high_mark.covers(at);
+        out_of_order.then(|| Need::MembersPast(dialog.clone(), at))
     }
 
     fn needs_of(&self, event: &Event) -> Vec<Need> {
@@ -225,10 +272,19 @@ impl Batch {
                 .get(key)
                 .is_some_and(|(from, _)| from <= at),
             Need::Readers(key) => state.readers.contains_key(key),
+            Need::Tail(key, mark) => {
+                let tail = state.tails.get(key);
+                tail.is_some_and(|tail| tail.reaches(*mark) || tail.was_asked(*mark))
+            }
+            Need::ReadOf(key, mark) => {
+                let known = state.read_of.get(key);
+                known.is_some_and(|(from, _)| from <= mark)
+            }
             Need::Unread(key, mark) => state.unread.contains_key(&(key.clone(), *mark)),
-            Need::LatestExcept(key, message) => state
-                .latest_except
-                .contains_key(&(key.clone(), message.clone())),
+            Need::Latest(key, most) => {
+                let known = state.latest.get(key);
+                known.is_some_and(|(asked, found)| asked >= most || found.len() < *asked)
+            }
         }
     }
 
@@ -237,14 +293,14 @@ impl Batch {
         if missing.is_empty() {
             Ok(())
         } else {
-            Err(Blocked::Missing(missing))
+            Err(Missing(missing))
         }
     }
 
     /// Applies one event on top of those before it.
     ///
     /// # Errors
-    /// [`Blocked`], with nothing changed, when something must happen first.
+    /// [`Missing`], with nothing changed, when more must be known first.
     pub fn apply(&mut self, event: &Event) -> Step<Outcome> {
         let key = event_key(event);
         if self.state.journal.get(&key) == Some(&true) {
@@ -264,18 +320,11 @@ impl Batch {
                 user,
                 words,
             } => self.reaction_changed(event, message, user, words),
-            Fact::BulkRead {
-                dialog,
-                user,
-                read_until,
-            } => self.bulk_read(event, dialog, user, *read_until)?,
-            Fact::MemberAdded {
-                dialog,
-                user,
-                joined_at,
-                made_at,
-            } => self.member_added(event, dialog, user, *joined_at, *made_at)?,
-            Fact::MemberRemoved { dialog, user } => self.member_removed(event, dialog, user)?,
+            Fact::BulkRead { dialog, user, .. }
+            | Fact::MemberAdded { dialog, user, .. }
+            | Fact::MemberRemoved { dialog, user } => {
+                self.membership_changed(event, &dialog_key(event, dialog), user)?
+            }
             Fact::TopicCreated { dialog, topic } => self.topic_created(event, dialog, topic),
             Fact::DialogDeleted { dialog } => self.dialog_deleted(event, dialog),
             Fact::UserTyped { user, user_type } => self.user_typed(event, user, user_type),
@@ -308,11 +357,6 @@ impl Batch {
         }
     }
 
-    /// Leaves an event out, as if it had been taken: copies of it are duplicates.
-    pub fn leave_out(&mut self, event: &Event) {
-        self.state.journal.insert(event_key(event), true);
-    }
-
     /// Users' shares of dialogs that are changed so far.
     pub fn changed_shares(&self) -> usize {
         self.changes.memberships.len()
@@ -325,8 +369,10 @@ impl Batch {
         self.changes.taken.clear();
         self.state.members_past.clear();
         self.state.readers.clear();
+        self.state.tails.clear();
+        self.state.read_of.clear();
         self.state.unread.clear();
-        self.state.latest_except.clear();
+        self.state.latest.clear();
     }
 
     /// Ends the batch: what is to be written, and the dialogs as they will be

@@ -170,6 +170,11 @@ impl Status {
         }
     }
 
+    /// The status that takes a message out of the user's unread.
+    pub fn read() -> Self {
+        Self("read".into())
+    }
+
     /// Whether this status takes a message out of the user's unread.
     pub fn is_read(&self) -> bool {
         self.as_str() == "read"
@@ -317,6 +322,9 @@ pub struct NewMessage {
     pub sender: UserId,
     /// The sender's type, where the producer put it into the message.
     pub sender_type: Option<SenderType>,
+    /// The type that was presumed when the event was first taken, for one that
+    /// comes from the journal.
+    pub presumed_type: Option<SenderType>,
     /// When it was sent: its place relative to joins and reads.
     pub sent_at: Micros,
     /// Whether the message itself states `sent_at`; else it is the event's own

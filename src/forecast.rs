@@ -4,15 +4,6 @@
 //! one moment, and writes nothing. What its batch would change is then compared
 //! with what readers see at that moment.
 //!
-//! # What is certain
-//!
-//! A batch that is never committed cannot go past [`Blocked::Flush`]: an event
-//! that must be derived from what others of the selection have changed is
-//! [`Prospect::Uncertain`], and left out. The counters are a function of the set
-//! of events, so that the changes are exactly those of all others. Only whether
-//! a later event that says the same as one left out still changes anything is
-//! not known: it is taken as if it did.
-//!
 //! # Who has an unread more
 //!
 //! A message is unread for everyone in its dialog, and nothing is written for
@@ -22,9 +13,8 @@
 //!
 //! The end of a dialog takes everything in it to zero, which is only known after
 //! a look at all of its people and messages; of a dialog of more than
-//! [`Limits::ended`] the end is uncertain.
-//!
-//! [`Blocked::Flush`]: crate::derive::Blocked::Flush
+//! [`Limits::ended`] the end is [`Prospect::Uncertain`], and its events are taken
+//! as if the dialog went on.
 
 mod comparison;
 mod forecaster;

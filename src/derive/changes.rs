@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::state::{
     ByType, Created, Dialog, DialogKey, Mark, Membership, MembershipKey, MessageKey, ReactionKey,
-    ReceiptKey, TopicKey, UserKey, Word,
+    ReceiptKey, Standing, TopicKey, UserKey, Word,
 };
 use crate::event::{Event, Reaction, SenderType, Stamp, Status, UserId};
 
@@ -17,6 +17,43 @@ pub enum Outcome {
     Unchanged,
     /// The event itself was taken before: nothing is to be written for it.
     Duplicate,
+}
+
+/// What two creates of one message say differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Disagreement {
+    /// The dialog. The first one recorded is right.
+    Dialog,
+    /// The sender. The first one recorded is right.
+    Sender,
+    /// The message's time.
+    Time,
+    /// The sender's type, stated by both.
+    SenderType,
+    /// Whether it is a system message.
+    System,
+}
+
+impl Disagreement {
+    /// All of them.
+    pub const ALL: [Disagreement; 5] = [
+        Disagreement::Dialog,
+        Disagreement::Sender,
+        Disagreement::Time,
+        Disagreement::SenderType,
+        Disagreement::System,
+    ];
+
+    /// Its label in the metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Disagreement::Dialog => "dialog",
+            Disagreement::Sender => "sender",
+            Disagreement::Time => "time",
+            Disagreement::SenderType => "sender_type",
+            Disagreement::System => "system",
+        }
+    }
 }
 
 /// One event that was taken, for the journal.
@@ -49,6 +86,9 @@ pub struct Trace {
     pub marks: Option<(Option<Mark>, Option<Mark>)>,
     /// For words on reactions: by how much each changes its count.
     pub words: Vec<i64>,
+    /// For a further create of a message that changes what is known of it:
+    /// what was believed before, and what is after it.
+    pub corrected: Option<(Standing, Standing)>,
 }
 
 /// A dialog's new counters.
@@ -141,8 +181,8 @@ pub struct Changes {
     pub reactions: HashMap<ReactionKey, WordChange>,
     pub topics: Vec<TopicKey>,
     pub user_types: HashMap<UserKey, (Stamp, SenderType)>,
-    /// Creates that disagreed with the one recorded first.
-    pub disagreements: u64,
+    /// What creates said otherwise than was recorded.
+    pub disagreements: Vec<Disagreement>,
 }
 
 impl Changes {

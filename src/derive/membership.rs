@@ -1,85 +1,50 @@
 //! Joining, leaving and reading up to a time: what moves a member's mark.
 
 use super::changes::Consumed;
-use super::state::{Add, DialogKey, Membership, MembershipKey, Need};
-use super::{Batch, Blocked, Effect, Step, dialog_key, membership_key};
-use crate::event::{DialogId, Event, Micros, Stamp, UserId};
+use super::state::{Add, DialogKey, Mark, Membership, MembershipKey};
+use super::{Batch, Effect, Step, membership_key};
+use crate::event::{Event, Fact, Micros, Stamp, UserId};
 
 impl Batch {
-    pub(super) fn member_added(
+    /// Takes an event about a membership.
+    pub(super) fn membership_changed(
         &mut self,
         event: &Event,
-        dialog: &DialogId,
+        dialog: &DialogKey,
         user: &UserId,
-        joined_at: Micros,
-        made_at: Micros,
     ) -> Step<Effect> {
-        let dialog = dialog_key(event, dialog);
-        let key = membership_key(&dialog, user);
-        let membership = self.membership(&key);
-        let stamp = Stamp {
-            at: made_at,
-            event: event.stamp.event.clone(),
-        };
-        let undone = membership.removed.as_ref() > Some(&stamp);
-        let place = membership
-            .adds
-            .binary_search_by(|add| add.stamp.cmp(&stamp));
-        let (false, Err(place)) = (undone, place) else {
-            return Ok(Effect::nothing());
-        };
-        let mut membership = membership.clone();
-        membership.adds.insert(place, Add { stamp, joined_at });
-        self.replace(dialog, key, membership)
+        let key = membership_key(dialog, user);
+        match self.membership_after(event, self.membership(&key)) {
+            Some(new) => self.replace(key, new),
+            None => Ok(Effect::nothing()),
+        }
     }
 
-    pub(super) fn member_removed(
-        &mut self,
-        event: &Event,
-        dialog: &DialogId,
-        user: &UserId,
-    ) -> Step<Effect> {
-        let dialog = dialog_key(event, dialog);
-        let key = membership_key(&dialog, user);
-        let membership = self.membership(&key);
-        if membership.removed.as_ref() >= Some(&event.stamp) {
-            return Ok(Effect::nothing());
+    /// The membership with what the event says of it; `None` when that is
+    /// nothing new, or has been overtaken.
+    pub(super) fn membership_after(&self, event: &Event, known: &Membership) -> Option<Membership> {
+        match &event.fact {
+            Fact::MemberAdded {
+                joined_at, made_at, ..
+            } => added(event, known, *joined_at, *made_at),
+            Fact::MemberRemoved { .. } => removed(event, known),
+            Fact::BulkRead { read_until, .. } => read(known, *read_until),
+            _ => None,
         }
-        let mut membership = membership.clone();
-        membership.adds.retain(|add| add.stamp > event.stamp);
-        membership.removed = Some(event.stamp.clone());
-        self.replace(dialog, key, membership)
-    }
-
-    pub(super) fn bulk_read(
-        &mut self,
-        event: &Event,
-        dialog: &DialogId,
-        user: &UserId,
-        read_until: Micros,
-    ) -> Step<Effect> {
-        let dialog = dialog_key(event, dialog);
-        let key = membership_key(&dialog, user);
-        let membership = self.membership(&key);
-        if membership.read_until >= Some(read_until) {
-            return Ok(Effect::nothing());
-        }
-        let mut membership = membership.clone();
-        membership.read_until = Some(read_until);
-        self.replace(dialog, key, membership)
     }
 
     /// Puts new facts in the place of the old, with all that follows for the
     /// number of members and the member's share.
-    fn replace(&mut self, dialog: DialogKey, key: MembershipKey, new: Membership) -> Step<Effect> {
+    fn replace(&mut self, key: MembershipKey, new: Membership) -> Step<Effect> {
         let old = self.membership(&key);
         let marks = (old.mark(), new.mark());
         let (was_member, is_member) = (old.joined_at().is_some(), new.joined_at().is_some());
         let moved_to = new.mark().filter(|mark| old.mark() != Some(*mark));
         let consumed = match moved_to {
-            Some(mark) => Some(self.consumed_after(&dialog, &key, mark)?),
+            Some(mark) => Some(self.consumed_at(&key, mark)?),
             None => None,
         };
+        let dialog = key.dialog.clone();
         let counters = self.dialog_mut(&dialog);
         counters.members += i64::from(is_member) - i64::from(was_member);
         counters.high_mark = counters.high_mark.max(moved_to);
@@ -96,21 +61,51 @@ impl Batch {
 
     /// A member's share once their mark is there: all of the sequence, less
     /// what is unread after the mark. Mostly nothing is.
-    fn consumed_after(
-        &self,
-        dialog: &DialogKey,
-        key: &MembershipKey,
-        mark: super::state::Mark,
-    ) -> Step<Consumed> {
-        let counters = self.dialog(dialog);
+    pub(super) fn consumed_at(&self, key: &MembershipKey, mark: Mark) -> Step<Consumed> {
+        let counters = self.dialog(&key.dialog);
         if counters.last_message_at.is_none_or(|at| mark.covers(at)) {
             return Ok(Consumed::Set(counters.sequence.clone()));
         }
-        if self.state.is_touched(dialog) {
-            return Err(Blocked::Flush);
-        }
-        self.require([Need::Unread(key.clone(), mark)])?;
-        let unread = &self.state.unread[&(key.clone(), mark)];
-        Ok(Consumed::Set(counters.sequence.minus(unread)))
+        let unread = self.unread_after(key, mark)?;
+        Ok(Consumed::Set(counters.sequence.minus(&unread)))
     }
+}
+
+fn added(
+    event: &Event,
+    known: &Membership,
+    joined_at: Micros,
+    made_at: Micros,
+) -> Option<Membership> {
+    let stamp = Stamp {
+        at: made_at,
+        event: event.stamp.event.clone(),
+    };
+    let undone = known.removed.as_ref() > Some(&stamp);
+    let place = known.adds.binary_search_by(|add| add.stamp.cmp(&stamp));
+    let (false, Err(place)) = (undone, place) else {
+        return None;
+    };
+    let mut membership = known.clone();
+    membership.adds.insert(place, Add { stamp, joined_at });
+    Some(membership)
+}
+
+fn removed(event: &Event, known: &Membership) -> Option<Membership> {
+    if known.removed.as_ref() >= Some(&event.stamp) {
+        return None;
+    }
+    let mut membership = known.clone();
+    membership.adds.retain(|add| add.stamp > event.stamp);
+    membership.removed = Some(event.stamp.clone());
+    Some(membership)
+}
+
+fn read(known: &Membership, read_until: Micros) -> Option<Membership> {
+    if known.read_until >= Some(read_until) {
+        return None;
+    }
+    let mut membership = known.clone();
+    membership.read_until = Some(read_until);
+    Some(membership)
 }

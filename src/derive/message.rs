@@ -3,32 +3,28 @@
 
 use std::collections::HashSet;
 
-use super::changes::Consumed;
-use super::state::{Created, DialogKey, MembershipKey, Message, MessageKey, Need, ReceiptKey};
-use super::{Batch, Blocked, Effect, Step, dialog_key, membership_key, message_key, user_key};
-use crate::event::{Event, MessageId, NewMessage, SenderType, Status, UserId};
+use super::changes::{Consumed, Disagreement};
+use super::state::{
+    Authority, Created, DialogKey, MembershipKey, Message, MessageKey, Need, ReceiptKey,
+};
+use super::{Batch, Effect, Step, dialog_key, membership_key, message_key, user_key};
+use crate::event::{Event, MessageId, Micros, NewMessage, SenderType, Status, UserId};
 
 impl Batch {
     pub(super) fn message_created(&mut self, event: &Event, new: &NewMessage) -> Step<Effect> {
         let key = message_key(event, &new.message);
         let known = self.message(&key);
+        let created = self.created(event, new);
         if let Some(first) = &known.created {
-            self.changes.disagreements += u64::from(!agree(first, new));
-            return Ok(Effect::nothing());
+            return self.created_again(&key, first, &created, &known);
         }
         let dialog = dialog_key(event, &new.dialog);
-        let created = Created {
-            dialog: new.dialog.clone(),
-            at: new.sent_at,
-            sender: new.sender.clone(),
-            sender_type: self.sender_type(event, new),
-            system: new.system,
-        };
         // A message that was deleted before it was created never counts.
         let stillborn = known.deleted;
         if !stillborn {
             let consumers = self.consumers(&dialog, &key, &created)?;
-            self.count(&dialog, &created, consumers, 1);
+            self.touched.note(&dialog, &new.message, &known);
+            self.recount(&dialog, None, Some((&created, &consumers)));
         }
         // Who still takes it for a placeholder must be refused.
         let was_placeholder = i64::from(known.version > 0);
@@ -48,12 +44,71 @@ impl Batch {
         Ok(effect)
     }
 
-    fn sender_type(&self, event: &Event, new: &NewMessage) -> SenderType {
-        let learnt = || {
-            let key = user_key(event, &new.sender);
-            self.state.user_types.get(&key).cloned().flatten()
+    /// The message as this create has it.
+    fn created(&self, event: &Event, new: &NewMessage) -> Created {
+        let by = |presumed| Authority {
+            presumed,
+            stamp: Some(event.stamp.clone()),
         };
-        new.sender_type.clone().or_else(learnt).unwrap_or_default()
+        let presumed = || {
+            let key = user_key(event, &new.sender);
+            let learnt = || self.state.user_types.get(&key).cloned().flatten();
+            new.presumed_type.clone().or_else(learnt)
+        };
+        let stated = new.sender_type.clone();
+        Created {
+            dialog: new.dialog.clone(),
+            at: new.sent_at,
+            sender: new.sender.clone(),
+            sender_type: stated.or_else(presumed).unwrap_or_default(),
+            system: new.system,
+            at_by: by(!new.time_is_stated),
+            type_by: by(new.sender_type.is_none()),
+            system_by: by(false),
+        }
+    }
+
+    /// One more create of a message. What it knows better moves the message, and
+    /// every counter that hangs on it.
+    fn created_again(
+        &mut self,
+        key: &MessageKey,
+        first: &Created,
+        other: &Created,
+        known: &Message,
+    ) -> Step<Effect> {
+        let differences = differences(first, other);
+        let of_another =
+            |kind: &Disagreement| matches!(kind, Disagreement::Dialog | Disagreement::Sender);
+        let believed = first.believing(other);
+        if differences.iter().any(of_another) || believed == *first {
+            self.changes.disagreements.extend(differences);
+            return Ok(Effect::nothing());
+        }
+        let dialog = dialog_of(key, first);
+        let (was, is) = (first.standing(), believed.standing());
+        if was != is && !known.deleted {
+            let leaving = self.consumers(&dialog, key, first)?;
+            let joining = self.consumers(&dialog, key, &believed)?;
+            let latest = self.latest_after(&dialog, key, first)?;
+            self.touched.note(&dialog, &key.message, known);
+            self.dialog_mut(&dialog).last_message_at = latest;
+            self.recount(
+                &dialog,
+                Some((first, &leaving)),
+                Some((&believed, &joining)),
+            );
+        }
+        self.changes.disagreements.extend(differences);
+        self.message_mut(key).created = Some(believed.clone());
+        let message = Message {
+            created: Some(believed),
+            ..known.clone()
+        };
+        self.state.messages.insert(key.clone(), message);
+        let mut effect = Effect::on(&dialog);
+        effect.trace.corrected = Some((was, is));
+        Ok(effect)
     }
 
     pub(super) fn message_deleted(&mut self, event: &Event, id: &MessageId) -> Step<Effect> {
@@ -67,7 +122,7 @@ impl Batch {
                 self.message_mut(&key).version += 1;
                 Effect::aside()
             }
-            Some(created) => self.uncount(&key, created)?,
+            Some(created) => self.uncount(&key, created, &known)?,
         };
         self.message_mut(&key).deleted = true;
         let message = Message {
@@ -80,27 +135,31 @@ impl Batch {
     }
 
     /// Takes a counted message out of all counters.
-    fn uncount(&mut self, key: &MessageKey, created: &Created) -> Step<Effect> {
-        let dialog = DialogKey {
-            tenant: key.tenant.clone(),
-            dialog: created.dialog.clone(),
-        };
+    fn uncount(&mut self, key: &MessageKey, created: &Created, known: &Message) -> Step<Effect> {
+        let dialog = dialog_of(key, created);
         self.require([Need::Dialog(dialog.clone())])?;
-        let is_latest = self.dialog(&dialog).last_message_at == Some(created.at);
-        if is_latest && self.state.is_touched(&dialog) {
-            return Err(Blocked::Flush);
-        }
-        let latest = Need::LatestExcept(dialog.clone(), key.message.clone());
-        self.require(is_latest.then_some(latest))?;
         let consumers = self.consumers(&dialog, key, created)?;
-        self.count(&dialog, created, consumers, -1);
-        if is_latest {
-            let latest = (dialog.clone(), key.message.clone());
-            self.dialog_mut(&dialog).last_message_at = self.state.latest_except[&latest];
-        }
+        let latest = self.latest_after(&dialog, key, created)?;
+        self.touched.note(&dialog, &key.message, known);
+        self.dialog_mut(&dialog).last_message_at = latest;
+        self.recount(&dialog, Some((created, &consumers)), None);
         let mut effect = Effect::on(&dialog);
         effect.trace.sender = Some(created.sender.clone());
         Ok(effect)
+    }
+
+    /// The time of the dialog's latest message once this one is not where it is.
+    fn latest_after(
+        &self,
+        dialog: &DialogKey,
+        key: &MessageKey,
+        created: &Created,
+    ) -> Step<Option<Micros>> {
+        let latest = self.dialog(dialog).last_message_at;
+        if latest != Some(created.at) {
+            return Ok(latest);
+        }
+        self.latest_without(dialog, &key.message)
     }
 
     pub(super) fn status_reached(
@@ -147,16 +206,14 @@ impl Batch {
         created: &Created,
         user: &UserId,
     ) -> Step<Effect> {
-        let dialog = DialogKey {
-            tenant: key.tenant.clone(),
-            dialog: created.dialog.clone(),
-        };
+        let dialog = dialog_of(key, created);
         let membership = membership_key(&dialog, user);
         self.require([
             Need::Dialog(dialog.clone()),
             Need::Membership(membership.clone()),
         ])?;
         let mark = self.membership(&membership).mark();
+        self.touched.note(&dialog, &key.message, known);
         let was_unread = !known.deleted && mark.is_some_and(|mark| !mark.covers(created.at));
         if was_unread && *user != created.sender {
             self.consume(membership, &created.sender_type, 1);
@@ -213,7 +270,7 @@ impl Batch {
     }
 
     /// Whether anything about the message is in the store.
-    fn is_stored(&self, key: &MessageKey) -> bool {
+    pub(super) fn is_stored(&self, key: &MessageKey) -> bool {
         use super::changes::MessageBefore::Absent;
         match self.changes.messages.get(key) {
             Some(change) => change.before != Absent,
@@ -241,29 +298,40 @@ impl Batch {
             .collect()
     }
 
-    /// Counts a message in (`by` 1) or out (`by` -1).
-    fn count(
-        &mut self,
-        dialog: &DialogKey,
-        created: &Created,
-        consumers: HashSet<UserId>,
-        by: i64,
-    ) {
+    /// Takes a message out of the counters as it was, and puts it in as it is.
+    fn recount(&mut self, dialog: &DialogKey, was: Counted<'_>, is: Counted<'_>) {
         let counters = self.dialog_mut(dialog);
-        counters.messages += by;
-        if by > 0 {
-            counters.last_message_at = counters.last_message_at.max(Some(created.at));
-        }
-        if !created.system {
-            counters.sequence.add(&created.sender_type, by);
-        }
-        for user in consumers {
-            let key = membership_key(dialog, &user);
-            if !created.system {
-                self.consume(key.clone(), &created.sender_type, by);
+        for (counted, by) in [(was, -1), (is, 1)] {
+            let Some((created, _)) = counted else {
+                continue;
+            };
+            counters.messages += by;
+            if by > 0 {
+                counters.last_message_at = counters.last_message_at.max(Some(created.at));
             }
-            if user == created.sender {
-                self.share_mut(key).sent += by;
+            if !created.system {
+                counters.sequence.add(&created.sender_type, by);
+            }
+        }
+        let kind = |counted: Counted<'_>| {
+            let countable = counted.filter(|(created, _)| !created.system);
+            countable.map(|(created, _)| created.sender_type.clone())
+        };
+        // Whoever had consumed it as it was, and has as it is, is not concerned.
+        let same = kind(was) == kind(is);
+        for (counted, other, by) in [(was, is, -1), (is, was, 1)] {
+            let Some((created, consumers)) = counted else {
+                continue;
+            };
+            let stay = |user: &&UserId| same && other.is_some_and(|(_, o)| o.contains(*user));
+            for user in consumers.iter().filter(|user| !stay(user)) {
+                let key = membership_key(dialog, user);
+                if !created.system {
+                    self.consume(key.clone(), &created.sender_type, by);
+                }
+                if *user == created.sender {
+                    self.share_mut(key).sent += by;
+                }
             }
         }
     }
@@ -275,15 +343,30 @@ impl Batch {
     }
 }
 
-/// Whether a second create says the same as the first recorded.
-fn agree(first: &Created, second: &NewMessage) -> bool {
-    let types_agree = second
-        .sender_type
-        .as_ref()
-        .is_none_or(|sender_type| *sender_type == first.sender_type);
-    types_agree
-        && first.dialog == second.dialog
-        && first.sender == second.sender
-        && first.at == second.sent_at
-        && first.system == second.system
+/// A message that counts, and for whom it is not unread.
+type Counted<'c> = Option<(&'c Created, &'c HashSet<UserId>)>;
+
+fn dialog_of(key: &MessageKey, created: &Created) -> DialogKey {
+    DialogKey {
+        tenant: key.tenant.clone(),
+        dialog: created.dialog.clone(),
+    }
+}
+
+/// What another create says otherwise. A type that it does not state itself is
+/// no word against one.
+fn differences(first: &Created, other: &Created) -> Vec<Disagreement> {
+    let both_stated = !first.type_by.presumed && !other.type_by.presumed;
+    let found = [
+        (Disagreement::Dialog, first.dialog != other.dialog),
+        (Disagreement::Sender, first.sender != other.sender),
+        (Disagreement::Time, first.at != other.at),
+        (
+            Disagreement::SenderType,
+            both_stated && first.sender_type != other.sender_type,
+        ),
+        (Disagreement::System, first.system != other.system),
+    ];
+    let found = found.into_iter().filter(|(_, differs)| *differs);
+    found.map(|(kind, _)| kind).collect()
 }

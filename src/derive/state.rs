@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::tail::Tail;
 use crate::event::{
     DialogId, EventId, MessageId, Micros, Reaction, SenderType, Stamp, Status, TenantId, TopicId,
     UserId,
@@ -204,13 +205,84 @@ impl Membership {
     }
 }
 
-/// The facts of a message that was created.
+/// How much a create is believed about one fact of its message: of two that
+/// disagree, the lower one is right.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Authority {
+    /// The create does not state the fact: it is the event's own time, or a
+    /// type that was learnt or presumed.
+    pub presumed: bool,
+    /// The create's place in time. `None` for what was recorded before creates
+    /// were told apart: no create that presumes as well is believed more.
+    pub stamp: Option<Stamp>,
+}
+
+impl Default for Authority {
+    /// That of a create of which no more is known than that it was the first.
+    fn default() -> Self {
+        Self {
+            presumed: true,
+            stamp: None,
+        }
+    }
+}
+
+/// The facts of a message that was created, each from the create that is
+/// believed most about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
     pub dialog: DialogId,
     pub at: Micros,
     pub sender: UserId,
     pub sender_type: SenderType,
+    pub system: bool,
+    /// Who says `at`.
+    pub at_by: Authority,
+    /// Who says `sender_type`.
+    pub type_by: Authority,
+    /// Who says `system`.
+    pub system_by: Authority,
+}
+
+impl Created {
+    /// What is to be believed after one more create of the same message by the
+    /// same sender in the same dialog. The same in whatever order they come.
+    pub fn believing(&self, other: &Created) -> Created {
+        let mut believed = self.clone();
+        if other.at_by < self.at_by {
+            believed.at = other.at;
+            believed.at_by = other.at_by.clone();
+        }
+        if other.type_by < self.type_by {
+            believed.sender_type = other.sender_type.clone();
+            believed.type_by = other.type_by.clone();
+        }
+        if other.system_by < self.system_by {
+            believed.system = other.system;
+            believed.system_by = other.system_by.clone();
+        }
+        believed
+    }
+
+    /// What counters hang on.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            at: self.at,
+            sender_type: self.sender_type.clone(),
+            system: self.system,
+        }
+    }
+}
+
+/// What the counters that count a message hang on, besides its dialog and
+/// sender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Its place in time.
+    pub at: Micros,
+    /// Its sender's type.
+    pub sender_type: SenderType,
+    /// Whether it is never unread.
     pub system: bool,
 }
 
@@ -255,12 +327,17 @@ pub enum Need {
     MembersPast(DialogKey, Micros),
     /// Users who have read a message one by one.
     Readers(MessageKey),
+    /// The stored countable messages of a dialog after the mark, or the newest
+    /// of them.
+    Tail(DialogKey, Mark),
+    /// Which messages of the dialog's tail after the mark a user has read one by
+    /// one.
+    ReadOf(MembershipKey, Mark),
     /// How many stored countable messages after the mark are unread for a user,
-    /// were they a member.
+    /// were they a member: where the tail is too long.
     Unread(MembershipKey, Mark),
-    /// Time of the latest stored message of a dialog that is not deleted, other
-    /// than this one.
-    LatestExcept(DialogKey, MessageId),
+    /// So many of the latest stored messages of a dialog that are not deleted.
+    Latest(DialogKey, usize),
 }
 
 /// A dialog as stored and as it is after the events of this batch.
@@ -285,8 +362,12 @@ pub struct State {
     /// Per dialog: from which time on the list is complete, and the list.
     pub(super) members_past: HashMap<DialogKey, (Micros, Vec<(UserId, Mark)>)>,
     pub(super) readers: HashMap<MessageKey, HashSet<UserId>>,
+    pub(super) tails: HashMap<DialogKey, Tail>,
+    /// Per share: from which mark on the messages are complete, and those read.
+    pub(super) read_of: HashMap<MembershipKey, (Mark, HashSet<MessageId>)>,
     pub(super) unread: HashMap<(MembershipKey, Mark), ByType>,
-    pub(super) latest_except: HashMap<(DialogKey, MessageId), Option<Micros>>,
+    /// Per dialog: how many were asked for, and what there is, the latest first.
+    pub(super) latest: HashMap<DialogKey, (usize, Vec<(Micros, MessageId)>)>,
 }
 
 impl State {
@@ -339,19 +420,31 @@ impl State {
         self.unread.insert((key, mark), unread);
     }
 
-    pub fn know_latest_except(&mut self, key: DialogKey, message: MessageId, at: Option<Micros>) {
-        self.latest_except.insert((key, message), at);
+    pub fn know_tail(&mut self, key: DialogKey, tail: Tail) {
+        self.tails.insert(key, tail);
+    }
+
+    /// The newest messages of a dialog, as far as they are known.
+    pub fn tail(&self, key: &DialogKey) -> Option<&Tail> {
+        self.tails.get(key)
+    }
+
+    pub fn know_read_of(&mut self, key: MembershipKey, mark: Mark, read: HashSet<MessageId>) {
+        self.read_of.insert(key, (mark, read));
+    }
+
+    /// The latest messages first; fewer than `asked` when there are no more.
+    pub fn know_latest(
+        &mut self,
+        key: DialogKey,
+        asked: usize,
+        messages: Vec<(Micros, MessageId)>,
+    ) {
+        self.latest.insert(key, (asked, messages));
     }
 
     /// A membership, if it is known.
     pub(super) fn membership(&self, key: &MembershipKey) -> Option<&Membership> {
         self.memberships.get(&key.dialog)?.get(&key.user)
-    }
-
-    /// Whether an event of this batch has changed the dialog.
-    pub(super) fn is_touched(&self, key: &DialogKey) -> bool {
-        self.dialogs
-            .get(key)
-            .is_some_and(|slot| slot.now.version != slot.stored_version)
     }
 }

@@ -225,6 +225,7 @@ fn new_message(body: &Body<'_>, at: Micros) -> Result<NewMessage, String> {
         message: id(&body.message_id(), MessageId::new)?,
         sender: id(&body.sender_id(), UserId::new)?,
         sender_type: optional_id(&body.sender_type(), SenderType::new)?,
+        presumed_type: None,
         sent_at: sent_at.unwrap_or(at),
         time_is_stated: sent_at.is_some(),
         system: text(&body.message_type())?.is_some_and(|t| t.starts_with("system.")),

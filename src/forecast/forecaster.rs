@@ -6,7 +6,7 @@ use super::comparison::Comparison;
 use super::tally::{Tally, unread};
 use super::{Forecast, ForecastError, Limits, Prospect};
 use crate::derive::state::{ByType, DialogKey, MembershipKey, MessageKey};
-use crate::derive::{Batch, Blocked, Care, FORESEEN_ROUNDS, Outcome};
+use crate::derive::{Batch, Care, FORESEEN_ROUNDS, Missing, Outcome};
 use crate::event::{DialogId, Event, Fact};
 use crate::store::standing::Marks;
 use crate::store::{Loader, Store};
@@ -110,13 +110,7 @@ impl Forecaster {
         let outcome = loop {
             match self.batch.apply(event) {
                 Ok(outcome) => break outcome,
-                Err(Blocked::Missing(needs)) => {
-                    self.loader.answer(needs, self.batch.state_mut()).await?;
-                }
-                Err(Blocked::Flush) => {
-                    self.batch.leave_out(event);
-                    return Ok(Prospect::Uncertain);
-                }
+                Err(Missing(needs)) => self.loader.answer(needs, self.batch.state_mut()).await?,
             }
         };
         if self.batch.changed_shares() > self.limits.shares {

@@ -11,7 +11,7 @@ use super::Shared;
 use super::cache::Cache;
 use super::types::TypesInFlight;
 use crate::derive::state::{EventKey, Need};
-use crate::derive::{Batch, Blocked, Care, Changes, FORESEEN_ROUNDS, Outcome};
+use crate::derive::{Batch, Care, Changes, FORESEEN_ROUNDS, Missing, Outcome};
 use crate::event::Event;
 use crate::failpoint::{self, Point};
 use crate::store::fence::{Enrolment, WriterId};
@@ -95,9 +95,7 @@ impl Writer {
         }
     }
 
-    /// Commits the first of these events: all of them, or as many as can be
-    /// derived before the next one needs what they have changed. Returns what
-    /// became of each of those.
+    /// Commits these events; returns what became of each.
     ///
     /// # Errors
     /// Any [`StoreError`]; nothing was committed then, unless the outcome of
@@ -114,15 +112,14 @@ impl Writer {
         };
         self.prepare(&mut attempt, events, care).await?;
         let mut outcomes = Vec::with_capacity(events.len());
-        'events: for event in events {
+        for event in events {
             loop {
                 match attempt.batch.apply(event) {
                     Ok(outcome) => {
                         outcomes.push(outcome);
                         break;
                     }
-                    Err(Blocked::Missing(needs)) => self.load(&mut attempt, needs).await?,
-                    Err(Blocked::Flush) => break 'events,
+                    Err(Missing(needs)) => self.load(&mut attempt, needs).await?,
                 }
             }
         }
@@ -245,7 +242,9 @@ impl Writer {
             .commit_seconds
             .observe(started.elapsed().as_secs_f64());
         metrics.batch_events.observe(changes.taken.len() as f64);
-        metrics.disagreeing_creates.inc_by(changes.disagreements);
+        for disagreement in &changes.disagreements {
+            metrics.disagreed(*disagreement);
+        }
         self.cache.committed(changes);
         self.feed.committed();
         Ok(())

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use mongodb::bson::error::Result as Encoded;
-use mongodb::bson::raw::CString;
+use mongodb::bson::raw::{CStr, CString};
 use mongodb::bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, cstr, doc, rawdoc};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::schema::{escape, unescape};
+use super::schema::{STATED_TIME, STATED_TYPE, escape, unescape};
 use crate::derive::state::{
-    Add, ByType, Created, Dialog, DialogKey, EventKey, Mark, Membership, MembershipKey, Message,
-    MessageKey, ReactionKey, ReceiptKey, TopicKey, UserKey, Word,
+    Add, Authority, ByType, Created, Dialog, DialogKey, EventKey, Mark, Membership, MembershipKey,
+    Message, MessageKey, ReactionKey, ReceiptKey, TopicKey, UserKey, Word,
 };
 use crate::event::{DialogId, EventId, InvalidId, Micros, SenderType, Stamp, TenantId, UserId};
 
@@ -231,6 +231,14 @@ pub fn append_stamp(document: &mut RawDocumentBuf, stamp: &Stamp) {
     document.append(cstr!("event"), stamp.event.as_str());
 }
 
+impl TryFrom<StampDocument> for Stamp {
+    type Error = StoreError;
+
+    fn try_from(stored: StampDocument) -> Result<Self, StoreError> {
+        stamp(stored.at, &stored.event)
+    }
+}
+
 fn stamp(at: i64, event: &str) -> Result<Stamp, StoreError> {
     Ok(Stamp {
         at: micros(at)?,
@@ -314,6 +322,11 @@ pub struct MessageDocument {
     sender: Option<String>,
     r#type: Option<String>,
     #[serde(default)]
+    stated: i32,
+    by: Option<StampDocument>,
+    at_by: Option<StampDocument>,
+    type_by: Option<StampDocument>,
+    #[serde(default)]
     system: bool,
     #[serde(default)]
     deleted: bool,
@@ -325,6 +338,20 @@ impl TryFrom<MessageDocument> for Message {
     type Error = StoreError;
 
     fn try_from(stored: MessageDocument) -> Result<Self, StoreError> {
+        let by = stored.by.map(Stamp::try_from).transpose()?;
+        let authority = |flag, own: Option<StampDocument>| {
+            let own = own.map(Stamp::try_from).transpose()?;
+            Ok::<_, StoreError>(Authority {
+                presumed: stored.stated & flag == 0,
+                stamp: own.or_else(|| by.clone()),
+            })
+        };
+        let at_by = authority(STATED_TIME, stored.at_by)?;
+        let type_by = authority(STATED_TYPE, stored.type_by)?;
+        let system_by = Authority {
+            presumed: false,
+            stamp: by,
+        };
         let created = match (stored.d, stored.at, stored.sender, stored.r#type) {
             (Some(dialog), Some(at), Some(sender), Some(sender_type)) => Some(Created {
                 dialog: DialogId::new(&dialog).map_err(foreign)?,
@@ -332,6 +359,9 @@ impl TryFrom<MessageDocument> for Message {
                 sender: UserId::new(&sender).map_err(foreign)?,
                 sender_type: SenderType::new(&sender_type).map_err(foreign)?,
                 system: stored.system,
+                at_by,
+                type_by,
+                system_by,
             }),
             _ => None,
         };
@@ -345,12 +375,58 @@ impl TryFrom<MessageDocument> for Message {
 
 /// Adds the fields of `messages` that a create sets.
 pub fn append_created(fields: &mut RawDocumentBuf, created: &Created) {
+    append_facts(fields, created);
+    if created.system {
+        fields.append(cstr!("system"), true);
+    }
+    let stated = stated(created);
+    if stated != 0 {
+        fields.append(cstr!("stated"), stated);
+    }
+    let [by, others @ ..] = authorities(created);
+    append_authority(fields, by);
+    // Mostly all is from one create.
+    let others = others.into_iter().filter(|(_, stamp)| *stamp != by.1);
+    others.for_each(|other| append_authority(fields, other));
+}
+
+/// Adds the fields of `messages` that a further create may change.
+pub fn append_corrected(fields: &mut RawDocumentBuf, created: &Created) {
+    append_facts(fields, created);
+    fields.append(cstr!("system"), created.system);
+    fields.append(cstr!("stated"), stated(created));
+    for authority in authorities(created) {
+        append_authority(fields, authority);
+    }
+}
+
+fn append_facts(fields: &mut RawDocumentBuf, created: &Created) {
     fields.append(cstr!("d"), created.dialog.as_str());
     fields.append(cstr!("at"), created.at.get());
     fields.append(cstr!("sender"), created.sender.as_str());
     fields.append(cstr!("type"), created.sender_type.as_str());
-    if created.system {
-        fields.append(cstr!("system"), true);
+}
+
+fn stated(created: &Created) -> i32 {
+    let flag = |by: &Authority, flag| if by.presumed { 0 } else { flag };
+    flag(&created.at_by, STATED_TIME) | flag(&created.type_by, STATED_TYPE)
+}
+
+/// Which create each fact is from; the first is that of all others which are
+/// not named.
+fn authorities(created: &Created) -> [(&'static CStr, Option<&Stamp>); 3] {
+    [
+        (cstr!("by"), created.system_by.stamp.as_ref()),
+        (cstr!("at_by"), created.at_by.stamp.as_ref()),
+        (cstr!("type_by"), created.type_by.stamp.as_ref()),
+    ]
+}
+
+fn append_authority(fields: &mut RawDocumentBuf, (name, stamp): (&CStr, Option<&Stamp>)) {
+    if let Some(stamp) = stamp {
+        let mut document = RawDocumentBuf::new();
+        append_stamp(&mut document, stamp);
+        fields.append(name, document);
     }
 }
 

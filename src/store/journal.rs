@@ -4,7 +4,9 @@
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc, serialize_to_raw_document_buf};
 use serde::Serialize;
 
+use super::schema::{STATED_TIME, STATED_TYPE};
 use crate::derive::changes::{Taken, Trace};
+use crate::derive::state::Standing;
 use crate::event::{Event, Fact};
 
 /// The `type` of a journal's first record.
@@ -23,6 +25,25 @@ struct WordRecord<'a> {
     /// By how much it changed the count; absent when it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<i64>,
+}
+
+/// What the counters of a message hang on.
+#[derive(Serialize)]
+struct StandingRecord<'a> {
+    at: i64,
+    r#type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<bool>,
+}
+
+impl<'a> StandingRecord<'a> {
+    fn of(standing: &'a Standing) -> Self {
+        Self {
+            at: standing.at.get(),
+            r#type: standing.sender_type.as_str(),
+            system: standing.system.then_some(true),
+        }
+    }
 }
 
 /// A document of `journal`. What an event does not have is left out.
@@ -53,7 +74,8 @@ struct Record<'a> {
     /// The version to which the event raised its dialog. Absent when it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<i64>,
-    /// Sender's type as fixed, or the type learnt.
+    /// Sender's type as the create states it or as was presumed, or the type
+    /// learnt.
     #[serde(skip_serializing_if = "Option::is_none")]
     user_type: Option<&'a str>,
     /// Micros of the message.
@@ -62,6 +84,15 @@ struct Record<'a> {
     /// `true` for `system.*`.
     #[serde(skip_serializing_if = "Option::is_none")]
     system: Option<bool>,
+    /// What a create states itself, in bits: 1 the time, 2 the sender's type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stated: Option<i32>,
+    /// For a further create that changes what is known of its message: what was
+    /// believed before it, and what is after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    was: Option<StandingRecord<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is: Option<StandingRecord<'a>>,
     /// Status reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'a str>,
@@ -121,6 +152,9 @@ pub fn record(taken: &Taken, now: DateTime) -> mongodb::bson::error::Result<RawD
         user_type: taken.sender_type.as_ref().map(|known| known.as_str()),
         sent_at: None,
         system: None,
+        stated: None,
+        was: None,
+        is: None,
         status: None,
         words: None,
         read_until: None,
@@ -165,6 +199,10 @@ fn trace<'a>(trace: &'a Trace, record: &mut Record<'a>) {
     if let Some(sender) = &trace.sender {
         record.u = Some(sender.as_str());
     }
+    if let Some((was, is)) = &trace.corrected {
+        record.was = Some(StandingRecord::of(was));
+        record.is = Some(StandingRecord::of(is));
+    }
     for (word, by) in record.words.iter_mut().flatten().zip(&trace.words) {
         word.by = (*by != 0).then_some(*by);
     }
@@ -180,6 +218,11 @@ fn state<'a>(event: &'a Event, record: &mut Record<'a>) {
             record.u = Some(new.sender.as_str());
             record.sent_at = Some(new.sent_at.get());
             record.system = new.system.then_some(true);
+            let stated_type = new.sender_type.as_ref();
+            record.user_type = record.user_type.or(stated_type.map(|known| known.as_str()));
+            let stated = i32::from(new.time_is_stated) * STATED_TIME
+                + i32::from(stated_type.is_some()) * STATED_TYPE;
+            record.stated = (stated != 0).then_some(stated);
         }
         Fact::MessageDeleted { message } => record.of = Some(message.as_str()),
         Fact::StatusReached {
@@ -223,7 +266,7 @@ fn state<'a>(event: &'a Event, record: &mut Record<'a>) {
             record.d = Some(dialog.as_str());
             record.u = Some(user.as_str());
             record.joined_at = Some(joined_at.get());
-            record.made_at = (*made_at != event.stamp.at).then_some(made_at.get());
+            record.made_at = Some(made_at.get()).filter(|made_at| *made_at != event.stamp.at.get());
         }
         Fact::MemberRemoved { dialog, user } => {
             record.d = Some(dialog.as_str());

@@ -4,26 +4,27 @@
 //! it are as of the same moment. When any of it has changed by the time of the
 //! commit, the dialog's version has too, and the commit is refused.
 
+mod past;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::TryStreamExt as _;
-use mongodb::bson::{Bson, Document, RawDocumentBuf, deserialize_from_slice, doc};
+use mongodb::bson::{Document, RawDocumentBuf, deserialize_from_slice, doc};
 use mongodb::{ClientSession, Collection};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::documents::{
-    Counts, DialogDocument, Id, MembershipDocument, MessageDocument, WordDocument, by_type, micros,
-};
+use super::documents::{DialogDocument, Id, MembershipDocument, MessageDocument, WordDocument};
 use super::generation::{Generation, Generations};
 use super::schema::collection;
 use super::{Store, StoreError};
 use crate::derive::state::{
-    ByType, DialogKey, EventKey, Mark, MembershipKey, MessageKey, Need, ReactionKey, ReceiptKey,
-    State, TopicKey, UserKey, Word,
+    DialogKey, EventKey, MembershipKey, MessageKey, Need, ReactionKey, ReceiptKey, State, TopicKey,
+    UserKey, Word,
 };
-use crate::event::{MessageId, Micros, SenderType, TenantId, UserId};
+use crate::event::{SenderType, TenantId, UserId};
+use past::Past;
 
 /// A moment of the store, from which the needs of a batch are answered.
 #[derive(Debug)]
@@ -82,7 +83,7 @@ impl Loader {
     /// # Errors
     /// Any [`StoreError`]; some needs may be answered then.
     pub async fn answer(&mut self, needs: Vec<Need>, state: &mut State) -> Result<(), StoreError> {
-        let mut keys = Keys::default();
+        let (mut keys, mut past) = (Keys::default(), Past::default());
         for need in needs {
             match need {
                 Need::Journal(key) => keys.journal.push(key),
@@ -93,24 +94,17 @@ impl Loader {
                 Need::Reaction(key) => keys.reactions.push(key),
                 Need::Topic(key) => keys.topics.push(key),
                 Need::UserType(key) => keys.users.push(key),
-                Need::MembersPast(dialog, at) => {
-                    let members = self.members_past(&dialog, at).await?;
-                    state.know_members_past(dialog, at, members);
+                Need::MembersPast(dialog, at) => past.members(dialog, at),
+                Need::Readers(message) => past.readers.push(message),
+                Need::Tail(dialog, mark) => past.tail(dialog, mark),
+                Need::ReadOf(MembershipKey { dialog, user }, mark) => {
+                    past.read_of.entry(dialog).or_default().push((user, mark));
                 }
-                Need::Readers(message) => {
-                    let readers = self.readers(&message).await?;
-                    state.know_readers(message, readers.into_iter().collect());
-                }
-                Need::Unread(membership, mark) => {
-                    let unread = self.unread(&membership, mark).await?;
-                    state.know_unread(membership, mark, unread);
-                }
-                Need::LatestExcept(dialog, message) => {
-                    let at = self.latest_except(&dialog, &message).await?;
-                    state.know_latest_except(dialog, message, at);
-                }
+                Need::Unread(membership, mark) => past.unread.push((membership, mark)),
+                Need::Latest(dialog, most) => past.latest(dialog, most),
             }
         }
+        self.look_back(past, state).await?;
         self.look_up(keys, state).await
     }
 
@@ -226,109 +220,6 @@ impl Loader {
             .map(|(key, found)| (key, found.is_some()))
             .collect())
     }
-
-    async fn members_past(
-        &mut self,
-        dialog: &DialogKey,
-        at: Micros,
-    ) -> Result<Vec<(UserId, Mark)>, StoreError> {
-        let filter = doc! {
-            "_id.t": dialog.tenant.as_str(),
-            "_id.d": dialog.dialog.as_str(),
-            "mark": { "$gte": at.get() },
-        };
-        let memberships = self.collection::<MarkDocument>(&dialog.tenant, collection::MEMBERSHIPS);
-        let mut cursor = memberships
-            .find(filter)
-            .projection(doc! { "_id.u": 1, "mark": 1 })
-            .session(&mut self.session)
-            .await?;
-        let mut members = Vec::new();
-        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
-            members.push((user(&found._id.u)?, Mark(found.mark)));
-        }
-        Ok(members)
-    }
-
-    async fn readers(&mut self, message: &MessageKey) -> Result<Vec<UserId>, StoreError> {
-        let id = message.document()?;
-        let (mut from, mut to) = (id.clone(), id);
-        from.extend(doc! { "s": "read", "u": "" });
-        to.extend(doc! { "s": "read", "u": Bson::MaxKey });
-        let filter = doc! { "_id": { "$gte": from, "$lt": to } };
-        let receipts = self.collection::<UserOnly>(&message.tenant, collection::RECEIPTS);
-        let mut cursor = receipts.find(filter).session(&mut self.session).await?;
-        let mut readers = Vec::new();
-        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
-            readers.push(user(&found._id.u)?);
-        }
-        Ok(readers)
-    }
-
-    /// Counts over the facts of the messages after the mark: the exact, slower
-    /// path.
-    async fn unread(
-        &mut self,
-        membership: &MembershipKey,
-        mark: Mark,
-    ) -> Result<ByType, StoreError> {
-        let dialog = &membership.dialog;
-        let user = membership.user.as_str();
-        let pipeline = [
-            doc! { "$match": {
-                "_id.t": dialog.tenant.as_str(),
-                "d": dialog.dialog.as_str(),
-                "at": { "$gt": mark.0 },
-                "sender": { "$ne": user },
-                "system": { "$ne": true },
-                "deleted": { "$ne": true },
-            } },
-            doc! { "$project": {
-                "type": 1,
-                "receipt": { "t": "$_id.t", "m": "$_id.m", "s": "read", "u": { "$literal": user } },
-            } },
-            doc! { "$lookup": {
-                "from": &*self.generations.of(&dialog.tenant).collection(collection::RECEIPTS),
-                "localField": "receipt",
-                "foreignField": "_id",
-                "as": "read",
-            } },
-            doc! { "$match": { "read": { "$size": 0 } } },
-            doc! { "$group": { "_id": "$type", "count": { "$sum": 1_i64 } } },
-        ];
-        let mut cursor = self
-            .collection::<Document>(&dialog.tenant, collection::MESSAGES)
-            .aggregate(pipeline)
-            .session(&mut self.session)
-            .with_type::<CountDocument>()
-            .await?;
-        let mut counts = Counts::new();
-        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
-            counts.insert(super::schema::escape(&found._id), found.count);
-        }
-        by_type(&counts)
-    }
-
-    async fn latest_except(
-        &mut self,
-        dialog: &DialogKey,
-        message: &MessageId,
-    ) -> Result<Option<Micros>, StoreError> {
-        let filter = doc! {
-            "_id.t": dialog.tenant.as_str(),
-            "d": dialog.dialog.as_str(),
-            "deleted": { "$ne": true },
-            "_id.m": { "$ne": message.as_str() },
-        };
-        let latest = self
-            .collection::<AtOnly>(&dialog.tenant, collection::MESSAGES)
-            .find_one(filter)
-            .sort(doc! { "at": -1 })
-            .projection(doc! { "_id": 0, "at": 1 })
-            .session(&mut self.session)
-            .await?;
-        latest.map(|found| micros(found.at)).transpose()
-    }
 }
 
 fn unreadable(error: mongodb::bson::error::Error) -> StoreError {
@@ -358,23 +249,7 @@ struct UserPart {
 }
 
 #[derive(Deserialize)]
-struct MarkDocument {
-    _id: UserPart,
-    mark: i64,
-}
-
-#[derive(Deserialize)]
-struct UserOnly {
-    _id: UserPart,
-}
-
-#[derive(Deserialize)]
 struct CountDocument {
     _id: String,
     count: i64,
-}
-
-#[derive(Deserialize)]
-struct AtOnly {
-    at: i64,
 }

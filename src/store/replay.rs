@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use super::documents::micros;
 use super::journal::ORIGIN;
-use super::schema::collection;
+use super::schema::{STATED_TIME, STATED_TYPE, collection};
 use super::{Store, StoreError};
 use crate::event::{
     DialogId, Event, EventId, Fact, InvalidId, MessageId, NewMessage, Reaction, SenderType, Stamp,
@@ -30,6 +30,8 @@ use crate::event::{
 
 /// The `_id` in `meta` of the document that shows how far a stream is.
 const MARKER: &str = "marker";
+/// How long before its event a membership may have been made, in microseconds.
+const MADE_BEFORE: i64 = 10_000_000;
 /// Records in one reply of the server.
 const REPLY: u32 = 4_000;
 /// How long the server waits for something new before it says that there is
@@ -292,7 +294,7 @@ impl Chunk {
         let kind = record.get_str("type").map_err(unreadable)?;
         if !kind.starts_with("counters.") {
             let record: Record = deserialize_from_slice(record.as_bytes()).map_err(unreadable)?;
-            self.events.extend(record.event()?);
+            self.events.push(record.event()?);
         }
         Ok(applied_at)
     }
@@ -327,11 +329,12 @@ struct Record<'r> {
     #[serde(alias = "of")]
     m: Option<&'r str>,
     u: Option<&'r str>,
-    version: Option<i64>,
     user_type: Option<&'r str>,
     sent_at: Option<i64>,
     #[serde(default)]
     system: bool,
+    #[serde(default)]
+    stated: i32,
     status: Option<&'r str>,
     #[serde(default)]
     words: Vec<WordRecord>,
@@ -342,13 +345,10 @@ struct Record<'r> {
 }
 
 impl Record<'_> {
-    /// The event that it records. `None` for a create of a message that was
-    /// there: the first one recorded counts, also where the two disagree.
-    fn event(&self) -> Result<Option<Event>, StoreError> {
-        let Some(fact) = self.fact()? else {
-            return Ok(None);
-        };
-        Ok(Some(Event {
+    /// The event that it records.
+    fn event(&self) -> Result<Event, StoreError> {
+        let fact = self.fact()?;
+        Ok(Event {
             tenant: TenantId::new(self._id.t).map_err(foreign)?,
             stamp: Stamp {
                 at: micros(self.at)?,
@@ -357,15 +357,12 @@ impl Record<'_> {
             actor: None,
             dialog_hint: self.d.map(DialogId::new).transpose().map_err(foreign)?,
             fact,
-        }))
+        })
     }
 
-    fn fact(&self) -> Result<Option<Fact>, StoreError> {
-        Ok(Some(match self.r#type {
-            "message.create" => match self.version {
-                Some(_) => Fact::MessageCreated(self.message_created()?),
-                None => return Ok(None),
-            },
+    fn fact(&self) -> Result<Fact, StoreError> {
+        Ok(match self.r#type {
+            "message.create" => Fact::MessageCreated(self.message_created()?),
             "message.delete" => Fact::MessageDeleted {
                 message: self.id("m", self.m, MessageId::new)?,
             },
@@ -382,14 +379,17 @@ impl Record<'_> {
             "dialog.messages.bulk_read" => Fact::BulkRead {
                 dialog: self.dialog()?,
                 user: self.user()?,
-                read_until: micros(self.there("read_until", self.read_until)?)?,
+                read_until: micros(self.read_until()?)?,
             },
-            "dialog.member.add" => Fact::MemberAdded {
-                dialog: self.dialog()?,
-                user: self.user()?,
-                joined_at: micros(self.there("joined_at", self.joined_at)?)?,
-                made_at: micros(self.made_at.unwrap_or(self.at))?,
-            },
+            "dialog.member.add" => {
+                let joined_at = self.there("joined_at", self.joined_at)?;
+                Fact::MemberAdded {
+                    dialog: self.dialog()?,
+                    user: self.user()?,
+                    joined_at: micros(joined_at)?,
+                    made_at: micros(self.made_at(joined_at))?,
+                }
+            }
             "dialog.member.remove" => Fact::MemberRemoved {
                 dialog: self.dialog()?,
                 user: self.user()?,
@@ -411,20 +411,45 @@ impl Record<'_> {
                     self._id.e
                 )));
             }
-        }))
+        })
     }
 
-    /// The sender's type is the one that was fixed then.
+    /// What the create stated counts for that; of records that say nothing about
+    /// it, as versions before 0.2 wrote them, a time other than the event's own
+    /// was stated, and a type is not known to have been.
     fn message_created(&self) -> Result<NewMessage, StoreError> {
+        let sent_at = self.there("sent_at", self.sent_at)?;
+        let known = self.user_type.map(SenderType::new).transpose();
+        let known = known.map_err(foreign)?;
+        let (stated, presumed) = match self.stated & STATED_TYPE {
+            0 => (None, known),
+            _ => (known, None),
+        };
         Ok(NewMessage {
             dialog: self.dialog()?,
             message: self.id("m", self.m, MessageId::new)?,
             sender: self.user()?,
-            sender_type: Some(self.id("user_type", self.user_type, SenderType::new)?),
-            sent_at: micros(self.there("sent_at", self.sent_at)?)?,
-            time_is_stated: false,
+            sender_type: stated,
+            presumed_type: presumed,
+            sent_at: micros(sent_at)?,
+            time_is_stated: self.stated & STATED_TIME != 0 || sent_at != self.at,
             system: self.system,
         })
+    }
+
+    /// When the membership was made. Where the record says nothing of it, as
+    /// those of versions before 0.2 do: at the join time, if that is just before
+    /// the event.
+    fn made_at(&self, joined_at: i64) -> i64 {
+        let just_before = (self.at - MADE_BEFORE..=self.at).contains(&joined_at);
+        let presumed = if just_before { joined_at } else { self.at };
+        self.made_at.unwrap_or(presumed)
+    }
+
+    /// Never later than the event: a reader has read what was there.
+    fn read_until(&self) -> Result<i64, StoreError> {
+        let read_until = self.there("read_until", self.read_until)?;
+        Ok(read_until.min(self.at))
     }
 
     fn words(&self) -> Result<Vec<(Reaction, bool)>, StoreError> {

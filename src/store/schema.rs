@@ -132,8 +132,18 @@ pub mod message {
     pub const AT: &str = "at";
     /// Sender's user id.
     pub const SENDER: &str = "sender";
-    /// Sender's type, fixed at the first record.
+    /// Sender's type.
     pub const TYPE: &str = "type";
+    /// [`STATED_TIME`](super::STATED_TIME) and
+    /// [`STATED_TYPE`](super::STATED_TYPE), added up; absent for 0.
+    pub const STATED: &str = "stated";
+    /// `{at, event}` of the create that the facts are from. Absent where a
+    /// version before 0.2 recorded it.
+    pub const BY: &str = "by";
+    /// `{at, event}` of the create that `at` is from, where it is another one.
+    pub const AT_BY: &str = "at_by";
+    /// `{at, event}` of the create that `type` is from, where it is another one.
+    pub const TYPE_BY: &str = "type_by";
     /// `true` for `system.*`; else absent.
     pub const SYSTEM: &str = "system";
     /// `true` once deleted; else absent.
@@ -146,6 +156,11 @@ pub mod message {
     /// int64, +1 for every change of a placeholder, its create included.
     pub const VERSION: &str = "version";
 }
+
+/// The create states the message's time itself.
+pub const STATED_TIME: i32 = 1;
+/// The create states the sender's type itself.
+pub const STATED_TYPE: i32 = 2;
 
 /// Escapes a name for use as a field name and in an update path: `.`, `$` and
 /// `%` become `%2E`, `%24`, `%25`, so that it is never taken for a path or an

@@ -7,7 +7,7 @@ use mongodb::bson::error::Result;
 use mongodb::bson::{DateTime, RawDocumentBuf, cstr, rawdoc};
 
 use super::documents::{
-    Id, append_created, append_stamp, by_type_document, field, membership_facts,
+    Id, append_corrected, append_created, append_stamp, by_type_document, field, membership_facts,
 };
 use super::generation::{Generation, Generations};
 use super::journal;
@@ -271,8 +271,12 @@ fn changed_message(filter: RawDocumentBuf, change: &MessageChange) -> Result<Opt
 
 /// The fields that a create or a delete sets.
 fn append_message(fields: &mut RawDocumentBuf, change: &MessageChange) {
-    if let Some(created) = &change.created {
-        append_created(fields, created);
+    match &change.created {
+        Some(created) if change.before == MessageBefore::Created => {
+            append_corrected(fields, created);
+        }
+        Some(created) => append_created(fields, created),
+        None => {}
     }
     if change.deleted {
         fields.append(cstr!("deleted"), true);

@@ -13,6 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::process::Resident;
+use crate::derive::changes::Disagreement;
 
 /// Distinct types of ignored events that are told apart; the rest is `other`.
 const IGNORED_TYPES: usize = 64;
@@ -45,8 +46,9 @@ pub struct Metrics {
     pub dead_letters: Family<Label, Counter>,
     /// Dead letters in their queue that nobody holds, at the latest look.
     pub dead_letters_waiting: Gauge,
-    /// Creates of one message id that disagreed with the first recorded.
-    pub disagreeing_creates: Counter,
+    /// Creates of one message id that disagreed with what was recorded, by what
+    /// they disagreed about.
+    pub disagreeing_creates: Family<Label, Counter>,
     /// Transactions tried again, by class of the error: `retryable`, `conflict`.
     pub commit_retries: Family<Label, Counter>,
     /// Events in one committed transaction.
@@ -73,7 +75,7 @@ impl Metrics {
             events: Family::default(),
             dead_letters: Family::default(),
             dead_letters_waiting: Gauge::default(),
-            disagreeing_creates: Counter::default(),
+            disagreeing_creates: Family::default(),
             commit_retries: Family::default(),
             batch_events: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
@@ -112,7 +114,7 @@ impl Metrics {
         );
         registry.register(
             "disagreeing_creates",
-            "Creates of one message id that disagreed with the first recorded",
+            "Creates of one message that disagree with what was recorded, by what about",
             metrics.disagreeing_creates.clone(),
         );
         registry.register(
@@ -166,6 +168,14 @@ impl Metrics {
     /// Counts a settled event by its outcome.
     pub fn settled(&self, outcome: &'static str) {
         self.events.get_or_create(&Label { kind: outcome }).inc();
+    }
+
+    /// Counts a create that disagrees with what was recorded of its message.
+    pub fn disagreed(&self, about: Disagreement) {
+        let label = Label {
+            kind: about.as_str(),
+        };
+        self.disagreeing_creates.get_or_create(&label).inc();
     }
 
     /// Counts an event that is none of ours, by its type.

@@ -6,11 +6,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chat_counters::derive::changes::{Consumed, MessageBefore};
 use chat_counters::derive::state::{
-    ByType, Dialog, DialogKey, EventKey, Mark, Membership, MembershipKey, Message, MessageKey,
-    Need, ReactionKey, ReceiptKey, State, TopicKey, UserKey, Word,
+    ByType, Created, Dialog, DialogKey, EventKey, Mark, Membership, MembershipKey, Message,
+    MessageKey, Need, ReactionKey, ReceiptKey, State, TopicKey, UserKey, Word,
 };
-use chat_counters::derive::{Batch, Blocked, Care, Changes, Outcome};
+use chat_counters::derive::tail::{Tail, TailMessage};
+use chat_counters::derive::{Batch, Care, Changes, FORESEEN_ROUNDS, Missing, Outcome};
 use chat_counters::event::{Event, Micros, SenderType, Stamp, UserId};
+
+/// Messages in a tail: so few that the other way of counting is tried as well.
+const MAX_TAIL: usize = 3;
 
 /// A write was refused: someone else was faster.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,26 +91,22 @@ impl Writer {
     pub fn derive(&self, memory: &Memory, events: &[Event], care: Care) -> (Changes, Vec<Outcome>) {
         let mut batch = Batch::default();
         let mut outcomes = Vec::new();
-        for event in events {
+        for event in events.iter().cycle().take(events.len() * FORESEEN_ROUNDS) {
             for need in batch.foreseen(event, care) {
                 self.answer(memory, need, batch.state_mut());
             }
         }
-        'events: for event in events {
+        for event in events {
             loop {
                 match batch.apply(event) {
                     Ok(outcome) => {
                         outcomes.push(outcome);
                         break;
                     }
-                    Err(Blocked::Missing(needs)) => {
+                    Err(Missing(needs)) => {
                         for need in needs {
                             self.answer(memory, need, batch.state_mut());
                         }
-                    }
-                    Err(Blocked::Flush) => {
-                        assert!(!outcomes.is_empty(), "nothing to flush before {event:?}");
-                        break 'events;
                     }
                 }
             }
@@ -167,16 +167,62 @@ impl Memory {
                 let unread = self.unread(&membership, mark);
                 state.know_unread(membership, mark, unread);
             }
-            Need::LatestExcept(dialog, message) => {
-                let others = self.messages.iter().filter(|(key, stored)| {
-                    key.tenant == dialog.tenant && key.message != message && !stored.message.deleted
-                });
-                let created = others.filter_map(|(_, stored)| stored.message.created.as_ref());
-                let here = created.filter(|created| created.dialog == dialog.dialog);
-                let latest = here.map(|created| created.at).max();
-                state.know_latest_except(dialog, message, latest);
+            Need::Tail(dialog, mark) => {
+                let tail = self.tail(&dialog, mark);
+                state.know_tail(dialog, tail);
+            }
+            Need::ReadOf(membership, mark) => {
+                let read = self.receipts.iter();
+                let read = read.filter(|r| r.user == membership.user && r.status.is_read());
+                let read = read.map(|r| r.message.message.clone()).collect();
+                state.know_read_of(membership, mark, read);
+            }
+            Need::Latest(dialog, most) => {
+                let mut latest: Vec<_> = self
+                    .messages_of(&dialog)
+                    .map(|(key, _, created)| (created.at, key.message.clone()))
+                    .collect();
+                latest.sort_by(|a, b| b.cmp(a));
+                latest.truncate(most);
+                state.know_latest(dialog, most, latest);
             }
         }
+    }
+
+    /// Messages of a dialog that are not deleted.
+    fn messages_of(
+        &self,
+        dialog: &DialogKey,
+    ) -> impl Iterator<Item = (&MessageKey, &StoredMessage, &Created)> {
+        self.messages.iter().filter_map(|(key, stored)| {
+            let created = stored.message.created.as_ref()?;
+            let here = key.tenant == dialog.tenant && created.dialog == dialog.dialog;
+            (here && !stored.message.deleted).then_some((key, stored, created))
+        })
+    }
+
+    /// The newest messages after the mark, and never more than so many: the rest
+    /// is counted one member at a time.
+    fn tail(&self, dialog: &DialogKey, mark: Mark) -> Tail {
+        let messages = self
+            .messages_of(dialog)
+            .filter(|(_, _, created)| !created.system && !mark.covers(created.at));
+        let mut messages: Vec<_> = messages
+            .map(|(key, stored, created)| TailMessage {
+                id: key.message.clone(),
+                at: created.at,
+                sender: created.sender.clone(),
+                sender_type: created.sender_type.clone(),
+                reads: stored.statuses.get("read").copied().unwrap_or_default(),
+            })
+            .collect();
+        messages.sort_by_key(|message| std::cmp::Reverse(message.at));
+        let mut from = mark;
+        if let Some(first_left_out) = messages.get(MAX_TAIL) {
+            from = Mark(first_left_out.at.get());
+            messages.retain(|message| !from.covers(message.at));
+        }
+        Tail::new(mark, from, messages)
     }
 
     fn members_past(&self, dialog: &DialogKey, at: Micros) -> Vec<(UserId, Mark)> {

@@ -48,12 +48,16 @@ pub struct MessageCounts {
     pub reaction_counts: Counts,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Message {
     dialog: String,
     sender: String,
     sender_type: String,
+    /// The message states its sender's type itself.
+    type_stated: bool,
     at: i64,
+    /// The message states its time itself.
+    at_stated: bool,
     system: bool,
 }
 
@@ -341,18 +345,27 @@ impl Tenant {
             let known = self.types.get(&sender)?;
             known.last_key_value().map(|(_, learnt)| learnt.clone())
         };
-        let sender_type = Some(first(event, &places)).filter(|known| !known.is_empty());
-        let sender_type = sender_type.or_else(learnt).unwrap_or_else(|| "user".into());
-        let at = time(event, "/data/message/createdAt").unwrap_or(stamp(event).0);
-        let system = text(event, "/data/message/type").starts_with("system.");
+        let stated_type = Some(first(event, &places)).filter(|known| !known.is_empty());
+        let stated_at = time(event, "/data/message/createdAt");
+        let (type_stated, at_stated) = (stated_type.is_some(), stated_at.is_some());
+        let sender_type = stated_type.or_else(learnt);
         let message = Message {
             dialog,
             sender,
-            sender_type,
-            at,
-            system,
+            sender_type: sender_type.unwrap_or_else(|| "user".into()),
+            type_stated,
+            at: stated_at.unwrap_or(stamp(event).0),
+            at_stated,
+            system: text(event, "/data/message/type").starts_with("system."),
         };
-        self.messages.entry(id).or_insert(message);
+        // Creates come in time order: the first that states a fact has it.
+        let known = self.messages.entry(id).or_insert_with(|| message.clone());
+        if at_stated && !known.at_stated {
+            (known.at, known.at_stated) = (message.at, true);
+        }
+        if type_stated && !known.type_stated {
+            (known.sender_type, known.type_stated) = (message.sender_type, true);
+        }
     }
 
     fn react(&mut self, event: &Value, stamp: &Stamp) {

@@ -19,7 +19,11 @@ const STATUSES: [&str; 3] = ["read", "Delivered", "unread"];
 const REACTIONS: [&str; 2] = ["👍", "$.x"];
 const TOPICS: [&str; 2] = ["t1", "t.2"];
 
-/// What there is to know of a message. Every create of it says the same.
+/// The only user whose type is learnt, and whose messages always state it: what
+/// is learnt must not matter.
+const TYPED: usize = USERS.len() - 1;
+
+/// What there is to know of a message. Creates of it may know it worse.
 #[derive(Debug, Clone)]
 struct Facts {
     dialog: usize,
@@ -27,6 +31,22 @@ struct Facts {
     sender_type: usize,
     at: u8,
     system: bool,
+}
+
+/// How a create tells one fact of its message.
+#[derive(Debug, Clone, Copy)]
+enum Telling {
+    Right,
+    NotAtAll,
+    Otherwise,
+}
+
+/// How a create tells the facts of its message.
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    at: Telling,
+    sender_type: Telling,
+    system: Telling,
 }
 
 /// One thing that happens, in one tenant, at a time of its own.
@@ -39,7 +59,7 @@ struct Happening {
 
 #[derive(Debug, Clone)]
 enum What {
-    Create(usize),
+    Create(usize, Said),
     Delete(usize),
     Status(usize, usize, usize),
     React(usize, usize, usize, bool, bool),
@@ -104,10 +124,26 @@ fn facts() -> impl Strategy<Value = Facts> {
         })
 }
 
+fn telling() -> impl Strategy<Value = Telling> {
+    prop_oneof![
+        6 => Just(Telling::Right),
+        1 => Just(Telling::NotAtAll),
+        1 => Just(Telling::Otherwise),
+    ]
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    (telling(), telling(), telling()).prop_map(|(at, sender_type, system)| Said {
+        at,
+        sender_type,
+        system,
+    })
+}
+
 fn what() -> impl Strategy<Value = What> {
     let (dialog, user, message) = (0..DIALOGS.len(), 0..USERS.len(), 0..MESSAGES.len());
     prop_oneof![
-        8 => message.clone().prop_map(What::Create),
+        8 => (message.clone(), said()).prop_map(|(message, said)| What::Create(message, said)),
         2 => message.clone().prop_map(What::Delete),
         5 => (message.clone(), user.clone(), 0..STATUSES.len())
             .prop_map(|(message, user, status)| What::Status(message, user, status)),
@@ -125,8 +161,7 @@ fn what() -> impl Strategy<Value = What> {
             0 => What::DeleteDialog(dialog),
             _ => What::Topic(dialog, 0),
         }),
-        // Every create states its sender's type: what is learnt must not matter.
-        1 => (user, 0..SENDER_TYPES.len()).prop_map(|(user, typed)| What::Typed(user, typed)),
+        1 => (0..SENDER_TYPES.len()).prop_map(|typed| What::Typed(TYPED, typed)),
     ]
 }
 
@@ -171,7 +206,9 @@ pub fn events_and_schedule() -> impl Strategy<Value = (Vec<Value>, Schedule)> {
 fn event(id: &str, happening: &Happening, facts: &[Facts]) -> Value {
     let facts = &facts[happening.tenant * MESSAGES.len()..];
     let (event_type, data) = match &happening.what {
-        What::Create(message) => ("message.create", create(*message, &facts[*message])),
+        What::Create(message, said) => {
+            ("message.create", create(*message, &facts[*message], *said))
+        }
         What::Delete(message) => (
             "message.delete",
             json!({ "message": { "messageId": MESSAGES[*message] } }),
@@ -235,15 +272,26 @@ fn event(id: &str, happening: &Happening, facts: &[Facts]) -> Value {
     })
 }
 
-fn create(message: usize, facts: &Facts) -> Value {
+fn create(message: usize, facts: &Facts, said: Said) -> Value {
+    let at = match said.at {
+        Telling::Right => Some(facts.at),
+        Telling::NotAtAll => None,
+        Telling::Otherwise => Some((facts.at + 5) % 12),
+    };
+    let sender_type = match said.sender_type {
+        Telling::NotAtAll if facts.sender != TYPED => None,
+        Telling::Otherwise => Some((facts.sender_type + 1) % SENDER_TYPES.len()),
+        _ => Some(facts.sender_type),
+    };
+    let system = facts.system != matches!(said.system, Telling::Otherwise);
     json!({
         "context": { "dialogId": DIALOGS[facts.dialog] },
         "message": {
             "messageId": MESSAGES[message],
             "senderId": USERS[facts.sender],
-            "senderType": SENDER_TYPES[facts.sender_type],
-            "type": if facts.system { "system.info" } else { "internal.text" },
-            "createdAt": facts.at,
+            "senderType": sender_type.map(|sender_type| SENDER_TYPES[sender_type]),
+            "type": if system { "system.info" } else { "internal.text" },
+            "createdAt": at,
         },
     })
 }

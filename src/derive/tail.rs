@@ -1,0 +1,186 @@
+//! The newest part of a dialog's stored messages, and what of it is unread.
+
+use std::collections::{HashMap, HashSet};
+
+use super::state::{ByType, Mark};
+use crate::event::{MessageId, Micros, SenderType, UserId};
+
+/// A stored countable message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TailMessage {
+    /// Its id.
+    pub id: MessageId,
+    /// Its place in time.
+    pub at: Micros,
+    /// Who sent it.
+    pub sender: UserId,
+    /// The sender's type.
+    pub sender_type: SenderType,
+    /// How many users have read it one by one.
+    pub reads: i64,
+}
+
+/// All stored countable messages of a dialog after a mark, prepared so that
+/// counting them for one more member costs no walk through all of them.
+#[derive(Debug)]
+pub struct Tail {
+    asked: Mark,
+    from: Mark,
+    /// In order of time.
+    times: Vec<Micros>,
+    /// Of each type, how many messages stand before each place.
+    before: Vec<(SenderType, Vec<u32>)>,
+    /// Of each message, the place of its type in `before`.
+    types: Vec<u16>,
+    by_sender: HashMap<UserId, Vec<u32>>,
+    /// Messages that somebody has read one by one, and how many did, by place.
+    read: Vec<(u32, MessageId, i64)>,
+    places: HashMap<MessageId, u32>,
+}
+
+impl Tail {
+    /// All messages after `from`, which is the mark that was asked for, or a
+    /// later one where the tail is too long to be loaded whole.
+    pub fn new(asked: Mark, from: Mark, mut messages: Vec<TailMessage>) -> Self {
+        messages.sort_by_key(|message| message.at);
+        let mut tail = Self {
+            asked,
+            from: from.max(asked),
+            times: messages.iter().map(|message| message.at).collect(),
+            before: Vec::new(),
+            types: Vec::with_capacity(messages.len()),
+            by_sender: HashMap::new(),
+            read: Vec::new(),
+            places: HashMap::new(),
+        };
+        for (place, message) in (0..).zip(messages) {
+            tail.add(place, message);
+        }
+        tail
+    }
+
+    fn add(&mut self, place: u32, message: TailMessage) {
+        let known = self.before.iter();
+        let known = known
+            .map(|(name, _)| name)
+            .position(|name| *name == message.sender_type);
+        let kind = known.unwrap_or_else(|| {
+            let none = vec![0; place as usize + 1];
+            self.before.push((message.sender_type.clone(), none));
+            self.before.len() - 1
+        });
+        for (index, (_, before)) in self.before.iter_mut().enumerate() {
+            let so_far = before.last().copied().unwrap_or_default();
+            before.push(so_far + u32::from(index == kind));
+        }
+        self.types.push(u16::try_from(kind).unwrap_or(u16::MAX));
+        self.by_sender
+            .entry(message.sender)
+            .or_default()
+            .push(place);
+        if message.reads > 0 {
+            self.places.insert(message.id.clone(), place);
+            self.read.push((place, message.id, message.reads));
+        }
+    }
+
+    /// Whether it has every message after the mark.
+    pub(super) fn reaches(&self, mark: Mark) -> bool {
+        self.from <= mark
+    }
+
+    /// Whether asking for the mark again would bring no more.
+    pub(super) fn was_asked(&self, mark: Mark) -> bool {
+        self.asked <= mark
+    }
+
+    /// Messages after the mark that somebody has read one by one, and how many
+    /// did.
+    pub fn read_after(&self, mark: Mark) -> impl Iterator<Item = (&MessageId, i64)> {
+        let first = self.place_after(mark);
+        let begin = self.read.partition_point(|(place, ..)| *place < first);
+        self.read[begin..].iter().map(|(_, id, reads)| (id, *reads))
+    }
+
+    /// How many messages after the mark are unread for a user who has read
+    /// these one by one.
+    pub(super) fn unread(&self, user: &UserId, mark: Mark, read: &HashSet<MessageId>) -> ByType {
+        let first = self.place_after(mark);
+        let mut unread: Vec<i64> = self
+            .before
+            .iter()
+            .map(|(_, before)| {
+                let all = before.last().copied().unwrap_or_default();
+                i64::from(all - before[first as usize])
+            })
+            .collect();
+        let mut known = |place: u32| unread[usize::from(self.types[place as usize])] -= 1;
+        let own = self.by_sender.get(user).map_or(&[][..], Vec::as_slice);
+        own[own.partition_point(|place| *place < first)..]
+            .iter()
+            .for_each(|place| known(*place));
+        let read = read.iter().filter_map(|id| self.places.get(id)).copied();
+        read.filter(|place| *place >= first && own.binary_search(place).is_err())
+            .for_each(&mut known);
+        let names = self.before.iter().map(|(name, _)| name.clone());
+        names.zip(unread).collect()
+    }
+
+    fn place_after(&self, mark: Mark) -> u32 {
+        let place = self.times.partition_point(|at| mark.covers(*at));
+        u32::try_from(place).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    proptest! {
+        /// What the tail counts is what a walk through its messages counts.
+        #[test]
+        fn a_tail_counts_as_a_walk_does(
+            messages in prop::collection::vec((0_i64..40, 0_usize..3, 0_usize..3, any::<bool>()), 0..60),
+            from in -1_i64..20,
+            later in 0_i64..20,
+        ) {
+            let (people, types) = (["ann", "bob", "cid"], ["user", "bot", "other"]);
+            let mark = Mark(from + later);
+            let messages: Vec<_> = messages
+                .into_iter()
+                .filter(|(at, ..)| *at > from)
+                .enumerate()
+                .map(|(index, (at, sender, sender_type, read))| {
+                    let message = TailMessage {
+                        id: MessageId::new(&format!("m{index}")).unwrap(),
+                        at: Micros::new(at).unwrap(),
+                        sender: user(people[sender]),
+                        sender_type: SenderType::new(types[sender_type]).unwrap(),
+                        reads: i64::from(read),
+                    };
+                    (message, read)
+                })
+                .collect();
+            let bob = user("bob");
+            let read = messages.iter().filter(|(_, read)| *read);
+            let read: HashSet<_> = read.map(|(message, _)| message.id.clone()).collect();
+            let expected = messages.iter().filter(|(message, read)| {
+                !mark.covers(message.at) && message.sender != bob && !read
+            });
+            let expected: ByType = expected.map(|(m, _)| (m.sender_type.clone(), 1)).collect();
+            let after = messages.iter().filter(|(m, read)| *read && !mark.covers(m.at));
+            let after: HashSet<_> = after.map(|(m, _)| m.id.clone()).collect();
+            let messages = messages.iter().map(|(message, _)| message.clone()).collect();
+            let tail = Tail::new(Mark(from), Mark(from), messages);
+            prop_assert_eq!(tail.unread(&bob, mark, &read), expected);
+            let told: HashSet<_> = tail.read_after(mark).map(|(id, _)| id.clone()).collect();
+            prop_assert_eq!(told, after);
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Answering what events out of order must know of a dialog's past. Always for
+//! all members and messages that are asked about at once: a thousand bulk reads
+//! that end before the last message are one look at the messages after them.
+
+use std::collections::{HashMap, HashSet};
+
+use futures::TryStreamExt as _;
+use mongodb::bson::{Bson, Document, doc};
+use serde::Deserialize;
+
+use super::{CountDocument, Loader, UserPart, user};
+use crate::derive::state::{ByType, DialogKey, Mark, MembershipKey, MessageKey, ReceiptKey, State};
+use crate::derive::tail::{Tail, TailMessage};
+use crate::event::{MessageId, Micros, SenderType, Status, UserId};
+use crate::store::StoreError;
+use crate::store::documents::{Counts, Id as _, by_type, foreign, micros};
+use crate::store::schema::{collection, escape};
+
+/// Longest tail of a dialog that is loaded, in messages: some 100 bytes each.
+/// For marks before it, each member's unread is counted by the server.
+const MAX_TAIL: usize = 100_000;
+/// Keys, or ranges of keys, in one query.
+const KEYS: usize = 5_000;
+const RANGES: usize = 500;
+
+/// What is asked of the past.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    pub(super) members_past: HashMap<DialogKey, Micros>,
+    pub(super) readers: Vec<MessageKey>,
+    pub(super) tails: HashMap<DialogKey, Mark>,
+    pub(super) read_of: HashMap<DialogKey, Vec<(UserId, Mark)>>,
+    pub(super) unread: Vec<(MembershipKey, Mark)>,
+    pub(super) latest: HashMap<DialogKey, usize>,
+}
+
+impl Past {
+    /// A longer tail, or list, has the shorter one in it.
+    pub(super) fn tail(&mut self, dialog: DialogKey, mark: Mark) {
+        let from = self.tails.entry(dialog).or_insert(mark);
+        *from = mark.min(*from);
+    }
+
+    pub(super) fn members(&mut self, dialog: DialogKey, at: Micros) {
+        let from = self.members_past.entry(dialog).or_insert(at);
+        *from = at.min(*from);
+    }
+
+    pub(super) fn latest(&mut self, dialog: DialogKey, most: usize) {
+        let asked = self.latest.entry(dialog).or_insert(most);
+        *asked = most.max(*asked);
+    }
+}
+
+impl Loader {
+    pub(super) async fn look_back(
+        &mut self,
+        past: Past,
+        state: &mut State,
+    ) -> Result<(), StoreError> {
+        for (dialog, at) in past.members_past {
+            let members = self.members_past(&dialog, at).await?;
+            state.know_members_past(dialog, at, members);
+        }
+        let mut readers = self.readers(&past.readers).await?;
+        for message in past.readers {
+            let found = readers.remove(&message).unwrap_or_default();
+            state.know_readers(message, found);
+        }
+        for (dialog, mark) in past.tails {
+            let tail = self.tail(&dialog, mark).await?;
+            state.know_tail(dialog, tail);
+        }
+        for (dialog, users) in past.read_of {
+            self.read_of(&dialog, users, state).await?;
+        }
+        for (membership, mark) in past.unread {
+            let unread = self.unread(&membership, mark).await?;
+            state.know_unread(membership, mark, unread);
+        }
+        for (dialog, most) in past.latest {
+            let messages = self.latest(&dialog, most).await?;
+            state.know_latest(dialog, most, messages);
+        }
+        Ok(())
+    }
+
+    async fn members_past(
+        &mut self,
+        dialog: &DialogKey,
+        at: Micros,
+    ) -> Result<Vec<(UserId, Mark)>, StoreError> {
+        let filter = doc! {
+            "_id.t": dialog.tenant.as_str(),
+            "_id.d": dialog.dialog.as_str(),
+            "mark": { "$gte": at.get() },
+        };
+        let memberships = self.collection::<MarkDocument>(&dialog.tenant, collection::MEMBERSHIPS);
+        let mut cursor = memberships
+            .find(filter)
+            .projection(doc! { "_id.u": 1, "mark": 1 })
+            .session(&mut self.session)
+            .await?;
+        let mut members = Vec::new();
+        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+            members.push((user(&found._id.u)?, Mark(found.mark)));
+        }
+        Ok(members)
+    }
+
+    /// Who has read these messages one by one.
+    async fn readers(
+        &mut self,
+        messages: &[MessageKey],
+    ) -> Result<HashMap<MessageKey, HashSet<UserId>>, StoreError> {
+        let mut readers: HashMap<_, HashSet<_>> = HashMap::new();
+        for messages in messages.chunks(RANGES) {
+            let mut ranges: HashMap<_, Vec<_>> = HashMap::new();
+            for message in messages {
+                let id = message.document()?;
+                let (mut from, mut to) = (id.clone(), id);
+                from.extend(doc! { "s": "read", "u": "" });
+                to.extend(doc! { "s": "read", "u": Bson::MaxKey });
+                let range = doc! { "_id": { "$gte": from, "$lt": to } };
+                ranges.entry(&message.tenant).or_default().push(range);
+            }
+            for (tenant, ranges) in ranges {
+                let receipts = self.collection::<ReceiptDocument>(tenant, collection::RECEIPTS);
+                let found = receipts.find(doc! { "$or": ranges });
+                let mut cursor = found.session(&mut self.session).await?;
+                while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+                    let message = MessageKey {
+                        tenant: tenant.clone(),
+                        message: MessageId::new(&found._id.m).map_err(foreign)?,
+                    };
+                    let reader = user(&found._id.u)?;
+                    readers.entry(message).or_default().insert(reader);
+                }
+            }
+        }
+        Ok(readers)
+    }
+
+    /// The countable messages after the mark, or the newest of them.
+    async fn tail(&mut self, dialog: &DialogKey, mark: Mark) -> Result<Tail, StoreError> {
+        let filter = doc! {
+            "_id.t": dialog.tenant.as_str(),
+            "d": dialog.dialog.as_str(),
+            "at": { "$gt": mark.0 },
+            "system": { "$ne": true },
+            "deleted": { "$ne": true },
+        };
+        let mut cursor = self
+            .collection::<TailDocument>(&dialog.tenant, collection::MESSAGES)
+            .find(filter)
+            .sort(doc! { "_id.t": -1, "d": -1, "at": -1 })
+            .limit(MAX_TAIL as i64)
+            .projection(doc! { "_id.m": 1, "at": 1, "sender": 1, "type": 1, "statuses.read": 1 })
+            .session(&mut self.session)
+            .await?;
+        let mut messages = Vec::new();
+        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+            messages.push(TailMessage::try_from(found)?);
+        }
+        let mut from = mark;
+        if messages.len() == MAX_TAIL
+            && let Some(oldest) = messages.last().map(|message| message.at)
+        {
+            // Others of the same time may be missing.
+            from = Mark(oldest.get());
+            messages.retain(|message| message.at > oldest);
+        }
+        Ok(Tail::new(mark, from, messages))
+    }
+
+    /// Which messages of the tail users have read one by one: looked up where
+    /// that is less than to go through all that was read of them.
+    async fn read_of(
+        &mut self,
+        dialog: &DialogKey,
+        users: Vec<(UserId, Mark)>,
+        state: &mut State,
+    ) -> Result<(), StoreError> {
+        let Some(tail) = state.tail(dialog) else {
+            return Ok(());
+        };
+        let message = |id: &MessageId| MessageKey {
+            tenant: dialog.tenant.clone(),
+            message: id.clone(),
+        };
+        let lowest = users.iter().map(|(_, mark)| *mark).min();
+        let listed = lowest.into_iter().flat_map(|mark| tail.read_after(mark));
+        let (listed, reads): (Vec<_>, Vec<i64>) =
+            listed.map(|(id, reads)| (message(id), reads)).unzip();
+        let lookups = users.iter().map(|(_, mark)| tail.read_after(*mark).count());
+        let lookups: usize = lookups.sum();
+        let list = usize::try_from(reads.iter().sum::<i64>()).is_ok_and(|reads| reads < lookups);
+        let mut read: HashMap<UserId, HashSet<MessageId>> = HashMap::new();
+        if list {
+            for (message, readers) in self.readers(&listed).await? {
+                for reader in readers {
+                    let of = read.entry(reader).or_default();
+                    of.insert(message.message.clone());
+                }
+            }
+        } else {
+            let keys = users.iter().flat_map(|(user, mark)| {
+                tail.read_after(*mark).map(|(id, _)| ReceiptKey {
+                    message: message(id),
+                    status: Status::read(),
+                    user: user.clone(),
+                })
+            });
+            let keys: Vec<_> = keys.collect();
+            for keys in keys.chunks(KEYS) {
+                for (key, found) in self.exist(collection::RECEIPTS, keys.to_vec()).await? {
+                    if found {
+                        read.entry(key.user)
+                            .or_default()
+                            .insert(key.message.message);
+                    }
+                }
+            }
+        }
+        for (user, mark) in users {
+            let found = read.get(&user).cloned().unwrap_or_default();
+            let key = MembershipKey {
+                dialog: dialog.clone(),
+                user,
+            };
+            state.know_read_of(key, mark, found);
+        }
+        Ok(())
+    }
+
+    /// Counts over the facts of the messages after the mark, one member at a
+    /// time.
+    async fn unread(
+        &mut self,
+        membership: &MembershipKey,
+        mark: Mark,
+    ) -> Result<ByType, StoreError> {
+        let dialog = &membership.dialog;
+        let user = membership.user.as_str();
+        let pipeline = [
+            doc! { "$match": {
+                "_id.t": dialog.tenant.as_str(),
+                "d": dialog.dialog.as_str(),
+                "at": { "$gt": mark.0 },
+                "sender": { "$ne": user },
+                "system": { "$ne": true },
+                "deleted": { "$ne": true },
+            } },
+            doc! { "$project": {
+                "type": 1,
+                "receipt": { "t": "$_id.t", "m": "$_id.m", "s": "read", "u": { "$literal": user } },
+            } },
+            doc! { "$lookup": {
+                "from": &*self.generations.of(&dialog.tenant).collection(collection::RECEIPTS),
+                "localField": "receipt",
+                "foreignField": "_id",
+                "as": "read",
+            } },
+            doc! { "$match": { "read": { "$size": 0 } } },
+            doc! { "$group": { "_id": "$type", "count": { "$sum": 1_i64 } } },
+        ];
+        let mut cursor = self
+            .collection::<Document>(&dialog.tenant, collection::MESSAGES)
+            .aggregate(pipeline)
+            .session(&mut self.session)
+            .with_type::<CountDocument>()
+            .await?;
+        let mut counts = Counts::new();
+        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+            counts.insert(escape(&found._id), found.count);
+        }
+        by_type(&counts)
+    }
+
+    async fn latest(
+        &mut self,
+        dialog: &DialogKey,
+        most: usize,
+    ) -> Result<Vec<(Micros, MessageId)>, StoreError> {
+        let filter = doc! {
+            "_id.t": dialog.tenant.as_str(),
+            "d": dialog.dialog.as_str(),
+            "deleted": { "$ne": true },
+        };
+        let mut cursor = self
+            .collection::<LatestDocument>(&dialog.tenant, collection::MESSAGES)
+            .find(filter)
+            .sort(doc! { "_id.t": -1, "d": -1, "at": -1 })
+            .limit(i64::try_from(most).unwrap_or(i64::MAX))
+            .projection(doc! { "_id.m": 1, "at": 1 })
+            .session(&mut self.session)
+            .await?;
+        let mut latest = Vec::new();
+        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+            let message = MessageId::new(&found._id.m).map_err(foreign)?;
+            latest.push((micros(found.at)?, message));
+        }
+        Ok(latest)
+    }
+}
+
+#[derive(Deserialize)]
+struct MarkDocument {
+    _id: UserPart,
+    mark: i64,
+}
+
+#[derive(Deserialize)]
+struct ReceiptDocument {
+    _id: ReceiptPart,
+}
+
+#[derive(Deserialize)]
+struct ReceiptPart {
+    m: String,
+    u: String,
+}
+
+#[derive(Deserialize)]
+struct MessagePart {
+    m: String,
+}
+
+#[derive(Deserialize)]
+struct LatestDocument {
+    _id: MessagePart,
+    at: i64,
+}
+
+#[derive(Deserialize)]
+struct TailDocument {
+    _id: MessagePart,
+    at: i64,
+    sender: String,
+    r#type: String,
+    #[serde(default)]
+    statuses: ReadCount,
+}
+
+#[derive(Default, Deserialize)]
+struct ReadCount {
+    #[serde(default)]
+    read: i64,
+}
+
+impl TryFrom<TailDocument> for TailMessage {
+    type Error = StoreError;
+
+    fn try_from(stored: TailDocument) -> Result<Self, StoreError> {
+        Ok(TailMessage {
+            id: MessageId::new(&stored._id.m).map_err(foreign)?,
+            at: micros(stored.at)?,
+            sender: user(&stored.sender)?,
+            sender_type: SenderType::new(&stored.r#type).map_err(foreign)?,
+            reads: stored.statuses.read,
+        })
+    }
+}
