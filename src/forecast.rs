@@ -20,9 +20,9 @@
 //! other members together ([`Subject::Others`]): for each of them unread changes
 //! as the dialog's sequence does.
 //!
-//! The end of a dialog takes everything in it to zero, which is only known after
-//! a look at all of its people and messages; of a dialog of more than
-//! [`Limits::ended`] the end is uncertain.
+//! The end of a dialog takes everything in it to zero, but what its people have
+//! sent. That is only known after a look at all of its people and messages; of a
+//! dialog of more than [`Limits::ended`] the end is uncertain.
 //!
 //! [`Blocked::Flush`]: crate::derive::Blocked::Flush
 

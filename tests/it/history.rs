@@ -236,7 +236,8 @@ async fn each_event_is_shown_with_what_it_changed() -> Result<()> {
                 ("e13", 1),
                 ("e14", -1),
                 ("e20", 1),
-                ("e23", -5),
+                // Nothing for the end of the dialog, and one more after it.
+                ("e24", 1),
             ],
         ),
         (("nobody", "", ""), "", &[]),

@@ -151,7 +151,7 @@ fn messages() -> Vec<Row> {
             ],
         ),
         row(
-            "of a deleted dialog nothing is left",
+            "of a deleted dialog nothing is left, but what was sent there",
             with([
                 m("m1", "ann", 5),
                 topic("t", D, "t1", 2),
@@ -163,9 +163,20 @@ fn messages() -> Vec<Row> {
                 (Topics, 0),
                 (Unread("bob"), 0),
                 (Member("bob"), 0),
-                (Sent("ann"), 0),
+                (Sent("ann"), 1),
                 (Dialogs("bob"), 0),
             ],
+        ),
+        row(
+            "in a deleted dialog messages go on being sent and deleted",
+            [
+                m("m1", "ann", 5),
+                m("m2", "ann", 6),
+                system(m("m3", "ann", 7)),
+                deleted_dialog("x", 3),
+                delete("y", "m2", 8),
+            ],
+            [(Sent("ann"), 2), (Messages, 0)],
         ),
     ]
 }

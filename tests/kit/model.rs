@@ -156,9 +156,10 @@ impl Model {
                 *counts.unread_by_sender_type.entry(sender_type).or_default() += unread;
             }
         }
-        let sent = tenant
-            .existing()
-            .filter(|(_, message)| message.sender == user);
+        // Not those of `existing`: a message stays sent when its dialog ends.
+        let sent = tenant.messages.iter().filter(|(id, message)| {
+            message.sender == user && !tenant.deleted_messages.contains(*id)
+        });
         counts.total_messages_count = sent.count() as i64;
         counts
     }

@@ -232,14 +232,13 @@ impl Reading<'_> {
                 before.messages = self.messages_before(user, dialog, lowest, &seen).await?;
             }
             before.read = self.read_before(user, &records, &seen).await?;
-            if !complete && view == View::Overall {
-                let now = self.sent(user, dialog).await?;
-                before.sent = share::sent_before(user, now, &records);
-            }
+        }
+        if !complete && view == View::Overall {
+            let now = self.sent(user, dialog).await?;
+            before.sent = share::sent_before(user, now, &records);
         }
         let stats = UserDialogStats::of(self.tenant, user, dialog, share, row.as_ref());
-        let sent = share.filter(|_| !row.as_ref().is_some_and(|row| row.deleted));
-        let sent = sent.map_or(0, |share| share.sent.max(0));
+        let sent = share.map_or(0, |share| share.sent.max(0));
         let served = served(&stats, sent, view);
         let track = self.tape.track(dialog.as_str());
         share::replay(user, view, before, &records, &served, track);
