@@ -134,6 +134,12 @@ fn compare_messages(memory: &Memory, model: &Model) {
             expected.reaction_counts,
             "{place}"
         );
+        let readers = if gone {
+            0
+        } else {
+            memory.readers(&message_key)
+        };
+        assert_eq!(readers, expected.read_count, "{place}");
     }
 }
 

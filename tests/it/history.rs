@@ -345,6 +345,7 @@ async fn what_cannot_be_asked_is_told_by_field() -> Result<()> {
         (("bob", "d", ""), "no_such_counter", "counter"),
         (("bob", "d", ""), "message_count", "counter"),
         (("", "", "m"), "status_counts.", "counter"),
+        (("", "", "m"), "read_count", "counter"),
         (("bob\n", "d\n", ""), "", "dialog_id"),
     ];
     for (of, counter, field) in rows {

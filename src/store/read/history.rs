@@ -22,7 +22,7 @@ use super::journal::{self, Source};
 use super::queries::Query;
 use super::rows::{DialogRow, Malformed, MembershipRow, boolean, key, micros, text, wrong};
 use super::snapshot::{
-    Budget, CHUNK, DIALOG_COUNTS, DIALOG_DELETED, DIALOG_SEQUENCE, Find, Scan, Snapshot,
+    Budget, CHUNK, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, Find, Scan, Snapshot,
 };
 use super::stats::{Counts, DialogStats, MessageStats, UserDialogStats};
 use reach::Records;
@@ -387,7 +387,7 @@ impl Reading<'_> {
         let mut dialog_deleted = false;
         let mut records = self.happened(id).await?;
         if let Some(dialog) = &dialog {
-            let row = self.row(dialog, DIALOG_DELETED).await?;
+            let row = self.row(dialog, DIALOG_OF_MESSAGE).await?;
             dialog_deleted = row.is_some_and(|row| row.deleted);
             if dialog_deleted {
                 records.extend(self.ended(dialog, id).await?);

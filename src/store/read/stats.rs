@@ -92,6 +92,10 @@ pub struct MessageStats {
     pub statuses: Counts,
     /// Users who have set each reaction.
     pub reactions: Counts,
+    /// Members now, other than the sender, who have read it, one by one or in
+    /// bulk, and who joined at or before its time. Not kept: counted for each
+    /// answer to [`super::Messages`], and 0 elsewhere.
+    pub readers: i64,
 }
 
 impl UserStats {
@@ -224,6 +228,7 @@ impl MessageStats {
             dialog: row.and_then(|m| m.dialog.clone()),
             statuses: counts(|m| &m.statuses),
             reactions: counts(|m| &m.reactions),
+            readers: 0,
         }
     }
 }
@@ -392,9 +397,9 @@ mod tests {
         let id = MessageId::new("m").unwrap();
         let mut row = MessageRow {
             dialog: DialogId::new("d").ok(),
-            deleted: false,
             statuses: counts(&[("read", 2)]),
             reactions: counts(&[("👍", 1), ("👎", 0)]),
+            ..MessageRow::default()
         };
         let stats = MessageStats::of(&tenant(), &id, Some(&row), false);
         assert_eq!(stats.statuses, counts(&[("read", 2)]));
