@@ -24,6 +24,8 @@
 //! sent. That is only known after a look at all of its people and messages; of a
 //! dialog of more than [`Limits::ended`] the end is uncertain.
 //!
+//! How many members have read a message is no stored counter, and not foretold.
+//!
 //! [`Blocked::Flush`]: crate::derive::Blocked::Flush
 
 mod comparison;

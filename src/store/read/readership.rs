@@ -222,13 +222,16 @@ mod tests {
         Micros::new(micros).unwrap()
     }
 
-    /// One dialog's worth of facts, each by number.
+    /// Join and read-until.
+    type Member = (i64, Option<i64>);
+
+    /// What there is to know, all by number.
     #[derive(Debug, Clone)]
     struct Facts {
         /// Dialog, time, sender.
         messages: Vec<(usize, i64, usize)>,
-        /// By dialog and user: join and read-until, if a member.
-        members: Vec<Vec<Option<(i64, Option<i64>)>>>,
+        /// By dialog and user: a member, or nobody.
+        members: Vec<Vec<Option<Member>>>,
         /// Message and user.
         receipts: BTreeSet<(usize, usize)>,
     }
