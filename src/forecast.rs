@@ -11,10 +11,12 @@
 //! other members together ([`Subject::Others`]): for each of them unread changes
 //! as the dialog's sequence does.
 //!
-//! The end of a dialog takes everything in it to zero, which is only known after
-//! a look at all of its people and messages; of a dialog of more than
-//! [`Limits::ended`] the end is [`Prospect::Uncertain`], and its events are taken
-//! as if the dialog went on.
+//! The end of a dialog takes everything in it to zero, but what its people have
+//! sent. That is only known after a look at all of its people and messages; of a
+//! dialog of more than [`Limits::ended`] the end is [`Prospect::Uncertain`], and
+//! its events are taken as if the dialog went on.
+//!
+//! How many members have read a message is no stored counter, and not foretold.
 
 mod comparison;
 mod forecaster;

@@ -36,7 +36,7 @@ pub enum Counter {
     UnreadDialogs,
     /// Dialogs that a user is a member of.
     Dialogs,
-    /// Messages that a user sent.
+    /// Messages that a user sent. Those of a deleted dialog stay in it.
     Sent,
     /// Messages of a dialog.
     Messages,
@@ -48,6 +48,14 @@ pub enum Counter {
     Status(Status),
     /// Users who have set a reaction.
     Reaction(Reaction),
+}
+
+impl Counter {
+    /// Whether the end of a dialog leaves it as it is, and messages of the
+    /// dialog go on changing it afterwards.
+    fn outlives_dialog(&self) -> bool {
+        *self == Counter::Sent
+    }
 }
 
 /// Names of the counters that have one of their own.

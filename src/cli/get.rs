@@ -88,7 +88,7 @@ enum What {
         #[arg(long)]
         unread_only: bool,
     },
-    /// Messages: statuses and reactions
+    /// Messages: statuses, reactions and how many members have read them
     Message {
         /// Messages
         #[arg(required = true, value_name = "MESSAGE")]
@@ -456,6 +456,7 @@ impl From<v1::MessageStats> for Record {
             ("message_id", json!(stats.message_id)),
             ("status_counts", counts(stats.status_counts)),
             ("reaction_counts", counts(stats.reaction_counts)),
+            ("read_count", json!(stats.read_count)),
         ])
     }
 }
@@ -471,23 +472,24 @@ mod tests {
                 tenant_id: "t".into(),
                 message_id: message.into(),
                 status_counts: [("unread".into(), 2), ("read".into(), 1)].into(),
+                read_count: 4,
                 ..Default::default()
             })
         };
         assert_eq!(
             record("m").lines(),
             "tenant_id        t\ndialog_id        -\nmessage_id       m\n\
-             status_counts    read=1 unread=2\nreaction_counts  -\n"
+             status_counts    read=1 unread=2\nreaction_counts  -\nread_count       4\n"
         );
         assert_eq!(
             columns(&[record("m"), record("n")]),
-            "dialog_id  message_id  status_counts    reaction_counts\n\
-             -          m           read=1 unread=2  -\n\
-             -          n           read=1 unread=2  -\n"
+            "dialog_id  message_id  status_counts    reaction_counts  read_count\n\
+             -          m           read=1 unread=2  -                         4\n\
+             -          n           read=1 unread=2  -                         4\n"
         );
         assert_eq!(
             serde_json::to_string(&record("m").0).unwrap(),
-            r#"{"tenant_id":"t","dialog_id":"","message_id":"m","status_counts":{"read":1,"unread":2},"reaction_counts":{}}"#
+            r#"{"tenant_id":"t","dialog_id":"","message_id":"m","status_counts":{"read":1,"unread":2},"reaction_counts":{},"read_count":4}"#
         );
         assert_eq!(columns(&[]), "");
     }

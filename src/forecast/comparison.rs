@@ -101,11 +101,8 @@ impl Comparison {
 
     async fn compare_shares(
         &mut self,
-        mut changes: HashMap<MembershipKey, MembershipChange>,
+        changes: HashMap<MembershipKey, MembershipChange>,
     ) -> Result<(), ForecastError> {
-        // In a dialog that has ended they are zero; if it ends now, the tally
-        // knows.
-        changes.retain(|key, _| self.dialogs.get(&key.dialog).is_some_and(Pair::goes_on));
         let keys = changes.keys().cloned().collect();
         for (key, before) in self.loader.shares(keys).await? {
             let (Some(change), Some(dialog)) =
@@ -114,14 +111,19 @@ impl Comparison {
                 continue;
             };
             let after = changed_share(&before, change);
+            self.tally
+                .sent(&key, after.sent.max(0) - before.sent.max(0));
+            // In a dialog that has ended nothing is unread; if it ends now, the
+            // tally knows.
+            if !dialog.goes_on() {
+                continue;
+            }
             dialog.named += i64::from(after.member);
             let unread = (
                 unread(&dialog.before, &before),
                 unread(&dialog.after, &after),
             );
             self.tally.unread(&key, &unread.0, &unread.1);
-            self.tally
-                .sent(&key, after.sent.max(0) - before.sent.max(0));
         }
         Ok(())
     }

@@ -179,7 +179,6 @@ impl Forecaster {
             let before = unread(&dialog, &share);
             self.tally
                 .unread(&dialog_of_user, &before, &ByType::default());
-            self.tally.sent(&dialog_of_user, -share.sent.max(0));
         }
         for (message, before) in marks {
             let message = MessageKey {

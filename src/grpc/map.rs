@@ -63,6 +63,7 @@ impl From<MessageStats> for v1::MessageStats {
             message_id: stats.message.to_string(),
             status_counts: stats.statuses,
             reaction_counts: stats.reactions,
+            read_count: stats.readers,
         }
     }
 }
@@ -120,11 +121,13 @@ mod tests {
             dialog: None,
             statuses: [("read".to_owned(), 1)].into(),
             reactions: Default::default(),
+            readers: 3,
         };
         let message = v1::MessageStats::from(stats);
         assert_eq!(
             (message.dialog_id.as_str(), message.status_counts["read"]),
             ("", 1)
         );
+        assert_eq!(message.read_count, 3);
     }
 }

@@ -230,7 +230,9 @@ fn status(error: &ReadError) -> Status {
             tracing::debug!(%error, "not answered");
             unavailable()
         }
-        ReadError::TooMuch(_) => Status::resource_exhausted(error.to_string()),
+        ReadError::TooMuch(_) | ReadError::TooManyReads(_) => {
+            Status::resource_exhausted(error.to_string())
+        }
         ReadError::Driver(_) | ReadError::Malformed { .. } => {
             tracing::error!(%error, "not answered");
             internal()

@@ -354,8 +354,14 @@ impl Violations {
         }
         let counter = name.parse().ok();
         let counter = counter.filter(|counter| scope.is_none_or(|scope| belongs(counter, scope)));
-        if counter.is_none() {
-            self.add("counter", "the name of a counter of what is asked for");
+        match (&counter, name) {
+            (Some(_), _) => {}
+            (None, "read_count") => self.add(
+                "counter",
+                "a counter with a history: read_count is not kept, but counted when asked for; \
+                 see status_counts.read of the message, or read_until of its readers",
+            ),
+            (None, _) => self.add("counter", "the name of a counter of what is asked for"),
         }
         counter.map(Some)
     }

@@ -25,9 +25,9 @@ pub struct Before {
     pub messages: Vec<(MessageId, Micros, SenderType)>,
     /// Messages among the records that the user had read before their create.
     pub read: HashSet<MessageId>,
-    /// Messages sent by the user.
+    /// Messages sent by the user, deleted dialog or not.
     pub sent: i64,
-    /// The dialog was deleted.
+    /// The dialog was deleted: the user had neither a mark nor messages.
     pub deleted: bool,
 }
 
@@ -48,12 +48,18 @@ pub fn lowest_mark(user: &UserId, before: Option<Mark>, records: &[Applied]) -> 
 
 /// How many messages the user had sent before the records that led to `now`.
 pub fn sent_before(user: &UserId, now: i64, records: &[Applied]) -> i64 {
-    let more = records.iter().map(|record| match &record.what {
+    let more = records.iter();
+    let more = more.map(|record| sent_more(user, &record.what));
+    now - more.sum::<i64>()
+}
+
+/// By how much a record changes what the user has sent.
+fn sent_more(user: &UserId, what: &What) -> i64 {
+    match what {
         What::Created(created) if created.sender == *user => i64::from(!created.stillborn),
         What::Deleted { sender, .. } if sender.as_ref() == Some(user) => -1,
         _ => 0,
-    });
-    now - more.sum::<i64>()
+    }
 }
 
 /// Writes how the user's counters in a dialog came about.
@@ -66,13 +72,15 @@ pub fn replay(
     mut track: Track<'_>,
 ) {
     let mut replay = Replay::new(user, view, &before);
-    if !before.deleted {
-        replay.balance(&before, &mut track);
-        for record in records {
-            if record.what == What::DialogDeleted {
-                track.end(record.version, record.at);
-                break;
-            }
+    replay.balance(&before, &mut track);
+    let mut ended = before.deleted;
+    for record in records {
+        if ended {
+            replay.take_after_end(record, &mut track);
+        } else if record.what == What::DialogDeleted {
+            track.end(record.version, record.at);
+            ended = true;
+        } else {
             replay.take(record, &before.read, &mut track);
         }
     }
@@ -129,18 +137,13 @@ impl<'u> Replay<'u> {
 
     fn take(&mut self, record: &Applied, read: &HashSet<MessageId>, track: &mut Track<'_>) {
         let place = (Origin::Event, record.version, record.at);
+        self.sent(record, track);
         match &record.what {
-            What::Created(created) if created.sender == *self.user => {
-                self.sent(i64::from(!created.stillborn), record, track);
-            }
-            What::Created(created) => {
+            What::Created(created) if created.sender != *self.user => {
                 let unread = self.created(created, read);
                 self.unread(place, &unread, track);
             }
-            What::Deleted { message, sender } => {
-                if sender.as_ref() == Some(self.user) {
-                    self.sent(-1, record, track);
-                }
+            What::Deleted { message, .. } => {
                 let unread = self.removed(message);
                 self.unread(place, &unread, track);
             }
@@ -166,15 +169,31 @@ impl<'u> Replay<'u> {
         }
     }
 
-    fn sent(&self, more: i64, record: &Applied, track: &mut Track<'_>) {
+    /// In a dialog that was deleted only what was sent goes on changing.
+    fn take_after_end(&self, record: &Applied, track: &mut Track<'_>) {
+        self.sent(record, track);
+        if let What::Repaired(repairs) = &record.what {
+            self.sent_repaired(record, repairs, track);
+        }
+    }
+
+    fn sent(&self, record: &Applied, track: &mut Track<'_>) {
         if self.view == View::Overall {
-            track.step(
-                Origin::Event,
-                record.version,
-                record.at,
-                &Counter::Sent,
-                more,
-            );
+            let more = sent_more(self.user, &record.what);
+            let (version, at) = (record.version, record.at);
+            track.step(Origin::Event, version, at, &Counter::Sent, more);
+        }
+    }
+
+    fn sent_repaired(&self, record: &Applied, repairs: &[Repair], track: &mut Track<'_>) {
+        let sent = repairs.iter().find(|repair| {
+            repair.user.as_ref() == Some(self.user) && repair.counter == "total_messages_count"
+        });
+        if let Some(repair) = sent.filter(|_| self.view == View::Overall) {
+            let stored = repair.stored.unwrap_or(0).max(0);
+            let counted = repair.counted.unwrap_or(0).max(0);
+            let (version, at) = (record.version, record.at);
+            track.repair(version, at, &Counter::Sent, stored, counted);
         }
     }
 
@@ -312,16 +331,8 @@ impl<'u> Replay<'u> {
                 i64::from(was_member),
                 is_member,
             );
-            let sent = repairs.iter().filter(own);
-            let sent = sent
-                .clone()
-                .find(|repair| repair.counter == "total_messages_count");
-            if let Some(repair) = sent {
-                let stored = repair.stored.unwrap_or(0).max(0);
-                let counted = repair.counted.unwrap_or(0).max(0);
-                track.repair(version, at, &Counter::Sent, stored, counted);
-            }
         }
+        self.sent_repaired(record, repairs, track);
     }
 
     /// Writes a change of what is unread, to these counts.
@@ -502,6 +513,59 @@ mod tests {
             ..member()
         };
         assert_eq!(unread(gone, what, 0), []);
+    }
+
+    #[test]
+    fn what_was_sent_outlives_the_dialog() {
+        let own = |name: &str| created(name, "bob", 5);
+        let gone = |name: &str| What::Deleted {
+            message: id(name),
+            sender: Some(user("bob")),
+        };
+        let repaired = What::Repaired(vec![
+            super::Repair {
+                user: Some(user("bob")),
+                message: None,
+                counter: "total_messages_count".into(),
+                stored: Some(9),
+                counted: Some(2),
+            },
+            super::Repair {
+                user: Some(user("bob")),
+                message: None,
+                counter: "member".into(),
+                stored: Some(0),
+                counted: Some(1),
+            },
+        ]);
+        let what = || {
+            [
+                own("m1"),
+                created("m2", "ann", 6),
+                What::DialogDeleted,
+                own("m3"),
+                gone("m1"),
+                own("m4"),
+                created("m5", "ann", 6),
+                moved(Some(0), None),
+                repaired.clone(),
+            ]
+        };
+        let of = |before, counter, served| changes(before, what(), View::Overall, counter, served);
+        let sent = [(7, 1), (10, 1), (11, -1), (12, 1), (15, 7), (15, -7)];
+        assert_eq!(of(member(), Counter::Sent, 2), sent);
+        assert_eq!(of(member(), Counter::Dialogs, 0), [(0, 1), (9, -1)]);
+        assert_eq!(of(member(), Counter::TotalUnread, 0), [(8, 1), (9, -1)]);
+        // The end was before the first record.
+        let ended = || Before {
+            sent: 4,
+            deleted: true,
+            ..Before::default()
+        };
+        let what = || [own("m3"), gone("m1"), created("m5", "ann", 6)];
+        let of = |counter, served| changes(ended(), what(), View::Overall, counter, served);
+        assert_eq!(of(Counter::Sent, 4), [(0, 4), (7, 1), (8, -1)]);
+        assert_eq!(of(Counter::TotalUnread, 0), []);
     }
 
     #[test]

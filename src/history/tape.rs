@@ -182,10 +182,12 @@ impl Track<'_> {
         self.push(order, origin, version, at, counter, delta);
     }
 
-    /// All counters become 0.
+    /// All counters become 0, but those that outlive a dialog.
     pub fn end(&mut self, version: i64, at: i64) {
         for (counter, value) in self.values.clone() {
-            self.step(Origin::Event, version, at, &counter, -value);
+            if !counter.outlives_dialog() {
+                self.step(Origin::Event, version, at, &counter, -value);
+            }
         }
     }
 

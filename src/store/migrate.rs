@@ -13,6 +13,7 @@ use super::schema::collection;
 use super::{Class, Store, StoreError, journal};
 
 const NAMESPACE_EXISTS: i32 = 48;
+const INDEX_NOT_FOUND: i32 = 27;
 const INDEX_OPTIONS_CONFLICT: i32 = 85;
 
 impl Store {
@@ -61,10 +62,11 @@ impl Store {
                 collection::MEMBERSHIPS,
                 doc! { "_id.t": 1, "_id.u": 1, "_id.d": 1 },
             ),
-            // Members whose mark covers a message out of order.
+            // Members whose mark covers a message: out of order, or to be counted
+            // as its readers, which are read from the index alone.
             (
                 collection::MEMBERSHIPS,
-                doc! { "_id.t": 1, "_id.d": 1, "mark": 1 },
+                doc! { "_id.t": 1, "_id.d": 1, "mark": 1, "joined_at": 1, "_id.u": 1 },
             ),
             // A dialog's messages in time.
             (collection::MESSAGES, doc! { "_id.t": 1, "d": 1, "at": 1 }),
@@ -75,6 +77,15 @@ impl Store {
             let collection = self.database().collection::<Document>(&name);
             collection.create_index(index).await?;
         }
+        self.drop_outgrown(generation).await
+    }
+
+    /// Drops what an earlier version made and a longer index has replaced.
+    async fn drop_outgrown(&self, generation: Generation) -> Result<(), StoreError> {
+        let name = generation.collection(collection::MEMBERSHIPS);
+        let memberships = self.database().collection::<Document>(&name);
+        let dropped = memberships.drop_index("_id.t_1__id.d_1_mark_1").await;
+        accept(dropped, INDEX_NOT_FOUND)?;
         Ok(())
     }
 

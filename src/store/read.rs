@@ -4,11 +4,15 @@
 //! snapshot session, so that no answer can see a message without its sender's
 //! share, or half of a batch. Memory is bounded by the answer plus two thousand
 //! documents, however many dialogs a user has; a history's by [`History::most`].
+//! Who has read a message is counted from the dialog's members as they pass by,
+//! and from a few thousand receipts at a time ([`readership`]).
 
 mod feed;
 mod history;
 mod journal;
 mod queries;
+mod readers;
+mod readership;
 mod rows;
 mod snapshot;
 mod stats;
@@ -58,6 +62,12 @@ pub enum ReadError {
     /// There is more to replay than one call may.
     #[error("more than {0} records and messages would have to be replayed")]
     TooMuch(usize),
+    /// Messages were read singly more often than one call may look at.
+    #[error(
+        "the messages were read one by one more than {0} times, which is more than one call \
+         looks at: ask for fewer messages at once"
+    )]
+    TooManyReads(usize),
     /// A document that is not as the schema says.
     #[error("a document of {collection}: {reason}")]
     Malformed {

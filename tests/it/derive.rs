@@ -88,14 +88,10 @@ pub fn compare(memory: &Memory, model: &Model) {
         );
     }
     for (tenant, user) in model.users() {
-        let sent = memory.memberships.iter().filter(|(key, _)| {
-            key.dialog.tenant.as_str() == tenant
-                && key.user.as_str() == user
-                && !memory
-                    .dialogs
-                    .get(&key.dialog)
-                    .is_some_and(|dialog| dialog.deleted)
-        });
+        let sent = memory
+            .memberships
+            .iter()
+            .filter(|(key, _)| key.dialog.tenant.as_str() == tenant && key.user.as_str() == user);
         let sent: i64 = sent.map(|(_, share)| share.sent).sum();
         let expected = model.user(&tenant, &user).total_messages_count;
         assert_eq!(sent, expected, "sent by {tenant:?} {user:?}");
@@ -138,6 +134,12 @@ fn compare_messages(memory: &Memory, model: &Model) {
             expected.reaction_counts,
             "{place}"
         );
+        let readers = if gone {
+            0
+        } else {
+            memory.readers(&message_key)
+        };
+        assert_eq!(readers, expected.read_count, "{place}");
     }
 }
 

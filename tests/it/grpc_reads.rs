@@ -180,14 +180,25 @@ async fn seed(bench: &Bench) {
         .insert(
             "messages",
             [
-                doc! { "_id": { "t": "t", "m": "m1" }, "d": "a",
+                doc! { "_id": { "t": "t", "m": "m1" }, "d": "a", "at": at, "sender": "bob",
                     "statuses": { "read": 2_i64, "sent": 0_i64 }, "reactions": { "👍%2E%24": 1_i64, "x": 0_i64 } },
-                doc! { "_id": { "t": "t", "m": "gone" }, "d": "a", "deleted": true, "statuses": { "read": 2_i64 } },
-                doc! { "_id": { "t": "t", "m": "in-z" }, "d": "z", "statuses": { "read": 2_i64 } },
+                doc! { "_id": { "t": "t", "m": "gone" }, "d": "a", "at": at, "sender": "bob", "deleted": true, "statuses": { "read": 2_i64 } },
+                doc! { "_id": { "t": "t", "m": "in-z" }, "d": "z", "at": at, "sender": "bob", "statuses": { "read": 2_i64 } },
                 doc! { "_id": { "t": "t", "m": "early" }, "statuses": { "read": 1_i64 }, "version": 1_i64 },
             ],
         )
         .await;
+    let read = |message: &str, user: &str| doc! { "_id": { "t": "t", "m": message, "s": "read", "u": user } };
+    // Of m1 by Ann, a member, and by someone who is none.
+    let receipts = [
+        ("m1", "ann"),
+        ("m1", "eve"),
+        ("gone", "ann"),
+        ("in-z", "ann"),
+        ("early", "ann"),
+    ];
+    let receipts = receipts.map(|(message, user)| read(message, user));
+    bench.insert("receipts", receipts).await;
 }
 
 #[tokio::test]
@@ -214,7 +225,8 @@ async fn every_method_answers_from_the_documents() {
         dialog_count: 2,
         unread_dialogs_count: 1,
         total_unread_count: 4,
-        total_messages_count: 6,
+        // Those of the deleted dialog, too.
+        total_messages_count: 106,
         unread_by_sender_type: counts(&[("b.ot", 2), ("user", 2)]),
         version: 44,
         updated_at: ts(2_000_000),
@@ -337,6 +349,7 @@ async fn every_method_answers_from_the_documents() {
     assert_eq!(m1.dialog_id, "a");
     assert_eq!(m1.status_counts, counts(&[("read", 2)]));
     assert_eq!(m1.reaction_counts, counts(&[("👍.$", 1)]));
+    assert_eq!(m1.read_count, 1);
     let ids = ["early", "gone", "in-z", "never", "m1"]
         .map(String::from)
         .to_vec();
@@ -360,6 +373,7 @@ async fn every_method_answers_from_the_documents() {
             (batch[i].dialog_id.as_str(), &batch[i].status_counts),
             (d, &counts(&[]))
         );
+        assert_eq!(batch[i].read_count, 0);
     }
     assert_eq!(batch[4], m1);
     bench.end().await;

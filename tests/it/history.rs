@@ -236,7 +236,8 @@ async fn each_event_is_shown_with_what_it_changed() -> Result<()> {
                 ("e13", 1),
                 ("e14", -1),
                 ("e20", 1),
-                ("e23", -5),
+                // Nothing for the end of the dialog, and one more after it.
+                ("e24", 1),
             ],
         ),
         (("nobody", "", ""), "", &[]),
@@ -344,6 +345,7 @@ async fn what_cannot_be_asked_is_told_by_field() -> Result<()> {
         (("bob", "d", ""), "no_such_counter", "counter"),
         (("bob", "d", ""), "message_count", "counter"),
         (("", "", "m"), "status_counts.", "counter"),
+        (("", "", "m"), "read_count", "counter"),
         (("bob\n", "d\n", ""), "", "dialog_id"),
     ];
     for (of, counter, field) in rows {

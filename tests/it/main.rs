@@ -36,6 +36,7 @@ mod memory;
 mod mutations;
 mod outages;
 mod queues;
+mod read_count_size;
 mod rebuild;
 mod rules;
 mod scenario;

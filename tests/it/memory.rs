@@ -260,6 +260,24 @@ impl Memory {
         unread
     }
 
+    /// Members who have read a message, from the facts alone.
+    pub fn readers(&self, message: &MessageKey) -> i64 {
+        let stored = self.messages.get(message);
+        let Some(created) = stored.and_then(|stored| stored.message.created.as_ref()) else {
+            return 0;
+        };
+        let readers = self.memberships.iter().filter(|(key, share)| {
+            let here = key.dialog.tenant == message.tenant && key.dialog.dialog == created.dialog;
+            let joined = share.facts.joined_at().is_some_and(|at| at <= created.at);
+            let in_bulk = share.facts.read_until.is_some_and(|at| at >= created.at);
+            let singly = self.receipts.iter().any(|receipt| {
+                receipt.message == *message && receipt.user == key.user && receipt.status.is_read()
+            });
+            here && joined && key.user != created.sender && (in_bulk || singly)
+        });
+        readers.count() as i64
+    }
+
     /// Writes all changes or none, as a transaction does.
     fn commit(&mut self, changes: &Changes) -> Result<(), Conflict> {
         self.check(changes)?;

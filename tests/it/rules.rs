@@ -27,6 +27,7 @@ enum Of {
     Topics,
     Status(&'static str, &'static str),
     Reaction(&'static str, &'static str),
+    ReadBy(&'static str),
     Sent(&'static str),
     Dialogs(&'static str),
     UnreadDialogs(&'static str),
@@ -151,7 +152,7 @@ fn messages() -> Vec<Row> {
             ],
         ),
         row(
-            "of a deleted dialog nothing is left",
+            "of a deleted dialog nothing is left, but what was sent there",
             with([
                 m("m1", "ann", 5),
                 topic("t", D, "t1", 2),
@@ -163,9 +164,20 @@ fn messages() -> Vec<Row> {
                 (Topics, 0),
                 (Unread("bob"), 0),
                 (Member("bob"), 0),
-                (Sent("ann"), 0),
+                (Sent("ann"), 1),
                 (Dialogs("bob"), 0),
             ],
+        ),
+        row(
+            "in a deleted dialog messages go on being sent and deleted",
+            [
+                m("m1", "ann", 5),
+                m("m2", "ann", 6),
+                system(m("m3", "ann", 7)),
+                deleted_dialog("x", 3),
+                delete("y", "m2", 8),
+            ],
+            [(Sent("ann"), 2), (Messages, 0)],
         ),
     ]
 }
@@ -370,6 +382,110 @@ fn reads() -> Vec<Row> {
     ]
 }
 
+/// Who has seen a message.
+fn readers() -> Vec<Row> {
+    let m = |id: &str, at| message(&format!("e_{id}"), D, id, "ann", at);
+    let read = |id: &str, of: &str, user: &str, at| status(id, D, of, user, "read", at);
+    vec![
+        row(
+            "read one by one or in bulk, and by the same one in both ways: once",
+            [
+                join("b1", D, "bob", 1),
+                join("c1", D, "carl", 1),
+                m("m1", 5),
+                read("s1", "m1", "bob", 6),
+                bulk_read("r1", D, "bob", 5),
+                bulk_read("r2", D, "carl", 5),
+            ],
+            [(ReadBy("m1"), 2), (Status("m1", "read"), 1)],
+        ),
+        row(
+            "a bulk read covers what is as old as it says, and nothing later",
+            with([
+                m("m1", 5),
+                m("m2", 6),
+                m("m3", 7),
+                bulk_read("r", D, "bob", 6),
+            ]),
+            [(ReadBy("m1"), 1), (ReadBy("m2"), 1), (ReadBy("m3"), 0)],
+        ),
+        row(
+            "the sender is no reader, whatever they say",
+            with([
+                m("m1", 5),
+                read("s", "m1", "ann", 6),
+                bulk_read("r", D, "ann", 7),
+            ]),
+            [(ReadBy("m1"), 0), (Status("m1", "read"), 1)],
+        ),
+        row(
+            "only members are readers: who left, or never came, is none",
+            with([
+                m("m1", 5),
+                read("s1", "m1", "bob", 6),
+                read("s2", "m1", "eve", 6),
+                leave("b2", D, "bob", 7),
+            ]),
+            [(ReadBy("m1"), 0), (Status("m1", "read"), 2)],
+        ),
+        row(
+            "who joined after a message is no reader of it, one by one or in bulk",
+            [
+                join("b1", D, "bob", 6),
+                m("m1", 5),
+                m("m2", 6),
+                read("s1", "m1", "bob", 7),
+                bulk_read("r1", D, "bob", 8),
+            ],
+            [(ReadBy("m1"), 0), (ReadBy("m2"), 1)],
+        ),
+        row(
+            "a bulk read from before a re-add still holds for what was there to see",
+            [
+                join("b1", D, "bob", 1),
+                bulk_read("r", D, "bob", 8),
+                leave("b2", D, "bob", 2),
+                join("b3", D, "bob", 5),
+                m("m1", 4),
+                m("m2", 5),
+            ],
+            [(ReadBy("m1"), 0), (ReadBy("m2"), 1)],
+        ),
+        row(
+            "other words than read do not make a reader",
+            with([m("m1", 5), status("s", D, "m1", "bob", "delivered", 6)]),
+            [(ReadBy("m1"), 0), (Status("m1", "delivered"), 1)],
+        ),
+        row(
+            "a system message has readers, too",
+            with([
+                changed(m("m1", 5), "/data/message/type", json!("system.joined")),
+                bulk_read("r", D, "bob", 5),
+            ]),
+            [(ReadBy("m1"), 1), (Unread("bob"), 0)],
+        ),
+        row(
+            "a deleted message has no readers",
+            with([m("m1", 5), read("s", "m1", "bob", 6), delete("x", "m1", 7)]),
+            [(ReadBy("m1"), 0)],
+        ),
+        row(
+            "a message of a deleted dialog has no readers",
+            with([
+                m("m1", 5),
+                read("s", "m1", "bob", 6),
+                deleted_dialog("x", 7),
+            ]),
+            [(ReadBy("m1"), 0)],
+        ),
+        row(
+            "a message whose create is not known has no readers",
+            with([read("s", "m1", "bob", 6), bulk_read("r", D, "bob", 9)]),
+            [(ReadBy("m1"), 0), (Status("m1", "read"), 1)],
+        ),
+    ]
+}
+
 fn reactions() -> Vec<Row> {
     let m1 = || message("e1", D, "m1", "ann", 5);
     vec![
@@ -439,6 +555,7 @@ fn found(model: &Model, of: Of) -> i64 {
         Topics => model.dialog(TENANT, D).topic_count,
         Status(message, status) => named(&model.message(TENANT, message).status_counts, status),
         Reaction(message, name) => named(&model.message(TENANT, message).reaction_counts, name),
+        ReadBy(message) => model.message(TENANT, message).read_count,
         Sent(user) => model.user(TENANT, user).total_messages_count,
         Dialogs(user) => model.user(TENANT, user).dialog_count,
         UnreadDialogs(user) => model.user(TENANT, user).unread_dialogs_count,
@@ -463,7 +580,7 @@ fn orders(count: usize, mut with: impl FnMut(&[usize])) {
 
 #[test]
 fn every_rule_holds_in_every_order() {
-    let rows = [messages(), memberships(), reads(), reactions()];
+    let rows = [messages(), memberships(), reads(), readers(), reactions()];
     for Row {
         rule,
         events,

@@ -199,12 +199,13 @@ impl Differences<'_> {
             let dialog = found.dialog.map(|dialog| dialog.to_string());
             self.check(
                 &format!("message {tenant:?} {message:?}"),
-                "dialog, statuses, reactions",
-                &(dialog, found.statuses, found.reactions),
+                "dialog, statuses, reactions, readers",
+                &(dialog, found.statuses, found.reactions, found.readers),
                 &(
                     expected.dialog_id,
                     expected.status_counts,
                     expected.reaction_counts,
+                    expected.read_count,
                 ),
             );
         }

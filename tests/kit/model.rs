@@ -46,6 +46,7 @@ pub struct MessageCounts {
     pub dialog_id: Option<String>,
     pub status_counts: Counts,
     pub reaction_counts: Counts,
+    pub read_count: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -160,9 +161,10 @@ impl Model {
                 *counts.unread_by_sender_type.entry(sender_type).or_default() += unread;
             }
         }
-        let sent = tenant
-            .existing()
-            .filter(|(_, message)| message.sender == user);
+        // Not those of `existing`: a message stays sent when its dialog ends.
+        let sent = tenant.messages.iter().filter(|(id, message)| {
+            message.sender == user && !tenant.deleted_messages.contains(*id)
+        });
         counts.total_messages_count = sent.count() as i64;
         counts
     }
@@ -222,6 +224,7 @@ impl Model {
                 *counts.reaction_counts.entry(reaction.clone()).or_default() += 1;
             }
         }
+        counts.read_count = tenant.readers(message);
         counts
     }
 }
@@ -280,6 +283,24 @@ impl Tenant {
             }
         }
         counts
+    }
+
+    /// How many members have read a message that exists.
+    fn readers(&self, id: &str) -> i64 {
+        let Some(message) = self.messages.get(id) else {
+            return 0;
+        };
+        let readers = self.users.iter().filter(|user| {
+            let key = (message.dialog.clone(), (*user).clone());
+            let read = (id.to_owned(), "read".to_owned(), (*user).clone());
+            let joined_at = self.joined_at(user, &message.dialog);
+            let read_until = self.read_until.get(&key);
+            **user != message.sender
+                && joined_at.is_some_and(|joined_at| joined_at <= message.at)
+                && (read_until.is_some_and(|until| *until >= message.at)
+                    || self.statuses.contains(&read))
+        });
+        readers.count() as i64
     }
 
     fn take(&mut self, event: &Value) {

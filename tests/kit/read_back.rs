@@ -290,6 +290,7 @@ async fn messages(client: &mut Client, model: &Model, comparison: &mut Compariso
                     &expected.reaction_counts,
                     &reactions,
                 );
+                comparison.check(&key, "read_count", &expected.read_count, &found.read_count);
             }
         }
     }

@@ -22,7 +22,7 @@ use super::journal::{self, Source};
 use super::queries::Query;
 use super::rows::{DialogRow, Malformed, MembershipRow, boolean, key, micros, text, wrong};
 use super::snapshot::{
-    Budget, CHUNK, DIALOG_COUNTS, DIALOG_DELETED, DIALOG_SEQUENCE, Find, Scan, Snapshot,
+    Budget, CHUNK, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, Find, Scan, Snapshot,
 };
 use super::stats::{Counts, DialogStats, MessageStats, UserDialogStats};
 use reach::Records;
@@ -232,14 +232,13 @@ impl Reading<'_> {
                 before.messages = self.messages_before(user, dialog, lowest, &seen).await?;
             }
             before.read = self.read_before(user, &records, &seen).await?;
-            if !complete && view == View::Overall {
-                let now = self.sent(user, dialog).await?;
-                before.sent = share::sent_before(user, now, &records);
-            }
+        }
+        if !complete && view == View::Overall {
+            let now = self.sent(user, dialog).await?;
+            before.sent = share::sent_before(user, now, &records);
         }
         let stats = UserDialogStats::of(self.tenant, user, dialog, share, row.as_ref());
-        let sent = share.filter(|_| !row.as_ref().is_some_and(|row| row.deleted));
-        let sent = sent.map_or(0, |share| share.sent.max(0));
+        let sent = share.map_or(0, |share| share.sent.max(0));
         let served = served(&stats, sent, view);
         let track = self.tape.track(dialog.as_str());
         share::replay(user, view, before, &records, &served, track);
@@ -388,7 +387,7 @@ impl Reading<'_> {
         let mut dialog_deleted = false;
         let mut records = self.happened(id).await?;
         if let Some(dialog) = &dialog {
-            let row = self.row(dialog, DIALOG_DELETED).await?;
+            let row = self.row(dialog, DIALOG_OF_MESSAGE).await?;
             dialog_deleted = row.is_some_and(|row| row.deleted);
             if dialog_deleted {
                 records.extend(self.ended(dialog, id).await?);

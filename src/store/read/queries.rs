@@ -6,8 +6,11 @@ use std::future::Future;
 use crate::event::{DialogId, MessageId, TenantId, UserId};
 
 use super::ReadError;
+use super::readers;
 use super::rows::{DialogRow, MembershipRow};
-use super::snapshot::{CHUNK, DIALOG_COUNTS, DIALOG_DELETED, DIALOG_SEQUENCE, ShareScan, Snapshot};
+use super::snapshot::{
+    CHUNK, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, ShareScan, Snapshot,
+};
 use super::stats::{DialogStats, MessageStats, UserDialogStats, UserStats};
 
 /// A question about one tenant.
@@ -215,12 +218,17 @@ impl Query for Messages {
         let rows = snapshot.messages(&self.tenant, unique.into_iter()).await?;
         let dialogs: BTreeSet<&DialogId> = rows.values().flat_map(|m| &m.dialog).collect();
         let dialogs = snapshot
-            .dialogs(&self.tenant, dialogs.into_iter(), DIALOG_DELETED)
+            .dialogs(&self.tenant, dialogs.into_iter(), DIALOG_OF_MESSAGE)
             .await?;
+        let readers = readers::count(&self.tenant, &rows, &dialogs, snapshot).await?;
         let stats = |id| {
             let row = rows.get(id);
             let dialog = row.and_then(|m| dialogs.get(m.dialog.as_ref()?));
-            MessageStats::of(&self.tenant, id, row, dialog.is_some_and(|d| d.deleted))
+            let deleted = dialog.is_some_and(|d| d.deleted);
+            MessageStats {
+                readers: readers.get(id).copied().unwrap_or(0),
+                ..MessageStats::of(&self.tenant, id, row, deleted)
+            }
         };
         Ok(self.messages.iter().map(stats).collect())
     }

@@ -2,9 +2,11 @@
 
 use mongodb::bson::raw::{RawBsonRef, RawDocument};
 
+use crate::derive::state::Mark;
 use crate::event::{DialogId, InvalidId, Micros, UserId};
 use crate::store::schema::{dialog, membership, message, unescape};
 
+use super::readership::Attendance;
 use super::stats::Counts;
 
 /// A document that is not as `schema` says.
@@ -52,6 +54,8 @@ pub(super) struct MembershipRow {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct MessageRow {
     pub dialog: Option<DialogId>,
+    pub at: Option<Micros>,
+    pub sender: Option<UserId>,
     pub deleted: bool,
     pub statuses: Counts,
     pub reactions: Counts,
@@ -121,6 +125,8 @@ impl MessageRow {
             let name = name.as_str();
             match name {
                 message::DIALOG => row.dialog = Some(DialogId::new(text(name, value)?)?),
+                message::AT => row.at = Some(micros(name, value)?),
+                message::SENDER => row.sender = Some(UserId::new(text(name, value)?)?),
                 message::DELETED => row.deleted = boolean(name, value)?,
                 message::STATUSES => row.statuses = counts(name, value)?,
                 message::REACTIONS => row.reactions = counts(name, value)?,
@@ -128,6 +134,24 @@ impl MessageRow {
             }
         }
         Ok(row)
+    }
+}
+
+impl Attendance {
+    /// `None` for someone not a member.
+    pub(super) fn parse(document: &RawDocument) -> Result<Option<Self>, Malformed> {
+        let (mut joined_at, mut mark) = (None, None);
+        for field in document {
+            let (name, value) = field?;
+            let name = name.as_str();
+            match name {
+                membership::JOINED_AT => joined_at = Some(micros(name, value)?),
+                membership::MARK => mark = Some(Mark(integer(name, value)?)),
+                _ => {}
+            }
+        }
+        let member = joined_at.zip(mark);
+        Ok(member.map(|(joined_at, mark)| Self { joined_at, mark }))
     }
 }
 

@@ -251,24 +251,45 @@ impl Snapshot {
         budget: &mut Budget,
         mut each: impl FnMut(&RawDocument) -> Result<(), Malformed>,
     ) -> Result<(), ReadError> {
+        let walk = Walk {
+            collection: scan.collection,
+            filter: scan.filter,
+            projection: projection(scan.fields),
+            sort: scan.sort,
+            limit: None,
+        };
+        self.walk(walk, |row| {
+            budget.take()?;
+            each(row).map_err(|e| ReadError::malformed(scan.collection, e))
+        })
+        .await
+    }
+
+    /// Goes through what is found as [`Snapshot::scan`] does, but only the
+    /// deadline ends it.
+    pub(super) async fn walk(
+        &mut self,
+        walk: Walk,
+        mut each: impl FnMut(&RawDocument) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
         let options = FindOptions::builder()
-            .projection(projection(scan.fields))
-            .sort(scan.sort)
+            .projection(walk.projection)
+            .sort(walk.sort)
+            .limit(walk.limit)
             .batch_size(SCANNED)
             .max_time(self.left()?)
             .build();
         let mut cursor = self
-            .collection(scan.collection)
-            .find(scan.filter)
+            .collection(walk.collection)
+            .find(walk.filter)
             .with_options(options)
             .session(&mut self.session)
             .await?;
         while cursor.advance(&mut self.session).await? {
-            budget.take()?;
             if self.deadline <= Instant::now() {
                 return Err(ReadError::TooSlow);
             }
-            each(cursor.current()).map_err(|e| ReadError::malformed(scan.collection, e))?;
+            each(cursor.current())?;
         }
         Ok(())
     }
@@ -323,24 +344,54 @@ pub(super) struct Scan {
     pub sort: Option<Document>,
 }
 
+/// A scan that may leave the key out, so that an index answers by itself.
+pub(super) struct Walk {
+    pub collection: &'static str,
+    pub filter: Document,
+    pub projection: Document,
+    pub sort: Option<Document>,
+    pub limit: Option<i64>,
+}
+
 /// How many documents one answer may still go through.
 #[derive(Debug)]
 pub(super) struct Budget {
     most: usize,
     left: usize,
+    refusal: fn(usize) -> ReadError,
 }
 
 impl Budget {
+    /// For what a history replays.
     pub(super) fn new(most: usize) -> Self {
-        Self { most, left: most }
+        Self {
+            most,
+            left: most,
+            refusal: ReadError::TooMuch,
+        }
     }
 
-    fn take(&mut self) -> Result<(), ReadError> {
-        self.left = self
-            .left
-            .checked_sub(1)
-            .ok_or(ReadError::TooMuch(self.most))?;
+    /// For receipts of messages that were read singly.
+    pub(super) fn of_reads(most: usize) -> Self {
+        Self {
+            refusal: ReadError::TooManyReads,
+            ..Self::new(most)
+        }
+    }
+
+    /// Takes one document.
+    pub(super) fn take(&mut self) -> Result<(), ReadError> {
+        self.expect(1)?;
+        self.left -= 1;
         Ok(())
+    }
+
+    /// Refuses before anything is read, if there is no room for so many more.
+    pub(super) fn expect(&self, more: usize) -> Result<(), ReadError> {
+        match more <= self.left {
+            true => Ok(()),
+            false => Err((self.refusal)(self.most)),
+        }
     }
 }
 
@@ -364,6 +415,8 @@ const SHARE_FIELDS: &[&str] = &[
 
 const MESSAGE_FIELDS: &[&str] = &[
     message::DIALOG,
+    message::AT,
+    message::SENDER,
     message::DELETED,
     message::STATUSES,
     message::REACTIONS,
@@ -391,7 +444,7 @@ pub(super) const DIALOG_COUNTS: &[&str] = &[
 ];
 
 /// What a message's numbers need of its dialog.
-pub(super) const DIALOG_DELETED: &[&str] = &[dialog::DELETED];
+pub(super) const DIALOG_OF_MESSAGE: &[&str] = &[dialog::MEMBERS, dialog::DELETED];
 
 /// Goes through all shares of users, a chunk at a time.
 pub(super) struct ShareScan {

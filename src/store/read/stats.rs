@@ -22,7 +22,8 @@ pub struct UserStats {
     pub unread_dialogs: i64,
     /// Messages unread in all of them.
     pub unread: i64,
-    /// Messages sent and still there, member or not.
+    /// Messages sent and not deleted, member or not, whether or not their
+    /// dialog was deleted since.
     pub messages: i64,
     /// `unread`, split by the senders' types.
     pub unread_by_sender_type: Counts,
@@ -91,6 +92,10 @@ pub struct MessageStats {
     pub statuses: Counts,
     /// Users who have set each reaction.
     pub reactions: Counts,
+    /// Members now, other than the sender, who have read it, one by one or in
+    /// bulk, and who joined at or before its time. Not kept: counted for each
+    /// answer to [`super::Messages`], and 0 elsewhere.
+    pub readers: i64,
 }
 
 impl UserStats {
@@ -114,10 +119,9 @@ impl UserStats {
             UserDialogStats::of(&self.tenant, &self.user, &share.dialog, Some(share), dialog);
         self.version = self.version.saturating_add(pair.version);
         self.updated_at = self.updated_at.max(pair.updated_at);
-        if !dialog.is_some_and(|d| d.deleted) {
-            let sent = non_negative(share.sent, "messages sent", &pair);
-            self.messages = self.messages.saturating_add(sent);
-        }
+        // What was sent stays sent when the dialog ends.
+        let sent = non_negative(share.sent, "messages sent", &pair);
+        self.messages = self.messages.saturating_add(sent);
         self.dialogs += i64::from(pair.member);
         self.unread_dialogs += i64::from(pair.unread > 0);
         self.unread = self.unread.saturating_add(pair.unread);
@@ -224,6 +228,7 @@ impl MessageStats {
             dialog: row.and_then(|m| m.dialog.clone()),
             statuses: counts(|m| &m.statuses),
             reactions: counts(|m| &m.reactions),
+            readers: 0,
         }
     }
 }
@@ -379,7 +384,7 @@ mod tests {
             (stats.dialogs, stats.unread_dialogs, stats.unread),
             (2, 1, 3)
         );
-        assert_eq!(stats.messages, 18, "of the deleted dialog none");
+        assert_eq!(stats.messages, 24, "of the deleted dialog, too");
         assert_eq!(
             stats.unread_by_sender_type,
             counts(&[("user", 2), ("bot", 1)])
@@ -392,9 +397,9 @@ mod tests {
         let id = MessageId::new("m").unwrap();
         let mut row = MessageRow {
             dialog: DialogId::new("d").ok(),
-            deleted: false,
             statuses: counts(&[("read", 2)]),
             reactions: counts(&[("👍", 1), ("👎", 0)]),
+            ..MessageRow::default()
         };
         let stats = MessageStats::of(&tenant(), &id, Some(&row), false);
         assert_eq!(stats.statuses, counts(&[("read", 2)]));
