@@ -140,7 +140,9 @@ impl UserId {
     /// # Errors
     /// [`InvalidId`] when what is left is not an id.
     pub fn new(id: &str) -> Result<Self, InvalidId> {
-        let trimmed = id.trim();
+        // As JavaScript trims, which does not know U+0085, and with it: that is
+        // white space as well.
+        let trimmed = id.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
         // Nearly every producer already sends lower-case ASCII: no copy then.
         let is_lower = trimmed
             .bytes()
@@ -173,6 +175,13 @@ impl Status {
     /// Whether this status takes a message out of the user's unread.
     pub fn is_read(&self) -> bool {
         self.as_str() == "read"
+    }
+}
+
+impl SenderType {
+    /// What stands for every type that is not told apart.
+    pub fn other() -> Self {
+        Self("other".into())
     }
 }
 
