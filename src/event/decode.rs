@@ -91,7 +91,7 @@ fn object(text: &str) -> Result<Body<'_>, Failure> {
     };
     let start = text.trim_start_matches([' ', '\t', '\n', '\r']);
     if start.is_empty() || start.starts_with('{') {
-        return serde_json::from_str(text).map_err(no_json);
+        return wire::read(text).map_err(no_json);
     }
     let value: &RawValue = serde_json::from_str(text).map_err(no_json)?;
     Err(undecodable(format!(

@@ -5,11 +5,17 @@
 //! that nobody looks up can refuse an event, a value is first passed over as
 //! JSON text and only then read: half a surrogate pair, a number beyond any
 //! and a key given twice are values like others, which no look-up accepts.
+//! Objects are read in the same pass as what is around them; only where one of
+//! these stands in the place of an object is the body read again, section by
+//! section.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor,
+};
 use serde_json::value::RawValue;
 
 /// A value that may be looked up. Arrays and objects are skipped, not kept.
@@ -35,9 +41,48 @@ pub enum Section<T> {
     Wrong(&'static str),
 }
 
+/// How objects in objects are read.
+#[derive(Clone, Copy)]
+enum Pass {
+    /// With what is around them.
+    One,
+    /// Each passed over first: nothing but broken JSON is an error then.
+    Many,
+}
+
+/// Reads a whole body.
+pub fn read(json: &str) -> serde_json::Result<Body<'_>> {
+    object(json, Pass::One).or_else(|_| object(json, Pass::Many))
+}
+
+fn object<'de, T: Object<'de>>(json: &'de str, pass: Pass) -> serde_json::Result<T> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let object = deserializer.deserialize_map(Fields(pass, PhantomData))?;
+    deserializer.end()?;
+    Ok(object)
+}
+
+/// An object of which some fields are kept.
+trait Object<'de>: Sized {
+    fn fields<A: MapAccess<'de>>(map: A, pass: Pass) -> Result<Self, A::Error>;
+}
+
+struct Fields<T>(Pass, PhantomData<T>);
+
+impl<'de, T: Object<'de>> Visitor<'de> for Fields<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::fields(map, self.0)
+    }
+}
+
 /// What stands in a field, wherever it may stand.
 trait Field<'de>: Sized {
-    fn read<E: Error>(json: &'de str) -> Result<Self, E>;
+    fn next<A: MapAccess<'de>>(map: &mut A, pass: Pass) -> Result<Self, A::Error>;
     /// What a key given twice leaves.
     fn twice() -> Self;
 }
@@ -56,8 +101,9 @@ pub fn kind(json: &str) -> &'static str {
     }
 }
 
-impl<'de> Field<'de> for Leaf<'de> {
-    fn read<E: Error>(json: &'de str) -> Result<Self, E> {
+impl<'de: 'a, 'a> Field<'de> for Leaf<'a> {
+    fn next<A: MapAccess<'de>>(map: &mut A, _: Pass) -> Result<Self, A::Error> {
+        let json = map.next_value::<&RawValue>()?.get();
         Ok(match json.as_bytes() {
             [b'"', .., b'"'] => text(json),
             [b'n', ..] => Leaf::Absent,
@@ -85,12 +131,16 @@ fn text(json: &str) -> Leaf<'_> {
     Leaf::Text(Cow::Borrowed(json.trim_matches('"')))
 }
 
-impl<'de, T: Deserialize<'de>> Field<'de> for Section<T> {
-    fn read<E: Error>(json: &'de str) -> Result<Self, E> {
+impl<'de, T: Object<'de>> Field<'de> for Section<T> {
+    fn next<A: MapAccess<'de>>(map: &mut A, pass: Pass) -> Result<Self, A::Error> {
+        if let Pass::One = pass {
+            return map.next_value_seed(SectionSeed(PhantomData));
+        }
+        let json = map.next_value::<&RawValue>()?.get();
         Ok(match json {
             "null" | "\"\"" => Section::Absent,
             _ if json.starts_with('{') => {
-                Section::Found(serde_json::from_str(json).map_err(E::custom)?)
+                Section::Found(object(json, pass).map_err(A::Error::custom)?)
             }
             _ => Section::Wrong(kind(json)),
         })
@@ -98,6 +148,32 @@ impl<'de, T: Deserialize<'de>> Field<'de> for Section<T> {
 
     fn twice() -> Self {
         Section::Wrong(TWICE)
+    }
+}
+
+/// An object that is read with what is around it. What stands in its place is
+/// an error, unless it is `null`: [`Pass::Many`] tells what it is.
+struct SectionSeed<T>(PhantomData<T>);
+
+impl<'de, T: Object<'de>> DeserializeSeed<'de> for SectionSeed<T> {
+    type Value = Section<T>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Section<T>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, T: Object<'de>> Visitor<'de> for SectionSeed<T> {
+    type Value = Section<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_unit<E: Error>(self) -> Result<Section<T>, E> {
+        Ok(Section::Absent)
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Section<T>, A::Error> {
+        T::fields(map, Pass::One).map(Section::Found)
     }
 }
 
@@ -135,41 +211,25 @@ macro_rules! object {
             $(pub $field: $type,)*
         }
 
-        impl<'de: 'a, 'a> Deserialize<'de> for $name<'a> {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        impl<'de: 'a, 'a> Object<'de> for $name<'a> {
+            fn fields<A: MapAccess<'de>>(mut map: A, pass: Pass) -> Result<Self, A::Error> {
                 #[derive(Default)]
                 struct Seen {
                     $($field: bool,)*
                 }
-                struct Fields;
-                impl<'de> Visitor<'de> for Fields {
-                    type Value = $name<'de>;
-
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str("an object")
-                    }
-                    fn visit_map<A: MapAccess<'de>>(
-                        self,
-                        mut map: A,
-                    ) -> Result<Self::Value, A::Error> {
-                        let (mut object, mut seen) = ($name::default(), Seen::default());
-                        while let Some(Key(key)) = map.next_key()? {
-                            match &*key {
-                                $($key => {
-                                    let json = map.next_value::<&RawValue>()?.get();
-                                    object.$field = if std::mem::replace(&mut seen.$field, true) {
-                                        Field::twice()
-                                    } else {
-                                        Field::read(json)?
-                                    };
-                                })*
-                                _ => drop(map.next_value::<IgnoredAny>()?),
+                let (mut object, mut seen) = ($name::default(), Seen::default());
+                while let Some(Key(key)) = map.next_key()? {
+                    match &*key {
+                        $($key => {
+                            object.$field = Field::next(&mut map, pass)?;
+                            if std::mem::replace(&mut seen.$field, true) {
+                                object.$field = Field::twice();
                             }
-                        }
-                        Ok(object)
+                        })*
+                        _ => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }
-                deserializer.deserialize_map(Fields)
+                Ok(object)
             }
         }
     };
