@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::bus::{BusError, Consumer};
 use crate::config::Config;
+use crate::event::decode::Decoder;
 use crate::grpc::{Bound, DeadLetters, ServeError};
 use crate::lane::{Lane, Shared, TypesInFlight};
 use crate::maintenance::background;
@@ -69,7 +70,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let store = Store::connect(&config.store).await?;
     let feed = CommitFeed::default();
     let reader = Reader::new(store.clone(), feed.clone());
-    let redrive = Redrive::new(store.clone(), config.bus.clone());
+    let redrive = Redrive::new(store.clone(), &config);
     let (closed, left) = (store.clone(), redrive.clone());
 
     let mut parts = JoinSet::new();
@@ -199,6 +200,7 @@ async fn ingest(
         consumer = consumer => consumer?,
         () = shutdown.requested() => return Ok(()),
     };
+    let decoder = Decoder::new(&config.counters.sender_types);
     let types = TypesInFlight::default();
     let (verified, background_metrics) = (store.clone(), metrics.clone());
     let waiting = metrics.dead_letters_waiting.clone();
@@ -222,7 +224,7 @@ async fn ingest(
         lanes.push(sender);
     }
     let (sink, deliveries) = mpsc::channel(in_flight);
-    tasks.spawn(Pipeline::new(lanes, types, metrics).run(deliveries));
+    tasks.spawn(Pipeline::new(decoder, lanes, types, metrics).run(deliveries));
     tokio::spawn(forward(consumer.health(), consuming));
     tokio::spawn(tell_weaknesses(config.store.clone()));
     let verify = config.verify.clone();

@@ -23,6 +23,8 @@ pub struct Config {
     pub bus: Bus,
     /// MongoDB.
     pub store: Store,
+    /// What is told apart in the counters.
+    pub counters: Counters,
     /// Batching.
     pub lanes: Lanes,
     /// Waiting between tries.
@@ -73,6 +75,14 @@ pub struct Store {
     pub database: String,
     /// How long ids of events are kept.
     pub journal_retention_days: u32,
+}
+
+/// What is told apart in the counters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Counters {
+    /// Sender types with a count of their own, with commas between.
+    pub sender_types: String,
 }
 
 /// How events are batched.
@@ -173,6 +183,14 @@ impl Default for Store {
             url: "mongodb://127.0.0.1:27017/?replicaSet=rs0".into(),
             database: "chat_counters".into(),
             journal_retention_days: 90,
+        }
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            sender_types: "user,contact,bot".into(),
         }
     }
 }

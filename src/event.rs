@@ -14,6 +14,10 @@ use std::sync::Arc;
 /// Longest id in bytes of UTF-8: Chat3 allows 100 characters, which can be 400.
 pub const MAX_ID_BYTES: usize = 512;
 
+/// How long before its event a membership can have been made, at most. A join
+/// time further back is a wish to show history, and orders nothing.
+pub const MADE_BEFORE_MICROS: i64 = 10_000_000;
+
 /// Latest representable time: 9999-12-31T23:59:59.999999Z, the end of what
 /// RFC 3339 and `google.protobuf.Timestamp` can name.
 pub const MAX_MICROS: i64 = 253_402_300_799_999_999;
@@ -140,7 +144,9 @@ impl UserId {
     /// # Errors
     /// [`InvalidId`] when what is left is not an id.
     pub fn new(id: &str) -> Result<Self, InvalidId> {
-        let trimmed = id.trim();
+        // As JavaScript trims, which does not know U+0085, and with it: that is
+        // white space as well.
+        let trimmed = id.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
         // Nearly every producer already sends lower-case ASCII: no copy then.
         let is_lower = trimmed
             .bytes()
@@ -178,6 +184,13 @@ impl Status {
     /// Whether this status takes a message out of the user's unread.
     pub fn is_read(&self) -> bool {
         self.as_str() == "read"
+    }
+}
+
+impl SenderType {
+    /// What stands for every type that is not told apart.
+    pub fn other() -> Self {
+        Self("other".into())
     }
 }
 

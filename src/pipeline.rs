@@ -8,7 +8,7 @@ use tracing::debug;
 
 use crate::bus::Delivery;
 use crate::deadletter::Failure;
-use crate::event::decode::{Decoded, decode};
+use crate::event::decode::{Decoded, Decoder};
 use crate::event::{Event, Fact};
 use crate::failpoint::{self, Point};
 use crate::lane::{TypesInFlight, Work};
@@ -17,6 +17,7 @@ use crate::telemetry::metrics::Metrics;
 /// The first stage of the service.
 #[derive(Debug)]
 pub struct Pipeline {
+    decoder: Decoder,
     lanes: Vec<mpsc::Sender<Work>>,
     types: TypesInFlight,
     metrics: Metrics,
@@ -24,8 +25,14 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// A pipeline into these lanes, of which there is at least one.
-    pub fn new(lanes: Vec<mpsc::Sender<Work>>, types: TypesInFlight, metrics: Metrics) -> Self {
+    pub fn new(
+        decoder: Decoder,
+        lanes: Vec<mpsc::Sender<Work>>,
+        types: TypesInFlight,
+        metrics: Metrics,
+    ) -> Self {
         Self {
+            decoder,
             lanes,
             types,
             metrics,
@@ -37,7 +44,7 @@ impl Pipeline {
     pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
         while let Some(delivery) = deliveries.recv().await {
             failpoint::pass(Point::Delivered);
-            match decode(delivery.body()) {
+            match self.decoder.decode(delivery.body()) {
                 Ok(Decoded::Event(event)) => self.dispatch(event, delivery).await,
                 Ok(Decoded::Ignored { event_type }) => {
                     self.metrics.ignored(&event_type);

@@ -27,6 +27,7 @@ use crate::bus::lookout::Lookout;
 use crate::bus::{BusError, outbox};
 use crate::config;
 use crate::deadletter::{Filter, LetterId};
+use crate::event::decode::Decoder;
 use crate::forecast::ForecastError;
 use crate::store::letters::{Group, Job, Kept, Page, Place, Shelf};
 use crate::store::{Store, StoreError};
@@ -75,6 +76,7 @@ pub enum RedriveError {
 pub struct Redrive {
     store: Store,
     bus: config::Bus,
+    decoder: Decoder,
     lookout: Lookout,
 }
 
@@ -91,12 +93,14 @@ pub struct IndexState {
 }
 
 impl Redrive {
-    /// Works on this store and this bus.
-    pub fn new(store: Store, bus: config::Bus) -> Self {
+    /// Works on this store and the bus of this configuration.
+    pub fn new(store: Store, config: &config::Config) -> Self {
+        let bus = config.bus.clone();
         let lookout = Lookout::new(bus.clone());
         Self {
             store,
             bus,
+            decoder: Decoder::new(&config.counters.sender_types),
             lookout,
         }
     }

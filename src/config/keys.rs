@@ -79,6 +79,8 @@ pub const KEYS: &[Key] = &[
         "Database of the counters; created if missing"),
     key("store.journal_retention_days", "90", number(1, 36_500),
         "How long taken events stay in the journal, for read-your-writes and history; what was counted stays counted once after that, too"),
+    key("counters.sender_types", "\"user,contact,bot\"", Rule::Text(rules::sender_types),
+        "Sender types with a count of their own, with commas between; any other counts as other. A type must be here before its messages come"),
     key("lanes.count", "2", number(1, 64),
         "Batches committed side by side; a dialog always belongs to one lane"),
     key("lanes.batch_events", "1000", number(1, 65_535),

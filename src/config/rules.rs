@@ -115,6 +115,14 @@ pub(super) fn address_or_off(text: &str) -> Result<(), &'static str> {
     }
 }
 
+pub(super) fn sender_types(text: &str) -> Result<(), &'static str> {
+    let good = |name: &str| crate::event::SenderType::new(name.trim()).is_ok();
+    text.split(',')
+        .all(good)
+        .then_some(())
+        .ok_or("names of sender types with commas between, as in user,contact,bot")
+}
+
 pub(super) fn level(text: &str) -> Result<(), &'static str> {
     const EXPECTED: &str = "error, warn, info, debug, trace or off; or directives such as info,chat_counters::lane=debug";
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
@@ -191,6 +199,11 @@ mod tests {
                     "warn,lapin=off",
                 ],
                 &["", "inof", "info,", "chat_counters", "a=nonsense"],
+            ),
+            (
+                sender_types,
+                &["user", "user, contact,bot"],
+                &["", "user,,bot", "user,", "a\u{7}"],
             ),
             (format, &["auto", "human", "json"], &["", "text", "JSON"]),
         ];

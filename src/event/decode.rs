@@ -11,13 +11,16 @@
 mod lookup;
 mod wire;
 
+use std::sync::Arc;
+
 use crate::deadletter::{Failure, Reason};
 use crate::event::{
-    DialogId, Event, EventId, Fact, InvalidId, MAX_ID_BYTES, MessageId, Micros, NewMessage,
-    Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
+    DialogId, Event, EventId, Fact, InvalidId, MADE_BEFORE_MICROS, MAX_ID_BYTES, MessageId, Micros,
+    NewMessage, Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
 };
 use lookup::{Place, Value, first_hit, missing};
-use wire::{Body, Section};
+use serde_json::value::RawValue;
+use wire::Body;
 
 /// What a body turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,35 +34,70 @@ pub enum Decoded {
     },
 }
 
-/// Decodes one message body.
-///
-/// # Errors
-/// [`Reason::Undecodable`] when it is not UTF-8, not JSON or not an object;
-/// [`Reason::InvalidEvent`] when it is a counter event without a field that it
-/// needs, or with one that is out of bounds or of a wrong type.
-pub fn decode(body: &[u8]) -> Result<Decoded, Failure> {
-    let text = std::str::from_utf8(body).map_err(|e| {
-        undecodable(format!(
-            "expected UTF-8, found an invalid byte at offset {}",
-            e.valid_up_to()
-        ))
-    })?;
-    let section: Section<Body<'_>> = serde_json::from_str(text).map_err(|e| {
+/// Reads bodies. Cloning shares what it knows.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    sender_types: Arc<[SenderType]>,
+}
+
+impl Default for Decoder {
+    /// Tells apart what `counters.sender_types` names by default.
+    fn default() -> Self {
+        Self::new("user,contact,bot")
+    }
+}
+
+impl Decoder {
+    /// Tells these sender types apart, a list with commas between; any other is
+    /// taken as [`SenderType::other`]. What is no type in the list is passed
+    /// over.
+    pub fn new(sender_types: &str) -> Self {
+        let types = sender_types.split(',').map(str::trim);
+        Self {
+            sender_types: types
+                .filter_map(|name| SenderType::new(name).ok())
+                .collect(),
+        }
+    }
+
+    /// Decodes one message body.
+    ///
+    /// # Errors
+    /// [`Reason::Undecodable`] when it is not UTF-8, not JSON or not an object;
+    /// [`Reason::InvalidEvent`] when it is a counter event without a field that
+    /// it needs, or with one that is out of bounds or of a wrong type.
+    pub fn decode(&self, body: &[u8]) -> Result<Decoded, Failure> {
+        let text = std::str::from_utf8(body).map_err(|e| {
+            undecodable(format!(
+                "expected UTF-8, found an invalid byte at offset {}",
+                e.valid_up_to()
+            ))
+        })?;
+        self.decode_object(&object(text)?).map_err(|error| Failure {
+            reason: Reason::InvalidEvent,
+            error,
+        })
+    }
+}
+
+fn object(text: &str) -> Result<Body<'_>, Failure> {
+    let no_json = |e: serde_json::Error| {
         undecodable(format!(
             "expected JSON, found {} at line {} column {}",
             describe(&e),
             e.line(),
             e.column()
         ))
-    })?;
-    match section {
-        Section::Found(body) => decode_object(&body).map_err(|error| Failure {
-            reason: Reason::InvalidEvent,
-            error,
-        }),
-        Section::Absent => Err(undecodable("expected a JSON object, found null".into())),
-        Section::Wrong(kind) => Err(undecodable(format!("expected a JSON object, found {kind}"))),
+    };
+    let start = text.trim_start_matches([' ', '\t', '\n', '\r']);
+    if start.is_empty() || start.starts_with('{') {
+        return wire::read(text).map_err(no_json);
     }
+    let value: &RawValue = serde_json::from_str(text).map_err(no_json)?;
+    Err(undecodable(format!(
+        "expected a JSON object, found {}",
+        wire::kind(value.get())
+    )))
 }
 
 /// What a body says it is about, whether or not it can be counted.
@@ -78,9 +116,8 @@ pub struct Outline {
 /// Reads as much of a body as can be read; nothing, of one that is no JSON
 /// object.
 pub fn outline(body: &[u8]) -> Outline {
-    let section = std::str::from_utf8(body).ok();
-    let section = section.and_then(|text| serde_json::from_str::<Section<Body<'_>>>(text).ok());
-    let Some(Section::Found(body)) = section else {
+    let json = std::str::from_utf8(body).ok();
+    let Some(body) = json.and_then(|json| object(json).ok()) else {
         return Outline::default();
     };
     let said = |places: &[Place<'_>]| {
@@ -110,32 +147,9 @@ fn describe(error: &serde_json::Error) -> &'static str {
     use serde_json::error::Category;
     match error.classify() {
         Category::Eof => "the end of the body",
-        Category::Syntax => "a syntax error",
-        Category::Data => "a key given twice",
+        Category::Syntax | Category::Data => "a syntax error",
         Category::Io => "a read error",
     }
-}
-
-fn decode_object(body: &Body<'_>) -> Result<Decoded, String> {
-    let event_type = required(text, &body.event_type())?;
-    let Some(kind) = Kind::of(event_type) else {
-        return Ok(Decoded::Ignored {
-            event_type: event_type.to_owned(),
-        });
-    };
-    let at = required(time, &body.created_at())?;
-    Ok(Decoded::Event(Event {
-        tenant: id(&body.tenant_id(), TenantId::new)?,
-        stamp: Stamp {
-            at,
-            event: id(&body.event_id(), EventId::new)?,
-        },
-        // Neither is needed for any counter: something odd there is no reason
-        // to refuse the event.
-        actor: optional_id(&body.actor_id(), UserId::new).unwrap_or(None),
-        dialog_hint: optional_id(&body.dialog_id(), DialogId::new).unwrap_or(None),
-        fact: fact(kind, body, at)?,
-    }))
 }
 
 /// The event types that count, aliases folded.
@@ -171,70 +185,121 @@ impl Kind {
     }
 }
 
-fn fact(kind: Kind, body: &Body<'_>, at: Micros) -> Result<Fact, String> {
-    let dialog = || id(&body.dialog_id(), DialogId::new);
-    let message = || id(&body.message_id(), MessageId::new);
-    let user = || id(&body.user_id(), UserId::new);
-    let acting_user = || id(&body.acting_user_id(), UserId::new);
-    Ok(match kind {
-        Kind::MessageCreate => Fact::MessageCreated(new_message(body, at)?),
-        Kind::MessageDelete => Fact::MessageDeleted {
-            message: message()?,
-        },
-        Kind::StatusChanged => Fact::StatusReached {
-            message: message()?,
-            user: acting_user()?,
-            status: id(&body.status(), Status::new)?,
-        },
-        Kind::ReactionChanged => Fact::ReactionChanged {
-            message: message()?,
-            user: acting_user()?,
-            words: reaction_words(body)?,
-        },
-        Kind::BulkRead => Fact::BulkRead {
-            dialog: dialog()?,
-            user: user()?,
-            read_until: read_until(body)?.unwrap_or(at),
-        },
-        Kind::MemberAdd => Fact::MemberAdded {
-            dialog: dialog()?,
-            user: user()?,
-            joined_at: time(&body.joined_at())?.unwrap_or(at),
-            made_at: at,
-        },
-        Kind::MemberRemove => Fact::MemberRemoved {
-            dialog: dialog()?,
-            user: user()?,
-        },
-        Kind::TopicCreate => Fact::TopicCreated {
-            dialog: dialog()?,
-            topic: id(&body.topic_id(), TopicId::new)?,
-        },
-        Kind::DialogDelete => Fact::DialogDeleted { dialog: dialog()? },
-        Kind::UserTyped => Fact::UserTyped {
-            user: id(&body.typed_user_id(), UserId::new)?,
-            user_type: id(&body.user_type(), SenderType::new)?,
-        },
-    })
+impl Decoder {
+    fn decode_object(&self, body: &Body<'_>) -> Result<Decoded, String> {
+        let event_type = required(text, &body.event_type())?;
+        let Some(kind) = Kind::of(event_type) else {
+            return Ok(Decoded::Ignored {
+                event_type: event_type.to_owned(),
+            });
+        };
+        let at = required(time, &body.created_at())?;
+        Ok(Decoded::Event(Event {
+            tenant: id(&body.tenant_id(), TenantId::new)?,
+            stamp: Stamp {
+                at,
+                event: id(&body.event_id(), EventId::new)?,
+            },
+            // Neither is needed for any counter: something odd there is no reason
+            // to refuse the event.
+            actor: optional_id(&body.actor_id(), UserId::new).unwrap_or(None),
+            dialog_hint: optional_id(&body.dialog_id(), DialogId::new).unwrap_or(None),
+            fact: self.fact(kind, body, at)?,
+        }))
+    }
+
+    fn fact(&self, kind: Kind, body: &Body<'_>, at: Micros) -> Result<Fact, String> {
+        let dialog = || id(&body.dialog_id(), DialogId::new);
+        let message = || id(&body.message_id(), MessageId::new);
+        let user = || id(&body.user_id(), UserId::new);
+        let acting_user = || id(&body.acting_user_id(), UserId::new);
+        Ok(match kind {
+            Kind::MessageCreate => Fact::MessageCreated(self.new_message(body, at)?),
+            Kind::MessageDelete => Fact::MessageDeleted {
+                message: message()?,
+            },
+            Kind::StatusChanged => Fact::StatusReached {
+                message: message()?,
+                user: acting_user()?,
+                status: id(&body.status(), Status::new)?,
+            },
+            Kind::ReactionChanged => Fact::ReactionChanged {
+                message: message()?,
+                user: acting_user()?,
+                words: reaction_words(body)?,
+            },
+            Kind::BulkRead => Fact::BulkRead {
+                dialog: dialog()?,
+                user: user()?,
+                read_until: read_until(body)?.map_or(at, |until| until.min(at)),
+            },
+            Kind::MemberAdd => Fact::MemberAdded {
+                dialog: dialog()?,
+                user: user()?,
+                joined_at: time(&body.joined_at())?.unwrap_or(at),
+                made_at: made_at(body, at)?,
+            },
+            Kind::MemberRemove => Fact::MemberRemoved {
+                dialog: dialog()?,
+                user: user()?,
+            },
+            Kind::TopicCreate => Fact::TopicCreated {
+                dialog: dialog()?,
+                topic: id(&body.topic_id(), TopicId::new)?,
+            },
+            Kind::DialogDelete => Fact::DialogDeleted { dialog: dialog()? },
+            Kind::UserTyped => Fact::UserTyped {
+                user: id(&body.typed_user_id(), UserId::new)?,
+                user_type: self.known(id(&body.user_type(), SenderType::new)?),
+            },
+        })
+    }
+
+    fn new_message(&self, body: &Body<'_>, at: Micros) -> Result<NewMessage, String> {
+        let sent_at = time(&body.message_time())?;
+        Ok(NewMessage {
+            dialog: id(&body.dialog_id(), DialogId::new)?,
+            message: id(&body.message_id(), MessageId::new)?,
+            sender: id(&body.sender_id(), UserId::new)?,
+            sender_type: optional_id(&body.sender_type(), SenderType::new)?
+                .map(|stated| self.known(stated)),
+            presumed_type: None,
+            sent_at: sent_at.unwrap_or(at),
+            time_is_stated: sent_at.is_some(),
+            system: text(&body.message_type())?.is_some_and(|t| t.starts_with("system.")),
+        })
+    }
+
+    /// A type that is told apart, or the one for all others.
+    fn known(&self, stated: SenderType) -> SenderType {
+        if self.sender_types.contains(&stated) {
+            stated
+        } else {
+            SenderType::other()
+        }
+    }
 }
 
-fn new_message(body: &Body<'_>, at: Micros) -> Result<NewMessage, String> {
-    let sent_at = time(&body.message_time())?;
-    Ok(NewMessage {
-        dialog: id(&body.dialog_id(), DialogId::new)?,
-        message: id(&body.message_id(), MessageId::new)?,
-        sender: id(&body.sender_id(), UserId::new)?,
-        sender_type: optional_id(&body.sender_type(), SenderType::new)?,
-        presumed_type: None,
-        sent_at: sent_at.unwrap_or(at),
-        time_is_stated: sent_at.is_some(),
-        system: text(&body.message_type())?.is_some_and(|t| t.starts_with("system.")),
-    })
+/// When a membership was made, as far as the event plausibly says; else the
+/// event's own time.
+fn made_at(body: &Body<'_>, at: Micros) -> Result<Micros, String> {
+    let stated = match time(&body.joined_at())? {
+        Some(joined_at) => Some(joined_at),
+        // It only orders the add: something odd there is no reason to refuse it.
+        None => last_seen_at(body).unwrap_or(None),
+    };
+    let plausible = |made: &Micros| *made <= at && at.get() - made.get() <= MADE_BEFORE_MICROS;
+    Ok(stated.filter(plausible).unwrap_or(at))
 }
 
-/// The reaction itself and, when it replaces another one, that one unset.
+/// The reaction itself and, when it replaces another one, that one unset; or
+/// the old one alone, which is how Chat3 unsets.
 fn reaction_words(body: &Body<'_>) -> Result<Vec<(Reaction, bool)>, String> {
-    let reaction = id(&body.reaction(), Reaction::new)?;
+    let old = optional_id(&body.old_reaction(), Reaction::new)?;
+    let Some(reaction) = optional_id(&body.reaction(), Reaction::new)? else {
+        let old = old.ok_or_else(|| missing(&body.reactions()))?;
+        return Ok(vec![(old, false)]);
+    };
     let set = match first_hit(&body.reaction_action())? {
         None => true,
         Some(Place {
@@ -251,7 +316,6 @@ fn reaction_words(body: &Body<'_>) -> Result<Vec<(Reaction, bool)>, String> {
             ));
         }
     };
-    let old = optional_id(&body.old_reaction(), Reaction::new)?;
     let replaced = old.filter(|old| *old != reaction).map(|old| (old, false));
     Ok(std::iter::once((reaction, set)).chain(replaced).collect())
 }
@@ -260,6 +324,10 @@ fn read_until(body: &Body<'_>) -> Result<Option<Micros>, String> {
     if let Some(at) = time(&body.read_until())? {
         return Ok(Some(at));
     }
+    last_seen_at(body)
+}
+
+fn last_seen_at(body: &Body<'_>) -> Result<Option<Micros>, String> {
     let last_seen = body.last_seen_at();
     match first_hit(&last_seen)? {
         // Zero or less means "never seen": not a time.

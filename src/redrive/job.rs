@@ -14,7 +14,7 @@ use super::{Redrive, RedriveError};
 use crate::bus::outbox::Outbox;
 use crate::deadletter::{Filter, LetterId};
 use crate::event::EventId;
-use crate::event::decode::{Decoded, decode, outline};
+use crate::event::decode::{Decoded, outline};
 use crate::failpoint::{self, Point};
 use crate::store::letters::{Edit, Job, JobId, JobKind, Lease, Order, Tally};
 use crate::store::{Store, StoreError};
@@ -201,7 +201,7 @@ impl Redrive {
         let Some(before) = kept.body else {
             return Err(RedriveError::TooLarge(id));
         };
-        let event = match decode(body) {
+        let event = match self.decoder.decode(body) {
             Ok(Decoded::Event(event)) => event,
             Ok(Decoded::Ignored { event_type }) => {
                 return Err(RedriveError::NotThisBody(format!(

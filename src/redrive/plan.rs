@@ -7,7 +7,7 @@ use futures::TryStreamExt as _;
 use super::{Redrive, RedriveError};
 use crate::deadletter::{Filter, Reason, cause};
 use crate::event::Event;
-use crate::event::decode::{Decoded, decode};
+use crate::event::decode::Decoded;
 use crate::forecast::{Forecast, Forecaster, Limits};
 
 /// Events handed to the forecast together.
@@ -60,7 +60,7 @@ impl Redrive {
                 plan.not_examined += 1;
                 continue;
             };
-            match decode(&body) {
+            match self.decoder.decode(&body) {
                 Ok(Decoded::Event(event)) => events.push(event),
                 Ok(Decoded::Ignored { .. }) => plan.ignored += 1,
                 Err(failure) => {

@@ -24,14 +24,12 @@ use super::journal::ORIGIN;
 use super::schema::{STATED_TIME, STATED_TYPE, collection};
 use super::{Store, StoreError};
 use crate::event::{
-    DialogId, Event, EventId, Fact, InvalidId, MessageId, NewMessage, Reaction, SenderType, Stamp,
-    Status, TenantId, TopicId, UserId,
+    DialogId, Event, EventId, Fact, InvalidId, MADE_BEFORE_MICROS, MessageId, NewMessage, Reaction,
+    SenderType, Stamp, Status, TenantId, TopicId, UserId,
 };
 
 /// The `_id` in `meta` of the document that shows how far a stream is.
 const MARKER: &str = "marker";
-/// How long before its event a membership may have been made, in microseconds.
-const MADE_BEFORE: i64 = 10_000_000;
 /// Records in one reply of the server.
 const REPLY: u32 = 4_000;
 /// How long the server waits for something new before it says that there is
@@ -441,7 +439,7 @@ impl Record<'_> {
     /// those of versions before 0.2 do: at the join time, if that is just before
     /// the event.
     fn made_at(&self, joined_at: i64) -> i64 {
-        let just_before = (self.at - MADE_BEFORE..=self.at).contains(&joined_at);
+        let just_before = (self.at - MADE_BEFORE_MICROS..=self.at).contains(&joined_at);
         let presumed = if just_before { joined_at } else { self.at };
         self.made_at.unwrap_or(presumed)
     }

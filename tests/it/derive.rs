@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chat_counters::derive::Care;
 use chat_counters::derive::state::{ByType, DialogKey, MembershipKey, MessageKey};
-use chat_counters::event::decode::{Decoded, decode};
+use chat_counters::event::decode::{Decoded, Decoder};
 use chat_counters::event::{DialogId, Event, MessageId, TenantId, UserId};
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use crate::strategy::{self, Schedule};
 use crate::torture::Torture;
 
 pub fn decoded(event: &Value) -> Event {
-    match decode(event.to_string().as_bytes()) {
+    match Decoder::default().decode(event.to_string().as_bytes()) {
         Ok(Decoded::Event(event)) => event,
         other => panic!("{event} gave {other:?}"),
     }

@@ -66,7 +66,7 @@ impl Bench {
         let (reader, served) = (Reader::new(store.clone(), feed.clone()), store.clone());
         let ready = tokio::sync::watch::Sender::new(false);
         let mut is_ready = ready.subscribe();
-        let letters = DeadLetters::new(Redrive::new(store.clone(), config::Bus::default()));
+        let letters = DeadLetters::new(Redrive::new(store.clone(), &config::Config::default()));
         let server = bound.serve(reader, served, letters, ready, stop);
         let server = tokio::spawn(async move { server.await.unwrap() });
         is_ready.wait_for(|ready| *ready).await.unwrap();

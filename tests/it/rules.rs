@@ -64,8 +64,12 @@ fn with(events: impl IntoIterator<Item = Wire>) -> Vec<Wire> {
 
 /// An event with another value somewhere in its data.
 fn changed(wire: Wire, pointer: &str, value: Value) -> Wire {
+    edited(wire, |body| *body.pointer_mut(pointer).unwrap() = value)
+}
+
+fn edited(wire: Wire, edit: impl FnOnce(&mut Value)) -> Wire {
     let mut body: Value = serde_json::from_slice(&wire.body).unwrap();
-    *body.pointer_mut(pointer).unwrap() = value;
+    edit(&mut body);
     Wire {
         body: body.to_string().into_bytes(),
         ..wire
@@ -541,6 +545,149 @@ fn reactions() -> Vec<Row> {
     ]
 }
 
+/// What Chat3 sends and says in ways of its own.
+fn as_chat3_says_it() -> Vec<Row> {
+    let m = |id: &str, at| message(&format!("e_{id}"), D, id, "ann", at);
+    let made = |wire, field: &'static str, at: i64| {
+        edited(wire, |body| match field {
+            "joinedAt" => body["data"]["member"]["joinedAt"] = json!(at),
+            _ => body["data"]["member"]["state"] = json!({ "lastSeenAt": at }),
+        })
+    };
+    let unset = |id: &str, at| {
+        edited(reaction(id, "m1", "bob", "", "unset", at), |body| {
+            body["data"]["message"]["reactionUpdate"] =
+                json!({ "userId": "bob", "reaction": null, "oldReaction": "+1" });
+        })
+    };
+    let read_ahead = |id: &str, until: i64, at: i64| {
+        edited(bulk_read(id, D, "bob", until), |body| {
+            body["createdAt"] = json!(at)
+        })
+    };
+    let from = |wire, kind: &str| changed(wire, "/data/message/senderInfo/type", json!(kind));
+    let by_entity = |wire, entity: &'static str| {
+        edited(wire, |body| {
+            body["entityId"] = json!(entity);
+            body["data"]["member"] = json!({});
+        })
+    };
+    vec![
+        row(
+            "a reaction is unset by naming none and the old one",
+            [
+                m("m1", 5),
+                reaction("r1", "m1", "bob", "+1", "set", 6),
+                unset("r2", 7),
+            ],
+            [(Reaction("m1", "+1"), 0)],
+        ),
+        row(
+            "an unset that names the old reaction is older than a set that follows",
+            [
+                m("m1", 5),
+                unset("r1", 6),
+                reaction("r2", "m1", "bob", "+1", "set", 7),
+            ],
+            [(Reaction("m1", "+1"), 1)],
+        ),
+        row(
+            "an add whose membership was made before the remove is before it",
+            [
+                made(join("b1", D, "bob", 8), "joinedAt", 5),
+                leave("b2", D, "bob", 6),
+                m("m1", 9),
+            ],
+            [(Member("bob"), 0), (Members, 0), (Unread("bob"), 0)],
+        ),
+        row(
+            "an add is as old as its member was last seen, where no join is told",
+            [
+                made(join("b1", D, "bob", 8), "lastSeenAt", 5),
+                leave("b2", D, "bob", 6),
+            ],
+            [(Member("bob"), 0), (Members, 0)],
+        ),
+        row(
+            "an add whose membership was made just 10 s before it is as old as that",
+            [
+                made(join("b1", D, "bob", 10_005), "joinedAt", 5),
+                leave("b2", D, "bob", 6),
+            ],
+            [(Member("bob"), 0)],
+        ),
+        row(
+            "a join further back than 10 s shows history and orders nothing",
+            [
+                made(join("b1", D, "bob", 10_006), "joinedAt", 5),
+                leave("b2", D, "bob", 6),
+                m("m1", 5),
+            ],
+            [(Member("bob"), 1), (Unread("bob"), 1)],
+        ),
+        row(
+            "a join later than its event orders nothing, and hides what is before it",
+            [
+                made(join("b1", D, "bob", 5), "joinedAt", 8),
+                leave("b2", D, "bob", 6),
+                leave("b3", D, "carl", 6),
+                made(join("b4", D, "carl", 7), "joinedAt", 8),
+                m("m1", 7),
+                m("m2", 8),
+            ],
+            [(Member("bob"), 0), (Member("carl"), 1), (Unread("carl"), 1)],
+        ),
+        row(
+            "who reads ahead of the event has read what was there",
+            with([m("m1", 6), m("m2", 7), read_ahead("r", 100, 6)]),
+            [(Unread("bob"), 1)],
+        ),
+        row(
+            "a sender type that is not told apart is other",
+            with([
+                from(m("m1", 5), "alien"),
+                from(m("m2", 6), "bot"),
+                from(m("m3", 7), "Bot"),
+            ]),
+            [
+                (Unread("bob"), 3),
+                (UnreadFrom("bob", "other"), 2),
+                (UnreadFrom("bob", "bot"), 1),
+                (UnreadFrom("bob", "alien"), 0),
+            ],
+        ),
+        row(
+            "the user of a member's entity stands after the dialog that the data names",
+            [
+                by_entity(join("b1", D, "", 1), "dlg:@bob:srv"),
+                by_entity(join("b2", "!x:srv", "", 1), "!x:srv:@bob:srv"),
+                m("m1", 5),
+            ],
+            [
+                (Unread("@bob:srv"), 1),
+                (Members, 1),
+                (Dialogs("@bob:srv"), 2),
+            ],
+        ),
+        row(
+            "a member of a dialog that is made stands in the data, its entity is the dialog",
+            [
+                edited(join("b1", D, "bob", 1), |body| {
+                    body["entityId"] = json!(D);
+                    body["data"]["context"]["userId"] = Value::Null;
+                }),
+                m("m1", 5),
+            ],
+            [(Unread("bob"), 1), (Members, 1)],
+        ),
+        row(
+            "a byte order mark around a name is white space",
+            [join("b1", D, "\u{feff}Bob\u{feff} ", 1), m("m1", 5)],
+            [(Unread("bob"), 1), (Members, 1)],
+        ),
+    ]
+}
+
 fn found(model: &Model, of: Of) -> i64 {
     let named = |counts: &std::collections::BTreeMap<String, i64>, name: &str| {
         counts.get(name).copied().unwrap_or_default()
@@ -580,7 +727,14 @@ fn orders(count: usize, mut with: impl FnMut(&[usize])) {
 
 #[test]
 fn every_rule_holds_in_every_order() {
-    let rows = [messages(), memberships(), reads(), readers(), reactions()];
+    let rows = [
+        messages(),
+        memberships(),
+        reads(),
+        readers(),
+        reactions(),
+        as_chat3_says_it(),
+    ];
     for Row {
         rule,
         events,

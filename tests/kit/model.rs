@@ -323,7 +323,8 @@ impl Tenant {
             "message.reaction.changed" | "message.reaction.update" => self.react(event, &stamp),
             "dialog.messages.bulk_read" => {
                 let key = self.user_dialog_of(event);
-                let until = read_until(event).unwrap_or(stamp.0);
+                // A reader has read what was there, whatever their clock says.
+                let until = read_until(event).unwrap_or(stamp.0).min(stamp.0);
                 let known = self.read_until.entry(key).or_insert(until);
                 *known = until.max(*known);
             }
@@ -333,7 +334,7 @@ impl Tenant {
                 self.membership
                     .entry(key)
                     .or_default()
-                    .insert(stamp, Some(joined_at));
+                    .insert(order_of_add(event, stamp), Some(joined_at));
             }
             "dialog.member.remove" | "member.remove" => {
                 let key = self.user_dialog_of(event);
@@ -350,7 +351,7 @@ impl Tenant {
             }
             "user.add" | "user.changed" | "user.update" => {
                 let user = self.typed_user_of(event);
-                let user_type = first(event, &["/data/user/type", "/data/type"]);
+                let user_type = counted_as(first(event, &["/data/user/type", "/data/type"]));
                 self.types.entry(user).or_default().insert(stamp, user_type);
             }
             _ => {}
@@ -367,6 +368,7 @@ impl Tenant {
             known.last_key_value().map(|(_, learnt)| learnt.clone())
         };
         let stated_type = Some(first(event, &places)).filter(|known| !known.is_empty());
+        let stated_type = stated_type.map(counted_as);
         let stated_at = time(event, "/data/message/createdAt");
         let (type_stated, at_stated) = (stated_type.is_some(), stated_at.is_some());
         let sender_type = stated_type.or_else(learnt);
@@ -405,11 +407,16 @@ impl Tenant {
         if !old.is_empty() && old != reaction {
             say(old, false);
         }
-        say(reaction, set);
+        // Chat3 unsets a reaction by naming none, and the old one.
+        if !reaction.is_empty() {
+            say(reaction, set);
+        }
     }
 
     fn user_named(&mut self, name: &str) -> String {
-        let user = name.trim().to_lowercase();
+        // JavaScript takes U+FEFF for white space.
+        let white = |c: char| c.is_whitespace() || c == '\u{feff}';
+        let user = name.trim_matches(white).to_lowercase();
         self.users.insert(user.clone());
         user
     }
@@ -484,9 +491,43 @@ impl Tenant {
     }
 }
 
-/// The two parts of `{dialogId}:{userId}`.
+/// A sender type by its own name, if it is one of those that have one.
+fn counted_as(stated: String) -> String {
+    match stated.as_str() {
+        "user" | "contact" | "bot" => stated,
+        _ => "other".into(),
+    }
+}
+
+/// An add stands where the membership was made, if that is said plausibly.
+fn order_of_add(event: &Value, stamp: Stamp) -> Stamp {
+    let last_seen = time(event, "/data/member/state/lastSeenAt").filter(|at| *at > 0);
+    let made = time(event, "/data/member/joinedAt").or(last_seen);
+    let earliest = stamp.0 - 10 * 1_000_000;
+    match made {
+        Some(made) if earliest <= made && made <= stamp.0 => (made, stamp.1),
+        _ => stamp,
+    }
+}
+
+/// The two parts of `{dialogId}:{userId}`. The dialog may have colons where it
+/// is also named elsewhere.
 fn member_entity(event: &Value) -> (String, String) {
     let entity = text(event, "/entityId");
+    let named = first(
+        event,
+        &[
+            "/data/context/dialogId",
+            "/data/dialog/dialogId",
+            "/data/message/dialogId",
+        ],
+    );
+    if entity == named {
+        return (named, String::new());
+    }
+    if !named.is_empty() && entity.starts_with(&format!("{named}:")) {
+        return (named.clone(), entity[named.len() + 1..].to_owned());
+    }
     let (dialog, user) = entity.split_once(':').unwrap_or((&entity, ""));
     (dialog.to_owned(), user.to_owned())
 }

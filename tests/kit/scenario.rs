@@ -169,7 +169,7 @@ fn poison(number: usize) -> Published {
         4 => (numbered(&" ".repeat(MAX_BODY_BYTES)), "too_large"),
         5 => (with("/data/message/senderId", Value::Null), "invalid_event"),
         6 => (
-            with("/data/context/dialogId", json!("x".repeat(257))),
+            with("/data/context/dialogId", json!("x".repeat(513))),
             "invalid_event",
         ),
         7 => (

@@ -12,7 +12,7 @@ use crate::kit::random::Random;
 const TENANTS: [&str; 3] = ["a", "a|b", "A.$:👍"];
 const DIALOGS: [&str; 3] = ["b|c", "c", "d.$x:👍"];
 /// The first two are one user.
-const USERS: [&str; 5] = ["u1", " U1", "ü$.", "bob:1", "%2E"];
+const USERS: [&str; 5] = ["u1", "\u{feff} U1", "ü$.", "bob:1", "%2E"];
 const MESSAGES: [&str; 5] = ["m1", "m.2", "$m3", "b|c", "👍"];
 const SENDER_TYPES: [&str; 3] = ["user", "bot", "a.$b%"];
 const STATUSES: [&str; 3] = ["read", "Delivered", "unread"];
@@ -63,8 +63,13 @@ enum What {
     Delete(usize),
     Status(usize, usize, usize),
     React(usize, usize, usize, bool, bool),
+    /// As Chat3 does it: no reaction, and the old one.
+    Unset(usize, usize, usize),
     BulkRead(usize, usize, u8),
     Join(usize, usize, u8),
+    /// A join whose user stands in the entity's id alone, and whose making is
+    /// told by when the member was last seen.
+    JoinSeen(usize, usize, u8),
     Leave(usize, usize),
     Topic(usize, usize),
     DeleteDialog(usize),
@@ -147,12 +152,16 @@ fn what() -> impl Strategy<Value = What> {
         2 => message.clone().prop_map(What::Delete),
         5 => (message.clone(), user.clone(), 0..STATUSES.len())
             .prop_map(|(message, user, status)| What::Status(message, user, status)),
-        3 => (message, user.clone(), 0..REACTIONS.len(), any::<bool>(), any::<bool>())
+        3 => (message.clone(), user.clone(), 0..REACTIONS.len(), any::<bool>(), any::<bool>())
             .prop_map(|(m, u, r, set, replaces)| What::React(m, u, r, set, replaces)),
+        1 => (message, user.clone(), 0..REACTIONS.len())
+            .prop_map(|(message, user, old)| What::Unset(message, user, old)),
         4 => (dialog.clone(), user.clone(), 0_u8..14)
             .prop_map(|(dialog, user, until)| What::BulkRead(dialog, user, until)),
         6 => (dialog.clone(), user.clone(), 0_u8..14)
             .prop_map(|(dialog, user, joined_at)| What::Join(dialog, user, joined_at)),
+        2 => (dialog.clone(), user.clone(), 0_u8..14)
+            .prop_map(|(dialog, user, seen)| What::JoinSeen(dialog, user, seen)),
         4 => (dialog.clone(), user.clone())
             .prop_map(|(dialog, user)| What::Leave(dialog, user)),
         1 => (dialog.clone(), 0..TOPICS.len()).prop_map(|(dialog, topic)| What::Topic(dialog, topic)),
@@ -226,6 +235,19 @@ fn event(id: &str, happening: &Happening, facts: &[Facts]) -> Value {
             "message.reaction.update",
             react(*message, *user, *reaction, *set, *replaces),
         ),
+        What::Unset(message, user, old) => (
+            "message.reaction.changed",
+            json!({
+                "message": {
+                    "messageId": MESSAGES[*message],
+                    "reactionUpdate": {
+                        "userId": USERS[*user],
+                        "reaction": null,
+                        "oldReaction": REACTIONS[*old],
+                    },
+                },
+            }),
+        ),
         What::BulkRead(dialog, user, until) => (
             "dialog.messages.bulk_read",
             json!({
@@ -238,6 +260,13 @@ fn event(id: &str, happening: &Happening, facts: &[Facts]) -> Value {
             json!({
                 "dialog": { "dialogId": DIALOGS[*dialog] },
                 "member": { "userId": USERS[*user], "joinedAt": joined_at },
+            }),
+        ),
+        What::JoinSeen(dialog, _, seen) => (
+            "member.add",
+            json!({
+                "dialog": { "dialogId": DIALOGS[*dialog] },
+                "member": { "state": { "lastSeenAt": seen } },
             }),
         ),
         What::Leave(dialog, user) => (
@@ -263,9 +292,15 @@ fn event(id: &str, happening: &Happening, facts: &[Facts]) -> Value {
             json!({ "user": { "userId": USERS[*user], "type": SENDER_TYPES[*user_type] } }),
         ),
     };
+    let entity = match &happening.what {
+        What::JoinSeen(dialog, user, _) => format!("{}:{}", DIALOGS[*dialog], USERS[*user]),
+        _ => String::new(),
+    };
     json!({
         "eventId": id,
         "tenantId": TENANTS[happening.tenant],
+        "entityType": if entity.is_empty() { "" } else { "dialogMember" },
+        "entityId": entity,
         "eventType": event_type,
         "createdAt": happening.at,
         "data": data,

@@ -107,7 +107,7 @@ impl Way {
     /// The servers themselves.
     pub(super) async fn direct(config: &Config) -> Result<Self, Failure> {
         let store = Store::connect(&config.store).await?;
-        let letters = DeadLetters::new(Redrive::new(store.clone(), config.bus.clone()));
+        let letters = DeadLetters::new(Redrive::new(store.clone(), config));
         Ok(Self {
             to: To::Servers(letters, store),
             address: "this process".into(),

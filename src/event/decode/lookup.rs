@@ -169,13 +169,28 @@ impl<'a> Body<'a> {
     }
 
     /// The two parts of a `dialogMember` entity's id, `{dialogId}:{userId}`.
+    /// Both may hold colons: a dialog that `data` names tells where the second
+    /// part begins, or that the id is the dialog's alone.
     fn member_entity(&self) -> (Value<'_>, Value<'_>) {
-        match (self.entity_type.text(), self.entity_id.text()) {
-            (Some("dialogMember"), Some(id)) => match id.split_once(':') {
-                Some((dialog, user)) => (part(dialog), part(user)),
-                None => (part(id), Value::Missing),
-            },
-            _ => (Value::Missing, Value::Missing),
+        let (Some("dialogMember"), Some(id)) = (self.entity_type.text(), self.entity_id.text())
+        else {
+            return (Value::Missing, Value::Missing);
+        };
+        if let Ok(Some(Place {
+            value: Value::Text(named),
+            ..
+        })) = first_hit(&self.named_dialog())
+            && let Some(user) = id.strip_prefix(named)
+        {
+            match user.strip_prefix(':') {
+                Some(user) => return (part(named), part(user)),
+                None if user.is_empty() => return (part(named), Value::Missing),
+                None => {}
+            }
+        }
+        match id.split_once(':') {
+            Some((dialog, user)) => (part(dialog), part(user)),
+            None => (part(id), Value::Missing),
         }
     }
 
@@ -212,7 +227,8 @@ impl<'a> Body<'a> {
         [place("createdAt", &self.created_at)]
     }
 
-    pub fn dialog_id(&self) -> [Place<'_>; 5] {
+    /// The dialog as `data` names it.
+    fn named_dialog(&self) -> [Place<'_>; 3] {
         [
             self.data()
                 .section("data.context", |d| &d.context)
@@ -222,10 +238,20 @@ impl<'a> Body<'a> {
                 .leaf("data.dialog.dialogId", |d| &d.dialog_id),
             self.message()
                 .leaf("data.message.dialogId", |m| &m.dialog_id),
-            Place {
-                path: "entityId",
-                value: self.member_entity().0,
-            },
+        ]
+    }
+
+    pub fn dialog_id(&self) -> [Place<'_>; 5] {
+        let [context, dialog, message] = self.named_dialog();
+        let member = Place {
+            path: "entityId",
+            value: self.member_entity().0,
+        };
+        [
+            context,
+            dialog,
+            message,
+            member,
             self.entity_of(&["dialog"]),
         ]
     }
@@ -389,6 +415,15 @@ impl<'a> Body<'a> {
             }),
             in_data.leaf("data.reactionUpdate.oldReaction", |u| &u.old_reaction),
         ]
+    }
+}
+
+impl<'a> Body<'a> {
+    /// Where the word of a reaction event may stand: set, or unset.
+    pub fn reactions(&self) -> [Place<'_>; 4] {
+        let ([in_message, in_data], [old_in_message, old_in_data]) =
+            (self.reaction(), self.old_reaction());
+        [in_message, in_data, old_in_message, old_in_data]
     }
 }
 

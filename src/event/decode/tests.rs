@@ -2,6 +2,10 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 
+fn decode(body: &[u8]) -> Result<Decoded, Failure> {
+    Decoder::default().decode(body)
+}
+
 fn event(body: &Json) -> Event {
     match decode(body.to_string().as_bytes()) {
         Ok(Decoded::Event(event)) => event,
@@ -194,7 +198,7 @@ fn a_value_that_is_nowhere_names_all_its_places() {
 
 #[test]
 fn bodies_that_are_no_objects_are_undecodable() {
-    let rows: [(&[u8], &str); 8] = [
+    let rows: [(&[u8], &str); 7] = [
         (
             b"\xff{}",
             "expected UTF-8, found an invalid byte at offset 0",
@@ -214,10 +218,6 @@ fn bodies_that_are_no_objects_are_undecodable() {
         (b"[1]", "expected a JSON object, found an array"),
         (b"null", "expected a JSON object, found null"),
         (b"\"secret\"", "expected a JSON object, found a string"),
-        (
-            b"{\"eventId\":1,\"eventId\":2}",
-            "expected JSON, found a key given twice at line 1 column 22",
-        ),
     ];
     for (body, expected) in rows {
         let failure = decode(body).unwrap_err();
@@ -306,6 +306,10 @@ fn read_until_is_given_or_last_seen_or_the_event_time() {
     });
     let rows = [
         (json!(7), json!(8), 7_000),
+        (json!(9), json!(null), 9_000),
+        (json!(9.001), json!(null), 9_000),
+        (json!("2100-01-01T00:00:00Z"), json!(1), 9_000),
+        (json!(null), json!(10), 9_000),
         (json!(null), json!(8), 8_000),
         (json!(null), json!(0), 9_000),
         (json!(null), json!(0.000_1), 9_000),
@@ -321,4 +325,268 @@ fn read_until_is_given_or_last_seen_or_the_event_time() {
         };
         assert_eq!(read_until.get(), expected, "{body}");
     }
+}
+
+/// What a body says, with a word for each kind of answer.
+fn said(body: &str) -> String {
+    match decode(body.as_bytes()) {
+        Ok(Decoded::Event(event)) => format!("event {}", event.fact.event_type()),
+        Ok(Decoded::Ignored { event_type }) => format!("ignored {event_type}"),
+        Err(failure) => format!("{} {}", failure.reason, failure.error),
+    }
+}
+
+#[test]
+fn nothing_in_an_event_that_is_none_of_ours_can_refuse_it() {
+    let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
+    let oddities = [
+        r#""\ud800": 1"#,
+        r#""x": "\udfff""#,
+        r#""createdAt": 1e400"#,
+        r#""createdAt": -1e400"#,
+        r#""eventId": "\ud800""#,
+        r#""tenantId": 1, "tenantId": 2"#,
+        r#""data": 1e400"#,
+        r#""data": "\ud800""#,
+        r#""data": {"message": "\ud800", "user": 1e400}"#,
+        r#""data": {"\udc00": {}, "message": {"senderId": "\ud800", "\ud800": 1}}"#,
+        r#""data": {"context": {"dialogId": 1, "dialogId": 2}}, "data": {}"#,
+        &format!(r#""deep": {deep}"#),
+        &format!(r#""data": {deep}"#),
+        &format!(r#""data": {{"message": {{"senderId": {deep}}}}}"#),
+    ];
+    for oddity in oddities {
+        for body in [
+            format!(r#"{{"eventType": "message.typing", {oddity}}}"#),
+            format!(r#"{{{oddity}, "eventType": "message.typing"}}"#),
+        ] {
+            assert_eq!(said(&body), "ignored message.typing", "{oddity:.80}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_used_of_an_event_may_be_odd_and_what_is_used_may_not() {
+    let with = |head: &str, context: &str, rest: &str| {
+        format!(
+            r#"{{"eventType": "dialog.member.remove", "eventId": "e", {head},
+            "data": {{"context": {{"userId": "u", {context}}}, {rest}}}}}"#
+        )
+    };
+    let (head, context, rest) = (
+        r#""tenantId": "t", "createdAt": 5"#,
+        r#""dialogId": "d""#,
+        r#""x": 1"#,
+    );
+    let time = "expected a time of the years 1970 to 9999 (milliseconds or RFC 3339)";
+    let good = "event dialog.member.remove";
+    let rows = [
+        (with(head, context, rest), good.to_owned()),
+        (with(head, context, r#""\ud800": "\ud800""#), good.into()),
+        (with(head, context, r#""a": 1, "a": 2"#), good.into()),
+        (with(head, context, r#""readUntil": 1e400"#), good.into()),
+        (with(head, context, r#""topic": "\ud800""#), good.into()),
+        (
+            with(
+                head,
+                context,
+                r#""message": {"senderId": 1, "senderId": 2}"#,
+            ),
+            good.into(),
+        ),
+        // A body may escape what it need not, keys and values alike.
+        (
+            with(head, r#""dialog\u0049d": "\u0064""#, rest),
+            good.into(),
+        ),
+        (
+            with(r#""tenantId": "t", "createdAt": 1e400"#, context, rest),
+            format!("invalid_event createdAt: {time}, found a number out of all range"),
+        ),
+        (
+            with(r#""tenantId": "t\ud800", "createdAt": 5"#, context, rest),
+            "invalid_event tenantId: expected a string, found a string with half a surrogate pair"
+                .into(),
+        ),
+        (
+            with(
+                r#""tenantId": "t", "tenantId": "t", "createdAt": 5"#,
+                context,
+                rest,
+            ),
+            "invalid_event tenantId: expected a string, found a key given twice".into(),
+        ),
+        (
+            with(head, context, r#""context": {}"#),
+            "invalid_event data.context: expected an object, found a key given twice".into(),
+        ),
+        (
+            r#"{"eventType": "message.create", "eventType": "message.typing"}"#.into(),
+            "invalid_event eventType: expected a string, found a key given twice".into(),
+        ),
+    ];
+    for (body, expected) in rows {
+        assert_eq!(said(&body), expected, "{body}");
+    }
+}
+
+#[test]
+fn a_reaction_is_set_unset_or_replaced() {
+    let base = json!({
+        "eventId": "e", "tenantId": "t", "eventType": "message.reaction.changed", "createdAt": 9,
+        "entityType": "messageReaction", "entityId": "m", "actorId": "u",
+        "data": {"message": {"reactionUpdate": {}}}
+    });
+    let rows = [
+        (json!({"reaction": "+"}), "[(\"+\", true)]"),
+        (
+            json!({"reaction": "+", "action": "unset"}),
+            "[(\"+\", false)]",
+        ),
+        (
+            json!({"reaction": "+", "oldReaction": null}),
+            "[(\"+\", true)]",
+        ),
+        (
+            json!({"reaction": "+", "oldReaction": "+"}),
+            "[(\"+\", true)]",
+        ),
+        (
+            json!({"reaction": "+", "oldReaction": "-"}),
+            "[(\"+\", true), (\"-\", false)]",
+        ),
+        (
+            json!({"reaction": null, "oldReaction": "-"}),
+            "[(\"-\", false)]",
+        ),
+        (
+            json!({"reaction": "", "oldReaction": "-", "action": "unset"}),
+            "[(\"-\", false)]",
+        ),
+        (json!({"oldReaction": "-"}), "[(\"-\", false)]"),
+    ];
+    for (update, expected) in rows {
+        let body = with(base.clone(), "data.message.reactionUpdate", update);
+        let Fact::ReactionChanged { words, .. } = event(&body).fact else {
+            panic!()
+        };
+        assert_eq!(format!("{words:?}"), expected, "{body}");
+    }
+    assert_eq!(
+        invalid(&base),
+        "data.message.reactionUpdate.reaction: expected a value here or at \
+         data.reactionUpdate.reaction, data.message.reactionUpdate.oldReaction, \
+         data.reactionUpdate.oldReaction, found nothing"
+    );
+}
+
+#[test]
+fn an_add_is_made_at_most_ten_seconds_before_its_event() {
+    let base = json!({
+        "eventId": "e", "tenantId": "t", "eventType": "dialog.member.add", "createdAt": 20_000,
+        "data": {"context": {"dialogId": "d", "userId": "u"}, "member": {"state": {}}}
+    });
+    let rows = [
+        (json!(null), json!(null), 20_000_000),
+        (json!(20_000), json!(null), 20_000_000),
+        (json!(10_000), json!(null), 10_000_000),
+        (json!(9_999.999), json!(null), 20_000_000),
+        (json!(20_000.001), json!(null), 20_000_000),
+        (json!(null), json!(15_000), 15_000_000),
+        (json!(null), json!(0), 20_000_000),
+        (json!(null), json!(9_999), 20_000_000),
+        (json!(null), json!(true), 20_000_000),
+        (json!(1), json!(15_000), 20_000_000),
+    ];
+    for (joined_at, last_seen, expected) in rows {
+        let body = with(base.clone(), "data.member.joinedAt", joined_at);
+        let body = with(body, "data.member.state.lastSeenAt", last_seen);
+        let Fact::MemberAdded { made_at, .. } = event(&body).fact else {
+            panic!()
+        };
+        assert_eq!(made_at.get(), expected, "{body}");
+    }
+}
+
+#[test]
+fn a_member_entity_is_read_with_the_dialog_that_data_names() {
+    let rows = [
+        (json!(null), "d:u", json!(null), "d u"),
+        (json!(null), "!a:srv:@b:srv", json!(null), "!a srv:@b:srv"),
+        (
+            json!("!a:srv"),
+            "!a:srv:@b:srv",
+            json!(null),
+            "!a:srv @b:srv",
+        ),
+        (json!("d"), "d:u:v", json!(null), "d u:v"),
+        (json!("other"), "d:u:v", json!(null), "other u:v"),
+        // It begins with the dialog's name, but not with the dialog.
+        (json!("d"), "dd:u", json!(null), "d u"),
+        // As Chat3 sends the members of a new dialog.
+        (json!("d"), "d", json!("u"), "d u"),
+        (json!(null), "d", json!("u"), "d u"),
+        (json!("!a:srv"), "!a:srv", json!("@b:srv"), "!a:srv @b:srv"),
+    ];
+    for (dialog, entity, user, expected) in rows {
+        let body = json!({
+            "eventId": "e", "tenantId": "t", "eventType": "dialog.member.remove", "createdAt": 9,
+            "entityType": "dialogMember", "entityId": entity,
+            "data": {"context": {"dialogId": dialog, "userId": null}, "member": {"userId": user}}
+        });
+        let Fact::MemberRemoved { dialog, user } = event(&body).fact else {
+            panic!()
+        };
+        assert_eq!(format!("{dialog} {user}"), expected, "{body}");
+    }
+    let without = json!({
+        "eventId": "e", "tenantId": "t", "eventType": "member.remove", "createdAt": 9,
+        "entityType": "dialogMember", "entityId": "!a:srv",
+        "data": {"context": {"dialogId": "!a:srv"}}
+    });
+    assert!(invalid(&without).ends_with("found nothing"), "{without}");
+}
+
+#[test]
+fn a_sender_type_that_is_not_configured_counts_as_other() {
+    let typed = |decoder: &Decoder, body: Json| match decoder.decode(body.to_string().as_bytes()) {
+        Ok(Decoded::Event(event)) => match event.fact {
+            Fact::MessageCreated(message) => message.sender_type.unwrap().as_str().to_owned(),
+            Fact::UserTyped { user_type, .. } => user_type.as_str().to_owned(),
+            fact => panic!("{fact:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    let (default, own) = (Decoder::default(), Decoder::new(" agent ,user"));
+    let rows = [
+        ("user", "user", "user"),
+        ("contact", "contact", "other"),
+        ("bot", "bot", "other"),
+        ("agent", "other", "agent"),
+        ("User", "other", "other"),
+        ("other", "other", "other"),
+    ];
+    for (stated, expected, by_own) in rows {
+        let create = with(message_create(), "data.message.senderType", json!(stated));
+        let learnt = json!({
+            "eventId": "e", "tenantId": "t", "eventType": "user.add", "createdAt": 9,
+            "data": {"user": {"userId": "u", "type": stated}}
+        });
+        for body in [create, learnt] {
+            assert_eq!(typed(&default, body.clone()), expected);
+            assert_eq!(typed(&own, body), by_own);
+        }
+    }
+}
+
+#[test]
+fn user_ids_are_trimmed_as_javascript_trims() {
+    // Of White_Space, JavaScript leaves U+0085 alone; trimmed all the same.
+    let white = "\t\u{b}\u{c} \u{a0}\u{feff}\n\r\u{2028}\u{2029}\u{1680}\u{2000}\u{200a}\u{202f}\u{205f}\u{3000}";
+    for c in white.chars().chain(['\u{85}']) {
+        let id = UserId::new(&format!("{c}Carl{c}")).unwrap();
+        assert_eq!(id.as_str(), "carl", "U+{:04X}", c as u32);
+    }
+    let inside = UserId::new("a\u{feff}b\u{200b}").unwrap();
+    assert_eq!(inside.as_str(), "a\u{feff}b\u{200b}");
 }

@@ -1,14 +1,22 @@
 //! The JSON that producers send, borrowed from the body.
 //!
 //! Every field is optional here and may hold anything: what is needed, and
-//! what it must be, is decided where it is looked up.
+//! what it must be, is decided where it is looked up. So that nothing in a field
+//! that nobody looks up can refuse an event, a value is first passed over as
+//! JSON text and only then read: half a surrogate pair, a number beyond any
+//! and a key given twice are values like others, which no look-up accepts.
+//! Objects are read in the same pass as what is around them; only where one of
+//! these stands in the place of an object is the body read again, section by
+//! section.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor,
+};
+use serde_json::value::RawValue;
 
 /// A value that may be looked up. Arrays and objects are skipped, not kept.
 #[derive(Debug, Default)]
@@ -33,250 +41,297 @@ pub enum Section<T> {
     Wrong(&'static str),
 }
 
-const BOOLEAN: &str = "a boolean";
-const ARRAY: &str = "an array";
-const OBJECT: &str = "an object";
-const STRING: &str = "a string";
-const NUMBER: &str = "a number";
-
-fn skip_array<'de, A: SeqAccess<'de>>(mut array: A) -> Result<(), A::Error> {
-    while array.next_element::<IgnoredAny>()?.is_some() {}
-    Ok(())
+/// How objects in objects are read.
+#[derive(Clone, Copy)]
+enum Pass {
+    /// With what is around them.
+    One,
+    /// Each passed over first: nothing but broken JSON is an error then.
+    Many,
 }
 
-fn skip_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<(), A::Error> {
-    while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-    Ok(())
+/// Reads a whole body.
+pub fn read(json: &str) -> serde_json::Result<Body<'_>> {
+    object(json, Pass::One).or_else(|_| object(json, Pass::Many))
 }
 
-struct LeafVisitor;
+fn object<'de, T: Object<'de>>(json: &'de str, pass: Pass) -> serde_json::Result<T> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let object = deserializer.deserialize_map(Fields(pass, PhantomData))?;
+    deserializer.end()?;
+    Ok(object)
+}
 
-impl<'de> Visitor<'de> for LeafVisitor {
-    type Value = Leaf<'de>;
+/// An object of which some fields are kept.
+trait Object<'de>: Sized {
+    fn fields<A: MapAccess<'de>>(map: A, pass: Pass) -> Result<Self, A::Error>;
+}
+
+struct Fields<T>(Pass, PhantomData<T>);
+
+impl<'de, T: Object<'de>> Visitor<'de> for Fields<T> {
+    type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
+        f.write_str("an object")
     }
-    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(Leaf::Absent)
-    }
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Leaf::Other(BOOLEAN))
-    }
-    fn visit_i64<E: Error>(self, n: i64) -> Result<Self::Value, E> {
-        Ok(Leaf::Number(n as f64))
-    }
-    fn visit_u64<E: Error>(self, n: u64) -> Result<Self::Value, E> {
-        Ok(Leaf::Number(n as f64))
-    }
-    fn visit_f64<E: Error>(self, n: f64) -> Result<Self::Value, E> {
-        Ok(Leaf::Number(n))
-    }
-    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Leaf::Text(Cow::Borrowed(text)))
-    }
-    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Leaf::Text(Cow::Owned(text.to_owned())))
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<Self::Value, A::Error> {
-        skip_array(array).map(|()| Leaf::Other(ARRAY))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Self::Value, A::Error> {
-        skip_object(object).map(|()| Leaf::Other(OBJECT))
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::fields(map, self.0)
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Leaf<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LeafVisitor)
+/// What stands in a field, wherever it may stand.
+trait Field<'de>: Sized {
+    fn next<A: MapAccess<'de>>(map: &mut A, pass: Pass) -> Result<Self, A::Error>;
+    /// What a key given twice leaves.
+    fn twice() -> Self;
+}
+
+const TWICE: &str = "a key given twice";
+
+/// What a JSON value is, in words. It is known to be well-formed.
+pub fn kind(json: &str) -> &'static str {
+    match json.bytes().next() {
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b'"') => "a string",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ => "a number",
     }
 }
 
-struct SectionVisitor<T>(PhantomData<T>);
+impl<'de: 'a, 'a> Field<'de> for Leaf<'a> {
+    fn next<A: MapAccess<'de>>(map: &mut A, _: Pass) -> Result<Self, A::Error> {
+        let json = map.next_value::<&RawValue>()?.get();
+        Ok(match json.as_bytes() {
+            [b'"', .., b'"'] => text(json),
+            [b'n', ..] => Leaf::Absent,
+            [b'-' | b'0'..=b'9', ..] => match json.parse::<f64>() {
+                Ok(number) if number.is_finite() => Leaf::Number(number),
+                _ => Leaf::Other("a number out of all range"),
+            },
+            _ => Leaf::Other(kind(json)),
+        })
+    }
 
-impl<'de, T: Deserialize<'de>> Visitor<'de> for SectionVisitor<T> {
+    fn twice() -> Self {
+        Leaf::Other(TWICE)
+    }
+}
+
+fn text(json: &str) -> Leaf<'_> {
+    if json.contains('\\') {
+        return match serde_json::from_str(json) {
+            Ok(text) => Leaf::Text(Cow::Owned(text)),
+            // The one thing that passing over a string does not look at.
+            Err(_) => Leaf::Other("a string with half a surrogate pair"),
+        };
+    }
+    Leaf::Text(Cow::Borrowed(json.trim_matches('"')))
+}
+
+impl<'de, T: Object<'de>> Field<'de> for Section<T> {
+    fn next<A: MapAccess<'de>>(map: &mut A, pass: Pass) -> Result<Self, A::Error> {
+        if let Pass::One = pass {
+            return map.next_value_seed(SectionSeed(PhantomData));
+        }
+        let json = map.next_value::<&RawValue>()?.get();
+        Ok(match json {
+            "null" | "\"\"" => Section::Absent,
+            _ if json.starts_with('{') => {
+                Section::Found(object(json, pass).map_err(A::Error::custom)?)
+            }
+            _ => Section::Wrong(kind(json)),
+        })
+    }
+
+    fn twice() -> Self {
+        Section::Wrong(TWICE)
+    }
+}
+
+/// An object that is read with what is around it. What stands in its place is
+/// an error, unless it is `null`: [`Pass::Many`] tells what it is.
+struct SectionSeed<T>(PhantomData<T>);
+
+impl<'de, T: Object<'de>> DeserializeSeed<'de> for SectionSeed<T> {
+    type Value = Section<T>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Section<T>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, T: Object<'de>> Visitor<'de> for SectionSeed<T> {
     type Value = Section<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
+        f.write_str("an object")
     }
-    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+    fn visit_unit<E: Error>(self) -> Result<Section<T>, E> {
         Ok(Section::Absent)
     }
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Section::Wrong(BOOLEAN))
-    }
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Section::Wrong(NUMBER))
-    }
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Section::Wrong(NUMBER))
-    }
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Section::Wrong(NUMBER))
-    }
-    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(if text.is_empty() {
-            Section::Absent
-        } else {
-            Section::Wrong(STRING)
-        })
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<Self::Value, A::Error> {
-        skip_array(array).map(|()| Section::Wrong(ARRAY))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Self::Value, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(object)).map(Section::Found)
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Section<T>, A::Error> {
+        T::fields(map, Pass::One).map(Section::Found)
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Section<T> {
+/// A key as bytes: as text, half a surrogate pair in it would be an error.
+struct Key<'de>(Cow<'de, [u8]>);
+
+struct KeyVisitor;
+
+impl<'de> Visitor<'de> for KeyVisitor {
+    type Value = Key<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+    fn visit_borrowed_bytes<E: Error>(self, key: &'de [u8]) -> Result<Self::Value, E> {
+        Ok(Key(Cow::Borrowed(key)))
+    }
+    fn visit_bytes<E: Error>(self, key: &[u8]) -> Result<Self::Value, E> {
+        Ok(Key(Cow::Owned(key.to_vec())))
+    }
+}
+
+impl<'de> Deserialize<'de> for Key<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SectionVisitor(PhantomData))
+        deserializer.deserialize_bytes(KeyVisitor)
     }
 }
 
-/// One event as a producer sends it.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Body<'a> {
-    #[serde(borrow)]
-    pub event_id: Leaf<'a>,
-    #[serde(borrow)]
-    pub tenant_id: Leaf<'a>,
-    #[serde(borrow)]
-    pub event_type: Leaf<'a>,
-    #[serde(borrow)]
-    pub entity_type: Leaf<'a>,
-    #[serde(borrow)]
-    pub entity_id: Leaf<'a>,
-    #[serde(borrow)]
-    pub actor_id: Leaf<'a>,
-    #[serde(borrow)]
-    pub created_at: Leaf<'a>,
-    #[serde(borrow)]
-    pub data: Section<Data<'a>>,
+/// An object of which some fields are kept: those that may be looked up.
+macro_rules! object {
+    ($(#[$doc:meta])* $name:ident { $($key:literal => $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub struct $name<'a> {
+            $(pub $field: $type,)*
+        }
+
+        impl<'de: 'a, 'a> Object<'de> for $name<'a> {
+            fn fields<A: MapAccess<'de>>(mut map: A, pass: Pass) -> Result<Self, A::Error> {
+                #[derive(Default)]
+                struct Seen {
+                    $($field: bool,)*
+                }
+                let (mut object, mut seen) = ($name::default(), Seen::default());
+                while let Some(Key(key)) = map.next_key()? {
+                    match &*key {
+                        $($key => {
+                            object.$field = Field::next(&mut map, pass)?;
+                            if std::mem::replace(&mut seen.$field, true) {
+                                object.$field = Field::twice();
+                            }
+                        })*
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(object)
+            }
+        }
+    };
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Data<'a> {
-    #[serde(borrow)]
-    pub context: Section<Context<'a>>,
-    #[serde(borrow)]
-    pub dialog: Section<Dialog<'a>>,
-    #[serde(borrow)]
-    pub message: Section<Message<'a>>,
-    #[serde(borrow)]
-    pub member: Section<Member<'a>>,
-    #[serde(borrow)]
-    pub topic: Section<Topic<'a>>,
-    #[serde(borrow)]
-    pub user: Section<User<'a>>,
-    #[serde(borrow)]
-    pub status_update: Section<Update<'a>>,
-    #[serde(borrow)]
-    pub reaction_update: Section<Update<'a>>,
-    #[serde(borrow)]
-    pub read_until: Leaf<'a>,
-    #[serde(borrow)]
-    pub r#type: Leaf<'a>,
+object! {
+    /// One event as a producer sends it.
+    Body {
+        b"eventId" => event_id: Leaf<'a>,
+        b"tenantId" => tenant_id: Leaf<'a>,
+        b"eventType" => event_type: Leaf<'a>,
+        b"entityType" => entity_type: Leaf<'a>,
+        b"entityId" => entity_id: Leaf<'a>,
+        b"actorId" => actor_id: Leaf<'a>,
+        b"createdAt" => created_at: Leaf<'a>,
+        b"data" => data: Section<Data<'a>>,
+    }
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Context<'a> {
-    #[serde(borrow)]
-    pub dialog_id: Leaf<'a>,
-    #[serde(borrow)]
-    pub message_id: Leaf<'a>,
-    #[serde(borrow)]
-    pub user_id: Leaf<'a>,
+object! {
+    Data {
+        b"context" => context: Section<Context<'a>>,
+        b"dialog" => dialog: Section<Dialog<'a>>,
+        b"message" => message: Section<Message<'a>>,
+        b"member" => member: Section<Member<'a>>,
+        b"topic" => topic: Section<Topic<'a>>,
+        b"user" => user: Section<User<'a>>,
+        b"statusUpdate" => status_update: Section<Update<'a>>,
+        b"reactionUpdate" => reaction_update: Section<Update<'a>>,
+        b"readUntil" => read_until: Leaf<'a>,
+        b"type" => r#type: Leaf<'a>,
+    }
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Dialog<'a> {
-    #[serde(borrow)]
-    pub dialog_id: Leaf<'a>,
+object! {
+    Context {
+        b"dialogId" => dialog_id: Leaf<'a>,
+        b"messageId" => message_id: Leaf<'a>,
+        b"userId" => user_id: Leaf<'a>,
+    }
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Message<'a> {
-    #[serde(borrow)]
-    pub dialog_id: Leaf<'a>,
-    #[serde(borrow)]
-    pub message_id: Leaf<'a>,
-    #[serde(borrow)]
-    pub sender_id: Leaf<'a>,
-    #[serde(borrow)]
-    pub sender_type: Leaf<'a>,
-    #[serde(borrow)]
-    pub sender_info: Section<SenderInfo<'a>>,
-    #[serde(borrow)]
-    pub r#type: Leaf<'a>,
-    #[serde(borrow)]
-    pub created_at: Leaf<'a>,
-    #[serde(borrow)]
-    pub status_update: Section<Update<'a>>,
-    #[serde(borrow)]
-    pub reaction_update: Section<Update<'a>>,
+object! {
+    Dialog {
+        b"dialogId" => dialog_id: Leaf<'a>,
+    }
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct SenderInfo<'a> {
-    #[serde(borrow)]
-    pub r#type: Leaf<'a>,
+object! {
+    Message {
+        b"dialogId" => dialog_id: Leaf<'a>,
+        b"messageId" => message_id: Leaf<'a>,
+        b"senderId" => sender_id: Leaf<'a>,
+        b"senderType" => sender_type: Leaf<'a>,
+        b"senderInfo" => sender_info: Section<SenderInfo<'a>>,
+        b"type" => r#type: Leaf<'a>,
+        b"createdAt" => created_at: Leaf<'a>,
+        b"statusUpdate" => status_update: Section<Update<'a>>,
+        b"reactionUpdate" => reaction_update: Section<Update<'a>>,
+    }
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Member<'a> {
-    #[serde(borrow)]
-    pub user_id: Leaf<'a>,
-    #[serde(borrow)]
-    pub joined_at: Leaf<'a>,
-    #[serde(borrow)]
-    pub state: Section<MemberState<'a>>,
+object! {
+    SenderInfo {
+        b"type" => r#type: Leaf<'a>,
+    }
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct MemberState<'a> {
-    #[serde(borrow)]
-    pub last_seen_at: Leaf<'a>,
+object! {
+    Member {
+        b"userId" => user_id: Leaf<'a>,
+        b"joinedAt" => joined_at: Leaf<'a>,
+        b"state" => state: Section<MemberState<'a>>,
+    }
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Topic<'a> {
-    #[serde(borrow)]
-    pub topic_id: Leaf<'a>,
+object! {
+    MemberState {
+        b"lastSeenAt" => last_seen_at: Leaf<'a>,
+    }
 }
 
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct User<'a> {
-    #[serde(borrow)]
-    pub user_id: Leaf<'a>,
-    #[serde(borrow)]
-    pub r#type: Leaf<'a>,
+object! {
+    Topic {
+        b"topicId" => topic_id: Leaf<'a>,
+    }
 }
 
-/// A `statusUpdate` or a `reactionUpdate`.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Update<'a> {
-    #[serde(borrow)]
-    pub user_id: Leaf<'a>,
-    #[serde(borrow)]
-    pub status: Leaf<'a>,
-    #[serde(borrow)]
-    pub reaction: Leaf<'a>,
-    #[serde(borrow)]
-    pub action: Leaf<'a>,
-    #[serde(borrow)]
-    pub old_reaction: Leaf<'a>,
+object! {
+    User {
+        b"userId" => user_id: Leaf<'a>,
+        b"type" => r#type: Leaf<'a>,
+    }
+}
+
+object! {
+    /// A `statusUpdate` or a `reactionUpdate`.
+    Update {
+        b"userId" => user_id: Leaf<'a>,
+        b"status" => status: Leaf<'a>,
+        b"reaction" => reaction: Leaf<'a>,
+        b"action" => action: Leaf<'a>,
+        b"oldReaction" => old_reaction: Leaf<'a>,
+    }
 }
