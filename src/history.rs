@@ -18,7 +18,7 @@ mod tape;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::derive::state::Mark;
+use crate::derive::state::{Mark, Standing};
 use crate::event::{MessageId, Micros, Reaction, SenderType, Status, UserId};
 
 pub use tape::{Line, Lines, Origin, Part, Position, Step, Tape, Track};
@@ -130,6 +130,17 @@ pub struct Applied {
 pub enum What {
     /// A message was created.
     Created(Created),
+    /// A further create of a message knew better.
+    Corrected {
+        /// The message.
+        message: MessageId,
+        /// Who had sent it.
+        sender: UserId,
+        /// What was believed of it before.
+        was: Standing,
+        /// What is believed of it since.
+        is: Standing,
+    },
     /// A message that counted was deleted.
     Deleted {
         /// The message.

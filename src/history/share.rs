@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{Applied, Counter, Created, Origin, Repair, Track, What};
-use crate::derive::state::{ByType, Mark};
+use crate::derive::state::{ByType, Mark, Standing};
 use crate::event::{MessageId, Micros, SenderType, UserId};
 
 /// Which counters are shown.
@@ -95,6 +95,9 @@ struct Replay<'u> {
     open: BTreeSet<(Micros, u32)>,
     messages: Vec<(Micros, u16)>,
     known: HashMap<MessageId, u32>,
+    /// Messages that could not be unread when they were read or deleted: what
+    /// corrects them later must not open them.
+    closed: HashSet<MessageId>,
     types: Vec<SenderType>,
 }
 
@@ -107,6 +110,7 @@ impl<'u> Replay<'u> {
             open: BTreeSet::new(),
             messages: Vec::new(),
             known: HashMap::new(),
+            closed: HashSet::new(),
             types: Vec::new(),
         };
         for (message, at, sender_type) in &before.messages {
@@ -141,6 +145,15 @@ impl<'u> Replay<'u> {
         match &record.what {
             What::Created(created) if created.sender != *self.user => {
                 let unread = self.created(created, read);
+                self.unread(place, &unread, track);
+            }
+            What::Corrected {
+                message,
+                sender,
+                was,
+                is,
+            } if sender != self.user => {
+                let unread = self.corrected(message, was, is);
                 self.unread(place, &unread, track);
             }
             What::Deleted { message, .. } => {
@@ -212,8 +225,10 @@ impl<'u> Replay<'u> {
 
     fn created(&mut self, created: &Created, read: &HashSet<MessageId>) -> ByType {
         let mut unread = ByType::default();
-        let closed = created.system || created.stillborn || read.contains(&created.message);
-        if !closed {
+        let closed = created.stillborn || read.contains(&created.message);
+        if closed {
+            self.closed.insert(created.message.clone());
+        } else if !created.system {
             self.put(&created.message, created.at, &created.sender_type);
             if self.mark.is_some_and(|mark| !mark.covers(created.at)) {
                 unread.add(&created.sender_type, 1);
@@ -225,11 +240,41 @@ impl<'u> Replay<'u> {
     /// A message is read or deleted: it is not unread any more, if it was.
     fn removed(&mut self, message: &MessageId) -> ByType {
         let mut unread = ByType::default();
-        if let Some(index) = self.known.get(message) {
-            let (at, place) = self.messages[*index as usize];
-            let was_open = self.open.remove(&(at, *index));
-            if was_open && self.mark.is_some_and(|mark| !mark.covers(at)) {
-                unread.add(&self.types[usize::from(place)], -1);
+        let Some(index) = self.known.get(message) else {
+            self.closed.insert(message.clone());
+            return unread;
+        };
+        let (at, place) = self.messages[*index as usize];
+        let was_open = self.open.remove(&(at, *index));
+        if was_open && self.mark.is_some_and(|mark| !mark.covers(at)) {
+            unread.add(&self.types[usize::from(place)], -1);
+        }
+        unread
+    }
+
+    /// A message takes another place in time, or counts as another type.
+    fn corrected(&mut self, message: &MessageId, was: &Standing, is: &Standing) -> ByType {
+        let place = self.known.get(message).copied();
+        let is_open = match place {
+            Some(index) => {
+                let (at, _) = self.messages[index as usize];
+                self.open.contains(&(at, index))
+            }
+            None => was.system && !self.closed.contains(message),
+        };
+        if !is_open {
+            return ByType::default();
+        }
+        let mut unread = match place {
+            Some(_) => self.removed(message),
+            None => ByType::default(),
+        };
+        if is.system {
+            self.known.remove(message);
+        } else {
+            self.put(message, is.at, &is.sender_type);
+            if self.mark.is_some_and(|mark| !mark.covers(is.at)) {
+                unread.add(&is.sender_type, 1);
             }
         }
         unread

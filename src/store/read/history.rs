@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use mongodb::bson::{Document, doc};
 
-use crate::derive::state::Mark;
+use crate::derive::state::{Mark, Standing};
 use crate::event::{DialogId, MessageId, Micros, SenderType, TenantId, UserId};
 use crate::history::share::{self, Before, View};
 use crate::history::{
@@ -257,14 +257,19 @@ impl Reading<'_> {
             return Ok(Vec::new());
         };
         let mut messages = Vec::new();
+        let mut ways = vec![doc! { "at": { "$gt": lowest.0 }, "system": { "$ne": true } }];
+        if !seen.corrected.is_empty() {
+            let keys = seen.corrected.keys();
+            let keys = keys.map(|id| doc! { "t": self.tenant.as_str(), "m": id.as_str() });
+            ways.push(doc! { "_id": { "$in": keys.collect::<Vec<_>>() } });
+        }
         let scan = Scan {
             collection: collection::MESSAGES,
             filter: doc! {
                 "_id.t": self.tenant.as_str(),
                 "d": dialog.as_str(),
-                "at": { "$gt": lowest.0 },
                 "sender": { "$ne": user.as_str() },
-                "system": { "$ne": true },
+                "$or": ways,
             },
             fields: &[
                 message_field::AT,
@@ -275,9 +280,13 @@ impl Reading<'_> {
         };
         self.snapshot
             .scan(scan, &mut self.budget, |row| {
-                let (message, at, sender_type, deleted) = old_message(row)?;
+                let (message, mut at, mut sender_type, deleted) = old_message(row)?;
                 let gone = deleted && !seen.deleted.contains(&message);
-                if !gone && !seen.created.contains(&message) {
+                let mut system = false;
+                if let Some(was) = seen.corrected.get(&message) {
+                    (at, sender_type, system) = (was.at, was.sender_type.clone(), was.system);
+                }
+                if !gone && !system && !seen.created.contains(&message) {
                     messages.push((message, at, sender_type));
                 }
                 Ok(())
@@ -592,6 +601,8 @@ struct Seen {
     deleted: HashSet<MessageId>,
     /// By the user.
     read: HashSet<MessageId>,
+    /// Messages that a further create corrected, as they were before.
+    corrected: HashMap<MessageId, Standing>,
 }
 
 impl Seen {
@@ -600,6 +611,15 @@ impl Seen {
         for record in records {
             match &record.what {
                 What::Created(created) => drop(seen.created.insert(created.message.clone())),
+                What::Corrected {
+                    message,
+                    sender,
+                    was,
+                    ..
+                } if sender != user => {
+                    let first = seen.corrected.entry(message.clone());
+                    first.or_insert_with(|| was.clone());
+                }
                 What::Deleted { message, .. } => drop(seen.deleted.insert(message.clone())),
                 What::Read { message, user: by } if by == user => {
                     seen.read.insert(message.clone());

@@ -6,7 +6,7 @@ use std::hash::Hash;
 use mongodb::bson::RawDocument;
 use mongodb::bson::raw::RawBsonRef;
 
-use crate::derive::state::Mark;
+use crate::derive::state::{Mark, Standing};
 use crate::event::{MessageId, Micros, Reaction, SenderType, Status, UserId};
 use crate::history::message::{Happened, Word};
 use crate::history::{Applied, Counter, Created, Repair, What};
@@ -27,6 +27,8 @@ pub(super) const APPLIED: &[&str] = &[
     "system",
     "foretold",
     "stillborn",
+    "was",
+    "is",
     "mark_before",
     "mark",
     "repairs",
@@ -93,6 +95,13 @@ impl Names {
                 shared(&mut self.users, &mut created.sender);
                 shared(&mut self.types, &mut created.sender_type);
             }
+            What::Corrected {
+                sender, was, is, ..
+            } => {
+                shared(&mut self.users, sender);
+                shared(&mut self.types, &mut was.sender_type);
+                shared(&mut self.types, &mut is.sender_type);
+            }
             What::Read { user, .. } | What::Moved { user, .. } => shared(&mut self.users, user),
             What::Deleted {
                 sender: Some(user), ..
@@ -116,7 +125,15 @@ fn applied(record: &RawDocument) -> Result<Applied, Malformed> {
     let message = |name| MessageId::new(field(record, name, text)?).map_err(Malformed::from);
     let mark = |name| Ok::<_, Malformed>(optional(record, name, integer)?.map(Mark));
     let what = match field(record, "type", text)? {
-        "message.create" => What::Created(created(record)?),
+        "message.create" => match optional(record, "was", document)? {
+            Some(was) => What::Corrected {
+                message: message("m")?,
+                sender: user()?,
+                was: standing(was)?,
+                is: standing(field(record, "is", document)?)?,
+            },
+            None => What::Created(created(record)?),
+        },
         "message.delete" => What::Deleted {
             message: message("of")?,
             sender: optional(record, "u", text)?.map(UserId::new).transpose()?,
@@ -140,6 +157,18 @@ fn applied(record: &RawDocument) -> Result<Applied, Malformed> {
         at: millis(record)?,
         what,
     })
+}
+
+fn standing(standing: &RawDocument) -> Result<Standing, Malformed> {
+    Ok(Standing {
+        at: field(standing, "at", micros)?,
+        sender_type: SenderType::new(field(standing, "type", text)?)?,
+        system: optional(standing, "system", boolean)?.unwrap_or(false),
+    })
+}
+
+fn document<'r>(name: &str, value: RawBsonRef<'r>) -> Result<&'r RawDocument, Malformed> {
+    value.as_document().ok_or_else(|| wrong(name))
 }
 
 fn created(record: &RawDocument) -> Result<Created, Malformed> {
