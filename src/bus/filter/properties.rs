@@ -8,14 +8,14 @@ use super::{MAX_DEPTH, Originals, table};
 use crate::deadletter::shortened;
 
 /// The header that tells what had to change before lapin could read a message.
-pub(super) const ALTERED: &str = "x-cc-altered";
+pub(in crate::bus) const ALTERED: &str = "x-cc-altered";
 /// The header with the properties as they came, in AMQP's own encoding.
 const ORIGINAL: &str = "x-cc-original-properties";
 const ORIGINAL_EXCHANGE: &str = "x-cc-original-exchange";
 const ORIGINAL_ROUTING_KEY: &str = "x-cc-original-routing-key";
 
-/// Room that is left beside `x-cc-original-properties`: for the headers of a dead
-/// letter, the `x-death` of a broker and other tools' own.
+/// Room that is left in a frame that is written anew and large: for the headers
+/// of a dead letter, the `x-death` of a broker and other tools' own.
 const RESERVE: usize = 16 * 1024;
 /// Longest `x-cc-altered`, in bytes.
 const MAX_TOLD: usize = 1024;
@@ -337,10 +337,13 @@ fn lacks(headers: &[&[u8]], wanted: &str) -> bool {
         .all(|header| name(header) != wanted.as_bytes())
 }
 
-/// Lets the largest headers go until the others fit; then how much room is left.
+/// Lets the largest headers go when they do not all fit; then how much room is
+/// left. Some of it stays free, so that the message fits into a frame with the
+/// headers of a dead letter, too, and when it is replayed.
 fn drop_largest(headers: &mut Vec<&[u8]>, room: usize, notes: &mut Notes) -> usize {
     let mut size: usize = headers.iter().map(|header| header.len()).sum();
     if size > room {
+        let room = room.saturating_sub(RESERVE);
         let mut sizes: Vec<_> = headers
             .iter()
             .map(|header| header.len())
