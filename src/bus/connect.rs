@@ -242,4 +242,35 @@ mod tests {
         assert_eq!(host("amqp://u:p@[::1]:5672/%2f"), "::1");
         assert_eq!(host("amqp://rabbit/v"), "rabbit");
     }
+
+    #[test]
+    fn frames_are_bounded_unless_the_url_says_otherwise() {
+        let frame_max = |url: &str| frame_max(&parse(url).unwrap());
+        assert_eq!(frame_max("amqp://h/v"), 131_072);
+        assert_eq!(frame_max("amqp://h/v?frame_max=0"), 131_072);
+        assert_eq!(frame_max("amqp://h/v?frame_max=262144"), 262_144);
+    }
+
+    /// What a broker hears first from somebody who connects to this URL.
+    async fn first_words(scheme: &str) -> [u8; 4] {
+        use tokio::io::AsyncReadExt as _;
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let broker = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = broker.local_addr().unwrap().port();
+        let url = format!("{scheme}://127.0.0.1:{port}/%2f");
+        let connecting = tokio::spawn(async move { Link::open(&url, "test").await.is_ok() });
+        let (mut stream, _) = broker.accept().await.unwrap();
+        let mut words = [0; 4];
+        stream.read_exact(&mut words).await.unwrap();
+        drop((stream, broker));
+        assert!(!connecting.await.unwrap());
+        words
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tls_is_below_the_filter_and_there_when_asked_for() {
+        assert_eq!(&first_words("amqp").await, b"AMQP");
+        // A TLS handshake, of TLS 1.0 for the sake of old middle boxes.
+        assert_eq!(first_words("amqps").await[..3], [22, 3, 1]);
+    }
 }

@@ -300,12 +300,7 @@ async fn letters_that_lapin_cannot_read_are_worked_with_like_any_other() -> Resu
 
     // All but the poison are good events.
     let good = odd.len() + 2;
-    let replayed = dlq(
-        &world,
-        &service,
-        &["replay", "--type", "message.create", "--tenant", "tnt_1"],
-    )
-    .await?;
+    let replayed = dlq(&world, &service, &["replay", "--dialog", "d"]).await?;
     assert!(
         replayed.starts_with(&format!("{good} of {good} replayed")),
         "{replayed}"

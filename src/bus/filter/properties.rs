@@ -326,7 +326,7 @@ fn entries<'h>(headers: &'h [u8], begins: &[usize]) -> Vec<&'h [u8]> {
     entries.map(|(begin, end)| &headers[*begin..end]).collect()
 }
 
-fn name<'h>(header: &'h [u8]) -> &'h [u8] {
+fn name(header: &[u8]) -> &[u8] {
     let mut header = header;
     take_short(&mut header).unwrap_or_default()
 }
