@@ -181,11 +181,14 @@ impl Pass {
     /// seconds to send (1 to 2 s one of nested tables) count as gone.
     async fn is_drained(&self, quiets: u32) -> Result<bool, BusError> {
         let name = &self.bus.dead_letter_queue;
-        let counts = topology::counts_on(&self.channel, "bus.dead_letter_queue", name).await?;
+        let counts = topology::counts_on(&self.channel, "bus.dead_letter_queue", name).await;
         match counts {
-            Some(counts) if counts.ready > 0 && quiets < QUIETS => Ok(false),
-            Some(counts) if counts.ready > 0 => Err(lost("it has letters and delivers none")),
-            _ => Ok(true),
+            // The answer stands behind a letter that is long on its way.
+            Err(_) if self.channel.status().connected() && quiets < QUIETS => Ok(false),
+            Ok(Some(counts)) if counts.ready > 0 && quiets < QUIETS => Ok(false),
+            Ok(Some(counts)) if counts.ready > 0 => Err(lost("it has letters and delivers none")),
+            Ok(_) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 

@@ -271,8 +271,8 @@ pub fn odd() -> Vec<(String, RawMessage)> {
     let mut routed = plain("routing_key", headers(&[]));
     routed.1.routing_key = b"message.J\xf6rg.odd".to_vec();
     odd.push(routed);
-    for (tag, kind) in [(b'F', "tables"), (b'A', "arrays")] {
-        for depth in [64, 65, 1_200, 1_300, 18_000] {
+    for depth in [64, 65, 1_200, 1_300, 18_000] {
+        for (tag, kind) in [(b'F', "tables"), (b'A', "arrays")] {
             let deep = [&short(b"deep")[..], &[tag], &nested(tag, depth)].concat();
             odd.push(plain(&format!("{kind} {depth} deep"), headers(&[deep])));
         }
