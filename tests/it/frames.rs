@@ -391,7 +391,7 @@ async fn what_the_broker_refuses_never_comes() -> Result<()> {
     service.stop().await
 }
 
-/// Events for [`one_odd_message_in_a_hundred_leaves_the_speed`]; `EVENTS=100000`
+/// Events for [`one_odd_message_in_a_hundred_leaves_the_speed`]; `EVENTS=30000`
 /// and `CHAT_COUNTERS_BIN=target/release/chat-counters` for the figures of
 /// ARCHITECTURE.md.
 fn events_to_time() -> usize {
