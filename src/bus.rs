@@ -27,6 +27,7 @@ mod connect;
 mod consumer;
 mod delivery;
 mod error;
+mod filter;
 pub mod inspect;
 mod letter;
 pub mod letterbox;

@@ -5,11 +5,13 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_rs::Tokio;
 use lapin::tcp::{AsyncTcpStream, TLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties};
 
 use super::error::{BusError, amqp_code, answer};
+use super::filter::{self, Wire};
 use crate::config::redacted;
 
 /// For resolving, connecting and the handshakes, together.
@@ -21,6 +23,9 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Seconds between heartbeats where the URL says nothing else: a silent broker
 /// is noticed after twice as long.
 const HEARTBEAT_SECONDS: u16 = 10;
+/// Largest frame, in bytes, where the URL says nothing else: RabbitMQ's own
+/// default. lapin keeps 64 times as much for each connection.
+const FRAME_MAX: u32 = 128 * 1024;
 
 /// An open connection.
 pub(super) struct Link {
@@ -96,7 +101,7 @@ pub(super) async fn in_time<T>(
 /// A second handle on the socket. lapin has no way to give up a handshake with
 /// a broker that is frozen: its thread would wait until the broker goes away.
 #[derive(Debug, Clone, Default)]
-struct Socket(Arc<Mutex<Option<TcpStream>>>);
+pub(super) struct Socket(Arc<Mutex<Option<TcpStream>>>);
 
 impl Socket {
     fn keep(&self, socket: &impl AsFd) {
@@ -124,6 +129,9 @@ pub(super) fn parse(url: &str) -> Result<AMQPUri, BusError> {
         uri.authority.host = address.into();
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    // Of 0, lapin makes what the broker offers, and buffers of 64 times that.
+    let frame_max = uri.query.frame_max.filter(|bytes| *bytes > 0);
+    uri.query.frame_max = Some(frame_max.unwrap_or(FRAME_MAX));
     Ok(uri)
 }
 
@@ -166,27 +174,42 @@ async fn handshake(
         .with_connection_name(name.into())
         .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-    let runtime = lapin::runtime::default_runtime()?;
-    // The runtime's type is inferred: no crate that could be named exports it.
+    let runtime = filter::runtime(frame_max(&uri));
     Connection::connector(
         uri,
         runtime,
-        async move |uri, runtime| {
-            let stream = AsyncTcpStream::connect(&runtime, addresses.clone()).await?;
-            if let AsyncTcpStream::Plain(plain) = &stream {
-                socket.keep(plain.get_ref());
-            }
-            Ok(match uri.scheme {
-                AMQPScheme::AMQP => stream,
-                AMQPScheme::AMQPS => {
-                    let host = uri.authority.host.as_str();
-                    stream.into_tls(host, TLSConfig::default()).await?
-                }
-            })
+        async move |uri, _| {
+            let wire = wire(&uri, addresses.clone(), &socket).await?;
+            Ok(AsyncTcpStream::Plain(wire))
         },
         properties,
     )
     .await
+}
+
+/// Connects to the broker, with TLS where the URL asks for it. What comes is
+/// filtered above TLS, where it can be read.
+pub(super) async fn wire(
+    uri: &AMQPUri,
+    addresses: Vec<SocketAddr>,
+    socket: &Socket,
+) -> std::io::Result<Wire> {
+    let stream = AsyncTcpStream::connect(&Tokio::current(), addresses).await?;
+    if let AsyncTcpStream::Plain(plain) = &stream {
+        socket.keep(plain.get_ref());
+    }
+    let stream = match uri.scheme {
+        AMQPScheme::AMQP => stream,
+        AMQPScheme::AMQPS => {
+            let host = uri.authority.host.as_str();
+            stream.into_tls(host, TLSConfig::default()).await?
+        }
+    };
+    Ok(Wire::new(stream, frame_max(uri)))
+}
+
+fn frame_max(uri: &AMQPUri) -> u32 {
+    uri.query.frame_max.unwrap_or_default()
 }
 
 /// Why the broker, or the network, refused a connection.
@@ -218,5 +241,36 @@ mod tests {
         let host = |url: &str| parse(url).unwrap().authority.host;
         assert_eq!(host("amqp://u:p@[::1]:5672/%2f"), "::1");
         assert_eq!(host("amqp://rabbit/v"), "rabbit");
+    }
+
+    #[test]
+    fn frames_are_bounded_unless_the_url_says_otherwise() {
+        let frame_max = |url: &str| frame_max(&parse(url).unwrap());
+        assert_eq!(frame_max("amqp://h/v"), 131_072);
+        assert_eq!(frame_max("amqp://h/v?frame_max=0"), 131_072);
+        assert_eq!(frame_max("amqp://h/v?frame_max=262144"), 262_144);
+    }
+
+    /// What a broker hears first from somebody who connects to this URL.
+    async fn first_words(scheme: &str) -> [u8; 4] {
+        use tokio::io::AsyncReadExt as _;
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let broker = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = broker.local_addr().unwrap().port();
+        let url = format!("{scheme}://127.0.0.1:{port}/%2f");
+        let connecting = tokio::spawn(async move { Link::open(&url, "test").await.is_ok() });
+        let (mut stream, _) = broker.accept().await.unwrap();
+        let mut words = [0; 4];
+        stream.read_exact(&mut words).await.unwrap();
+        drop((stream, broker));
+        assert!(!connecting.await.unwrap());
+        words
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tls_is_below_the_filter_and_there_when_asked_for() {
+        assert_eq!(&first_words("amqp").await, b"AMQP");
+        // A TLS handshake, of TLS 1.0 for the sake of old middle boxes.
+        assert_eq!(first_words("amqps").await[..3], [22, 3, 1]);
     }
 }

@@ -6,6 +6,7 @@ use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 use tokio::sync::mpsc;
 
+use super::filter::ALTERED;
 use super::letter::Letter;
 use crate::deadletter::Failure;
 
@@ -116,14 +117,19 @@ impl Delivery {
     /// How often it was delivered before and given back or lost, by the
     /// broker's header `x-delivery-count`; 0 when absent.
     pub fn delivery_count(&self) -> u64 {
-        let headers = self
-            .message
-            .as_ref()
-            .and_then(|message| message.properties.headers().as_ref());
-        headers
-            .and_then(|headers| headers.inner().get("x-delivery-count"))
+        self.header("x-delivery-count")
             .and_then(integer)
             .unwrap_or(0)
+    }
+
+    /// Whether its properties or routing key could only be read altered.
+    pub(super) fn is_altered(&self) -> bool {
+        self.header(ALTERED).is_some()
+    }
+
+    fn header(&self, name: &str) -> Option<&AMQPValue> {
+        let headers = self.message.as_ref()?.properties.headers().as_ref()?;
+        headers.inner().get(name)
     }
 
     /// Its effect is durable: the broker may forget it.

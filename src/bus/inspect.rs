@@ -4,12 +4,11 @@ use std::future::poll_fn;
 use std::pin::Pin;
 
 use futures::io::{AsyncRead, AsyncWrite};
-use lapin::tcp::{AsyncTcpStream, TLSConfig};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::uri::AMQPUri;
 use serde::Serialize;
 
-use super::connect::{self, ANSWER_TIMEOUT, Link};
+use super::connect::{self, ANSWER_TIMEOUT, Link, Socket};
 use super::error::BusError;
 use super::topology;
 use crate::config;
@@ -200,12 +199,7 @@ async fn greeting(url: &str) -> Option<FieldTable> {
 
 /// The payload of the broker's first frame.
 async fn greet(uri: &AMQPUri, addresses: Vec<std::net::SocketAddr>) -> std::io::Result<Vec<u8>> {
-    let runtime = lapin::runtime::default_runtime().map_err(std::io::Error::other)?;
-    let mut stream = AsyncTcpStream::connect(&runtime, addresses).await?;
-    if uri.scheme == AMQPScheme::AMQPS {
-        let host = uri.authority.host.as_str();
-        stream = stream.into_tls(host, TLSConfig::default()).await?;
-    }
+    let mut stream = connect::wire(uri, addresses, &Socket::default()).await?;
     let mut hello: &[u8] = b"AMQP\x00\x00\x09\x01";
     while !hello.is_empty() {
         let sent = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, hello)).await?;

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::delivery::integer;
+use super::filter;
 use super::letter::{PERSISTENT, rfc3339, text, without};
 use crate::deadletter::{DeadLetter, Reason, Sealed};
 use crate::event::MAX_ID_BYTES;
@@ -184,9 +185,12 @@ pub(super) fn seal(properties: &BasicProperties, body: Vec<u8>) -> Option<Sealed
     })
 }
 
-/// The properties of a letter that was kept. `None` when they are damaged.
+/// The properties of a letter that was kept. `None` when they are damaged. They
+/// come from the database and not through the filter of a connection, so tables
+/// that are too deep for lapin's parser are left out here.
 pub(super) fn opened(sealed: &[u8]) -> Option<BasicProperties> {
-    let (rest, properties) = parse_properties(sealed).ok()?;
+    let sealed = filter::without_depths(sealed)?;
+    let (rest, properties) = parse_properties(&*sealed).ok()?;
     rest.is_empty().then_some(properties)
 }
 

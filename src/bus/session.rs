@@ -169,6 +169,9 @@ impl Consuming {
         self.metrics.deliveries.inc();
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let delivery = Delivery::new(delivery, Arc::clone(&self.back));
+        if delivery.is_altered() {
+            self.metrics.deliveries_altered.inc();
+        }
         let bytes = delivery.body().len();
         if bytes <= limit {
             return Some(delivery);

@@ -4,9 +4,9 @@
 //! A declaration that the broker refuses closes its channel, so each one gets
 //! a channel of its own.
 
-use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, ExchangeKind};
 
 use super::connect::{Link, in_time};
 use super::error::{BusError, Mismatch, amqp_code, answer, short};
@@ -161,8 +161,17 @@ pub(super) async fn counts(
     key: &'static str,
     name: &str,
 ) -> Result<Option<Counts>, BusError> {
+    counts_on(&link.channel().await?, key, name).await
+}
+
+/// As [`counts`], asked on a channel that is there: the answer comes after all
+/// that the broker has sent on it before. A queue that is missing closes it.
+pub(super) async fn counts_on(
+    channel: &Channel,
+    key: &'static str,
+    name: &str,
+) -> Result<Option<Counts>, BusError> {
     let short = short(key, name)?;
-    let channel = link.channel().await?;
     let options = QueueDeclareOptions {
         passive: true,
         ..Default::default()

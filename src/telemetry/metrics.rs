@@ -39,6 +39,9 @@ pub struct TypeLabel {
 pub struct Metrics {
     /// Deliveries received from the broker.
     pub deliveries: Counter,
+    /// Those of them whose properties could only be read altered, now or when
+    /// they came before.
+    pub deliveries_altered: Counter,
     /// Events settled, by outcome: `applied`,
     /// `unchanged`, `duplicate`, `ignored`, `dead_lettered`.
     pub events: Family<Label, Counter>,
@@ -72,6 +75,7 @@ impl Metrics {
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             deliveries: Counter::default(),
+            deliveries_altered: Counter::default(),
             events: Family::default(),
             dead_letters: Family::default(),
             dead_letters_waiting: Gauge::default(),
@@ -96,6 +100,11 @@ impl Metrics {
             "deliveries",
             "Deliveries received from the broker",
             metrics.deliveries.clone(),
+        );
+        registry.register(
+            "deliveries_altered",
+            "Deliveries whose properties or routing key could only be read altered: the header x-cc-altered says how",
+            metrics.deliveries_altered.clone(),
         );
         registry.register(
             "events",

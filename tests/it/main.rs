@@ -26,6 +26,7 @@ mod events;
 mod exactly_once;
 mod failpoints;
 mod forecast;
+mod frames;
 mod grpc;
 mod grpc_reads;
 mod history;

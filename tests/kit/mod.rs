@@ -7,6 +7,7 @@
 pub mod broker;
 pub mod model;
 pub mod random;
+pub mod raw_amqp;
 pub mod read_back;
 pub mod scenario;
 pub mod servers;
