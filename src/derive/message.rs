@@ -106,7 +106,10 @@ impl Batch {
             ..known.clone()
         };
         self.state.messages.insert(key.clone(), message);
+        // A create that says the same with more authority must be remembered, but
+        // changes nothing that anybody sees.
         let mut effect = Effect::on(&dialog);
+        effect.changed = was != is;
         effect.trace.corrected = Some((was, is));
         Ok(effect)
     }
