@@ -220,7 +220,9 @@ async fn ingest(
     let mut lanes = Vec::new();
     for _ in 0..config.lanes.count {
         let (sender, work) = mpsc::channel(in_flight);
-        tasks.spawn(Lane::new(shared.clone()).run(work));
+        let (lane, patient, aside) = Lane::pair(shared.clone(), in_flight);
+        tasks.spawn(lane.run(work));
+        tasks.spawn(patient.run(aside));
         lanes.push(sender);
     }
     let (sink, deliveries) = mpsc::channel(in_flight);

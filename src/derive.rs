@@ -110,6 +110,12 @@ impl Batch {
         &mut self.state
     }
 
+    /// Members of a dialog, as far as the batch knows.
+    pub fn members(&self, dialog: &DialogKey) -> i64 {
+        let known = self.state.dialogs.get(dialog);
+        known.map_or(0, |slot| slot.now.members)
+    }
+
     /// What can be foreseen to be needed for an event, to be loaded for many
     /// events at once. More may turn out to be when it is applied.
     pub fn foreseen(&self, event: &Event, care: Care) -> Vec<Need> {

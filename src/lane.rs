@@ -6,6 +6,14 @@
 //! change a dialog at any time. The commit is refused then, the lane forgets
 //! what it knew and derives again from what is stored.
 
+//!
+//! An event out of order may need a long look back: at ten thousand members, at
+//! all messages of years. A lane does not wait for that. It sets the event
+//! aside, and all others of its dialog until that is done, for a **patient**
+//! lane beside it, which takes as long as it takes, in batches that each are a
+//! short transaction.
+
+mod aside;
 mod cache;
 mod types;
 mod writer;
@@ -21,15 +29,17 @@ use tracing::{error, info, warn};
 use crate::bus::Delivery;
 use crate::config;
 use crate::deadletter::{Failure, Reason};
-use crate::derive::{Care, Outcome};
+use crate::derive::Care;
+use crate::derive::Outcome;
 use crate::event::Event;
 use crate::failpoint;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::store::{Class, CommitFeed, Store, StoreError};
 use crate::telemetry::metrics::{Label, Metrics};
+use aside::{Aside, SetAside};
 pub use types::TypesInFlight;
-pub use writer::Writer;
+pub use writer::{Fate, Patience, Writer};
 
 /// Deliveries of an event from which on it may be what ends the process each
 /// time. Its neighbours must not be drawn with it to the broker's delivery limit.
@@ -38,6 +48,12 @@ const SUSPICIOUS_DELIVERIES: u64 = 2;
 /// With every further delivery the batches of suspicious events are so many
 /// times smaller: mostly it was but a connection that was cut.
 const SUSPICION: usize = 4;
+
+/// How long an attempt may take, events in it: the next has fewer then.
+const LONG_ATTEMPT: Duration = Duration::from_millis(200);
+
+/// Events in the first attempt of a patient lane.
+const FIRST_PACE: usize = 100;
 
 /// How long an acknowledgement takes to leave the process, amply.
 const HEARD: Duration = Duration::from_millis(5);
@@ -54,6 +70,19 @@ const STUBBORN_CONFLICTS: u32 = 5;
 pub struct Work {
     pub event: Event,
     pub delivery: Delivery,
+    /// Whether it is set aside.
+    pub aside: Option<SetAside>,
+}
+
+impl Work {
+    /// An event that was just delivered.
+    pub fn new(event: Event, delivery: Delivery) -> Self {
+        Self {
+            event,
+            delivery,
+            aside: None,
+        }
+    }
 }
 
 /// What all lanes share.
@@ -73,6 +102,11 @@ pub struct Shared {
 pub struct Lane {
     shared: Shared,
     writer: Writer,
+    /// Which dialogs' events are set aside, and where they go: from a lane that
+    /// sets them aside.
+    aside: Option<(Aside, mpsc::Sender<Work>)>,
+    /// Events in one attempt at most: fewer where attempts take long.
+    pace: usize,
 }
 
 /// How the work of a batch goes on.
@@ -91,11 +125,23 @@ struct Progress {
 }
 
 impl Lane {
-    pub fn new(shared: Shared) -> Self {
-        Self {
-            writer: Writer::new(&shared),
+    /// A lane, and the patient one beside it, whose work comes from the first
+    /// alone: `capacity` is how much of it may wait.
+    pub fn pair(shared: Shared, capacity: usize) -> (Self, Self, mpsc::Receiver<Work>) {
+        let (sender, work) = mpsc::channel(capacity);
+        let patient = Self {
+            writer: Writer::new(&shared, Patience::Endless),
+            aside: None,
+            pace: FIRST_PACE.min(shared.lanes.batch_events),
+            shared: shared.clone(),
+        };
+        let brief = Self {
+            writer: Writer::new(&shared, Patience::Brief),
+            aside: Some((Aside::default(), sender)),
+            pace: shared.lanes.batch_events,
             shared,
-        }
+        };
+        (brief, patient, work)
     }
 
     /// Works until the sender is gone and all that came is settled. When a stop
@@ -104,6 +150,7 @@ impl Lane {
     pub async fn run(mut self, mut work: mpsc::Receiver<Work>) {
         let mut arrived = Vec::new();
         while self.gather(&mut work, &mut arrived).await {
+            self.set_aside_known(&mut arrived).await;
             let (suspicious, batch): (Vec<_>, Vec<_>) = arrived
                 .drain(..)
                 .partition(|work| work.delivery.delivery_count() >= SUSPICIOUS_DELIVERIES);
@@ -148,6 +195,40 @@ impl Lane {
         true
     }
 
+    /// Sends on what is about dialogs of which events are set aside already.
+    async fn set_aside_known(&mut self, arrived: &mut Vec<Work>) {
+        let Some((aside, _)) = self.aside.clone() else {
+            return;
+        };
+        for work in arrived.extract_if(.., |work| aside.has(&work.event)) {
+            self.set_aside(work).await;
+        }
+    }
+
+    async fn set_aside(&mut self, mut work: Work) {
+        let Some((aside, patient)) = &self.aside else {
+            return;
+        };
+        work.aside = aside.set(&work.event);
+        if let Some(dialog) = aside::dialog(&work.event) {
+            self.writer.forget(&dialog);
+        }
+        // The patient lane ends only after this one, unless it panicked. The
+        // delivery is dropped unsettled then, and the broker delivers it again.
+        let _ = patient.send(work).await;
+    }
+
+    /// Fewer events in the next attempt when this one took long, more when it
+    /// did not.
+    fn keep_pace(&mut self, taken: usize, took: Duration) {
+        if took > LONG_ATTEMPT {
+            self.pace = (taken / 2).max(1);
+        } else if took < LONG_ATTEMPT / 2 {
+            let most = self.shared.lanes.batch_events;
+            self.pace = self.pace.saturating_mul(2).min(most);
+        }
+    }
+
     async fn settle(&mut self, batch: Vec<Work>) {
         let redelivered = batch.iter().any(|work| work.delivery.redelivered());
         let retry = &self.shared.retry;
@@ -168,14 +249,18 @@ impl Lane {
             conflicts: 0,
         };
         while !progress.queue.is_empty() {
-            let taken = progress.queue.len().min(progress.limit);
+            let taken = progress.queue.len().min(progress.limit).min(self.pace);
             let events = progress.queue.iter().take(taken).map(|work| &work.event);
             let events: Vec<_> = events.collect();
             for event in &events {
                 failpoint::meet(event.stamp.event.as_str());
             }
+            let started = Instant::now();
             match self.writer.attempt(&events, progress.care).await {
-                Ok(outcomes) => self.succeeded(&mut progress, &outcomes),
+                Ok(fates) => {
+                    self.keep_pace(taken, started.elapsed());
+                    self.succeeded(&mut progress, &fates).await;
+                }
                 Err(failed) => {
                     let go_on = self.failed(&mut progress, taken, failed).await;
                     if !go_on {
@@ -186,7 +271,7 @@ impl Lane {
         }
     }
 
-    fn succeeded(&self, progress: &mut Progress, outcomes: &[Outcome]) {
+    async fn succeeded(&mut self, progress: &mut Progress, fates: &[Fate]) {
         if std::mem::take(&mut progress.failing) {
             info!("the store takes events again");
         }
@@ -194,7 +279,12 @@ impl Lane {
         progress.conflict.reset();
         progress.conflicts = 0;
         progress.limit = progress.limit.saturating_mul(2);
-        for (outcome, work) in outcomes.iter().zip(progress.queue.drain(..outcomes.len())) {
+        let works: Vec<_> = progress.queue.drain(..fates.len()).collect();
+        for (fate, work) in fates.iter().zip(works) {
+            let Some(outcome) = fate.outcome() else {
+                self.set_aside(work).await;
+                continue;
+            };
             let kind = match outcome {
                 Outcome::Applied => "applied",
                 Outcome::Unchanged => "unchanged",
@@ -263,7 +353,9 @@ impl Lane {
 
     /// One event that the store refuses, now and always.
     fn reject(&self, work: Work, failed: &StoreError) {
-        let Work { event, delivery } = work;
+        let Work {
+            event, delivery, ..
+        } = work;
         error!(tenant = %event.tenant, event = %event.stamp.event, error = %failed,
             "the store refuses an event; it is dead-lettered");
         self.shared.metrics.settled("dead_lettered");

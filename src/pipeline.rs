@@ -61,7 +61,7 @@ impl Pipeline {
         let lane = &self.lanes[lane_of(&event, self.lanes.len())];
         // A lane only ends before its senders when it panicked. The delivery is
         // dropped unsettled then, and the broker delivers it again.
-        let _ = lane.send(Work { event, delivery }).await;
+        let _ = lane.send(Work::new(event, delivery)).await;
     }
 
     fn refuse(&self, failure: Failure, delivery: Delivery) {

@@ -30,7 +30,7 @@ use mongodb::options::{
 use mongodb::{Client, ClientSession, Database};
 
 pub use error::{Class, StoreError};
-pub use load::Loader;
+pub use load::{Loader, MAX_TAIL};
 pub use read::{CommitFeed, Reader};
 
 /// How long an operation looks for a server before it fails, unless the URL

@@ -10,13 +10,13 @@ use prometheus_client::registry::Registry;
 use super::Shared;
 use super::cache::Cache;
 use super::types::TypesInFlight;
-use crate::derive::state::{EventKey, Need};
+use crate::derive::state::{DialogKey, EventKey, Need};
 use crate::derive::{Batch, Care, Changes, FORESEEN_ROUNDS, Missing, Outcome};
 use crate::event::Event;
 use crate::failpoint::{self, Point};
 use crate::store::fence::{Enrolment, WriterId};
 use crate::store::generation::{Generation, Generations};
-use crate::store::{CommitFeed, Loader, Store, StoreError};
+use crate::store::{CommitFeed, Loader, MAX_TAIL, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// Brings events into the store, one batch after the other, and remembers what
@@ -31,6 +31,7 @@ pub struct Writer {
     feed: CommitFeed,
     types: TypesInFlight,
     cache: Cache,
+    patience: Patience,
 }
 
 /// Where the batches of a writer go.
@@ -54,20 +55,116 @@ impl Target {
     }
 }
 
+/// What became of an event in an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It was committed, or needs no commit.
+    Settled(Outcome),
+    /// Nothing was done about it: it needs a longer look back than this writer
+    /// has patience for.
+    SetAside,
+}
+
+impl Fate {
+    /// What a settled event did; `None` for one that was set aside.
+    pub fn outcome(self) -> Option<Outcome> {
+        match self {
+            Fate::Settled(outcome) => Some(outcome),
+            Fate::SetAside => None,
+        }
+    }
+}
+
+/// How far a writer looks back for an event out of order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Not far: others wait. The rest is [`Fate::SetAside`].
+    Brief,
+    /// As far as it takes.
+    Endless,
+}
+
+impl Patience {
+    /// Longest tail of a dialog that is loaded, in messages.
+    fn tail(self) -> usize {
+        match self {
+            Patience::Brief => BRIEF_TAIL,
+            Patience::Endless => MAX_TAIL,
+        }
+    }
+}
+
+/// Messages of a dialog, and members of a dialog, that a brief look back may go
+/// through.
+const BRIEF_TAIL: usize = 100;
+const BRIEF_MEMBERS: i64 = 500;
+/// Dialogs whose past a brief attempt looks at, and members whose single reads are looked
+/// up in it.
+const BRIEF_LOOKS: usize = 16;
+const BRIEF_READERS: usize = 100;
+
 /// An attempt under way.
 struct Attempt {
     batch: Batch,
     target: Target,
+    patience: Patience,
+    /// Dialogs whose past was looked at, and members whose single reads were.
+    looked_at: HashSet<DialogKey>,
+    readers: usize,
     /// The store as of the first read. A batch of new messages in known
     /// dialogs needs none.
     loader: Option<Loader>,
 }
 
+impl Attempt {
+    /// Whether there is patience for looking this up; if so, it is taken from
+    /// what there is for the attempt. Asking about a dialog that was asked about
+    /// already costs nothing.
+    fn affords(&mut self, needs: &[Need]) -> bool {
+        if self.patience == Patience::Endless {
+            return true;
+        }
+        for need in needs {
+            let affordable = match need {
+                Need::MembersPast(dialog, _) => {
+                    let few = self.batch.members(dialog) <= BRIEF_MEMBERS;
+                    few && self.may_look_at(dialog)
+                }
+                Need::Tail(dialog, _) => self.may_look_at(dialog),
+                Need::ReadOf(..) => {
+                    self.readers += 1;
+                    self.readers <= BRIEF_READERS
+                }
+                Need::Unread(..) => false,
+                _ => true,
+            };
+            if !affordable {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn may_look_at(&mut self, dialog: &DialogKey) -> bool {
+        let may = self.looked_at.len() < BRIEF_LOOKS || self.looked_at.contains(dialog);
+        if may {
+            self.looked_at.insert(dialog.clone());
+        }
+        may
+    }
+}
+
 impl Writer {
-    /// A writer that remembers nothing yet.
-    pub fn new(shared: &Shared) -> Self {
-        let dialogs = shared.lanes.cached_dialogs / shared.lanes.count.max(1);
+    /// A writer that remembers nothing yet. One of brief patience sets events
+    /// aside, see [`Fate::SetAside`].
+    pub fn new(shared: &Shared, patience: Patience) -> Self {
+        let dialogs = match patience {
+            Patience::Brief => shared.lanes.cached_dialogs / shared.lanes.count.max(1),
+            // Its dialogs are another's again soon.
+            Patience::Endless => 0,
+        };
         Self {
+            patience,
             store: shared.store.clone(),
             id: WriterId::unique(),
             target: None,
@@ -92,7 +189,13 @@ impl Writer {
             feed: CommitFeed::default(),
             types: TypesInFlight::default(),
             cache: Cache::new(cached_dialogs),
+            patience: Patience::Endless,
         }
+    }
+
+    /// Forgets a dialog: another writer will change it.
+    pub fn forget(&mut self, dialog: &DialogKey) {
+        self.cache.forget(std::iter::once(dialog));
     }
 
     /// Commits these events; returns what became of each.
@@ -104,27 +207,31 @@ impl Writer {
         &mut self,
         events: &[&Event],
         care: Care,
-    ) -> Result<Vec<Outcome>, StoreError> {
+    ) -> Result<Vec<Fate>, StoreError> {
         let mut attempt = Attempt {
             batch: Batch::default(),
             target: self.target().await?,
+            patience: self.patience,
+            looked_at: HashSet::new(),
+            readers: 0,
             loader: None,
         };
         self.prepare(&mut attempt, events, care).await?;
-        let mut outcomes = Vec::with_capacity(events.len());
+        let mut fates = Vec::with_capacity(events.len());
         for event in events {
-            loop {
+            let fate = loop {
                 match attempt.batch.apply(event) {
-                    Ok(outcome) => {
-                        outcomes.push(outcome);
-                        break;
+                    Ok(outcome) => break Fate::Settled(outcome),
+                    Err(Missing(needs)) if attempt.affords(&needs) => {
+                        self.load(&mut attempt, needs).await?;
                     }
-                    Err(Missing(needs)) => self.load(&mut attempt, needs).await?,
+                    Err(Missing(_)) => break Fate::SetAside,
                 }
-            }
+            };
+            fates.push(fate);
         }
         self.commit(attempt.batch, &attempt.target).await?;
-        Ok(outcomes)
+        Ok(fates)
     }
 
     /// Ends transactions that a process left open; returns how many.
@@ -171,7 +278,8 @@ impl Writer {
         }
         for _ in 0..FORESEEN_ROUNDS {
             let needs = events.iter().flat_map(|e| attempt.batch.foreseen(e, care));
-            let needs: HashSet<_> = needs.collect();
+            let mut needs: HashSet<_> = needs.collect();
+            needs.retain(|need| attempt.affords(std::slice::from_ref(need)));
             if needs.is_empty() {
                 break;
             }
@@ -202,7 +310,10 @@ impl Writer {
                 attempt.loader.insert(loader.await?)
             }
         };
-        loader.answer(unanswered, attempt.batch.state_mut()).await
+        let longest = attempt.patience.tail();
+        loader
+            .answer_up_to(longest, unanswered, attempt.batch.state_mut())
+            .await
     }
 
     fn remember(&mut self, attempt: &mut Attempt, need: &Need) -> bool {

@@ -24,6 +24,7 @@ use crate::derive::state::{
     UserKey, Word,
 };
 use crate::event::{SenderType, TenantId, UserId};
+pub use past::MAX_TAIL;
 use past::Past;
 
 /// A moment of the store, from which the needs of a batch are answered.
@@ -83,6 +84,19 @@ impl Loader {
     /// # Errors
     /// Any [`StoreError`]; some needs may be answered then.
     pub async fn answer(&mut self, needs: Vec<Need>, state: &mut State) -> Result<(), StoreError> {
+        self.answer_up_to(MAX_TAIL, needs, state).await
+    }
+
+    /// Answers needs, with tails of dialogs of `longest` messages at most.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; some needs may be answered then.
+    pub async fn answer_up_to(
+        &mut self,
+        longest: usize,
+        needs: Vec<Need>,
+        state: &mut State,
+    ) -> Result<(), StoreError> {
         let (mut keys, mut past) = (Keys::default(), Past::default());
         for need in needs {
             match need {
@@ -104,7 +118,7 @@ impl Loader {
                 Need::Latest(dialog, most) => past.latest(dialog, most),
             }
         }
-        self.look_back(past, state).await?;
+        self.look_back(past, longest, state).await?;
         self.look_up(keys, state).await
     }
 

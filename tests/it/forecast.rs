@@ -13,7 +13,7 @@ use chat_counters::forecast::{
     Change, Forecast, ForecastError, Forecaster, Limits, Prospect, Subject, Total,
 };
 use chat_counters::history::Counter;
-use chat_counters::lane::{Shared, Writer};
+use chat_counters::lane::{Fate, Patience, Shared, Writer};
 use chat_counters::store::read::{Counts, Dialogs, Messages, Query, UserInDialog, Users};
 use chat_counters::store::{Reader, Store};
 use mongodb::bson::{Document, doc};
@@ -111,7 +111,8 @@ impl Stage {
         let mut outcomes = Vec::new();
         while outcomes.len() < events.len() {
             let rest = &events[outcomes.len()..];
-            outcomes.extend(writer.attempt(rest, Care::Look).await?);
+            let fates = writer.attempt(rest, Care::Look).await?;
+            outcomes.extend(fates.into_iter().filter_map(Fate::outcome));
         }
         Ok(outcomes)
     }
@@ -234,7 +235,7 @@ impl Stage {
         let mut random = Random::new(schedule.seed());
         let selected = counted.split_off(random.below(counted.len() + 1));
 
-        let mut writer = Writer::new(&self.shared);
+        let mut writer = Writer::new(&self.shared, Patience::Endless);
         for batch in &counted {
             let batch: Vec<_> = batch.iter().collect();
             self.count(&mut writer, &batch).await?;
@@ -367,8 +368,7 @@ fn counting_does_what_was_forecast() {
     let uncertain = stage.uncertain.into_inner();
     println!("{prospects} events forecast, {uncertain} of them uncertain");
     assert!(prospects > 200, "only {prospects}: is this test blind?");
-    assert!(uncertain > 0, "nothing was uncertain");
-    assert!(uncertain < prospects / 2, "{uncertain} of {prospects}");
+    assert_eq!(uncertain, 0, "only the end of a large dialog is uncertain");
 }
 
 /// Events that were counted, events that are forecast, and what is said of them.
@@ -514,17 +514,17 @@ fn people_come_and_read() -> Vec<Row> {
                 m: reaction_counts.👍 -1",
         },
         Row {
-            what: "a mark in the past of a dialog that others change is uncertain",
+            what: "a mark in the past of a dialog that others change is derived on top of them",
             counted: five_and([said("m", 5), said("n", 7)]),
             selected: vec![
                 said("o", 9),
                 bulk_read("b", "d", "bob", 6),
                 bulk_read("b", "d", "bob", 6),
             ],
-            outcomes: [2, 0, 1, 1],
+            outcomes: [2, 0, 1, 0],
             changes: "d: message_count +1
-                4 others in d: unread_count +1
-                4 others in d: unread_by_sender_type.user +1
+                3 others in d: unread_count +1
+                3 others in d: unread_by_sender_type.user +1
                 ann: total_messages_count +1",
         },
     ]
@@ -606,7 +606,7 @@ async fn assert_row(stage: &Stage, row: Row) -> Result<()> {
     let all = counted.iter_mut().chain(&mut selected);
     stage.own(&mut all.collect::<Vec<_>>());
     let model = Model::of(counted.iter().chain(&selected));
-    let mut writer = Writer::new(&stage.shared);
+    let mut writer = Writer::new(&stage.shared, Patience::Endless);
     let counted: Vec<_> = counted.iter().map(decoded).collect();
     let counted: Vec<_> = counted.iter().collect();
     stage.count(&mut writer, &counted).await?;
@@ -650,7 +650,7 @@ async fn what_is_too_much_is_said() -> Result<()> {
     let counted: Vec<_> = counted.iter().map(decoded).collect();
     let counted: Vec<_> = counted.iter().collect();
     stage
-        .count(&mut Writer::new(&stage.shared), &counted)
+        .count(&mut Writer::new(&stage.shared, Patience::Endless), &counted)
         .await?;
     let selected = bodies(&[dialog_delete("x", "d", 20), said("n", 21)]);
     let selected: Vec<_> = selected.iter().map(decoded).collect();

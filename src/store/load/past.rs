@@ -18,7 +18,7 @@ use crate::store::schema::{collection, escape};
 
 /// Longest tail of a dialog that is loaded, in messages: some 100 bytes each.
 /// For marks before it, each member's unread is counted by the server.
-const MAX_TAIL: usize = 100_000;
+pub const MAX_TAIL: usize = 100_000;
 /// Keys, or ranges of keys, in one query.
 const KEYS: usize = 5_000;
 const RANGES: usize = 500;
@@ -56,6 +56,7 @@ impl Loader {
     pub(super) async fn look_back(
         &mut self,
         past: Past,
+        longest: usize,
         state: &mut State,
     ) -> Result<(), StoreError> {
         for (dialog, at) in past.members_past {
@@ -68,7 +69,7 @@ impl Loader {
             state.know_readers(message, found);
         }
         for (dialog, mark) in past.tails {
-            let tail = self.tail(&dialog, mark).await?;
+            let tail = self.tail(&dialog, mark, longest).await?;
             state.know_tail(dialog, tail);
         }
         for (dialog, users) in past.read_of {
@@ -142,7 +143,12 @@ impl Loader {
     }
 
     /// The countable messages after the mark, or the newest of them.
-    async fn tail(&mut self, dialog: &DialogKey, mark: Mark) -> Result<Tail, StoreError> {
+    async fn tail(
+        &mut self,
+        dialog: &DialogKey,
+        mark: Mark,
+        longest: usize,
+    ) -> Result<Tail, StoreError> {
         let filter = doc! {
             "_id.t": dialog.tenant.as_str(),
             "d": dialog.dialog.as_str(),
@@ -154,7 +160,7 @@ impl Loader {
             .collection::<TailDocument>(&dialog.tenant, collection::MESSAGES)
             .find(filter)
             .sort(doc! { "_id.t": -1, "d": -1, "at": -1 })
-            .limit(MAX_TAIL as i64)
+            .limit(i64::try_from(longest).unwrap_or(i64::MAX))
             .projection(doc! { "_id.m": 1, "at": 1, "sender": 1, "type": 1, "statuses.read": 1 })
             .session(&mut self.session)
             .await?;
@@ -163,7 +169,7 @@ impl Loader {
             messages.push(TailMessage::try_from(found)?);
         }
         let mut from = mark;
-        if messages.len() == MAX_TAIL
+        if messages.len() == longest
             && let Some(oldest) = messages.last().map(|message| message.at)
         {
             // Others of the same time may be missing.
