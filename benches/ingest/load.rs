@@ -105,7 +105,7 @@ fn event(
     data: Value,
 ) -> Load {
     let body = json!({
-        "eventId": format!("evt_{index:032}"),
+        "eventId": event_id(index),
         "tenantId": TENANT,
         "eventType": event_type,
         "entityType": entity_type,
@@ -122,12 +122,25 @@ fn event(
     }
 }
 
+pub fn event_id(index: usize) -> String {
+    format!("evt_{index:032}")
+}
+
 /// One event a millisecond.
 fn at(index: usize) -> f64 {
     START as f64 / 1000.0 + index as f64 + 1.0
 }
 
-fn message(index: usize, dialog_index: usize, sender: usize) -> Load {
+pub fn message(index: usize, dialog_index: usize, sender: usize) -> Load {
+    message_at(index, dialog_index, sender, at(index))
+}
+
+/// A message that was sent between two earlier ones.
+pub fn late_message(index: usize, dialog_index: usize, sender: usize, after: usize) -> Load {
+    message_at(index, dialog_index, sender, at(after) + 0.5)
+}
+
+fn message_at(index: usize, dialog_index: usize, sender: usize, sent_at: f64) -> Load {
     let (dialog, message) = (dialog(dialog_index), message_id(index));
     let data = json!({
         "context": {
@@ -148,7 +161,7 @@ fn message(index: usize, dialog_index: usize, sender: usize) -> Load {
             "type": "internal.text",
             "content": "The quick brown fox jumps over the lazy dog, twice a day.",
             "meta": { "channel": "web" },
-            "createdAt": at(index),
+            "createdAt": sent_at,
         },
     });
     event(
@@ -181,11 +194,23 @@ fn read(index: usize, dialog_index: usize, message: usize, reader: usize) -> Loa
     )
 }
 
+/// The deletion of an earlier message.
+pub fn delete(index: usize, dialog_index: usize, message: usize) -> Load {
+    let (dialog, message) = (dialog(dialog_index), message_id(message));
+    let data = json!({ "context": { "version": 2, "dialogId": dialog, "messageId": message } });
+    event(index, "message.delete", "message", message, 0, data)
+}
+
 fn bulk_read(index: usize, dialog_index: usize, reader: usize) -> Load {
+    bulk_read_until(index, dialog_index, reader, index)
+}
+
+/// Everything up to an event that may be an earlier one is read.
+pub fn bulk_read_until(index: usize, dialog_index: usize, reader: usize, until: usize) -> Load {
     let dialog = dialog(dialog_index);
     let data = json!({
         "context": { "version": 2, "dialogId": dialog, "userId": user(reader) },
-        "readUntil": at(index),
+        "readUntil": at(until),
     });
     event(
         index,
@@ -193,6 +218,24 @@ fn bulk_read(index: usize, dialog_index: usize, reader: usize) -> Load {
         "dialog",
         dialog,
         reader,
+        data,
+    )
+}
+
+/// Somebody new who sees what was there since an earlier event.
+pub fn join_since(index: usize, dialog_index: usize, member: usize, since: usize) -> Load {
+    let (dialog, user) = (dialog(dialog_index), user(member));
+    let entity = format!("{dialog}:{user}");
+    let data = json!({
+        "context": { "version": 2, "dialogId": dialog, "userId": user },
+        "member": { "userId": user, "joinedAt": at(since) },
+    });
+    event(
+        index,
+        "dialog.member.add",
+        "dialogMember",
+        entity,
+        member,
         data,
     )
 }

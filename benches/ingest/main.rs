@@ -7,11 +7,11 @@
 //! floors are the same work without the service: writing the same documents in
 //! a bare loop, in transactions as large as the service's were, and consuming
 //! the same messages without doing anything. At the end a journal of the mixed
-//! load is rebuilt, and what came of it verified.
+//! load is rebuilt, what came of it verified, and events out of order are taken.
 //!
 //! ```text
 //! cargo bench --bench ingest -- [--events N] [--dialogs N] [--rounds N]
-//!     [--members A,B,..]
+//!     [--members A,B,..] [--only-past]
 //! ```
 //!
 //! Results: a table, `target/bench/ingest.json`, `target/bench/ingest.svg`.
@@ -20,6 +20,7 @@
 
 mod floors;
 mod load;
+mod past;
 #[path = "../../tests/kit/service.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod process;
@@ -46,6 +47,8 @@ struct Options {
     members: Vec<usize>,
     /// How often each load is measured.
     rounds: usize,
+    /// Only the events out of order.
+    only_past: bool,
 }
 
 /// Members of each dialog in the mixed load.
@@ -57,6 +60,7 @@ fn options() -> Result<Options> {
         dialogs: 500,
         members: vec![2, 10, 100, 1_000, 10_000],
         rounds: 3,
+        only_past: false,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -70,6 +74,7 @@ fn options() -> Result<Options> {
                 let members = members.split(',').map(str::parse);
                 options.members = members.collect::<std::result::Result<_, _>>()?;
             }
+            "--only-past" => options.only_past = true,
             // cargo passes this to every benchmark.
             "--bench" => {}
             other => return Err(format!("unknown argument {other}").into()),
@@ -84,6 +89,10 @@ async fn main() -> Result<()> {
         .install_default()
         .map_err(|_| "a TLS provider is already installed")?;
     let options = options()?;
+    if options.only_past {
+        past::measure().await?;
+        return Ok(());
+    }
     let mut report = Report::default();
     println!(
         "one run on this machine; {} events a load over {} dialogs",
@@ -143,6 +152,7 @@ async fn main() -> Result<()> {
     } = report.rebuilt;
     println!("{:<28} {events_per_second:>10.0} events/s", "rebuild");
     println!("{:<28} {verified_per_second:>10.0} messages/s", "verify");
+    report.out_of_order = past::measure().await?;
     report.write()?;
     Ok(())
 }

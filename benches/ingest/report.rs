@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::past::OutOfOrder;
 use super::process::Result;
 use super::rebuild::Rebuilt;
 
@@ -44,6 +45,7 @@ pub struct Report {
     pub store_floor: f64,
     pub rebuilt: Rebuilt,
     pub bus_floor: f64,
+    pub out_of_order: Vec<OutOfOrder>,
 }
 
 impl Cpu {
@@ -169,6 +171,11 @@ impl Report {
                 "store_events_per_second": self.store_floor,
                 "bus_events_per_second": self.bus_floor,
             },
+            "out_of_order": self.out_of_order.iter().map(|kind| json!({
+                "what": kind.what,
+                "events_per_second": kind.events_per_second,
+                "longest_wait_ms": kind.longest_wait_ms,
+            })).collect::<Vec<_>>(),
             "rebuild_events_per_second": self.rebuilt.events_per_second,
             "verify_messages_per_second": self.rebuilt.verified_per_second,
             "peak_rss_mib": peak,

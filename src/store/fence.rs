@@ -20,7 +20,7 @@ use mongodb::options::ReturnDocument;
 use mongodb::{ClientSession, Collection};
 
 use super::commit::commit;
-use super::generation::{GENERATIONS, Generation, Generations, GenerationsDocument};
+use super::generation::{GENERATIONS, Generation, Generations, GenerationsDocument, RULES};
 use super::schema::collection;
 use super::statements::{Verb, Write};
 use super::{Store, StoreError};
@@ -219,6 +219,8 @@ impl Store {
             None => {
                 set.insert("everyone", number);
                 set.insert("tenants", doc! { "$literal": [] });
+                // All of the journal was counted by this program.
+                set.insert("rules", RULES);
             }
         }
         set.insert("epoch", doc! { "$add": ["$epoch", 1_i64] });

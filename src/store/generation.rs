@@ -20,6 +20,13 @@ use crate::event::TenantId;
 /// The `_id` of the document in `meta`.
 pub(super) const GENERATIONS: &str = "generations";
 
+/// The rules that this program counts by. Facts that were recorded by lower ones
+/// go on being kept as they are, until a rebuild of all tenants counts the
+/// journal anew. 2 orders adds by when the membership was made, keeps read-until
+/// times from being later than their events, and has the best of several creates
+/// of a message count.
+pub const RULES: i32 = 2;
+
 /// Versions that a dialog can have between two rebuilds. It would need as many
 /// events to reach those of the next generation.
 pub const VERSIONS: i64 = 1 << 32;

@@ -8,6 +8,7 @@ use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria, Session
 use mongodb::{Client, ClientSession};
 use serde::Serialize;
 
+use super::generation::{GENERATIONS, RULES};
 use crate::config::{self, Url};
 
 /// How long a server is looked for.
@@ -147,6 +148,7 @@ async fn look(store: &config::Store, mut options: ClientOptions) -> Result<Inspe
     report.version(&client).await?;
     if report.primary.is_some() {
         report.trials(&client, &store.database).await;
+        report.rules(&client, &store.database).await?;
     }
     client.shutdown().await;
     Ok(report)
@@ -216,6 +218,19 @@ impl Inspection {
             Ok(()) => self.snapshot_reads = true,
             Err(error) => self.problem("snapshot reads", &error),
         }
+    }
+
+    /// Whether what is stored was counted by the rules of this program.
+    async fn rules(&mut self, client: &Client, database: &str) -> Result<(), Error> {
+        let meta = client.database(database).collection::<Document>(COLLECTION);
+        let generations = meta.find_one(doc! { "_id": GENERATIONS }).await?;
+        let by = generations.map(|found| found.get_i32("rules").unwrap_or(1));
+        if let Some(by) = by.filter(|by| *by < RULES) {
+            self.notes.push(format!(
+                "what {database} holds was counted by the rules of an older version ({by}, now {RULES}): new events are counted by the new ones, what was counted stays as it is (adds and removes that overlapped, read-until times ahead of their events, several creates of one message that disagree). `chat-counters rebuild` counts the whole journal anew while the service runs; where store.journal_retention_days has taken its beginning, nothing can"
+            ));
+        }
+        Ok(())
     }
 
     fn problem(&mut self, what: &str, error: &Error) {

@@ -8,7 +8,7 @@ use mongodb::bson::{DateTime, Document, doc};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::IndexOptions;
 
-use super::generation::{GENERATIONS, Generation};
+use super::generation::{GENERATIONS, Generation, RULES};
 use super::schema::collection;
 use super::{Class, Store, StoreError, journal};
 
@@ -101,12 +101,17 @@ impl Store {
 
     /// The document that every enrolment changes.
     async fn note_generations(&self) -> Result<(), StoreError> {
-        let first = doc! { "$setOnInsert": {
+        let mut first = doc! {
             "epoch": 0_i64,
             "everyone": 0_i32,
             "tenants": [],
             "enrolled": 0_i64,
-        } };
+        };
+        let journal = self.database().collection::<Document>(collection::JOURNAL);
+        if journal.find_one(doc! {}).await?.is_none() {
+            first.insert("rules", RULES);
+        }
+        let first = doc! { "$setOnInsert": first };
         let noted = self
             .meta::<Document>()
             .update_one(doc! { "_id": GENERATIONS }, first)

@@ -413,7 +413,7 @@ impl Record<'_> {
     }
 
     /// What the create stated counts for that; of records that say nothing about
-    /// it, as versions before 0.2 wrote them, a time other than the event's own
+    /// it, as were written under the rules 1, a time other than the event's own
     /// was stated, and a type is not known to have been.
     fn message_created(&self) -> Result<NewMessage, StoreError> {
         let sent_at = self.there("sent_at", self.sent_at)?;
@@ -436,7 +436,7 @@ impl Record<'_> {
     }
 
     /// When the membership was made. Where the record says nothing of it, as
-    /// those of versions before 0.2 do: at the join time, if that is just before
+    /// those of the rules 1 do: at the join time, if that is just before
     /// the event.
     fn made_at(&self, joined_at: i64) -> i64 {
         let just_before = (self.at - MADE_BEFORE_MICROS..=self.at).contains(&joined_at);

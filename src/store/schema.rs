@@ -137,8 +137,8 @@ pub mod message {
     /// [`STATED_TIME`](super::STATED_TIME) and
     /// [`STATED_TYPE`](super::STATED_TYPE), added up; absent for 0.
     pub const STATED: &str = "stated";
-    /// `{at, event}` of the create that the facts are from. Absent where a
-    /// version before 0.2 recorded it.
+    /// `{at, event}` of the create that the facts are from. Absent where it was
+    /// recorded under [`RULES`](crate::store::generation::RULES) 1.
     pub const BY: &str = "by";
     /// `{at, event}` of the create that `at` is from, where it is another one.
     pub const AT_BY: &str = "at_by";
