@@ -5,6 +5,7 @@
 //! time per call.
 
 mod dead_letters;
+mod edge;
 mod health;
 mod limits;
 mod maintenance;
@@ -30,6 +31,7 @@ use crate::store::Store;
 use crate::store::read::Reader;
 
 pub use dead_letters::DeadLetters;
+use edge::Edge;
 use health::Probe;
 use limits::Limits;
 use maintenance::Maintenance;
@@ -58,7 +60,9 @@ const HEALTH_NAMES: &[&str] = &[
 /// Time for open calls to end after the stop was requested.
 const GRACE: Duration = Duration::from_secs(5);
 
-const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;
+/// What the library lets in, to be refused in gRPC's words: past it, it answers
+/// with HTTP status 431, past four times that with the end of the connection.
+const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Most clients refuse larger answers unless told otherwise.
@@ -155,16 +159,16 @@ impl Bound {
             })
         };
         let router = server(&self.config)
-            .add_service(InterceptedService::new(counters, admit))
-            .add_service(
+            .add_service(InterceptedService::new(Edge(counters), admit))
+            .add_service(Edge(
                 MaintenanceServiceServer::new(Maintenance::new(maintained))
                     .max_decoding_message_size(self.config.max_message_bytes),
-            )
-            .add_service(
+            ))
+            .add_service(Edge(
                 DeadLetterServiceServer::new(letters)
                     .max_decoding_message_size(self.config.max_message_bytes.max(MAX_LETTER_BYTES))
                     .max_encoding_message_size(MAX_LETTERS_BYTES),
-            )
+            ))
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);

@@ -49,11 +49,13 @@ const SUSPICIOUS_DELIVERIES: u64 = 2;
 /// times smaller: mostly it was but a connection that was cut.
 const SUSPICION: usize = 4;
 
-/// How long an attempt may take, events in it: the next has fewer then.
-const LONG_ATTEMPT: Duration = Duration::from_millis(200);
+/// How long an attempt of a patient lane may take: the next one has fewer events
+/// then.
+const LONG_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Events in the first attempt of a patient lane.
-const FIRST_PACE: usize = 100;
+/// Events in the first attempt of a patient lane, and in each at least: what
+/// touches ten thousand members touches them once, for however many events.
+const LEAST_PACE: usize = 100;
 
 /// How long an acknowledgement takes to leave the process, amply.
 const HEARD: Duration = Duration::from_millis(5);
@@ -132,7 +134,7 @@ impl Lane {
         let patient = Self {
             writer: Writer::new(&shared, Patience::Endless),
             aside: None,
-            pace: FIRST_PACE.min(shared.lanes.batch_events),
+            pace: LEAST_PACE.min(shared.lanes.batch_events),
             shared: shared.clone(),
         };
         let brief = Self {
@@ -218,13 +220,17 @@ impl Lane {
         let _ = patient.send(work).await;
     }
 
-    /// Fewer events in the next attempt when this one took long, more when it
-    /// did not.
+    /// A patient lane has fewer events in the next attempt when this one took
+    /// long, more when it did not. Other lanes do not: there a long attempt is a
+    /// slow store, for which many events at once are best.
     fn keep_pace(&mut self, taken: usize, took: Duration) {
+        let most = self.shared.lanes.batch_events;
+        if self.aside.is_some() {
+            return;
+        }
         if took > LONG_ATTEMPT {
-            self.pace = (taken / 2).max(1);
+            self.pace = (taken / 2).max(LEAST_PACE.min(most));
         } else if took < LONG_ATTEMPT / 2 {
-            let most = self.shared.lanes.batch_events;
             self.pace = self.pace.saturating_mul(2).min(most);
         }
     }

@@ -18,6 +18,8 @@ const MEMBERS: usize = 10_000;
 const MESSAGES: usize = 1_000;
 /// Events of each kind.
 const EVENTS: usize = 5_000;
+/// Events of a kind that each touch thousands of members.
+const FAR_REACHING: usize = 500;
 /// Events that are behind while single messages of other dialogs come: as many
 /// as the service takes in at once.
 const BACKLOG: usize = 1_500;
@@ -62,12 +64,12 @@ const KINDS: [Kind; 4] = [
     Kind {
         what: "late messages",
         event: |number| load::late_message(number, 0, number % MEMBERS, MESSAGES / 8),
-        events: EVENTS,
+        events: FAR_REACHING,
     },
     Kind {
         what: "deletes",
         event: |number| load::delete(number, 0, number % (MESSAGES / 2)),
-        events: MESSAGES / 2,
+        events: FAR_REACHING,
     },
 ];
 

@@ -229,6 +229,10 @@ impl Writer {
                 }
             };
             fates.push(fate);
+            if self.patience == Patience::Endless {
+                // Each may be a look at ten thousand members.
+                tokio::task::yield_now().await;
+            }
         }
         self.commit(attempt.batch, &attempt.target).await?;
         Ok(fates)

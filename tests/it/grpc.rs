@@ -285,3 +285,60 @@ async fn health_and_reflection_are_served() -> Result<()> {
     );
     service.stop().await
 }
+
+/// A request as a caller writes it who knows no UTF-8: its strings are bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Bytes {
+    #[prost(bytes = "vec", tag = "1")]
+    tenant_id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    user_id: Vec<u8>,
+}
+
+#[tokio::test]
+async fn what_no_method_can_take_is_refused_in_words_of_grpc() -> Result<()> {
+    let (_world, service, mut client) = with("edges", &[join("e1", "d1", "ann", 1)]).await?;
+    let channel = Channel::from_shared(format!("http://{}", service.grpc))?;
+    let channel = channel.connect().await?;
+    for method in [
+        "CounterService/GetUserStats",
+        "DeadLetterService/GetDeadLetter",
+        "MaintenanceService/VerifyCounters",
+    ] {
+        let mut raw = tonic::client::Grpc::new(channel.clone());
+        raw.ready().await?;
+        let request = tonic::Request::new(Bytes {
+            tenant_id: b"J\xf6rg".to_vec(),
+            user_id: b"J\xf6rg".to_vec(),
+        });
+        let path = format!("/chatcounters.v1.{method}").parse()?;
+        let codec = tonic_prost::ProstCodec::<Bytes, v1::UserStats>::default();
+        let refused = raw.unary(request, path, codec).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{method}: {refused}");
+    }
+
+    // Beside calls that are answered, on one connection.
+    for bytes in [20_000, 60_000, 1_000] {
+        let mut request = tonic::Request::new(user("ann"));
+        let metadata = "x".repeat(bytes).parse()?;
+        request.metadata_mut().insert("x-large", metadata);
+        let answer = client.get_user_stats(request).await;
+        match answer {
+            Ok(answer) => {
+                assert_eq!(bytes, 1_000);
+                assert_eq!(answer.into_inner().dialog_count, 1);
+            }
+            Err(refused) => {
+                assert_eq!(
+                    refused.code(),
+                    Code::ResourceExhausted,
+                    "{bytes}: {refused}"
+                );
+                assert!(refused.message().contains("16384"), "{refused}");
+            }
+        }
+        let answer = client.get_user_stats(user("ann")).await?;
+        assert_eq!(answer.into_inner().dialog_count, 1);
+    }
+    service.stop().await
+}

@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
+use chat_counters::deadletter::Filter;
+use chat_counters::store::letters::Shelf;
+use chat_counters::store::{Store, StoreError};
 use lapin::options::QueueDeleteOptions;
+use mongodb::bson::{Document, doc};
 
 use crate::events::{self, join};
 use crate::kit::servers::Server;
@@ -153,4 +157,45 @@ async fn a_queue_that_is_deleted_is_declared_again() -> Result<()> {
     service.has_settled(12).await?;
     assert_eq!(unread(&service, "bob", "d").await?, 10);
     service.stop().await
+}
+
+/// The server's own count of a collection is wrong, for good, after a crash that
+/// comes before its next checkpoint.
+#[tokio::test]
+async fn what_is_counted_of_dead_letters_outlives_a_crash_of_the_database() -> Result<()> {
+    const LETTERS: u64 = 500;
+    let mongod = Server::mongod("estimates").await?;
+    let mut world = World::new("estimates");
+    world.config.store.url = mongod.url.clone().into();
+    let connected = async || {
+        let store = Store::connect(&world.config.store).await?;
+        let retention = Duration::from_secs(86_400);
+        store.migrate(retention).await?;
+        Ok::<_, StoreError>(store)
+    };
+    let letter = |number: u64| doc! { "_id": format!("{number:064x}"), "copies": 3_i64 };
+    let store = connected().await?;
+    let letters = world
+        .database()
+        .await?
+        .collection::<Document>("dead_letters");
+    letters.insert_many((0..LETTERS).map(letter)).await?;
+    letters
+        .delete_many(doc! { "_id": { "$lt": format!("{:064x}", 100) } })
+        .await?;
+    drop(store);
+
+    mongod.run("kill").await?;
+    mongod.start().await?;
+    let store = connected().await?;
+    let entries = LETTERS - 100;
+    assert_eq!(store.entries(Shelf::Queue).await?, entries);
+    assert_eq!(
+        store
+            .count_letters(Shelf::Queue, &Filter::default())
+            .await?,
+        entries
+    );
+    assert_eq!(u64::try_from(store.indexed_copies().await?)?, 3 * entries);
+    Ok(())
 }

@@ -76,6 +76,126 @@ fn edited(wire: Wire, edit: impl FnOnce(&mut Value)) -> Wire {
     }
 }
 
+/// A create whose message states its own time.
+fn stating(wire: Wire, at: i64) -> Wire {
+    let mut body: Value = serde_json::from_slice(&wire.body).unwrap();
+    body["data"]["message"]["createdAt"] = json!(at);
+    Wire {
+        body: body.to_string().into_bytes(),
+        ..wire
+    }
+}
+
+/// Creates of one message that disagree, Bob having read up to 50 ms.
+fn creates_that_disagree() -> Vec<Row> {
+    let create = |event: &str, at| message(event, D, "m", "ann", at);
+    let typed = |wire, kind: Value| changed(wire, "/data/message/senderInfo/type", kind);
+    let read = || bulk_read("r", D, "bob", 50);
+    let once = |unread| {
+        [
+            (Unread("bob"), unread),
+            (Messages, 1),
+            (Sent("ann"), 1),
+            (Unread("ann"), 0),
+        ]
+    };
+    vec![
+        row(
+            "a time that a message states is believed before that of an event",
+            with([read(), create("e1", 60), stating(create("e2", 70), 40)]),
+            once(0),
+        ),
+        row(
+            "also when that makes the message later",
+            with([read(), create("e1", 30), stating(create("e2", 70), 60)]),
+            once(1),
+        ),
+        row(
+            "of two stated times, that of the earlier event is believed",
+            with([
+                read(),
+                stating(create("e2", 60), 55),
+                stating(create("e1", 70), 40),
+            ]),
+            once(1),
+        ),
+        row(
+            "of two events' own times, the earlier one is believed",
+            with([read(), create("e2", 45), create("e1", 60)]),
+            once(0),
+        ),
+        row(
+            "of two events at one time, the one with the lower id is believed",
+            with([
+                read(),
+                stating(create("e1", 60), 55),
+                stating(create("e2", 60), 40),
+            ]),
+            once(1),
+        ),
+        row(
+            "a stated type is believed before a presumed one",
+            with([
+                typed(create("e1", 60), Value::Null),
+                typed(create("e2", 70), json!("bot")),
+            ]),
+            [
+                (UnreadFrom("bob", "bot"), 1),
+                (UnreadFrom("bob", "user"), 0),
+                (Unread("bob"), 1),
+            ],
+        ),
+        row(
+            "of two stated types, that of the earlier event is believed",
+            with([
+                typed(create("e2", 60), json!("contact")),
+                typed(create("e1", 70), json!("bot")),
+            ]),
+            [
+                (UnreadFrom("bob", "contact"), 1),
+                (UnreadFrom("bob", "bot"), 0),
+            ],
+        ),
+        row(
+            "time and type may come from different creates",
+            with([
+                read(),
+                stating(typed(create("e1", 70), Value::Null), 60),
+                typed(create("e2", 40), json!("bot")),
+            ]),
+            [(UnreadFrom("bob", "bot"), 1), (Unread("bob"), 1)],
+        ),
+        row(
+            "what was read one by one stays read wherever the message moves",
+            with([
+                create("e1", 40),
+                stating(create("e2", 70), 60),
+                status("s", D, "m", "bob", "read", 80),
+            ]),
+            once(0),
+        ),
+        row(
+            "a deleted message stays deleted whatever a better create says",
+            with([
+                create("e1", 40),
+                stating(create("e2", 70), 60),
+                delete("x", "m", 50),
+            ]),
+            [(Unread("bob"), 0), (Messages, 0), (Sent("ann"), 0)],
+        ),
+        row(
+            "a message moves behind a join, and no longer concerns who joined",
+            [
+                join("a1", D, "ann", 1),
+                join("b1", D, "bob", 50),
+                create("e1", 60),
+                stating(create("e2", 70), 40),
+            ],
+            once(0),
+        ),
+    ]
+}
+
 fn deleted_dialog(id: &str, at: i64) -> Wire {
     let body = json!({
         "eventId": id, "tenantId": TENANT, "eventType": "dialog.delete",
@@ -729,6 +849,7 @@ fn orders(count: usize, mut with: impl FnMut(&[usize])) {
 fn every_rule_holds_in_every_order() {
     let rows = [
         messages(),
+        creates_that_disagree(),
         memberships(),
         reads(),
         readers(),

@@ -96,10 +96,10 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn count_letters(&self, shelf: Shelf, filter: &Filter) -> Result<u64, StoreError> {
-        let letters = self.shelf::<Document>(shelf);
         if filter.is_empty() {
-            return Ok(letters.estimated_document_count().await?);
+            return self.entries(shelf).await;
         }
+        let letters = self.shelf::<Document>(shelf);
         Ok(letters.count_documents(matching(filter)).await?)
     }
 

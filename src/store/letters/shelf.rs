@@ -16,8 +16,9 @@ use std::collections::HashMap;
 
 use futures::TryStreamExt as _;
 use mongodb::Collection;
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::error::{Error, ErrorKind};
+use mongodb::options::Hint;
 use serde::Deserialize;
 
 use super::documents::{Kept, LetterDocument};
@@ -254,13 +255,25 @@ impl Store {
         Ok(found.map_ok(LetterDocument::kept).try_collect().await?)
     }
 
+    /// Entries of a shelf, counted by their keys. Never the server's own count:
+    /// that is wrong for good after a crash, and what is compared with the queue
+    /// must not be.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn entries(&self, shelf: Shelf) -> Result<u64, StoreError> {
+        let letters = self.shelf::<Document>(shelf);
+        let all = letters.count_documents(doc! { "_id": { "$gte": Bson::MinKey } });
+        Ok(all.hint(Hint::Keys(doc! { "_id": 1 })).await?)
+    }
+
     /// Letters that the index has, copies included.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn indexed_copies(&self) -> Result<i64, StoreError> {
+        let entries = self.entries(Shelf::Queue).await?;
         let letters = self.shelf::<Line>(Shelf::Queue);
-        let entries = letters.estimated_document_count().await?;
         // There is an index of these few.
         let several = letters
             .find(doc! { "copies": { "$gt": 1 } })

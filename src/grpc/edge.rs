@@ -1,0 +1,70 @@
+//! The edge of the server: what is refused before a method has it, and what is
+//! the caller's fault although the library takes it for ours.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
+use tonic::{Code, Status};
+
+/// Largest metadata of a call, as HTTP/2 measures it: names, values, and 32
+/// bytes for each. More is refused with RESOURCE_EXHAUSTED.
+pub(super) const MAX_METADATA_BYTES: usize = 16 << 10;
+
+/// How the library reports a request that is no such Protobuf message.
+const NOT_DECODED: &str = "failed to decode Protobuf message";
+
+/// A service behind the edge.
+#[derive(Debug, Clone)]
+pub(super) struct Edge<S>(pub(super) S);
+
+impl<S: NamedService> NamedService for Edge<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<http::Request<Body>> for Edge<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, call: http::Request<Body>) -> Self::Future {
+        let bytes = metadata_bytes(call.headers());
+        if bytes > MAX_METADATA_BYTES {
+            let refused = Status::resource_exhausted(format!(
+                "the metadata of the call is {bytes} bytes long, at most {MAX_METADATA_BYTES} are taken"
+            ));
+            return Box::pin(async move { Ok(refused.into_http()) });
+        }
+        let answer = self.0.call(call);
+        Box::pin(async move { answer.await.map(blame_the_caller) })
+    }
+}
+
+fn metadata_bytes(headers: &http::HeaderMap) -> usize {
+    let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        name.as_str().len() + value.len() + 32
+    };
+    headers.iter().map(field).sum()
+}
+
+/// A request that cannot be decoded, a string that is not UTF-8 say, is
+/// INVALID_ARGUMENT. The library says INTERNAL.
+fn blame_the_caller(answer: http::Response<Body>) -> http::Response<Body> {
+    match Status::from_header_map(answer.headers()) {
+        Some(status) if status.message().starts_with(NOT_DECODED) => {
+            Status::new(Code::InvalidArgument, status.message()).into_http()
+        }
+        _ => answer,
+    }
+}
