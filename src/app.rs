@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::bus::{BusError, Consumer};
+use crate::bus::{BusError, Consumer, upkeep};
 use crate::config::Config;
 use crate::event::decode::Decoder;
 use crate::grpc::{Bound, DeadLetters, ServeError};
@@ -203,6 +203,7 @@ async fn ingest(
     let decoder = Decoder::new(&config.counters.sender_types);
     let types = TypesInFlight::default();
     let (verified, background_metrics) = (store.clone(), metrics.clone());
+    let background_upkeep = metrics.clone();
     let waiting = metrics.dead_letters_waiting.clone();
     let registered = store.clone();
     let shared = Shared {
@@ -236,6 +237,11 @@ async fn ingest(
     let register = redrive::register(registered, config.retry.clone(), letters, shutdown.clone());
     tasks.spawn(register);
     tasks.spawn(redrive::watch(redrive, waiting, shutdown.clone()));
+    tasks.spawn(upkeep::run(
+        config.bus.clone(),
+        background_upkeep,
+        shutdown.clone(),
+    ));
     tasks.spawn(consumer.run(sink, written, shutdown.clone()));
     info!(queue = %config.bus.queue, database = %config.store.database, "taking events");
     while let Some(ended) = tasks.join_next().await {

@@ -7,6 +7,7 @@
 //! - [`Publisher`] publishes events with broker confirms.
 //! - [`letterbox`] goes through the dead-letter queue, [`lookout`] asks how long it is,
 //!   [`outbox`] sends letters on.
+//! - [`upkeep`] notices when the exchange was replaced, and binds the queue again.
 //! - [`inspect()`] looks at the broker and changes nothing.
 //!
 //! ```text
@@ -40,6 +41,7 @@ mod session;
 mod settle;
 mod topology;
 mod trouble;
+pub mod upkeep;
 mod watchdog;
 
 pub use consumer::Consumer;

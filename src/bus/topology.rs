@@ -190,7 +190,8 @@ pub(super) async fn counts_on(
     }
 }
 
-async fn bind(link: &Link, bus: &config::Bus) -> Result<(), BusError> {
+/// Binds the queue to the exchange. Repeating it changes nothing.
+pub(super) async fn bind(link: &Link, bus: &config::Bus) -> Result<(), BusError> {
     let channel = link.channel().await?;
     let bound = channel.queue_bind(
         short("bus.queue", &bus.queue)?,

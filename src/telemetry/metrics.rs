@@ -60,6 +60,9 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Consumer sessions ended other than by a shutdown, by cause.
     pub consumer_restarts: Family<Label, Counter>,
+    /// Times that the exchange was found to be gone, and the queue was bound
+    /// again.
+    pub topology_restored: Counter,
     /// Dialogs verified in the background.
     pub verified_dialogs: Counter,
     /// Counters found there that differ from the recorded facts.
@@ -80,6 +83,7 @@ impl Metrics {
             dead_letters: Family::default(),
             dead_letters_waiting: Gauge::default(),
             disagreeing_creates: Family::default(),
+            topology_restored: Counter::default(),
             commit_retries: Family::default(),
             batch_events: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
@@ -145,6 +149,11 @@ impl Metrics {
             "consumer_restarts",
             "Consumer sessions ended other than by a shutdown, by cause",
             metrics.consumer_restarts.clone(),
+        );
+        registry.register(
+            "topology_restored",
+            "Times that the exchange was found to be gone, and the queue was bound again",
+            metrics.topology_restored.clone(),
         );
         registry.register(
             "verified_dialogs",

@@ -1,13 +1,15 @@
 //! The queue must be one that loses nothing; an exchange that is there is used
 //! as it is.
 
+use std::time::Duration;
+
 use lapin::ExchangeKind;
-use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::options::{ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
 use crate::events::message;
 use crate::kit;
-use crate::kit::service::Result;
+use crate::kit::service::{Result, until, until_for};
 use crate::world::{World, binary, dialog};
 
 /// Runs `serve` until it ends by itself; its exit code and what it said.
@@ -113,4 +115,66 @@ async fn a_wrong_password_is_refused_without_showing_it() -> Result<()> {
     assert_eq!(code, Some(3), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
     Ok(())
+}
+
+/// As a producer does that brings its exchange up anew: what is published to it
+/// goes nowhere, and nothing in AMQP tells the consumer.
+#[tokio::test]
+async fn an_exchange_that_was_replaced_is_noticed_and_bound_again() -> Result<()> {
+    let world = World::new("replaced");
+    let service = world.service().await?;
+    world.publish(&[message("e0", "d", "m0", "ann", 5)]).await?;
+    service.has_settled(1).await?;
+    let (connection, channel) = world.channel().await?;
+    let witness = format!("{}.witness", world.config.bus.queue);
+    until("the witness", || async {
+        let (connection, channel) = world.channel().await.ok()?;
+        let passive = ExchangeDeclareOptions {
+            passive: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let (kind, none) = (ExchangeKind::Fanout, FieldTable::default());
+        let found = channel.exchange_declare(witness.as_str().into(), kind, passive, none);
+        let found = found.await;
+        // An error says that the connection is gone already.
+        let _ = connection.close(200, "done".into()).await;
+        found.ok()
+    })
+    .await?;
+    for times in 1..=2 {
+        let exchange = world.config.bus.exchange.as_str();
+        channel
+            .exchange_delete(exchange.into(), ExchangeDeleteOptions::default())
+            .await?;
+        let durable = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let declared = channel.exchange_declare(
+            exchange.into(),
+            ExchangeKind::Topic,
+            durable,
+            FieldTable::default(),
+        );
+        declared.await?;
+        // Looked for every second; the rest is for a busy machine.
+        let noticed = async || {
+            let restored = service.counter("chat_counters_topology_restored_total", "");
+            (restored.await.ok()? >= times).then_some(())
+        };
+        until_for(
+            Duration::from_secs(10),
+            "the exchange to be bound again",
+            noticed,
+        )
+        .await?;
+        let (event, id) = (format!("e{times}"), format!("m{times}"));
+        world
+            .publish(&[message(&event, "d", &id, "ann", 6)])
+            .await?;
+        service.has_settled(1 + times).await?;
+    }
+    assert_eq!(dialog(&service, "d").await?.0, 3);
+    connection.close(200, "done".into()).await?;
+    service.stop().await
 }

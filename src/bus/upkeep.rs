@@ -1,0 +1,158 @@
+//! Noticing that events no longer find their way to the queue, and mending it.
+//!
+//! An exchange that a producer deletes takes the binding with it. Declared anew
+//! by the same producer it looks as before, and every event published to it is
+//! gone: AMQP shows nobody which bindings there are. What does show is a
+//! **witness**: an exchange of ours, bound to the events' exchange, that the
+//! broker deletes by itself once that one is gone.
+
+use std::time::Duration;
+
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions};
+use lapin::types::FieldTable;
+use tracing::warn;
+
+use super::connect::{Link, in_time};
+use super::error::{BusError, amqp_code, short};
+use super::topology;
+use super::trouble::Trouble;
+use crate::config;
+use crate::shutdown::Shutdown;
+use crate::telemetry::metrics::Metrics;
+
+/// Between two looks. What is published while the binding is missing is lost.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Whether the witness is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Witness {
+    Present,
+    Missing,
+    /// This user may have none.
+    Forbidden,
+}
+
+/// Looks once a second, until a stop is requested. A connection of its own: a
+/// question that the broker refuses closes the channel it was asked on.
+pub async fn run(bus: config::Bus, metrics: Metrics, shutdown: Shutdown) {
+    let mut upkeep = Upkeep {
+        bus,
+        metrics,
+        link: None,
+        trouble: Trouble::new("cannot look whether events find their way to the queue"),
+        forbidden: false,
+    };
+    let mut every = tokio::time::interval(EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.requested() => break,
+            _ = every.tick() => upkeep.look().await,
+        }
+    }
+    if let Some(link) = upkeep.link {
+        link.close().await;
+    }
+}
+
+struct Upkeep {
+    bus: config::Bus,
+    metrics: Metrics,
+    link: Option<Link>,
+    trouble: Trouble,
+    /// Whether it was told that there can be no witness.
+    forbidden: bool,
+}
+
+impl Upkeep {
+    async fn look(&mut self) {
+        let looked = match self.link.take() {
+            Some(link) => self.look_on(&link).await.map(|()| link),
+            None => self.begin().await,
+        };
+        match looked {
+            Ok(link) => {
+                self.trouble.over("events find their way to the queue");
+                self.link = Some(link);
+            }
+            Err(error) => self.trouble.failed(&error),
+        }
+    }
+
+    /// The consumer has declared everything; a first look has nothing to
+    /// compare with.
+    async fn begin(&mut self) -> Result<Link, BusError> {
+        let link = Link::open(self.bus.url.expose(), "chat-counters upkeep").await?;
+        self.mend(&link).await?;
+        Ok(link)
+    }
+
+    async fn look_on(&mut self, link: &Link) -> Result<(), BusError> {
+        if witness(link, &self.bus, true).await? != Witness::Missing {
+            return topology::bind(link, &self.bus).await;
+        }
+        self.mend(link).await?;
+        self.metrics.topology_restored.inc();
+        warn!(
+            exchange = self.bus.exchange,
+            queue = self.bus.queue,
+            "the exchange was deleted and its bindings with it; the queue is bound again, what was published meanwhile is lost unless its producer repeats it"
+        );
+        Ok(())
+    }
+
+    /// Everything as it must be, and a witness of it.
+    async fn mend(&mut self, link: &Link) -> Result<(), BusError> {
+        topology::declare(link, &self.bus).await?;
+        if witness(link, &self.bus, false).await? == Witness::Forbidden
+            && !std::mem::replace(&mut self.forbidden, true)
+        {
+            warn!(
+                exchange = name(&self.bus),
+                "the user of bus.url may not declare or bind this exchange, so that nobody is told when the events' exchange is replaced; the queue is bound again all the same"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn name(bus: &config::Bus) -> String {
+    format!("{}.witness", bus.queue)
+}
+
+/// Looks for the witness, or makes it and binds it.
+async fn witness(link: &Link, bus: &config::Bus, passive: bool) -> Result<Witness, BusError> {
+    let name = short("bus.queue", &name(bus))?;
+    let to = short("bus.exchange", &bus.exchange)?;
+    let channel = link.channel().await?;
+    let options = ExchangeDeclareOptions {
+        passive,
+        auto_delete: true,
+        internal: true,
+        ..Default::default()
+    };
+    let looked = async {
+        let declared = channel.exchange_declare(
+            name.clone(),
+            ExchangeKind::Fanout,
+            options,
+            FieldTable::default(),
+        );
+        if let Err(error) = declared.await {
+            return Ok(Err(error));
+        }
+        if passive {
+            return Ok(Ok(()));
+        }
+        let options = ExchangeBindOptions::default();
+        let bound = channel.exchange_bind(to, name, "".into(), options, FieldTable::default());
+        Ok(bound.await)
+    };
+    match in_time("looking after the exchange", looked).await? {
+        Ok(()) => Ok(Witness::Present),
+        Err(error) if amqp_code(&error) == Some(404) => Ok(Witness::Missing),
+        Err(error) if amqp_code(&error) == Some(403) => Ok(Witness::Forbidden),
+        Err(error) => Err(BusError::while_doing("looking after the exchange", &error)),
+    }
+}
