@@ -172,8 +172,11 @@ impl Memory {
                 state.know_tail(dialog, tail);
             }
             Need::ReadOf(membership, mark) => {
-                let read = self.receipts.iter();
-                let read = read.filter(|r| r.user == membership.user && r.status.is_read());
+                let read = self.receipts.iter().filter(|receipt| {
+                    receipt.message.tenant == membership.dialog.tenant
+                        && receipt.user == membership.user
+                        && receipt.status.is_read()
+                });
                 let read = read.map(|r| r.message.message.clone()).collect();
                 state.know_read_of(membership, mark, read);
             }

@@ -441,7 +441,12 @@ impl Reading<'_> {
             .await?;
         let since = deletion.as_ref().map_or(0, |(version, _)| *version);
         let create = self
-            .versioned(dialog, since, doc! { "m": id.as_str() })
+            // The first of its creates, not one that corrects it.
+            .versioned(
+                dialog,
+                since,
+                doc! { "m": id.as_str(), "was": { "$exists": false } },
+            )
             .await?;
         Ok(create.or(deletion).map(|(_, happened)| happened))
     }
