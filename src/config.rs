@@ -12,6 +12,8 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::decode::DEFAULT_SENDER_TYPES;
+
 pub use load::{ConfigError, Loaded, PREFIX, Problem, Source, Sources, load};
 pub use secret::{Url, redacted};
 
@@ -190,7 +192,7 @@ impl Default for Store {
 impl Default for Counters {
     fn default() -> Self {
         Self {
-            sender_types: "user,contact,bot".into(),
+            sender_types: DEFAULT_SENDER_TYPES.into(),
         }
     }
 }

@@ -20,7 +20,7 @@ pub enum Outcome {
 }
 
 /// What two creates of one message say differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disagreement {
     /// The dialog. The first one recorded is right.
     Dialog,
@@ -35,15 +35,6 @@ pub enum Disagreement {
 }
 
 impl Disagreement {
-    /// All of them.
-    pub const ALL: [Disagreement; 5] = [
-        Disagreement::Dialog,
-        Disagreement::Sender,
-        Disagreement::Time,
-        Disagreement::SenderType,
-        Disagreement::System,
-    ];
-
     /// Its label in the metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -254,10 +254,9 @@ impl Batch {
         if created.system {
             return Ok(consumers);
         }
-        let high_mark = self.dialog(dialog).high_mark;
-        let out_of_order = high_mark.is_some_and(|mark| mark.covers(created.at));
+        let past = self.members_past_need(dialog, created.at, created.system);
+        let out_of_order = past.is_some();
         let is_stored = self.is_stored(key);
-        let past = out_of_order.then(|| Need::MembersPast(dialog.clone(), created.at));
         let readers = is_stored.then(|| Need::Readers(key.clone()));
         self.require(past.into_iter().chain(readers))?;
         if out_of_order {
@@ -316,12 +315,8 @@ impl Batch {
                 counters.sequence.add(&created.sender_type, by);
             }
         }
-        let kind = |counted: Counted<'_>| {
-            let countable = counted.filter(|(created, _)| !created.system);
-            countable.map(|(created, _)| created.sender_type.clone())
-        };
         // Whoever had consumed it as it was, and has as it is, is not concerned.
-        let same = kind(was) == kind(is);
+        let same = unread_from(was) == unread_from(is);
         for (counted, other, by) in [(was, is, -1), (is, was, 1)] {
             let Some((created, consumers)) = counted else {
                 continue;
@@ -348,6 +343,12 @@ impl Batch {
 
 /// A message that counts, and for whom it is not unread.
 type Counted<'c> = Option<(&'c Created, &'c HashSet<UserId>)>;
+
+/// The type under which the message can be unread; `None` when it cannot.
+fn unread_from(counted: Counted<'_>) -> Option<&SenderType> {
+    let countable = counted.filter(|(created, _)| !created.system);
+    countable.map(|(created, _)| &created.sender_type)
+}
 
 fn dialog_of(key: &MessageKey, created: &Created) -> DialogKey {
     DialogKey {

@@ -40,10 +40,13 @@ pub struct Decoder {
     sender_types: Arc<[SenderType]>,
 }
 
+/// Sender types that are told apart unless the configuration says otherwise.
+pub const DEFAULT_SENDER_TYPES: &str = "user,contact,bot";
+
 impl Default for Decoder {
     /// Tells apart what `counters.sender_types` names by default.
     fn default() -> Self {
-        Self::new("user,contact,bot")
+        Self::new(DEFAULT_SENDER_TYPES)
     }
 }
 

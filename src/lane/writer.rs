@@ -98,8 +98,8 @@ impl Patience {
 /// through.
 const BRIEF_TAIL: usize = 100;
 const BRIEF_MEMBERS: i64 = 500;
-/// Dialogs whose past a brief attempt looks at, and members whose single reads are looked
-/// up in it.
+/// Dialogs whose past a brief attempt looks at, and members whose single reads
+/// are looked up in it.
 const BRIEF_LOOKS: usize = 16;
 const BRIEF_READERS: usize = 100;
 

@@ -148,7 +148,10 @@ async fn look(store: &config::Store, mut options: ClientOptions) -> Result<Inspe
     report.version(&client).await?;
     if report.primary.is_some() {
         report.trials(&client, &store.database).await;
-        report.rules(&client, &store.database).await?;
+        // A user who may not read has been told so.
+        if report.snapshot_reads {
+            report.rules(&client, &store.database).await?;
+        }
     }
     client.shutdown().await;
     Ok(report)

@@ -161,7 +161,7 @@ fn leaf(table: &[u8], at: &mut usize, out: &mut Vec<u8>, notes: &mut Notes) {
 }
 
 /// Bytes of a value after its type; `None` for a type that lapin does not know.
-fn fixed(tag: u8) -> Option<usize> {
+pub(super) fn fixed(tag: u8) -> Option<usize> {
     Some(match tag {
         b'V' => 0,
         b't' | b'b' | b'B' => 1,

@@ -322,15 +322,7 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
     let tags = prop::sample::select(b"tbBsUuIifLldTDVzZ\x00".to_vec());
     let leaf = prop_oneof![
         (tags, prop::collection::vec(any::<u8>(), 0..10)).prop_map(|(tag, rest)| {
-            let size = match tag {
-                b'V' => 0,
-                b't' | b'b' | b'B' => 1,
-                b's' | b'U' | b'u' => 2,
-                b'I' | b'i' | b'f' => 4,
-                b'D' => 5,
-                b'L' | b'l' | b'd' | b'T' => 8,
-                _ => rest.len(),
-            };
+            let size = table::fixed(tag).unwrap_or(rest.len());
             let filled = rest.into_iter().chain(std::iter::repeat(7)).take(size);
             std::iter::once(tag).chain(filled).collect()
         }),

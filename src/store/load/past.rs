@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use futures::TryStreamExt as _;
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Document, doc};
 use serde::Deserialize;
 
 use super::{CountDocument, Loader, UserPart, user};
@@ -13,7 +13,7 @@ use crate::derive::state::{ByType, DialogKey, Mark, MembershipKey, MessageKey, R
 use crate::derive::tail::{Tail, TailMessage};
 use crate::event::{MessageId, Micros, SenderType, Status, UserId};
 use crate::store::StoreError;
-use crate::store::documents::{Counts, Id as _, by_type, foreign, micros};
+use crate::store::documents::{Counts, Id as _, below, by_type, foreign, micros};
 use crate::store::schema::{collection, escape};
 
 /// Longest tail of a dialog that is loaded, in messages: some 100 bytes each.
@@ -118,11 +118,9 @@ impl Loader {
         for messages in messages.chunks(RANGES) {
             let mut ranges: HashMap<_, Vec<_>> = HashMap::new();
             for message in messages {
-                let id = message.document()?;
-                let (mut from, mut to) = (id.clone(), id);
-                from.extend(doc! { "s": "read", "u": "" });
-                to.extend(doc! { "s": "read", "u": Bson::MaxKey });
-                let range = doc! { "_id": { "$gte": from, "$lt": to } };
+                let mut read = message.document()?;
+                read.insert("s", Status::read().as_str());
+                let range = doc! { "_id": below(read) };
                 ranges.entry(&message.tenant).or_default().push(range);
             }
             for (tenant, ranges) in ranges {
