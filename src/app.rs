@@ -15,6 +15,7 @@ use crate::event::decode::Decoder;
 use crate::grpc::{Bound, DeadLetters, ServeError};
 use crate::lane::{Lane, Shared, TypesInFlight};
 use crate::maintenance::background;
+use crate::outage::Outage;
 use crate::pipeline::Pipeline;
 use crate::redrive::{self, Redrive};
 use crate::retry::Backoff;
@@ -195,7 +196,13 @@ async fn ingest(
     if !migrated(&config, &store, &shutdown).await {
         return Ok(());
     }
-    let consumer = Consumer::open(config.bus.clone(), config.retry.clone(), metrics.clone());
+    let outage = Outage::default();
+    let consumer = Consumer::open(
+        config.bus.clone(),
+        config.retry.clone(),
+        metrics.clone(),
+        outage.clone(),
+    );
     let consumer = tokio::select! {
         consumer = consumer => consumer?,
         () = shutdown.requested() => return Ok(()),
@@ -213,6 +220,7 @@ async fn ingest(
         types: types.clone(),
         lanes: config.lanes.clone(),
         retry: config.retry.clone(),
+        outage,
         shutdown: shutdown.clone(),
     };
     // The prefetch bounds what is in flight; no channel is ever the narrower.

@@ -30,6 +30,7 @@ mod delivery;
 mod error;
 mod filter;
 pub mod inspect;
+mod intake;
 mod letter;
 pub mod letterbox;
 mod letters;

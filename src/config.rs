@@ -59,12 +59,16 @@ pub struct Bus {
     pub dead_letter_queue: String,
     /// Deliveries in flight at most.
     pub prefetch: u16,
+    /// Bytes of deliveries in flight at most.
+    pub prefetch_bytes: usize,
     /// Deliveries of one event at most.
     pub delivery_limit: u32,
     /// Largest event.
     pub max_body_bytes: usize,
     /// Silence after which a consumer is looked at.
     pub watchdog_seconds: u64,
+    /// Outage of the store after which deliveries are handed back.
+    pub hold_seconds: u64,
 }
 
 /// MongoDB: where facts and counters live.
@@ -172,9 +176,11 @@ impl Default for Bus {
             queue: "chat_counters".into(),
             dead_letter_queue: "chat_counters.dlq".into(),
             prefetch: 2000,
+            prefetch_bytes: 64 << 20,
             delivery_limit: 20,
             max_body_bytes: 1 << 20,
             watchdog_seconds: 30,
+            hold_seconds: 60,
         }
     }
 }

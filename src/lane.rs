@@ -32,6 +32,7 @@ use crate::deadletter::{Failure, Reason};
 use crate::derive::{Care, Outcome};
 use crate::event::Event;
 use crate::failpoint;
+use crate::outage::Outage;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::store::{Class, CommitFeed, Store, StoreError};
@@ -55,6 +56,9 @@ const LONG_ATTEMPT: Duration = Duration::from_secs(1);
 /// Events in the first attempt of a patient lane, and in each at least: what
 /// touches ten thousand members touches them once, for however many events.
 const LEAST_PACE: usize = 100;
+
+/// An attempt that takes longer may never end: the store may be frozen.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// How long an acknowledgement takes to leave the process, amply.
 const HEARD: Duration = Duration::from_millis(5);
@@ -95,6 +99,7 @@ pub struct Shared {
     pub types: TypesInFlight,
     pub lanes: config::Lanes,
     pub retry: config::Retry,
+    pub outage: Outage,
     pub shutdown: Shutdown,
 }
 
@@ -261,7 +266,7 @@ impl Lane {
                 failpoint::meet(event.stamp.event.as_str());
             }
             let started = Instant::now();
-            match self.writer.attempt(&events, progress.care).await {
+            match self.attempt(&events, progress.care, started).await {
                 Ok(fates) => {
                     self.keep_pace(taken, started.elapsed());
                     self.succeeded(&mut progress, &fates).await;
@@ -274,6 +279,30 @@ impl Lane {
                 }
             }
         }
+    }
+
+    /// One attempt; tells the others whether the store answers.
+    async fn attempt(
+        &mut self,
+        events: &[&Event],
+        care: Care,
+        began: Instant,
+    ) -> Result<Vec<Fate>, StoreError> {
+        let outage = &self.shared.outage;
+        let mut attempt = std::pin::pin!(self.writer.attempt(events, care));
+        let ended = tokio::select! {
+            ended = &mut attempt => ended,
+            // A server that is frozen keeps its connections, and says nothing.
+            () = tokio::time::sleep(SILENT) => {
+                outage.seen(began);
+                attempt.await
+            }
+        };
+        match &ended {
+            Err(failed) if failed.class() == Class::Retryable => outage.seen(began),
+            _ => outage.over(),
+        }
+        ended
     }
 
     async fn succeeded(&mut self, progress: &mut Progress, fates: &[Fate]) {

@@ -33,6 +33,7 @@ pub mod grpc;
 pub mod history;
 pub mod lane;
 pub mod maintenance;
+pub mod outage;
 pub mod pipeline;
 pub mod redrive;
 pub mod retry;

@@ -14,7 +14,8 @@
 # Ports, on 127.0.0.1: BASE AMQP, +1 management, +2 Prometheus, +3 Erlang, +4..+8 its tools, and for
 # the first node of a ROOT +9 epmd. Files: ROOT/NAME/pid (the Erlang machine), ROOT/NAME/log/.
 # Nodes of one cluster share a ROOT. RABBIT_VERSION=3|4 as in get-rabbitmq.sh, fixed by the first
-# start; RABBIT_BENCH=1 keeps the broker's own write-ahead log size.
+# start; RABBIT_BENCH=1 keeps the broker's own write-ahead log size; RABBIT_CONSUMER_TIMEOUT_MS=N is how
+# long a consumer may hold a message, looked after every half second.
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=deploy/dev/lib.sh
@@ -96,7 +97,9 @@ configure() { # [PEER...]
   : >"$node/env.conf"
   echo '[rabbitmq_management,rabbitmq_prometheus,rabbitmq_consistent_hash_exchange].' >"$node/enabled_plugins"
   # A frozen or dead peer is noticed within seconds.
-  echo '[{kernel,[{net_ticktime,8}]},{rabbit,[{quorum_tick_interval,1000}]},{aten,[{poll_interval,500}]}].' >"$node/advanced.config"
+  local rabbit='{quorum_tick_interval,1000}'
+  [ -z "${RABBIT_CONSUMER_TIMEOUT_MS:-}" ] || rabbit+=',{channel_tick_interval,500}'
+  echo "[{kernel,[{net_ticktime,8}]},{rabbit,[$rabbit]},{aten,[{poll_interval,500}]}]." >"$node/advanced.config"
   {
     echo "listeners.tcp.1 = 127.0.0.1:$base"
     echo "management.tcp.ip = 127.0.0.1"
@@ -108,6 +111,7 @@ configure() { # [PEER...]
     echo "disk_free_limit.absolute = 50MB"
     echo "vm_memory_high_watermark.absolute = 1GB"
     echo "cluster_partition_handling = pause_minority"
+    [ -z "${RABBIT_CONSUMER_TIMEOUT_MS:-}" ] || echo "consumer_timeout = $RABBIT_CONSUMER_TIMEOUT_MS"
     [ -n "${RABBIT_BENCH:-}" ] || echo "raft.wal_max_size_bytes = 33554432" # 512 MB of disk less
     if [ $# -gt 0 ]; then
       echo "cluster_formation.peer_discovery_backend = classic_config"

@@ -12,6 +12,7 @@ use lapin::{Channel, Connection, ConnectionProperties};
 
 use super::error::{BusError, amqp_code, answer};
 use super::filter::{self, Wire};
+use super::intake::Scales;
 use crate::config::redacted;
 
 /// For resolving, connecting and the handshakes, together.
@@ -40,6 +41,18 @@ impl Link {
     /// [`BusError::is_for_operator`] for a URL, host, user or virtual host that
     /// is wrong; else [`BusError::Unreachable`].
     pub(super) async fn open(url: &str, name: &'static str) -> Result<Link, BusError> {
+        Self::weighed(url, name, None).await
+    }
+
+    /// Connects once; what is read is weighed on scales, if there are any.
+    ///
+    /// # Errors
+    /// As [`open`](Link::open).
+    pub(super) async fn weighed(
+        url: &str,
+        name: &'static str,
+        scales: Option<Arc<Scales>>,
+    ) -> Result<Link, BusError> {
         let uri = parse(url)?;
         let unreachable = |why: String| BusError::Unreachable {
             url: redacted(url),
@@ -48,7 +61,7 @@ impl Link {
         let socket = Socket::default();
         let attempt = async {
             let addresses = resolve(&uri, url).await?;
-            handshake(uri, addresses, name, socket.clone())
+            handshake(uri, addresses, name, socket.clone(), scales)
                 .await
                 .map_err(|error| refused(url, &error))
         };
@@ -169,6 +182,7 @@ async fn handshake(
     addresses: Vec<SocketAddr>,
     name: &'static str,
     socket: Socket,
+    scales: Option<Arc<Scales>>,
 ) -> lapin::Result<Connection> {
     let properties = ConnectionProperties::default()
         .with_connection_name(name.into())
@@ -179,7 +193,7 @@ async fn handshake(
         uri,
         runtime,
         async move |uri, _| {
-            let wire = wire(&uri, addresses.clone(), &socket).await?;
+            let wire = wire(&uri, addresses.clone(), &socket, scales.clone()).await?;
             Ok(AsyncTcpStream::Plain(wire))
         },
         properties,
@@ -193,6 +207,7 @@ pub(super) async fn wire(
     uri: &AMQPUri,
     addresses: Vec<SocketAddr>,
     socket: &Socket,
+    scales: Option<Arc<Scales>>,
 ) -> std::io::Result<Wire> {
     let stream = AsyncTcpStream::connect(&Tokio::current(), addresses).await?;
     if let AsyncTcpStream::Plain(plain) = &stream {
@@ -205,7 +220,7 @@ pub(super) async fn wire(
             stream.into_tls(host, TLSConfig::default()).await?
         }
     };
-    Ok(Wire::new(stream, frame_max(uri)))
+    Ok(Wire::new(stream, frame_max(uri), scales))
 }
 
 fn frame_max(uri: &AMQPUri) -> u32 {

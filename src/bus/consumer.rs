@@ -6,14 +6,17 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::{info, warn};
 
 use super::delivery::Delivery;
 use super::error::BusError;
+use super::intake::{Intake, Window};
 use super::letter::Letter;
 use super::letters::{Letters, Written};
-use super::session::{End, Session};
+use super::session::{Consuming, End, Session};
 use super::trouble::Trouble;
 use crate::config;
+use crate::outage::Outage;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::{Label, Metrics};
@@ -24,6 +27,9 @@ pub struct Consumer {
     retry: config::Retry,
     metrics: Metrics,
     health: watch::Sender<bool>,
+    intake: Arc<Intake>,
+    window: Window,
+    outage: Outage,
     backoff: Backoff,
     trouble: Trouble,
     /// A session that is open already.
@@ -44,9 +50,11 @@ impl Consumer {
         config: config::Bus,
         retry: config::Retry,
         metrics: Metrics,
+        outage: Outage,
     ) -> Result<Consumer, BusError> {
+        let intake = Intake::new(config.prefetch_bytes);
         let mut trouble = Trouble::new("consuming nothing");
-        let next = match Session::open(&config).await {
+        let next = match Session::open(&config, &intake).await {
             Ok(session) => Some(session),
             Err(error) if error.is_for_operator() => return Err(error),
             Err(error) => {
@@ -55,7 +63,10 @@ impl Consumer {
             }
         };
         Ok(Consumer {
+            window: Window::new(&config),
             bus: Arc::new(config),
+            intake,
+            outage,
             backoff: backoff(&retry),
             retry,
             metrics,
@@ -105,41 +116,88 @@ impl Consumer {
         letters: mpsc::UnboundedSender<Letter>,
     ) {
         while let Some(session) = self.connected(shutdown).await {
-            let began = Instant::now();
-            let metrics = self.metrics.clone();
-            let (kind, error) = match session.consume(&self.bus, letters.clone(), metrics).await {
+            let (metrics, began) = (self.metrics.clone(), Instant::now());
+            let consuming = session.consume(&self.bus, &self.window, letters.clone(), metrics);
+            let mut consuming = match consuming.await {
+                Ok(consuming) => consuming,
                 Err(error) => {
-                    // It may have been a renewal.
-                    self.health.send_replace(false);
-                    ("connection", error)
-                }
-                Ok(mut consuming) => {
-                    self.trouble.over("consuming");
-                    self.health.send_replace(true);
-                    match consuming.forward(&self.bus, &sink, shutdown).await {
-                        End::Stopped => {
-                            drop(sink);
-                            self.health.send_replace(false);
-                            return consuming.drain().await;
-                        }
-                        End::Quiet => {
-                            self.count_restart("quiet");
-                            self.next = consuming.renew(&self.bus).await.ok();
-                            self.health.send_replace(self.next.is_some());
-                            continue;
-                        }
-                        End::Broken { kind, error } => {
-                            self.health.send_replace(false);
-                            consuming.abandon().await;
-                            (kind, error)
-                        }
-                    }
+                    self.broken("connection", &error, began, shutdown).await;
+                    continue;
                 }
             };
-            self.count_restart(kind);
-            self.trouble.failed(&error);
-            self.pause(began, shutdown).await;
+            self.trouble.over("consuming");
+            self.health.send_replace(true);
+            let heeded = (&self.outage, shutdown);
+            let end = consuming.forward(&self.bus, &mut self.window, &sink, heeded);
+            match end.await {
+                End::Stopped => {
+                    drop(sink);
+                    self.health.send_replace(false);
+                    return consuming.drain().await;
+                }
+                End::Quiet => {
+                    self.count_restart("quiet");
+                    self.next = consuming.renew(&self.bus).await.ok();
+                    self.health.send_replace(self.next.is_some());
+                }
+                End::Held => self.hold(consuming, shutdown).await,
+                End::Full => self.ease(consuming, shutdown).await,
+                End::Broken { kind, error } => {
+                    consuming.abandon().await;
+                    self.broken(kind, &error, began, shutdown).await;
+                }
+            }
         }
+    }
+
+    /// Hands back what is held for a store that takes nothing, and consumes
+    /// nothing until it does. A broker loses patience with whoever holds messages
+    /// for long, and each time counts as a failed delivery; so does handing back,
+    /// but it is once an outage.
+    async fn hold(&mut self, consuming: Consuming, shutdown: &Shutdown) {
+        self.count_restart("held");
+        self.health.send_replace(false);
+        warn!(
+            seconds = self.bus.hold_seconds,
+            "the store has taken nothing for bus.hold_seconds: all deliveries are handed back, and nothing is consumed until it does"
+        );
+        consuming.abandon().await;
+        self.metrics.consumer_paused.set(1);
+        tokio::select! {
+            () = self.outage.ended() => info!("the store takes events again: consuming"),
+            () = shutdown.requested() => {}
+        }
+        self.metrics.consumer_paused.set(0);
+    }
+
+    /// Begins anew with a smaller window, once less is in hand.
+    async fn ease(&mut self, consuming: Consuming, shutdown: &Shutdown) {
+        self.count_restart("full");
+        self.window.narrow(consuming.heaviest());
+        info!(
+            limit = self.bus.prefetch_bytes,
+            prefetch = self.window.wide(),
+            "deliveries are larger than bus.prefetch_bytes allows for so many at once: consuming fewer"
+        );
+        consuming.cut().await;
+        tokio::select! {
+            () = self.intake.eased() => {}
+            () = shutdown.requested() => {}
+        }
+    }
+
+    /// A session broke, or did not begin; the next one may wait.
+    async fn broken(
+        &mut self,
+        kind: &'static str,
+        error: &BusError,
+        began: Instant,
+        shutdown: &Shutdown,
+    ) {
+        self.health.send_replace(false);
+        self.count_restart(kind);
+        self.trouble.failed(error);
+        self.pause(began, shutdown).await;
     }
 
     fn count_restart(&self, kind: &'static str) {
@@ -156,7 +214,7 @@ impl Consumer {
             let opened = tokio::select! {
                 biased;
                 () = shutdown.requested() => return None,
-                opened = Session::open(&self.bus) => opened,
+                opened = Session::open(&self.bus, &self.intake) => opened,
             };
             match opened {
                 Ok(session) => return Some(session),

@@ -7,6 +7,7 @@ use lapin::types::AMQPValue;
 use tokio::sync::mpsc;
 
 use super::filter::ALTERED;
+use super::intake::Weight;
 use super::letter::Letter;
 use crate::deadletter::Failure;
 
@@ -61,6 +62,8 @@ pub(super) struct Message {
 pub(super) struct Origin {
     pub(super) tag: Tag,
     pub(super) back: Arc<Return>,
+    /// In hand until this is dropped.
+    pub(super) _weight: Weight,
 }
 
 impl Origin {
@@ -76,10 +79,15 @@ impl Origin {
 }
 
 impl Delivery {
-    pub(super) fn new(delivery: lapin::message::Delivery, back: Arc<Return>) -> Self {
+    pub(super) fn new(
+        delivery: lapin::message::Delivery,
+        back: Arc<Return>,
+        weight: Weight,
+    ) -> Self {
         let origin = Origin {
             tag: delivery.delivery_tag,
             back,
+            _weight: weight,
         };
         let message = Message {
             body: delivery.data,

@@ -19,16 +19,21 @@ mod table;
 mod text;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use self::methods::Method;
 pub(super) use self::properties::{ALTERED, without_depths};
 pub(super) use self::stream::{Wire, runtime};
+use super::intake::Scales;
 
 /// Tables and arrays within the headers that are let through. Deeper ones are cut.
 pub(super) const MAX_DEPTH: usize = 64;
 /// Largest header frame that is held to be looked at, in bytes. Of a larger one
 /// the properties are let go.
 const MAX_HELD: usize = 1 << 20;
+/// What a body weighs at most, whatever its header frame says: more than any
+/// broker takes.
+const MAX_WEIGHT: u64 = 1 << 30;
 /// Type, channel and size before a frame's payload.
 const HEAD: usize = 7;
 /// What a frame has besides its payload: head and end.
@@ -38,6 +43,7 @@ const SKELETON: usize = 12;
 const FRAME_END: u8 = 206;
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
+const BODY: u8 = 3;
 /// The first byte of a broker's own protocol header, which it sends, to hang up,
 /// to clients of another version.
 const PROTOCOL: u8 = b'A';
@@ -56,6 +62,10 @@ pub(super) struct Filter {
     held: Vec<u8>,
     /// What the header frame to come on a channel is to tell of its method.
     told: HashMap<u16, Originals>,
+    /// Where messages are weighed, if they are.
+    scales: Option<Arc<Scales>>,
+    /// Bytes to come of the body that was announced last.
+    body: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -83,14 +93,22 @@ impl Originals {
 
 impl Filter {
     /// `asked` is the `frame_max` of the URL; 0 for none.
-    pub(super) fn new(asked: u32) -> Self {
+    pub(super) fn new(asked: u32, scales: Option<Arc<Scales>>) -> Self {
         Self {
+            scales,
+            body: 0,
             asked,
             limit: negotiated(asked, 0),
             state: State::Holding,
             held: Vec::new(),
             told: HashMap::new(),
         }
+    }
+
+    /// Whether a message has begun to pass and not ended: lapin must have the
+    /// rest of it.
+    pub(super) fn is_within_message(&self) -> bool {
+        self.body > 0 || !matches!(self.state, State::Holding)
     }
 
     /// Takes the next bytes of the broker, and adds what lapin is to read to `out`.
@@ -151,7 +169,10 @@ impl Filter {
             }
             HEADER => self.header(frame, out),
             METHOD if size <= MAX_HELD => self.method(frame, out),
-            _ => {
+            kind => {
+                if kind == BODY {
+                    self.body = self.body.saturating_sub(size as u64);
+                }
                 out.extend_from_slice(frame);
                 self.state = State::Passing(size + 1);
             }
@@ -159,6 +180,7 @@ impl Filter {
     }
 
     fn header(&mut self, frame: &[u8], out: &mut Vec<u8>) {
+        self.weigh(frame);
         let told = self.told.remove(&channel(frame)).unwrap_or_default();
         let (skeleton, properties) = match payload(frame).split_at_checked(SKELETON) {
             Some(parts) => parts,
@@ -172,9 +194,23 @@ impl Filter {
 
     /// Of a header frame that is too large to be held, the skeleton goes on.
     fn let_go(&mut self, frame: &[u8], size: usize, out: &mut Vec<u8>) {
+        self.weigh(frame);
         let told = self.told.remove(&channel(frame)).unwrap_or_default();
         let properties = properties::let_go(size - SKELETON, told, self.room());
         write(frame, &[&frame[HEAD..], &properties], out);
+    }
+
+    /// Weighs the message whose header frame begins so.
+    fn weigh(&mut self, frame: &[u8]) {
+        let Some((skeleton, _)) = frame[HEAD..].split_first_chunk::<SKELETON>() else {
+            return;
+        };
+        let [_, _, _, _, body @ ..] = *skeleton;
+        self.body = u64::from_be_bytes(body);
+        if let Some(scales) = &self.scales {
+            let body = self.body.min(MAX_WEIGHT) as usize;
+            scales.weigh(body + size(frame));
+        }
     }
 
     fn method(&mut self, frame: &[u8], out: &mut Vec<u8>) {

@@ -199,7 +199,7 @@ async fn greeting(url: &str) -> Option<FieldTable> {
 
 /// The payload of the broker's first frame.
 async fn greet(uri: &AMQPUri, addresses: Vec<std::net::SocketAddr>) -> std::io::Result<Vec<u8>> {
-    let mut stream = connect::wire(uri, addresses, &Socket::default()).await?;
+    let mut stream = connect::wire(uri, addresses, &Socket::default(), None).await?;
     let mut hello: &[u8] = b"AMQP\x00\x00\x09\x01";
     while !hello.is_empty() {
         let sent = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, hello)).await?;

@@ -188,6 +188,7 @@ pub(super) mod tests {
     use tokio::sync::mpsc;
 
     use super::super::delivery::{Origin, Return};
+    use super::super::intake::{Intake, Scales};
     use super::*;
     use crate::deadletter::Reason;
 
@@ -203,7 +204,11 @@ pub(super) mod tests {
             exchange: "chat3_events".into(),
             routing_key: "message.create.t1".into(),
             redelivered: false,
-            origin: Origin { tag: 1, back },
+            origin: Origin {
+                tag: 1,
+                back,
+                _weight: Scales::new(&Intake::new(1)).take(0),
+            },
         };
         let failure = Failure {
             reason: Reason::InvalidEvent,

@@ -1,5 +1,6 @@
 //! One life of the consumer: from a connection to its end.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,17 +15,18 @@ use tokio::task::JoinSet;
 use super::connect::{Link, in_time};
 use super::delivery::{Delivery, Return};
 use super::error::{BusError, short};
+use super::intake::{Intake, Scales, Window};
 use super::letter::Letter;
 use super::watchdog::Watchdog;
 use super::{settle, topology};
 use crate::config;
 use crate::deadletter::{Failure, Reason};
+use crate::outage::Outage;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
-/// Finished deliveries may wait behind an unfinished one up to this share of
-/// the prefetch; then they are acknowledged one by one.
-const WAITING_SHARE: u16 = 4;
+/// How long a session that has too much in hand waits for it to be settled.
+const LAST_SETTLED: Duration = Duration::from_secs(5);
 
 /// Why a session no longer forwards.
 #[derive(Debug)]
@@ -33,6 +35,10 @@ pub(super) enum End {
     Stopped,
     /// Nothing was delivered for a while, and nothing waits.
     Quiet,
+    /// The store has taken nothing for as long as deliveries may be held.
+    Held,
+    /// More bytes are on their way than may be in hand.
+    Full,
     /// It broke; `kind` is its label in the metrics.
     Broken { kind: &'static str, error: BusError },
 }
@@ -40,18 +46,25 @@ pub(super) enum End {
 /// Connected, with the topology in place; not consuming yet.
 pub(super) struct Session {
     link: Link,
+    scales: Arc<Scales>,
     channel: Channel,
 }
 
 impl Session {
-    pub(super) async fn open(bus: &config::Bus) -> Result<Self, BusError> {
-        let link = Link::open(bus.url.expose(), "chat-counters").await?;
-        Self::on(link, bus).await
+    pub(super) async fn open(bus: &config::Bus, intake: &Arc<Intake>) -> Result<Self, BusError> {
+        let scales = Scales::new(intake);
+        let weighing = Some(Arc::clone(&scales));
+        let link = Link::weighed(bus.url.expose(), "chat-counters", weighing).await?;
+        Self::on(link, scales, bus).await
     }
 
-    async fn on(link: Link, bus: &config::Bus) -> Result<Self, BusError> {
+    async fn on(link: Link, scales: Arc<Scales>, bus: &config::Bus) -> Result<Self, BusError> {
         match prepare(&link, bus).await {
-            Ok(channel) => Ok(Self { link, channel }),
+            Ok(channel) => Ok(Self {
+                link,
+                scales,
+                channel,
+            }),
             Err(error) => {
                 link.close().await;
                 Err(error)
@@ -63,29 +76,36 @@ impl Session {
     pub(super) async fn consume(
         self,
         bus: &config::Bus,
+        window: &Window,
         letters: mpsc::UnboundedSender<Letter>,
         metrics: Metrics,
     ) -> Result<Consuming, BusError> {
-        let Session { link, channel } = self;
-        let queue = short("bus.queue", &bus.queue)?;
-        let options = BasicConsumeOptions::default();
-        let consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default());
-        let consumer = in_time("starting to consume", consumer).await?;
+        let Session {
+            link,
+            scales,
+            channel,
+        } = self;
+        // Of a session before this one on the same connection.
+        scales.clear();
+        let consumer = consume(&channel, bus, window.wide()).await?;
         #[allow(clippy::disallowed_methods, reason = "the prefetch is its limit")]
         let (settle, settlements) = mpsc::unbounded_channel();
         let in_flight = Arc::new(AtomicUsize::new(0));
-        let bound = usize::from(bus.prefetch / WAITING_SHARE);
+        let wide = Arc::new(AtomicUsize::new(window.wide().into()));
         let mut settling = JoinSet::new();
         settling.spawn(settle::settle(
             channel.clone(),
             settlements,
             in_flight.clone(),
-            bound,
+            wide.clone(),
         ));
         Ok(Consuming {
             link,
+            scales,
             channel,
             consumer,
+            left: VecDeque::new(),
+            wide,
             back: Arc::new(Return { settle, letters }),
             settling,
             in_flight,
@@ -96,18 +116,48 @@ impl Session {
 
 async fn prepare(link: &Link, bus: &config::Bus) -> Result<Channel, BusError> {
     topology::declare(link, bus).await?;
-    let channel = link.channel().await?;
-    // Before consuming: a consumer started earlier has no limit.
-    let qos = channel.basic_qos(bus.prefetch, BasicQosOptions::default());
+    link.channel().await
+}
+
+/// Begins to consume with a prefetch, which is that of this consumer.
+async fn consume(
+    channel: &Channel,
+    bus: &config::Bus,
+    prefetch: u16,
+) -> Result<lapin::Consumer, BusError> {
+    // Before consuming: a consumer started earlier has another limit.
+    let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
     in_time("setting the prefetch", qos).await?;
-    Ok(channel)
+    let queue = short("bus.queue", &bus.queue)?;
+    let options = BasicConsumeOptions::default();
+    let consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default());
+    in_time("starting to consume", consumer).await
+}
+
+/// Cancels a consumer; returns what it was sent and has not handed out.
+async fn cancel(
+    channel: &Channel,
+    consumer: &mut lapin::Consumer,
+) -> Result<Vec<lapin::message::Delivery>, BusError> {
+    let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+    in_time("cancelling the consumer", cancelled).await?;
+    let mut unread = Vec::new();
+    while let Some(Ok(delivery)) = consumer.next().await {
+        unread.push(delivery);
+    }
+    Ok(unread)
 }
 
 /// Receiving deliveries, and settling them.
 pub(super) struct Consuming {
     link: Link,
+    scales: Arc<Scales>,
     channel: Channel,
     consumer: lapin::Consumer,
+    /// What a consumer before this one was sent, on the same channel.
+    left: VecDeque<lapin::message::Delivery>,
+    /// The window, for those who settle.
+    wide: Arc<AtomicUsize>,
     back: Arc<Return>,
     /// The one task that settles; ended with this session.
     settling: JoinSet<Result<(), BusError>>,
@@ -120,16 +170,20 @@ impl Consuming {
     pub(super) async fn forward(
         &mut self,
         bus: &config::Bus,
+        window: &mut Window,
         sink: &mpsc::Sender<Delivery>,
-        shutdown: &Shutdown,
+        (outage, shutdown): (&Outage, &Shutdown),
     ) -> End {
         let mut watchdog = Watchdog::new(Duration::from_secs(bus.watchdog_seconds));
         let mut stop = std::pin::pin!(shutdown.requested());
+        let mut held = std::pin::pin!(outage.lasts(Duration::from_secs(bus.hold_seconds)));
         loop {
             let received = tokio::select! {
                 biased;
                 () = &mut stop => return End::Stopped,
-                received = self.consumer.next() => received,
+                () = &mut held => return End::Held,
+                received = next(&mut self.left, &mut self.consumer) => received,
+                () = self.scales.full(), if window.wide() > 1 => return End::Full,
                 ended = self.settling.join_next() => return lost_settling(ended),
                 () = watchdog.barks() => {
                     let idle = self.in_flight.load(Ordering::Relaxed) == 0;
@@ -145,6 +199,7 @@ impl Consuming {
                 None => return cancelled(&bus.queue),
             };
             watchdog.fed();
+            let wants_more = window.seen(delivery.data.len());
             let Some(delivery) = self.accept(delivery, bus.max_body_bytes) else {
                 continue;
             };
@@ -153,9 +208,16 @@ impl Consuming {
                 tokio::select! {
                     biased;
                     () = &mut stop => return End::Stopped,
+                    () = &mut held => return End::Held,
                     ended = self.settling.join_next() => return lost_settling(ended),
                     _ = sink.send(delivery) => {}
                 }
+            }
+            if wants_more && let Err(error) = self.widen(bus, window).await {
+                return End::Broken {
+                    kind: "connection",
+                    error,
+                };
             }
             if sink.is_closed() {
                 tracing::error!("no one takes deliveries any more: stopping to consume");
@@ -164,11 +226,23 @@ impl Consuming {
         }
     }
 
+    /// Consumes with a wider window, on the same channel: what is in flight stays
+    /// so, and is settled as before.
+    async fn widen(&mut self, bus: &config::Bus, window: &mut Window) -> Result<(), BusError> {
+        window.widen();
+        let unread = cancel(&self.channel, &mut self.consumer).await?;
+        self.left.extend(unread);
+        self.consumer = consume(&self.channel, bus, window.wide()).await?;
+        self.wide.store(window.wide().into(), Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Counts a delivery in. One with a body over the limit goes no further.
     fn accept(&self, delivery: lapin::message::Delivery, limit: usize) -> Option<Delivery> {
         self.metrics.deliveries.inc();
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let delivery = Delivery::new(delivery, Arc::clone(&self.back));
+        let weight = self.scales.take(delivery.data.len());
+        let delivery = Delivery::new(delivery, Arc::clone(&self.back), weight);
         if delivery.is_altered() {
             self.metrics.deliveries_altered.inc();
         }
@@ -176,7 +250,8 @@ impl Consuming {
         if bytes <= limit {
             return Some(delivery);
         }
-        tracing::warn!(
+        // Not a warning, for the same reason as any dead letter is none.
+        tracing::debug!(
             bytes,
             limit,
             routing_key = delivery.routing_key(),
@@ -198,6 +273,27 @@ impl Consuming {
         self.link.close().await;
     }
 
+    /// Bytes of the largest delivery that was read.
+    pub(super) fn heaviest(&self) -> usize {
+        self.scales.heaviest()
+    }
+
+    /// Ends a session that has too much on its way. What was handed out is settled
+    /// if that does not take long; the rest, of which there may be many times as
+    /// much as fits, is not even read.
+    pub(super) async fn cut(self) {
+        let Consuming {
+            link,
+            back,
+            mut settling,
+            ..
+        } = self;
+        drop(back);
+        // Out of patience: the broker delivers again what is not settled.
+        let _ = tokio::time::timeout(LAST_SETTLED, settling.join_next()).await;
+        drop(link);
+    }
+
     /// Ends in order: no more deliveries, those not forwarded given back,
     /// those handed out awaited and settled, channel and connection closed.
     /// Takes as long as the deliveries handed out take.
@@ -209,7 +305,8 @@ impl Consuming {
     /// channel makes the broker deliver again what it believes to have
     /// delivered on it.
     pub(super) async fn renew(self, bus: &config::Bus) -> Result<Session, BusError> {
-        Session::on(self.end_channel().await, bus).await
+        let scales = Arc::clone(&self.scales);
+        Session::on(self.end_channel().await, scales, bus).await
     }
 
     async fn end_channel(self) -> Link {
@@ -217,18 +314,16 @@ impl Consuming {
             link,
             channel,
             mut consumer,
+            left,
             back,
             mut settling,
             ..
         } = self;
         let unread = async {
-            let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-            in_time("cancelling the consumer", cancel).await?;
-            let mut unread = Vec::new();
-            while let Some(Ok(delivery)) = consumer.next().await {
-                unread.push(delivery.delivery_tag);
-            }
-            settle::requeue(&channel, unread).await
+            let unread = cancel(&channel, &mut consumer).await?;
+            let unread = left.into_iter().chain(unread);
+            let tags = unread.map(|delivery| delivery.delivery_tag).collect();
+            settle::requeue(&channel, tags).await
         };
         if let Err(error) = unread.await {
             tracing::warn!("the broker will notice by itself that this consumer is gone: {error}");
@@ -239,6 +334,17 @@ impl Consuming {
         }
         let _ = in_time("closing the channel", channel.close(200, "OK".into())).await;
         link
+    }
+}
+
+/// The next delivery; first those that are left of an earlier consumer.
+async fn next(
+    left: &mut VecDeque<lapin::message::Delivery>,
+    consumer: &mut lapin::Consumer,
+) -> Option<lapin::Result<lapin::message::Delivery>> {
+    match left.pop_front() {
+        Some(delivery) => Some(Ok(delivery)),
+        None => consumer.next().await,
     }
 }
 

@@ -16,6 +16,9 @@ use crate::failpoint::{self, Point};
 
 /// Settlements taken up at once.
 const AT_ONCE: usize = 4096;
+/// Finished deliveries may wait behind an unfinished one up to this share of
+/// the window; then they are acknowledged one by one.
+const WAITING_SHARE: usize = 4;
 /// How long finished deliveries wait behind an unfinished one for company.
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -23,7 +26,7 @@ const QUIET: Duration = Duration::from_millis(200);
 /// last of them is settled.
 ///
 /// `in_flight` goes down by one for each. Finished deliveries behind an
-/// unfinished one wait for it, `bound` of them at most and only while others
+/// unfinished one wait for it, a share of the window at most and only while others
 /// follow: they are told one by one once it is quiet for [`QUIET`], or when one
 /// of them was delivered before.
 ///
@@ -33,7 +36,7 @@ pub(super) async fn settle(
     channel: Channel,
     mut settlements: mpsc::UnboundedReceiver<(Tag, Outcome)>,
     in_flight: Arc<AtomicUsize>,
-    bound: usize,
+    window: Arc<AtomicUsize>,
 ) -> Result<(), BusError> {
     let mut ledger = Ledger::default();
     let mut batch = Vec::with_capacity(AT_ONCE);
@@ -50,7 +53,8 @@ pub(super) async fn settle(
         if settled == 0 {
             return acknowledge(&channel, &mut ledger, 0).await;
         }
-        let (mut requeued, mut bound) = (Vec::new(), bound);
+        let mut bound = window.load(Ordering::Relaxed) / WAITING_SHARE;
+        let mut requeued = Vec::new();
         for (tag, outcome) in batch.drain(..) {
             ledger.record(tag, outcome);
             match outcome {

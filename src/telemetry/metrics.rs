@@ -60,6 +60,8 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Consumer sessions ended other than by a shutdown, by cause.
     pub consumer_restarts: Family<Label, Counter>,
+    /// 1 while nothing is consumed because the store takes nothing.
+    pub consumer_paused: Gauge,
     /// Times that the exchange was found to be gone, and the queue was bound
     /// again.
     pub topology_restored: Counter,
@@ -88,6 +90,7 @@ impl Metrics {
             batch_events: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             consumer_restarts: Family::default(),
+            consumer_paused: Gauge::default(),
             verified_dialogs: Counter::default(),
             differences: Counter::default(),
             ignored: Family::default(),
@@ -149,6 +152,11 @@ impl Metrics {
             "consumer_restarts",
             "Consumer sessions ended other than by a shutdown, by cause",
             metrics.consumer_restarts.clone(),
+        );
+        registry.register(
+            "consumer_paused",
+            "Whether consuming rests because the store takes nothing: 1 if so, else 0",
+            metrics.consumer_paused.clone(),
         );
         registry.register(
             "topology_restored",

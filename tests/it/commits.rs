@@ -11,6 +11,7 @@ use chat_counters::derive::Care;
 use chat_counters::event::Event;
 use chat_counters::lane::{Patience, Shared, TypesInFlight, Writer};
 use chat_counters::maintenance::rebuild::{Outcome, Progress, rebuild};
+use chat_counters::outage::Outage;
 use chat_counters::retry::Backoff;
 use chat_counters::shutdown;
 use chat_counters::store::rebuild::Phase;
@@ -198,6 +199,7 @@ pub fn shared(config: Config, store: Store) -> Shared {
         types: TypesInFlight::default(),
         lanes,
         retry: config.retry,
+        outage: Outage::default(),
         shutdown: shutdown::channel().1,
     }
 }

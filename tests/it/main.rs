@@ -32,6 +32,7 @@ mod grpc_reads;
 mod history;
 mod history_property;
 mod history_size;
+mod large_events;
 mod layers;
 mod memory;
 mod mutations;

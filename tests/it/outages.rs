@@ -86,6 +86,69 @@ async fn a_database_that_is_away_for_ten_seconds_is_waited_for() -> Result<()> {
     service.stop().await
 }
 
+/// A broker takes the consumer's channel away when a message is held for too
+/// long, which counts as a failed delivery of all that it held.
+#[tokio::test]
+async fn a_broker_runs_out_of_patience_with_no_one_while_the_database_is_away() -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(4);
+    let (mongod, rabbit) = tokio::try_join!(
+        Server::mongod("patience"),
+        Server::impatient_rabbit("patience", PATIENCE.as_millis() as u64)
+    )?;
+    let mut world = World::new("patience");
+    world.config.store.url = mongod.url.clone().into();
+    world.config.bus.url = rabbit.url.clone().into();
+    world.config.bus.hold_seconds = 1;
+    world.config.bus.delivery_limit = 2;
+    let service = world.service().await?;
+    world.publish(&members()).await?;
+    service.has_settled(2).await?;
+    let restarts = async |kind: &str| {
+        let name = "chat_counters_consumer_restarts_total";
+        service.counter(name, kind).await
+    };
+    let paused = async || {
+        let paused = service.counter("chat_counters_consumer_paused", "").await;
+        paused.is_ok_and(|paused| paused == 1)
+    };
+
+    mongod.run("kill").await?;
+    // Longer than it would take the broker to give the events up. The outage
+    // itself, not a wait for something.
+    let outage = tokio::time::sleep(PATIENCE * 4);
+    world
+        .publish(&events::messages("m", "d", 500, 1_000))
+        .await?;
+    until("what is held is handed back", || async {
+        paused().await.then_some(())
+    })
+    .await?;
+    until("all of it is in the queue", || async {
+        let depth = world.depth(&world.config.bus.queue).await.ok()?;
+        (depth == 500).then_some(())
+    })
+    .await?;
+    outage.await;
+    assert!(paused().await, "nothing is consumed meanwhile");
+    assert!(!service.is_ready().await);
+    mongod.start().await?;
+
+    world.journaled(502).await?;
+    until("ready again", || async {
+        service.is_ready().await.then_some(())
+    })
+    .await?;
+    assert_eq!(unread(&service, "bob", "d").await?, 500);
+    assert_eq!(restarts("held").await?, 1);
+    assert_eq!(
+        restarts("cancelled").await? + restarts("connection").await?,
+        0
+    );
+    assert!(!paused().await);
+    assert_eq!(world.depth(&world.config.bus.dead_letter_queue).await?, 0);
+    service.stop().await
+}
+
 #[tokio::test]
 async fn a_broker_that_is_killed_and_comes_back_is_consumed_again() -> Result<()> {
     let rabbit = Server::rabbit("back").await?;

@@ -76,6 +76,18 @@ impl Server {
         cluster.pop().ok_or_else(|| "no node".into())
     }
 
+    /// A broker that takes back what a consumer holds for so long, in
+    /// milliseconds.
+    pub async fn impatient_rabbit(name: &str, timeout_ms: u64) -> Result<Self> {
+        let mut rabbit = Self::rabbit(name).await?;
+        let timeout = timeout_ms.to_string();
+        let variable = "RABBIT_CONSUMER_TIMEOUT_MS";
+        rabbit.environment.push((variable, timeout));
+        rabbit.run("stop").await?;
+        rabbit.start().await?;
+        Ok(rabbit)
+    }
+
     /// Brokers that form a cluster.
     pub async fn rabbit_cluster(name: &str, nodes: u16) -> Result<Vec<Self>> {
         const PORTS: u16 = 10;

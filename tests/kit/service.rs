@@ -152,6 +152,9 @@ impl Service {
             .env("CHAT_COUNTERS__LOG__LEVEL", level);
         for (key, value) in [
             ("BUS__PREFETCH", config.bus.prefetch.to_string()),
+            ("BUS__PREFETCH_BYTES", config.bus.prefetch_bytes.to_string()),
+            ("BUS__HOLD_SECONDS", config.bus.hold_seconds.to_string()),
+            ("BUS__DELIVERY_LIMIT", config.bus.delivery_limit.to_string()),
             ("BUS__MAX_BODY_BYTES", config.bus.max_body_bytes.to_string()),
             (
                 "BUS__WATCHDOG_SECONDS",

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use futures::Stream;
 use futures::io::{AsyncRead, AsyncWrite, IoSlice};
 use lapin::tcp::AsyncTcpStream;
 
+use super::super::intake::Scales;
 use super::Filter;
 
 /// Bytes taken from the network at once.
@@ -25,6 +27,8 @@ type Network = AsyncTcpStream<<Tokio as Reactors>::TcpStream>;
 pub(in crate::bus) struct Wire {
     network: Network,
     filter: Filter,
+    /// Where what is read is weighed, if it is.
+    scales: Option<Arc<Scales>>,
     read: Box<[u8]>,
     /// Filtered, and from `taken` on not handed out yet.
     filtered: Vec<u8>,
@@ -32,11 +36,17 @@ pub(in crate::bus) struct Wire {
 }
 
 impl Wire {
-    /// `frame_max` is that of the URL; 0 for none.
-    pub(in crate::bus) fn new(network: Network, frame_max: u32) -> Self {
+    /// `frame_max` is that of the URL; 0 for none. While the scales are full,
+    /// nothing is read but the rest of a message.
+    pub(in crate::bus) fn new(
+        network: Network,
+        frame_max: u32,
+        scales: Option<Arc<Scales>>,
+    ) -> Self {
         Self {
             network,
-            filter: Filter::new(frame_max),
+            filter: Filter::new(frame_max, scales.clone()),
+            scales,
             read: vec![0; AT_ONCE].into(),
             filtered: Vec::with_capacity(AT_ONCE),
             taken: 0,
@@ -69,6 +79,11 @@ impl AsyncRead for Wire {
         // What was read may be a part of a frame, of which nothing can be handed
         // out yet: then the network is to wake us for the rest.
         while wire.filtered.is_empty() {
+            if let Some(scales) = &wire.scales
+                && !wire.filter.is_within_message()
+            {
+                ready!(scales.poll_room(cx));
+            }
             let read = ready!(Pin::new(&mut wire.network).poll_read(cx, &mut wire.read))?;
             if read == 0 {
                 return Poll::Ready(Ok(0));
@@ -152,6 +167,7 @@ impl Reactors for Reactor {
             Ok(Wire::new(
                 AsyncTcpStream::Plain(connecting.await?),
                 frame_max,
+                None,
             ))
         }
     }

@@ -72,7 +72,7 @@ fn nested(tag: u8, depth: usize) -> Vec<u8> {
 
 fn filtered(asked: u32, frames: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    Filter::new(asked).feed(frames, &mut out);
+    Filter::new(asked, None).feed(frames, &mut out);
     out
 }
 
@@ -261,7 +261,7 @@ fn the_limit_is_the_one_that_lapin_negotiates() {
     };
     assert!(passes(0, 0) && passes(LIMIT, 0) && passes(0, LIMIT) && passes(LIMIT, LIMIT));
     assert!(!passes(4096, LIMIT) && !passes(LIMIT, 4096) && !passes(LIMIT, 8_192));
-    let mut small = Filter::new(1);
+    let mut small = Filter::new(1, None);
     let mut out = Vec::new();
     small.feed(&large, &mut out);
     assert!(out.len() <= 4096, "{}", out.len());
@@ -271,7 +271,7 @@ fn the_limit_is_the_one_that_lapin_negotiates() {
 #[test]
 fn of_a_header_beyond_all_measure_the_message_stays() {
     let size = 64 << 20;
-    let mut filter = Filter::new(LIMIT);
+    let mut filter = Filter::new(LIMIT, None);
     let mut out = Vec::new();
     filter.feed(&deliver(b"e", b"\xf6"), &mut out);
     let mut head = vec![HEADER, 0, 1];
@@ -416,7 +416,7 @@ proptest! {
         limit in prop_oneof![Just(4_096_u32), Just(LIMIT)],
     ) {
         let bytes = frames.concat();
-        let mut filter = Filter::new(limit);
+        let mut filter = Filter::new(limit, None);
         let (mut at, mut pieces) = (0, Vec::new());
         for cut in cuts.iter().cycle() {
             let end = (at + cut).min(bytes.len());

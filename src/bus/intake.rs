@@ -1,0 +1,334 @@
+//! How much is taken in: bytes of deliveries in hand, and how many at once.
+//!
+//! A prefetch bounds messages, not bytes, and lapin reads whatever comes. So
+//! what a connection reads is weighed where its bytes pass
+//! ([`filter`](super::filter)), each delivery keeps its weight until it is
+//! settled, and nothing more is read while the scales are full. That keeps the
+//! process small, but not the broker, which has sent all of the prefetch on its
+//! way: so the [`Window`] begins small, and widens only while deliveries are.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use futures::task::AtomicWaker;
+use tokio::sync::Notify;
+
+use crate::config;
+
+/// A window is that many times as wide as the one before.
+const WIDER: u16 = 4;
+/// A wider window may be as heavy as one in so many parts of the limit, going by
+/// the deliveries of the last one.
+const EASY_SHARE: usize = 4;
+/// Full scales are taken up again once they are down to one in so many parts.
+const EASED_SHARE: usize = 2;
+
+/// Bytes of deliveries in hand, of all connections one after the other, and the
+/// most that there may be.
+#[derive(Debug)]
+pub(super) struct Intake {
+    limit: usize,
+    in_hand: AtomicUsize,
+    /// Whoever waits for room to read. One connection reads at a time.
+    reader: AtomicWaker,
+    eased: Notify,
+}
+
+/// What a delivery weighs, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Weight {
+    intake: Arc<Intake>,
+    bytes: usize,
+}
+
+/// Weighs what one connection reads.
+#[derive(Debug)]
+pub(super) struct Scales {
+    intake: Arc<Intake>,
+    /// Of deliveries that were read and not handed out yet, in order.
+    read: Mutex<VecDeque<Weight>>,
+    /// The largest of all, in bytes.
+    heaviest: AtomicUsize,
+    full: Notify,
+}
+
+impl Intake {
+    /// At most so many bytes, and one delivery more.
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            in_hand: AtomicUsize::new(0),
+            reader: AtomicWaker::new(),
+            eased: Notify::new(),
+        })
+    }
+
+    fn add(self: &Arc<Self>, bytes: usize) -> Weight {
+        self.in_hand.fetch_add(bytes, Ordering::AcqRel);
+        Weight {
+            intake: Arc::clone(self),
+            bytes,
+        }
+    }
+
+    fn is_within(&self, limit: usize) -> bool {
+        self.in_hand.load(Ordering::Acquire) <= limit
+    }
+
+    /// Returns once there is room again for more than a few deliveries.
+    pub(super) async fn eased(&self) {
+        let enough = self.limit / EASED_SHARE;
+        while !self.is_within(enough) {
+            let eased = self.eased.notified();
+            if self.is_within(enough) {
+                return;
+            }
+            eased.await;
+        }
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        let Intake {
+            limit,
+            in_hand,
+            reader,
+            eased,
+        } = &*self.intake;
+        let before = in_hand.fetch_sub(self.bytes, Ordering::AcqRel);
+        let after = before - self.bytes;
+        let passed = |mark: usize| before > mark && after <= mark;
+        if passed(*limit) {
+            reader.wake();
+        }
+        if passed(limit / EASED_SHARE) {
+            // Kept for whoever is about to wait.
+            eased.notify_one();
+        }
+    }
+}
+
+impl Scales {
+    pub(super) fn new(intake: &Arc<Intake>) -> Arc<Self> {
+        Arc::new(Self {
+            intake: Arc::clone(intake),
+            read: Mutex::default(),
+            heaviest: AtomicUsize::new(0),
+            full: Notify::new(),
+        })
+    }
+
+    /// A delivery of so many bytes is being read.
+    pub(super) fn weigh(&self, bytes: usize) {
+        let weight = self.intake.add(bytes);
+        self.heaviest.fetch_max(bytes, Ordering::Relaxed);
+        self.lock().push_back(weight);
+    }
+
+    /// Bytes of the largest delivery that was read.
+    pub(super) fn heaviest(&self) -> usize {
+        self.heaviest.load(Ordering::Relaxed)
+    }
+
+    /// Whether more may be read; if not, the task is woken when it may.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Intake { limit, reader, .. } = &*self.intake;
+        if self.intake.is_within(*limit) {
+            return Poll::Ready(());
+        }
+        reader.register(cx.waker());
+        if self.intake.is_within(*limit) {
+            return Poll::Ready(());
+        }
+        self.full.notify_one();
+        Poll::Pending
+    }
+
+    /// The weight of the next delivery that lapin hands out, which is of so many
+    /// bytes.
+    pub(super) fn take(&self, bytes: usize) -> Weight {
+        let read = self.lock().pop_front();
+        read.unwrap_or_else(|| self.intake.add(bytes))
+    }
+
+    /// Forgets what was read and will not be handed out any more.
+    pub(super) fn clear(&self) {
+        let read = std::mem::take(&mut *self.lock());
+        drop(read);
+    }
+
+    /// Returns once reading had to stop.
+    pub(super) async fn full(&self) {
+        self.full.notified().await;
+    }
+
+    /// A panic elsewhere leaves the row whole: every change is one call.
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Weight>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many deliveries may be in flight: as many as are configured while they
+/// are small, fewer when they are large.
+#[derive(Debug)]
+pub(super) struct Window {
+    wide: u16,
+    most: u16,
+    limit: usize,
+    /// Deliveries since it was last looked at, and their bytes.
+    seen: u16,
+    bytes: usize,
+}
+
+impl Window {
+    /// So small that as many of the largest events fit.
+    pub(super) fn new(bus: &config::Bus) -> Self {
+        Self {
+            wide: fitting(bus.prefetch_bytes, bus.max_body_bytes, bus.prefetch),
+            most: bus.prefetch,
+            limit: bus.prefetch_bytes,
+            seen: 0,
+            bytes: 0,
+        }
+    }
+
+    /// The prefetch.
+    pub(super) fn wide(&self) -> u16 {
+        self.wide
+    }
+
+    /// Counts a delivery; whether it is time to [`widen`](Window::widen).
+    pub(super) fn seen(&mut self, bytes: usize) -> bool {
+        if self.wide == self.most {
+            return false;
+        }
+        self.seen += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.seen < self.wide {
+            return false;
+        }
+        let (seen, bytes) = (usize::from(self.seen), self.bytes);
+        (self.seen, self.bytes) = (0, 0);
+        let wider = usize::from(self.wide.saturating_mul(WIDER));
+        bytes / seen * wider <= self.limit / EASY_SHARE
+    }
+
+    pub(super) fn widen(&mut self) {
+        self.wide = self.wide.saturating_mul(WIDER).min(self.most);
+    }
+
+    /// Deliveries were too heavy, the heaviest so: as many of it are to fit.
+    pub(super) fn narrow(&mut self, heaviest: usize) {
+        (self.seen, self.bytes) = (0, 0);
+        let narrower = (self.wide / WIDER).max(1);
+        self.wide = fitting(self.limit, heaviest, narrower);
+    }
+}
+
+/// How many deliveries of so many bytes may be in flight: one at least.
+fn fitting(limit: usize, bytes: usize, most: u16) -> u16 {
+    let fitting = limit / EASED_SHARE / bytes.max(1);
+    u16::try_from(fitting).unwrap_or(u16::MAX).clamp(1, most)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use futures::task::noop_waker;
+
+    use super::*;
+
+    fn room(scales: &Scales) -> bool {
+        let waker = noop_waker();
+        scales
+            .poll_room(&mut Context::from_waker(&waker))
+            .is_ready()
+    }
+
+    #[test]
+    fn nothing_more_is_read_while_the_scales_are_full() {
+        let intake = Intake::new(100);
+        let scales = Scales::new(&intake);
+        scales.weigh(60);
+        scales.weigh(41);
+        assert!(!room(&scales));
+        assert_eq!(scales.full().now_or_never(), Some(()));
+        let (first, second) = (scales.take(60), scales.take(41));
+        assert!(!room(&scales), "what is taken is still in hand");
+        drop(first);
+        assert!(room(&scales));
+        assert_eq!(intake.eased().now_or_never(), Some(()));
+        drop(second);
+        assert_eq!(intake.in_hand.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_a_connection_did_not_hand_out_weighs_nothing_after_its_end() {
+        let intake = Intake::new(100);
+        let scales = Scales::new(&intake);
+        scales.weigh(150);
+        assert_eq!(intake.eased().now_or_never(), None);
+        drop(scales);
+        assert_eq!(intake.eased().now_or_never(), Some(()));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_ease_is_told() {
+        let intake = Intake::new(100);
+        let weight = intake.add(51);
+        let waiting = tokio::spawn({
+            let intake = Arc::clone(&intake);
+            async move { intake.eased().await }
+        });
+        tokio::task::yield_now().await;
+        drop(weight);
+        waiting.await.unwrap();
+    }
+
+    fn bus(prefetch: u16, prefetch_bytes: usize, max_body_bytes: usize) -> config::Bus {
+        config::Bus {
+            prefetch,
+            prefetch_bytes,
+            max_body_bytes,
+            ..config::Bus::default()
+        }
+    }
+
+    fn widths(window: &mut Window, deliveries: usize, bytes: usize) -> Vec<u16> {
+        let mut widths = vec![window.wide()];
+        for _ in 0..deliveries {
+            if window.seen(bytes) {
+                window.widen();
+                widths.push(window.wide());
+            }
+        }
+        widths
+    }
+
+    #[test]
+    fn a_window_widens_while_deliveries_are_small() {
+        let mut window = Window::new(&bus(2_000, 64 << 20, 1 << 20));
+        assert_eq!(widths(&mut window, 10_000, 700), [32, 128, 512, 2_000]);
+        let mut window = Window::new(&bus(2_000, 64 << 20, 1 << 20));
+        assert_eq!(widths(&mut window, 10_000, 64 << 10), [32, 128]);
+        let mut window = Window::new(&bus(10, 1 << 20, 128 << 20));
+        assert_eq!(widths(&mut window, 100, 700), [1, 4, 10]);
+    }
+
+    #[test]
+    fn a_window_narrows_down_to_one() {
+        let mut window = Window::new(&bus(2_000, 64 << 20, 1 << 20));
+        let mut steps = |bytes: usize| {
+            window.narrow(bytes);
+            window.wide()
+        };
+        assert_eq!([steps(1_000), steps(1_000), steps(1_000)], [8, 2, 1]);
+        let mut window = Window::new(&bus(2_000, 64 << 20, 1 << 10));
+        assert_eq!(window.wide(), 2_000);
+        window.narrow(4 << 20);
+        assert_eq!(window.wide(), 8);
+    }
+}

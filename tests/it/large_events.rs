@@ -1,0 +1,108 @@
+//! Many large messages: the memory of the service stays within its bounds, and
+//! all of them are dealt with. `MESSAGES=2000 MIB=4 LIMIT_MIB=300` with
+//! `--nocapture` prints the figures of README.md.
+
+use std::time::Instant;
+
+use crate::events::{self, join};
+use crate::kit::service::{Result, Service, until};
+use crate::world::{World, unread};
+
+/// Everyday sizes; the others are too much for a broker that shares its disk.
+const MESSAGES: usize = 200;
+const MIB: usize = 1;
+/// Of the process, in all, where the bound on what is in flight is 16 MiB.
+const LIMIT_MIB: usize = 160;
+/// Events before the large ones, and after them.
+const SMALL: usize = 5_000;
+
+fn number(name: &str, default: usize) -> usize {
+    let value = std::env::var(name).ok();
+    value
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
+}
+
+/// Messages with a long text, so large each.
+async fn publish(world: &World, messages: usize, bytes: usize) -> Result<()> {
+    let text = "x".repeat(bytes);
+    for number in 0..messages {
+        let mut events = events::messages(&format!("l{number}"), "d", 1, 600_000 + number as i64);
+        for event in &mut events {
+            let body = std::str::from_utf8(&event.body)?;
+            event.body = body.replace("never to be seen in a log", &text).into();
+        }
+        world.publish(&events).await?;
+    }
+    Ok(())
+}
+
+/// Small messages, large ones, and small ones again, all waiting: the window is
+/// as wide as it gets when the large ones come.
+async fn backlog(world: &World, large: (usize, usize)) -> Result<u64> {
+    // Declares the queue.
+    world.service().await?.stop().await?;
+    world.publish(&[join("j", "d", "bob", 1)]).await?;
+    world
+        .publish(&events::messages("s", "d", SMALL, 1_000))
+        .await?;
+    publish(world, large.0, large.1 << 20).await?;
+    world
+        .publish(&events::messages("t", "d", SMALL, 900_000))
+        .await?;
+    Ok(2 * SMALL as u64)
+}
+
+/// The most memory that the process ever had resident, in MiB.
+fn peak(service: &Service) -> Result<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid()))?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(kib.ok_or("no VmHWM in /proc")?.parse::<usize>()? / 1024)
+}
+
+#[tokio::test]
+async fn large_events_are_counted_within_the_memory_that_is_allowed() -> Result<()> {
+    let (messages, mib) = (number("MESSAGES", MESSAGES), number("MIB", MIB));
+    let mut world = World::new("large");
+    world.config.bus.prefetch_bytes = 16 << 20;
+    world.config.bus.max_body_bytes = (mib + 1) << 20;
+    let all = backlog(&world, (messages, mib)).await? + messages as u64;
+
+    let (service, began) = (world.service().await?, Instant::now());
+    world.journaled(1 + all).await?;
+    println!(
+        "{messages} events of {mib} MiB: {:.1?}, peak {} MiB",
+        began.elapsed(),
+        peak(&service)?
+    );
+    assert_eq!(unread(&service, "bob", "d").await?, all as i64);
+    assert!(peak(&service)? <= number("LIMIT_MIB", LIMIT_MIB));
+    assert_eq!(world.depth(&world.config.bus.dead_letter_queue).await?, 0);
+    service.stop().await
+}
+
+#[tokio::test]
+async fn events_that_are_too_large_are_let_go_within_the_memory_that_is_allowed() -> Result<()> {
+    let (messages, mib) = (number("MESSAGES", MESSAGES), number("MIB", MIB));
+    let mut world = World::new("too_large");
+    world.config.bus.prefetch_bytes = 16 << 20;
+    world.config.bus.max_body_bytes = 64 << 10;
+    let small = backlog(&world, (messages, mib)).await?;
+
+    let (service, began) = (world.service().await?, Instant::now());
+    world.journaled(1 + small).await?;
+    until("all letters are in the queue, and listed", || async {
+        let waiting = service.counter("chat_counters_dead_letters_waiting", "");
+        (waiting.await.ok()? == messages as u64).then_some(())
+    })
+    .await?;
+    println!(
+        "{messages} letters of {mib} MiB: {:.1?}, peak {} MiB",
+        began.elapsed(),
+        peak(&service)?
+    );
+    assert_eq!(unread(&service, "bob", "d").await?, small as i64);
+    assert!(peak(&service)? <= number("LIMIT_MIB", LIMIT_MIB));
+    service.stop().await
+}
