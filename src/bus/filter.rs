@@ -112,8 +112,12 @@ impl Filter {
     }
 
     /// Takes the next bytes of the broker, and adds what lapin is to read to `out`.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
-        while !bytes.is_empty() {
+    /// Returns how many were taken: all of them, or those of the message with
+    /// which the scales are full.
+    pub(super) fn feed(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> usize {
+        let mut left = bytes;
+        while !left.is_empty() && !(out.len() > 0 && self.is_full()) {
+            let bytes = left;
             let taken = match self.state {
                 State::Holding => self.hold(bytes, out),
                 State::Passing(left) => {
@@ -128,8 +132,14 @@ impl Filter {
                     skipped
                 }
             };
-            bytes = &bytes[taken..];
+            left = &bytes[taken..];
         }
+        bytes.len() - left.len()
+    }
+
+    /// Whether no further message may begin.
+    fn is_full(&self) -> bool {
+        !self.is_within_message() && self.scales.as_ref().is_some_and(|scales| scales.is_full())
     }
 
     /// Takes as much as lets the next frame be acted upon, or all there is.

@@ -133,14 +133,18 @@ impl Scales {
         self.heaviest.load(Ordering::Relaxed)
     }
 
+    /// Whether there is no room for more.
+    pub(super) fn is_full(&self) -> bool {
+        !self.intake.is_within(self.intake.limit)
+    }
+
     /// Whether more may be read; if not, the task is woken when it may.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let Intake { limit, reader, .. } = &*self.intake;
-        if self.intake.is_within(*limit) {
+        if !self.is_full() {
             return Poll::Ready(());
         }
-        reader.register(cx.waker());
-        if self.intake.is_within(*limit) {
+        self.intake.reader.register(cx.waker());
+        if !self.is_full() {
             return Poll::Ready(());
         }
         self.full.notify_one();

@@ -6,6 +6,7 @@
 //! order in which it came. Whoever dies in the middle leaves everything that was
 //! not removed to the broker, which gives it back by itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use super::connect::{Link, in_time};
 use super::delivery::Tag;
 use super::error::{BusError, short};
+use super::intake::{Intake, Scales, Weight};
 use super::{reading, topology};
 use crate::config;
 use crate::deadletter::{DeadLetter, LetterId, Sealed};
@@ -31,6 +33,12 @@ const ALONE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 /// For how long a number must not change to be believed.
 const STEADY: Duration = Duration::from_secs(3);
+/// Letters in one window at least, however large they are: each window is a
+/// consumer of its own.
+const LEAST_WINDOW: usize = 32;
+/// Of the bytes that may be in hand, the letters that are worked on together,
+/// and those of a window, may be one in so many parts.
+const TOGETHER: usize = 4;
 /// Letters that are given back together.
 const GIVEN_BACK: usize = 1_000;
 /// So often, before a queue that has letters and delivers none is given up.
@@ -43,7 +51,12 @@ pub struct Pass {
     /// Each has its window of letters that may be unsettled. As many as it
     /// takes: a window is full once it is full of letters that are kept.
     consumers: SelectAll<Consumer>,
-    windows: usize,
+    /// Letters that fit into all windows.
+    room: usize,
+    scales: Arc<Scales>,
+    /// Letters taken so far, and bytes of their bodies.
+    taken: usize,
+    bytes: usize,
     bus: config::Bus,
     /// Letters that were in the queue at the beginning.
     expected: usize,
@@ -62,6 +75,8 @@ pub struct Held {
     /// The letter as it is in the queue.
     pub sealed: Sealed,
     tag: Tag,
+    /// In hand until this is dropped.
+    _weight: Weight,
 }
 
 impl Pass {
@@ -72,7 +87,9 @@ impl Pass {
     /// # Errors
     /// Any [`BusError`].
     pub async fn open(bus: &config::Bus, supposed: usize) -> Result<Pass, BusError> {
-        let link = Link::open(bus.url.expose(), "chat-counters dead letters, pass").await?;
+        let scales = Scales::new(&Intake::new(bus.prefetch_bytes));
+        let (name, weighing) = ("chat-counters dead letters, pass", Arc::clone(&scales));
+        let link = Link::weighed(bus.url.expose(), name, Some(weighing)).await?;
         let Some(ready) = untouched(&link, bus, supposed).await? else {
             return Err(lost(
                 "another consumer holds letters of it; a pass must see all of them",
@@ -83,7 +100,10 @@ impl Pass {
             link,
             channel,
             consumers: SelectAll::new(),
-            windows: 0,
+            room: 0,
+            scales,
+            taken: 0,
+            bytes: 0,
             bus: bus.clone(),
             expected: ready as usize,
             examined: 0,
@@ -102,7 +122,7 @@ impl Pass {
         self.examined
     }
 
-    /// The next letters, at most so many; none at the end. What arrives during
+    /// The next letters, at most so many, fewer of large ones; none at the end. What arrives during
     /// the pass is not waited for.
     ///
     /// # Errors
@@ -110,9 +130,9 @@ impl Pass {
     pub async fn next(&mut self, most: usize) -> Result<Vec<Held>, BusError> {
         let most = most.min(self.expected - self.examined);
         let mut letters = Vec::with_capacity(most);
-        let mut quiets = 0;
-        while letters.len() < most {
-            if self.unsettled >= self.windows * usize::from(self.bus.prefetch) {
+        let (mut quiets, before) = (0, self.bytes);
+        while letters.len() < most && self.bytes - before <= self.together() {
+            if self.unsettled >= self.room {
                 self.widen().await?;
             }
             let Ok(next) = tokio::time::timeout(QUIET, self.consumers.next()).await else {
@@ -148,6 +168,9 @@ impl Pass {
             }
         };
         self.unsettled += 1;
+        self.taken += 1;
+        self.bytes += delivery.data.len();
+        let weight = self.scales.take(delivery.data.len());
         let letter = reading::read(&delivery.properties, &delivery.data, &self.bus.queue);
         let sealed = reading::seal(&delivery.properties, delivery.data);
         let sealed = sealed.ok_or_else(|| lost("a letter cannot be encoded again"))?;
@@ -156,15 +179,31 @@ impl Pass {
             letter,
             sealed,
             tag: delivery.delivery_tag,
+            _weight: weight,
         })
+    }
+
+    /// Bytes of letters that are worked on together.
+    fn together(&self) -> usize {
+        self.bus.prefetch_bytes / TOGETHER
+    }
+
+    /// How many letters are asked for next, going by the size of those so far:
+    /// the broker has all of a window in its memory.
+    fn window(&self) -> u16 {
+        let mean = self.bytes.checked_div(self.taken);
+        let mean = mean.unwrap_or(self.bus.max_body_bytes);
+        let fitting = (self.together() / mean.max(1)).max(LEAST_WINDOW);
+        u16::try_from(fitting).map_or(self.bus.prefetch, |fitting| fitting.min(self.bus.prefetch))
     }
 
     /// One more consumer, with a window of its own: the prefetch of one that
     /// consumes cannot be raised.
     async fn widen(&mut self) -> Result<(), BusError> {
         let qos = BasicQosOptions { global: false };
-        let window = self.channel.basic_qos(self.bus.prefetch, qos);
-        in_time("setting the prefetch", window).await?;
+        let window = self.window();
+        let prefetch = self.channel.basic_qos(window, qos);
+        in_time("setting the prefetch", prefetch).await?;
         let queue = short("bus.dead_letter_queue", &self.bus.dead_letter_queue)?;
         let options = BasicConsumeOptions::default();
         let consumer = self
@@ -172,7 +211,7 @@ impl Pass {
             .basic_consume(queue, "".into(), options, FieldTable::default());
         let consumer = in_time("starting to read dead letters", consumer).await?;
         self.consumers.push(consumer);
-        self.windows += 1;
+        self.room += usize::from(window);
         Ok(())
     }
 

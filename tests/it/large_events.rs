@@ -4,6 +4,8 @@
 
 use std::time::Instant;
 
+use lapin::options::QueueDeleteOptions;
+
 use crate::events::{self, join};
 use crate::kit::service::{Result, Service, until};
 use crate::world::{World, unread};
@@ -12,7 +14,7 @@ use crate::world::{World, unread};
 const MESSAGES: usize = 200;
 const MIB: usize = 1;
 /// Of the process, in all, where the bound on what is in flight is 16 MiB.
-const LIMIT_MIB: usize = 160;
+const LIMIT_MIB: usize = 128;
 /// Events before the large ones, and after them.
 const SMALL: usize = 5_000;
 
@@ -61,6 +63,17 @@ fn peak(service: &Service) -> Result<usize> {
     Ok(kib.ok_or("no VmHWM in /proc")?.parse::<usize>()? / 1024)
 }
 
+/// A broker that keeps so much has less memory for the tests beside this one.
+async fn forget(world: &World) -> Result<()> {
+    let (_connection, channel) = world.channel().await?;
+    let bus = &world.config.bus;
+    for queue in [&bus.queue, &bus.dead_letter_queue] {
+        let options = QueueDeleteOptions::default();
+        channel.queue_delete(queue.as_str().into(), options).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn large_events_are_counted_within_the_memory_that_is_allowed() -> Result<()> {
     let (messages, mib) = (number("MESSAGES", MESSAGES), number("MIB", MIB));
@@ -79,7 +92,8 @@ async fn large_events_are_counted_within_the_memory_that_is_allowed() -> Result<
     assert_eq!(unread(&service, "bob", "d").await?, all as i64);
     assert!(peak(&service)? <= number("LIMIT_MIB", LIMIT_MIB));
     assert_eq!(world.depth(&world.config.bus.dead_letter_queue).await?, 0);
-    service.stop().await
+    service.stop().await?;
+    forget(&world).await
 }
 
 #[tokio::test]
@@ -94,7 +108,7 @@ async fn events_that_are_too_large_are_let_go_within_the_memory_that_is_allowed(
     world.journaled(1 + small).await?;
     until("all letters are in the queue, and listed", || async {
         let waiting = service.counter("chat_counters_dead_letters_waiting", "");
-        (waiting.await.ok()? == messages as u64).then_some(())
+        (waiting.await.ok()? >= messages as u64).then_some(())
     })
     .await?;
     println!(
@@ -104,5 +118,6 @@ async fn events_that_are_too_large_are_let_go_within_the_memory_that_is_allowed(
     );
     assert_eq!(unread(&service, "bob", "d").await?, small as i64);
     assert!(peak(&service)? <= number("LIMIT_MIB", LIMIT_MIB));
-    service.stop().await
+    service.stop().await?;
+    forget(&world).await
 }

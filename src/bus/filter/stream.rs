@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -30,6 +31,8 @@ pub(in crate::bus) struct Wire {
     /// Where what is read is weighed, if it is.
     scales: Option<Arc<Scales>>,
     read: Box<[u8]>,
+    /// Of what was read, the part that is not filtered yet.
+    unfiltered: Range<usize>,
     /// Filtered, and from `taken` on not handed out yet.
     filtered: Vec<u8>,
     taken: usize,
@@ -48,6 +51,7 @@ impl Wire {
             filter: Filter::new(frame_max, scales.clone()),
             scales,
             read: vec![0; AT_ONCE].into(),
+            unfiltered: 0..0,
             filtered: Vec::with_capacity(AT_ONCE),
             taken: 0,
         }
@@ -84,11 +88,15 @@ impl AsyncRead for Wire {
             {
                 ready!(scales.poll_room(cx));
             }
-            let read = ready!(Pin::new(&mut wire.network).poll_read(cx, &mut wire.read))?;
-            if read == 0 {
-                return Poll::Ready(Ok(0));
+            if wire.unfiltered.is_empty() {
+                let read = ready!(Pin::new(&mut wire.network).poll_read(cx, &mut wire.read))?;
+                if read == 0 {
+                    return Poll::Ready(Ok(0));
+                }
+                wire.unfiltered = 0..read;
             }
-            wire.filter.feed(&wire.read[..read], &mut wire.filtered);
+            let bytes = &wire.read[wire.unfiltered.clone()];
+            wire.unfiltered.start += wire.filter.feed(bytes, &mut wire.filtered);
         }
         Poll::Ready(Ok(wire.hand_out(buffer)))
     }
