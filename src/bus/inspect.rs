@@ -15,6 +15,8 @@ use crate::config;
 
 /// The oldest RabbitMQ whose quorum queues dead-letter at least once.
 const OLDEST: (u32, u32) = (3, 10);
+/// The oldest RabbitMQ that heeds a queue's own consumer timeout.
+const HEEDS_TIMEOUT: (u32, u32) = (3, 12);
 /// Largest greeting that is read, in bytes.
 const MAX_GREETING: usize = 64 * 1024;
 
@@ -113,6 +115,12 @@ impl Inspection {
             self.problems.push(format!(
                 "RabbitMQ {version} is too old: the service needs {}.{} or later, whose quorum queues dead-letter at least once",
                 OLDEST.0, OLDEST.1
+            ));
+        }
+        if (major, minor) < HEEDS_TIMEOUT {
+            self.notes.push(format!(
+                "RabbitMQ {version} ignores x-consumer-timeout of a queue: it ends a consumer that holds a message for the broker's own consumer_timeout (30 minutes unless it is set), which counts as a failed delivery. Keep bus.hold_seconds well below it, or raise it; {}.{} and later heed the queue",
+                HEEDS_TIMEOUT.0, HEEDS_TIMEOUT.1
             ));
         }
     }
