@@ -139,7 +139,7 @@ fn each_body_does_what_its_row_says() {
     let decoder = Decoder::default();
     for row in rows() {
         let found = match decoder.decode(row.body.get().as_bytes()) {
-            Ok(Decoded::Event(event)) => told(&event),
+            Ok(Decoded::Event(event, _)) => told(&event),
             Ok(Decoded::Ignored { event_type }) => format!("ignored as {event_type}"),
             Err(failure) => format!("{}: {}", failure.reason, failure.error),
         };
@@ -507,6 +507,8 @@ async fn what_chat3_sends_counts_as_written_in_any_order() -> Result<()> {
             .counter("chat_counters_dead_letters_total", "")
             .await?;
         assert_eq!(dead, 0, "{sending:?}: dead letters");
+        let implausible = "chat_counters_implausible_times_total";
+        assert_eq!(service.counter(implausible, "").await?, 0, "{sending:?}");
         service.stop().await?;
     }
     Ok(())

@@ -33,6 +33,7 @@ mod grpc_reads;
 mod history;
 mod history_property;
 mod history_size;
+mod implausible_times;
 mod layers;
 mod memory;
 mod mutations;
