@@ -7,9 +7,11 @@
 //! Nothing in this module does I/O or knows of tokio, lapin, mongodb or tonic.
 
 pub mod decode;
+pub mod stated;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Longest id in bytes of UTF-8: Chat3 allows 100 characters, which can be 400.
 pub const MAX_ID_BYTES: usize = 512;
@@ -211,6 +213,14 @@ impl Micros {
     /// `None` outside `0..=MAX_MICROS`.
     pub fn new(micros: i64) -> Option<Self> {
         (0..=MAX_MICROS).contains(&micros).then_some(Self(micros))
+    }
+
+    /// What a clock shows; the nearer end, where that is outside
+    /// `0..=MAX_MICROS`.
+    pub fn shown_by(clock: SystemTime) -> Self {
+        let since = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let micros = i64::try_from(since.as_micros()).unwrap_or(MAX_MICROS);
+        Self(micros.min(MAX_MICROS))
     }
 
     /// Microseconds since the Unix epoch.

@@ -1,6 +1,8 @@
 //! From the bus to the lanes: decode each delivery and send it where its
 //! dialog is.
 
+mod watch;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tokio::sync::mpsc;
@@ -13,6 +15,7 @@ use crate::event::{Event, Fact};
 use crate::failpoint::{self, Point};
 use crate::lane::{TypesInFlight, Work};
 use crate::telemetry::metrics::Metrics;
+use watch::TimeWatch;
 
 /// The first stage of the service.
 #[derive(Debug)]
@@ -20,6 +23,7 @@ pub struct Pipeline {
     decoder: Decoder,
     lanes: Vec<mpsc::Sender<Work>>,
     types: TypesInFlight,
+    times: TimeWatch,
     metrics: Metrics,
 }
 
@@ -35,17 +39,21 @@ impl Pipeline {
             decoder,
             lanes,
             types,
+            times: TimeWatch::new(metrics.clone()),
             metrics,
         }
     }
 
     /// Works until the bus hands over no more, then lets go of the lanes, which
     /// end when they have settled what they hold.
-    pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
+    pub async fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>) {
         while let Some(delivery) = deliveries.recv().await {
             failpoint::pass(Point::Delivered);
             match self.decoder.decode(delivery.body()) {
-                Ok(Decoded::Event(event)) => self.dispatch(event, delivery).await,
+                Ok(Decoded::Event(event, times)) => {
+                    self.times.look(&event, &times);
+                    self.dispatch(event, delivery).await;
+                }
                 Ok(Decoded::Ignored { event_type }) => {
                     self.metrics.ignored(&event_type);
                     delivery.ack();

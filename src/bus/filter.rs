@@ -116,7 +116,7 @@ impl Filter {
     /// which the scales are full.
     pub(super) fn feed(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> usize {
         let mut left = bytes;
-        while !left.is_empty() && !(out.len() > 0 && self.is_full()) {
+        while !left.is_empty() && (out.is_empty() || !self.is_full()) {
             let bytes = left;
             let taken = match self.state {
                 State::Holding => self.hold(bytes, out),

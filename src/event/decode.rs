@@ -17,6 +17,7 @@ use crate::deadletter::{Failure, Reason};
 use crate::event::{
     DialogId, Event, EventId, Fact, InvalidId, MADE_BEFORE_MICROS, MAX_ID_BYTES, MessageId, Micros,
     NewMessage, Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
+    stated::{StatedTime, StatedTimes},
 };
 use lookup::{Place, Value, first_hit, missing};
 use serde_json::value::RawValue;
@@ -25,8 +26,8 @@ use wire::Body;
 /// What a body turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoded {
-    /// A counter event.
-    Event(Event),
+    /// A counter event, and the times in it as they were stated.
+    Event(Event, StatedTimes),
     /// Not a counter event: to be acknowledged and counted by its type.
     Ignored {
         /// Its `eventType`, as sent.
@@ -196,28 +197,45 @@ impl Decoder {
                 event_type: event_type.to_owned(),
             });
         };
-        let at = required(time, &body.created_at())?;
-        Ok(Decoded::Event(Event {
-            tenant: id(&body.tenant_id(), TenantId::new)?,
-            stamp: Stamp {
-                at,
-                event: id(&body.event_id(), EventId::new)?,
-            },
+        let created = required(stated, &body.created_at())?;
+        let at = created.at;
+        let tenant = id(&body.tenant_id(), TenantId::new)?;
+        let stamp = Stamp {
+            at,
+            event: id(&body.event_id(), EventId::new)?,
+        };
+        let subject = subject_time(kind, body)?;
+        let event = Event {
+            tenant,
+            stamp,
             // Neither is needed for any counter: something odd there is no reason
             // to refuse the event.
             actor: optional_id(&body.actor_id(), UserId::new).unwrap_or(None),
             dialog_hint: optional_id(&body.dialog_id(), DialogId::new).unwrap_or(None),
-            fact: self.fact(kind, body, at)?,
-        }))
+            fact: self.fact(kind, body, at, subject.map(|stated| stated.at))?,
+        };
+        let times = StatedTimes {
+            event: created,
+            subject,
+        };
+        Ok(Decoded::Event(event, times))
     }
 
-    fn fact(&self, kind: Kind, body: &Body<'_>, at: Micros) -> Result<Fact, String> {
+    /// What the event says, which happened `at` a time; of its subject another
+    /// one may be stated.
+    fn fact(
+        &self,
+        kind: Kind,
+        body: &Body<'_>,
+        at: Micros,
+        stated: Option<Micros>,
+    ) -> Result<Fact, String> {
         let dialog = || id(&body.dialog_id(), DialogId::new);
         let message = || id(&body.message_id(), MessageId::new);
         let user = || id(&body.user_id(), UserId::new);
         let acting_user = || id(&body.acting_user_id(), UserId::new);
         Ok(match kind {
-            Kind::MessageCreate => Fact::MessageCreated(self.new_message(body, at)?),
+            Kind::MessageCreate => Fact::MessageCreated(self.new_message(body, at, stated)?),
             Kind::MessageDelete => Fact::MessageDeleted {
                 message: message()?,
             },
@@ -234,13 +252,13 @@ impl Decoder {
             Kind::BulkRead => Fact::BulkRead {
                 dialog: dialog()?,
                 user: user()?,
-                read_until: read_until(body)?.map_or(at, |until| until.min(at)),
+                read_until: stated.map_or(at, |until| until.min(at)),
             },
             Kind::MemberAdd => Fact::MemberAdded {
                 dialog: dialog()?,
                 user: user()?,
                 joined_at: time(&body.joined_at())?.unwrap_or(at),
-                made_at: made_at(body, at)?,
+                made_at: made_at(stated, at),
             },
             Kind::MemberRemove => Fact::MemberRemoved {
                 dialog: dialog()?,
@@ -258,8 +276,12 @@ impl Decoder {
         })
     }
 
-    fn new_message(&self, body: &Body<'_>, at: Micros) -> Result<NewMessage, String> {
-        let sent_at = time(&body.message_time())?;
+    fn new_message(
+        &self,
+        body: &Body<'_>,
+        at: Micros,
+        stated: Option<Micros>,
+    ) -> Result<NewMessage, String> {
         Ok(NewMessage {
             dialog: id(&body.dialog_id(), DialogId::new)?,
             message: id(&body.message_id(), MessageId::new)?,
@@ -267,8 +289,8 @@ impl Decoder {
             sender_type: optional_id(&body.sender_type(), SenderType::new)?
                 .map(|stated| self.known(stated)),
             presumed_type: None,
-            sent_at: sent_at.unwrap_or(at),
-            time_is_stated: sent_at.is_some(),
+            sent_at: stated.unwrap_or(at),
+            time_is_stated: stated.is_some(),
             system: text(&body.message_type())?.is_some_and(|t| t.starts_with("system.")),
         })
     }
@@ -283,16 +305,29 @@ impl Decoder {
     }
 }
 
+/// The time of what an event is about, where one may be stated: of a message,
+/// of a membership, up to which all is read.
+fn subject_time(kind: Kind, body: &Body<'_>) -> Result<Option<StatedTime>, String> {
+    match kind {
+        Kind::MessageCreate => stated(&body.message_time()),
+        Kind::MemberAdd => match stated(&body.joined_at())? {
+            Some(joined) => Ok(Some(joined)),
+            // It only orders the add: something odd there is no reason to refuse it.
+            None => Ok(last_seen_at(body).unwrap_or(None)),
+        },
+        Kind::BulkRead => match stated(&body.read_until())? {
+            Some(until) => Ok(Some(until)),
+            None => last_seen_at(body),
+        },
+        _ => Ok(None),
+    }
+}
+
 /// When a membership was made, as far as the event plausibly says; else the
 /// event's own time.
-fn made_at(body: &Body<'_>, at: Micros) -> Result<Micros, String> {
-    let stated = match time(&body.joined_at())? {
-        Some(joined_at) => Some(joined_at),
-        // It only orders the add: something odd there is no reason to refuse it.
-        None => last_seen_at(body).unwrap_or(None),
-    };
+fn made_at(stated: Option<Micros>, at: Micros) -> Micros {
     let plausible = |made: &Micros| *made <= at && at.get() - made.get() <= MADE_BEFORE_MICROS;
-    Ok(stated.filter(plausible).unwrap_or(at))
+    stated.filter(plausible).unwrap_or(at)
 }
 
 /// The reaction itself and, when it replaces another one, that one unset; or
@@ -323,14 +358,7 @@ fn reaction_words(body: &Body<'_>) -> Result<Vec<(Reaction, bool)>, String> {
     Ok(std::iter::once((reaction, set)).chain(replaced).collect())
 }
 
-fn read_until(body: &Body<'_>) -> Result<Option<Micros>, String> {
-    if let Some(at) = time(&body.read_until())? {
-        return Ok(Some(at));
-    }
-    last_seen_at(body)
-}
-
-fn last_seen_at(body: &Body<'_>) -> Result<Option<Micros>, String> {
+fn last_seen_at(body: &Body<'_>) -> Result<Option<StatedTime>, String> {
     let last_seen = body.last_seen_at();
     match first_hit(&last_seen)? {
         // Zero or less means "never seen": not a time.
@@ -338,7 +366,7 @@ fn last_seen_at(body: &Body<'_>) -> Result<Option<Micros>, String> {
             value: Value::Number(millis),
             ..
         }) if millis <= 0.0 => Ok(None),
-        _ => Ok(time(&last_seen)?.filter(|at| at.get() > 0)),
+        _ => Ok(stated(&last_seen)?.filter(|stated| stated.at.get() > 0)),
     }
 }
 
@@ -385,6 +413,11 @@ fn required<'b, T>(
 /// rounded to the nearest microsecond, so that the same instant reads the same
 /// in either form.
 fn time(places: &[Place<'_>]) -> Result<Option<Micros>, String> {
+    Ok(stated(places)?.map(|stated| stated.at))
+}
+
+/// A time, and the place of it.
+fn stated(places: &[Place<'_>]) -> Result<Option<StatedTime>, String> {
     let Some(Place { path, value }) = first_hit(places)? else {
         return Ok(None);
     };
@@ -393,12 +426,13 @@ fn time(places: &[Place<'_>]) -> Result<Option<Micros>, String> {
         Value::Text(text) => rfc3339_micros(text),
         _ => None,
     };
-    micros.and_then(Micros::new).map(Some).ok_or_else(|| {
+    let at = micros.and_then(Micros::new).ok_or_else(|| {
         format!(
             "{path}: expected a time of the years 1970 to 9999 \
              (milliseconds or RFC 3339), found {value}"
         )
-    })
+    })?;
+    Ok(Some(StatedTime { field: path, at }))
 }
 
 fn rfc3339_micros(text: &str) -> Option<i64> {

@@ -202,7 +202,7 @@ impl Redrive {
             return Err(RedriveError::TooLarge(id));
         };
         let event = match self.decoder.decode(body) {
-            Ok(Decoded::Event(event)) => event,
+            Ok(Decoded::Event(event, _)) => event,
             Ok(Decoded::Ignored { event_type }) => {
                 return Err(RedriveError::NotThisBody(format!(
                     "eventType: expected the type of a counter event, found {event_type:?}, which changes no counter"

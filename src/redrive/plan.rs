@@ -61,7 +61,7 @@ impl Redrive {
                 continue;
             };
             match self.decoder.decode(&body) {
-                Ok(Decoded::Event(event)) => events.push(event),
+                Ok(Decoded::Event(event, _)) => events.push(event),
                 Ok(Decoded::Ignored { .. }) => plan.ignored += 1,
                 Err(failure) => {
                     let reason = failure.reason;

@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::process::Resident;
 use crate::derive::changes::Disagreement;
+use crate::event::stated::Implausible;
 
 /// Distinct types of ignored events that are told apart; the rest is `other`.
 const IGNORED_TYPES: usize = 64;
@@ -52,6 +53,8 @@ pub struct Metrics {
     /// Creates of one message id that disagreed with what was recorded, by what
     /// they disagreed about.
     pub disagreeing_creates: Family<Label, Counter>,
+    /// Events with a time that cannot be meant, by kind: `past`, `future`.
+    pub implausible_times: Family<Label, Counter>,
     /// Transactions tried again, by class of the error: `retryable`, `conflict`.
     pub commit_retries: Family<Label, Counter>,
     /// Events in one committed transaction.
@@ -85,6 +88,7 @@ impl Metrics {
             dead_letters: Family::default(),
             dead_letters_waiting: Gauge::default(),
             disagreeing_creates: Family::default(),
+            implausible_times: Family::default(),
             topology_restored: Counter::default(),
             commit_retries: Family::default(),
             batch_events: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
@@ -97,6 +101,13 @@ impl Metrics {
             ignored_types: Arc::default(),
         };
         metrics.register(registry);
+        // At zero from the start, so that the first one is seen as a rise.
+        for kind in [Implausible::Past, Implausible::Future] {
+            let label = Label {
+                kind: kind.as_str(),
+            };
+            drop(metrics.implausible_times.get_or_create(&label));
+        }
         metrics
     }
 
@@ -132,6 +143,11 @@ impl Metrics {
             "disagreeing_creates",
             "Creates of one message that disagree with what was recorded, by what about",
             metrics.disagreeing_creates.clone(),
+        );
+        registry.register(
+            "implausible_times",
+            "Events with a time before the year 2000 or more than a day ahead, by which",
+            metrics.implausible_times.clone(),
         );
         registry.register(
             "commit_retries",
@@ -202,6 +218,14 @@ impl Metrics {
             kind: about.as_str(),
         };
         self.disagreeing_creates.get_or_create(&label).inc();
+    }
+
+    /// Counts an event with a time that cannot be meant.
+    pub fn implausible(&self, kind: Implausible) {
+        let label = Label {
+            kind: kind.as_str(),
+        };
+        self.implausible_times.get_or_create(&label).inc();
     }
 
     /// Counts an event that is none of ours, by its type.

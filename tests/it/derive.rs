@@ -15,7 +15,7 @@ use crate::torture::Torture;
 
 pub fn decoded(event: &Value) -> Event {
     match Decoder::default().decode(event.to_string().as_bytes()) {
-        Ok(Decoded::Event(event)) => event,
+        Ok(Decoded::Event(event, _)) => event,
         other => panic!("{event} gave {other:?}"),
     }
 }

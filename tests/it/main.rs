@@ -14,6 +14,7 @@ mod kit;
 #[path = "../kit/strategy.rs"]
 mod strategy;
 
+mod chat3;
 mod command_line;
 mod commits;
 mod dead_letters;
@@ -32,6 +33,7 @@ mod grpc_reads;
 mod history;
 mod history_property;
 mod history_size;
+mod implausible_times;
 mod large_events;
 mod layers;
 mod memory;

@@ -140,7 +140,7 @@ fn decoding_always_answers() {
         let body = mutations.iter().fold(body, mutated);
         match Decoder::default().decode(&body) {
             // What was decoded can be derived: it needs something, or changes it.
-            Ok(Decoded::Event(event)) => drop(Batch::default().apply(&event)),
+            Ok(Decoded::Event(event, _)) => drop(Batch::default().apply(&event)),
             Ok(Decoded::Ignored { event_type }) => assert!(!event_type.is_empty()),
             Err(failure) => {
                 assert!(!failure.error.is_empty());

@@ -36,7 +36,7 @@ pub(super) struct Way {
 enum To {
     Service(DeadLetterServiceClient<Channel>),
     /// The service's own code, in this process.
-    Servers(DeadLetters, Store),
+    Servers(Box<DeadLetters>, Store),
 }
 
 /// A method of the service, whoever answers.
@@ -109,7 +109,7 @@ impl Way {
         let store = Store::connect(&config.store).await?;
         let letters = DeadLetters::new(Redrive::new(store.clone(), config));
         Ok(Self {
-            to: To::Servers(letters, store),
+            to: To::Servers(Box::new(letters), store),
             address: "this process".into(),
         })
     }

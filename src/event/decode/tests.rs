@@ -8,7 +8,7 @@ fn decode(body: &[u8]) -> Result<Decoded, Failure> {
 
 fn event(body: &Json) -> Event {
     match decode(body.to_string().as_bytes()) {
-        Ok(Decoded::Event(event)) => event,
+        Ok(Decoded::Event(event, _)) => event,
         other => panic!("{body} gave {other:?}"),
     }
 }
@@ -330,7 +330,7 @@ fn read_until_is_given_or_last_seen_or_the_event_time() {
 /// What a body says, with a word for each kind of answer.
 fn said(body: &str) -> String {
     match decode(body.as_bytes()) {
-        Ok(Decoded::Event(event)) => format!("event {}", event.fact.event_type()),
+        Ok(Decoded::Event(event, _)) => format!("event {}", event.fact.event_type()),
         Ok(Decoded::Ignored { event_type }) => format!("ignored {event_type}"),
         Err(failure) => format!("{} {}", failure.reason, failure.error),
     }
@@ -550,7 +550,7 @@ fn a_member_entity_is_read_with_the_dialog_that_data_names() {
 #[test]
 fn a_sender_type_that_is_not_configured_counts_as_other() {
     let typed = |decoder: &Decoder, body: Json| match decoder.decode(body.to_string().as_bytes()) {
-        Ok(Decoded::Event(event)) => match event.fact {
+        Ok(Decoded::Event(event, _)) => match event.fact {
             Fact::MessageCreated(message) => message.sender_type.unwrap().as_str().to_owned(),
             Fact::UserTyped { user_type, .. } => user_type.as_str().to_owned(),
             fact => panic!("{fact:?}"),
@@ -589,4 +589,71 @@ fn user_ids_are_trimmed_as_javascript_trims() {
     }
     let inside = UserId::new("a\u{feff}b\u{200b}").unwrap();
     assert_eq!(inside.as_str(), "a\u{feff}b\u{200b}");
+}
+
+#[test]
+fn times_are_told_as_they_were_stated() {
+    let base = |event_type: &str| {
+        json!({
+            "eventId": "e", "tenantId": "t", "eventType": event_type, "createdAt": 20_000,
+            "data": {
+                "context": {"dialogId": "d", "userId": "u", "messageId": "m"},
+                "message": {"senderId": "u"}, "member": {"state": {}}
+            }
+        })
+    };
+    let (create, add, read) = (
+        "message.create",
+        "dialog.member.add",
+        "dialog.messages.bulk_read",
+    );
+    let (sent, joined) = ("data.message.createdAt", "data.member.joinedAt");
+    let (until, seen) = ("data.readUntil", "data.member.state.lastSeenAt");
+    type Row<'r> = (&'r str, &'r [(&'r str, Json)], &'r str);
+    let rows: [Row<'_>; 13] = [
+        (create, &[], ""),
+        (create, &[(sent, json!(7))], "data.message.createdAt 7000"),
+        (create, &[(joined, json!(7)), (until, json!(7))], ""),
+        (add, &[], ""),
+        (add, &[(joined, json!(7))], "data.member.joinedAt 7000"),
+        (add, &[(joined, json!(0))], "data.member.joinedAt 0"),
+        (
+            add,
+            &[(joined, json!(7)), (seen, json!(8))],
+            "data.member.joinedAt 7000",
+        ),
+        (
+            add,
+            &[(seen, json!(8))],
+            "data.member.state.lastSeenAt 8000",
+        ),
+        (add, &[(seen, json!(0))], ""),
+        (add, &[(seen, json!(true))], ""),
+        // Before it is held to the event's own time.
+        (
+            read,
+            &[(until, json!("2100-01-01T00:00:00Z")), (seen, json!(8))],
+            "data.readUntil 4102444800000000",
+        ),
+        (
+            read,
+            &[(seen, json!(30_000))],
+            "data.member.state.lastSeenAt 30000000",
+        ),
+        ("dialog.member.remove", &[(joined, json!(7))], ""),
+    ];
+    for (event_type, fields, expected) in rows {
+        let body = fields.iter().fold(base(event_type), |body, (path, value)| {
+            with(body, path, value.clone())
+        });
+        let Ok(Decoded::Event(_, times)) = decode(body.to_string().as_bytes()) else {
+            panic!("{body}")
+        };
+        let said = times.subject.map_or(String::new(), |stated| {
+            format!("{} {}", stated.field, stated.at.get())
+        });
+        assert_eq!(said, expected, "{body}");
+        assert_eq!(times.event.field, "createdAt");
+        assert_eq!(times.event.at.get(), 20_000_000);
+    }
 }
