@@ -290,12 +290,11 @@ impl Lane {
     ) -> Result<Vec<Fate>, StoreError> {
         let outage = &self.shared.outage;
         let mut attempt = std::pin::pin!(self.writer.attempt(events, care));
-        let ended = tokio::select! {
-            ended = &mut attempt => ended,
-            // A server that is frozen keeps its connections, and says nothing.
-            () = tokio::time::sleep(SILENT) => {
-                outage.seen(began);
-                attempt.await
+        let ended = loop {
+            tokio::select! {
+                ended = &mut attempt => break ended,
+                // A server that is frozen keeps its connections, and says nothing.
+                () = tokio::time::sleep(SILENT) => outage.seen(began),
             }
         };
         match &ended {

@@ -9,49 +9,68 @@ use tokio::time::{Instant, sleep_until};
 ///
 /// No one asks the store for this: the lanes go on trying what they hold, and
 /// the first success ends the outage.
-#[derive(Debug, Clone, Default)]
-pub struct Outage(watch::Sender<Option<Instant>>);
+#[derive(Debug, Clone)]
+pub struct Outage(watch::Sender<State>);
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// The last word of the store was at that time.
+    Answered(Instant),
+    /// It has taken nothing since.
+    Silent(Instant),
+}
+
+impl Default for Outage {
+    fn default() -> Self {
+        Self(watch::Sender::new(State::Answered(Instant::now())))
+    }
+}
 
 impl Outage {
-    /// An attempt that was begun at that time failed, and may succeed later.
+    /// An attempt that was begun at that time failed and may succeed later, or
+    /// goes on. What others have heard of the store since then counts for more.
     pub fn seen(&self, began: Instant) {
-        self.0.send_if_modified(|since| {
-            let first = since.is_none();
-            since.get_or_insert(began);
-            first
+        self.0.send_if_modified(|state| match *state {
+            State::Answered(at) => {
+                *state = State::Silent(began.max(at));
+                true
+            }
+            State::Silent(_) => false,
         });
     }
 
     /// The store has answered.
     pub fn over(&self) {
-        // Asked after every batch: mostly there is nothing to tell.
-        if self.0.borrow().is_some() {
-            self.0.send_replace(None);
-        }
+        self.0.send_if_modified(|state| {
+            let was_silent = matches!(state, State::Silent(_));
+            *state = State::Answered(Instant::now());
+            was_silent
+        });
     }
 
     /// Returns once an outage has lasted so long. Cancelling it loses nothing.
     pub async fn lasts(&self, long: Duration) {
-        let mut since = self.0.subscribe();
+        let mut state = self.0.subscribe();
         loop {
-            let began = *since.borrow_and_update();
+            let now = *state.borrow_and_update();
             let due = async {
-                match began {
-                    Some(began) => sleep_until(began + long).await,
-                    None => std::future::pending().await,
+                match now {
+                    State::Silent(since) => sleep_until(since + long).await,
+                    State::Answered(_) => std::future::pending().await,
                 }
             };
             tokio::select! {
                 () = due => return,
                 // Never an error: the sender is ours.
-                _ = since.changed() => {}
+                _ = state.changed() => {}
             }
         }
     }
 
     /// Returns once there is none.
     pub async fn ended(&self) {
-        let _ = self.0.subscribe().wait_for(Option::is_none).await;
+        let answers = |state: &State| matches!(state, State::Answered(_));
+        let _ = self.0.subscribe().wait_for(answers).await;
     }
 }
 
@@ -67,8 +86,6 @@ mod tests {
     async fn an_outage_lasts_from_its_first_failure_to_the_first_success() {
         let outage = Outage::default();
         assert_eq!(outage.ended().now_or_never(), Some(()));
-        let long_ago = Instant::now().checked_sub(LONG).unwrap();
-        outage.seen(long_ago);
         outage.seen(Instant::now());
         assert_eq!(outage.ended().now_or_never(), None);
         outage.lasts(LONG).await;
@@ -76,5 +93,14 @@ mod tests {
         assert_eq!(outage.ended().now_or_never(), Some(()));
         let waiting = tokio::time::timeout(LONG, outage.lasts(Duration::ZERO)).await;
         assert!(waiting.is_err(), "there is none that could last");
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_hangs_is_no_outage_while_others_succeed() {
+        let (outage, began) = (Outage::default(), Instant::now());
+        tokio::time::sleep_until(began + LONG).await;
+        outage.over();
+        outage.seen(began);
+        assert_eq!(outage.lasts(LONG).now_or_never(), None);
     }
 }

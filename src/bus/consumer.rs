@@ -162,6 +162,7 @@ impl Consumer {
             "the store has taken nothing for bus.hold_seconds: all deliveries are handed back, and nothing is consumed until it does"
         );
         consuming.abandon().await;
+        self.window.restart();
         self.metrics.consumer_paused.set(1);
         tokio::select! {
             () = self.outage.ended() => info!("the store takes events again: consuming"),
@@ -195,6 +196,7 @@ impl Consumer {
         shutdown: &Shutdown,
     ) {
         self.health.send_replace(false);
+        self.window.restart();
         self.count_restart(kind);
         self.trouble.failed(error);
         self.pause(began, shutdown).await;

@@ -11,14 +11,19 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::config;
 
 /// A window is that many times as wide as the one before.
 const WIDER: u16 = 4;
+/// A window is widened when as many deliveries are settled in less than this.
+/// What takes longer would only be held for longer.
+const SOON: Duration = Duration::from_secs(1);
 /// A wider window may be as heavy as one in so many parts of the limit, going by
 /// the deliveries of the last one.
 const EASY_SHARE: usize = 4;
@@ -182,20 +187,28 @@ pub(super) struct Window {
     wide: u16,
     most: u16,
     limit: usize,
+    /// As wide as it is at first.
+    first: u16,
     /// Deliveries since it was last looked at, and their bytes.
     seen: u16,
     bytes: usize,
+    /// When that was; not yet since the consumer began, whose first deliveries
+    /// come at once, settled or not.
+    since: Option<Instant>,
 }
 
 impl Window {
     /// So small that as many of the largest events fit.
     pub(super) fn new(bus: &config::Bus) -> Self {
+        let first = fitting(bus.prefetch_bytes, bus.max_body_bytes, bus.prefetch);
         Self {
-            wide: fitting(bus.prefetch_bytes, bus.max_body_bytes, bus.prefetch),
+            wide: first,
+            first,
             most: bus.prefetch,
             limit: bus.prefetch_bytes,
             seen: 0,
             bytes: 0,
+            since: None,
         }
     }
 
@@ -204,8 +217,9 @@ impl Window {
         self.wide
     }
 
-    /// Counts a delivery; whether it is time to [`widen`](Window::widen).
-    pub(super) fn seen(&mut self, bytes: usize) -> bool {
+    /// Counts a delivery; whether it is time to [`widen`](Window::widen): a window
+    /// of deliveries has come, so as many were settled, soon after the one before.
+    pub(super) fn seen(&mut self, bytes: usize, now: Instant) -> bool {
         if self.wide == self.most {
             return false;
         }
@@ -215,20 +229,32 @@ impl Window {
             return false;
         }
         let (seen, bytes) = (usize::from(self.seen), self.bytes);
+        let since = self.since.replace(now);
         (self.seen, self.bytes) = (0, 0);
         let wider = usize::from(self.wide.saturating_mul(WIDER));
-        bytes / seen * wider <= self.limit / EASY_SHARE
+        let is_quick = since.is_some_and(|since| now - since < SOON);
+        is_quick && bytes / seen * wider <= self.limit / EASY_SHARE
     }
 
     pub(super) fn widen(&mut self) {
-        self.wide = self.wide.saturating_mul(WIDER).min(self.most);
+        self.resize(self.wide.saturating_mul(WIDER).min(self.most));
+    }
+
+    /// A consumer begins after one that broke: what that one held comes again,
+    /// and may be what broke it.
+    pub(super) fn restart(&mut self) {
+        self.resize(self.first.min(self.wide));
+    }
+
+    fn resize(&mut self, wide: u16) {
+        self.wide = wide;
+        (self.seen, self.bytes, self.since) = (0, 0, None);
     }
 
     /// Deliveries were too heavy, the heaviest so: as many of it are to fit.
     pub(super) fn narrow(&mut self, heaviest: usize) {
-        (self.seen, self.bytes) = (0, 0);
         let narrower = (self.wide / WIDER).max(1);
-        self.wide = fitting(self.limit, heaviest, narrower);
+        self.resize(fitting(self.limit, heaviest, narrower));
     }
 }
 
@@ -301,10 +327,12 @@ mod tests {
         }
     }
 
-    fn widths(window: &mut Window, deliveries: usize, bytes: usize) -> Vec<u16> {
-        let mut widths = vec![window.wide()];
+    /// The widths while so many deliveries of so many bytes come, so many a second.
+    fn widths(window: &mut Window, deliveries: u32, bytes: usize, rate: u32) -> Vec<u16> {
+        let (mut widths, mut now) = (vec![window.wide()], Instant::now());
         for _ in 0..deliveries {
-            if window.seen(bytes) {
+            now += Duration::from_secs(1) / rate;
+            if window.seen(bytes, now) {
                 window.widen();
                 widths.push(window.wide());
             }
@@ -315,11 +343,21 @@ mod tests {
     #[test]
     fn a_window_widens_while_deliveries_are_small() {
         let mut window = Window::new(&bus(2_000, 64 << 20, 1 << 20));
-        assert_eq!(widths(&mut window, 10_000, 700), [32, 128, 512, 2_000]);
+        let all = [32, 128, 512, 2_000];
+        assert_eq!(widths(&mut window, 10_000, 700, 10_000), all);
+        window.restart();
+        assert_eq!(widths(&mut window, 10_000, 700, 10_000), all);
         let mut window = Window::new(&bus(2_000, 64 << 20, 1 << 20));
-        assert_eq!(widths(&mut window, 10_000, 64 << 10), [32, 128]);
+        assert_eq!(widths(&mut window, 10_000, 64 << 10, 10_000), [32, 128]);
         let mut window = Window::new(&bus(10, 1 << 20, 128 << 20));
-        assert_eq!(widths(&mut window, 100, 700), [1, 4, 10]);
+        assert_eq!(widths(&mut window, 100, 700, 100), [1, 4, 10]);
+    }
+
+    #[test]
+    fn a_window_is_no_wider_than_what_is_settled_soon() {
+        let mut window = Window::new(&bus(2_000, 64 << 20, 1 << 20));
+        assert_eq!(widths(&mut window, 10_000, 700, 30), [32]);
+        assert_eq!(widths(&mut window, 10_000, 700, 200), [32, 128, 512]);
     }
 
     #[test]

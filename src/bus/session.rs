@@ -11,6 +11,7 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::connect::{Link, in_time};
 use super::delivery::{Delivery, Return};
@@ -199,7 +200,7 @@ impl Consuming {
                 None => return cancelled(&bus.queue),
             };
             watchdog.fed();
-            let wants_more = window.seen(delivery.data.len());
+            let wants_more = window.seen(delivery.data.len(), Instant::now());
             let Some(delivery) = self.accept(delivery, bus.max_body_bytes) else {
                 continue;
             };

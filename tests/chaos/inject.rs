@@ -4,18 +4,23 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use chat_counters::config;
+use lapin::options::ExchangeDeleteOptions;
 use mongodb::bson::doc;
 
 use super::plan::{Fault, Kind, Target};
 use super::proxy::{Proxy, Way};
 use super::replica::Replica;
 use super::stage::{Stage, admin};
-use crate::kit::service::Result;
+use crate::kit::broker;
+use crate::kit::service::{Result, until};
 
 /// Seconds in which a primary that stepped down does not become one again.
 const STEPPED_DOWN_SECONDS: i32 = 2;
+/// A broker that has not deleted an exchange by then is down or frozen.
+const DELETED: Duration = Duration::from_secs(3);
 
 /// Notes what happens, and when: for whoever looks for the cause of a
 /// difference.
@@ -118,11 +123,15 @@ pub async fn to_brokers(
 /// What happens on the way from the replicas to the brokers.
 pub async fn to_bus(
     stage: &Stage,
+    direct: &[config::Bus],
     faults: &[Fault],
     end: Instant,
     record: &Record,
 ) -> Result<Vec<Kind>> {
     lane(faults, end, record, async |fault: &Fault| {
+        if fault.kind == Kind::ExchangeDeleted {
+            return delete_exchange(direct).await;
+        }
         let proxies = match fault.target {
             Target::Every => &stage.bus,
             Target::One(_) => one(&stage.bus, fault),
@@ -163,11 +172,16 @@ pub async fn to_store(
 }
 
 /// The last fault of a run, on all ways to the bus or to the store.
-pub async fn last(stage: &Stage, fault: &Fault, record: &Record) -> Result<Vec<Kind>> {
+pub async fn last(
+    stage: &Stage,
+    direct: &[config::Bus],
+    fault: &Fault,
+    record: &Record,
+) -> Result<Vec<Kind>> {
     let far = Instant::now() + fault.lasts;
     let faults = std::slice::from_ref(fault);
     match fault.kind {
-        Kind::BusCut | Kind::BusStalled => to_bus(stage, faults, far, record).await,
+        Kind::BusCut | Kind::BusStalled => to_bus(stage, direct, faults, far, record).await,
         _ => to_store(stage, faults, far, record).await,
     }
 }
@@ -179,6 +193,30 @@ fn one<'s, T>(several: &'s [T], fault: &Fault) -> &'s [T] {
         Target::Every => 0,
     };
     &several[index..=index]
+}
+
+/// Deletes the exchange of the events, at whichever broker does it; the load
+/// declares it again, and only the service binds its queue to it.
+async fn delete_exchange(brokers: &[config::Bus]) -> Result<()> {
+    let delete = async |bus: &config::Bus| -> Result<()> {
+        let (connection, channel) = broker::channel(bus).await?;
+        let options = ExchangeDeleteOptions::default();
+        channel
+            .exchange_delete(bus.exchange.as_str().into(), options)
+            .await?;
+        connection.close(200, "done".into()).await?;
+        Ok(())
+    };
+    until("a broker deletes the exchange", || async {
+        for bus in brokers {
+            let deleted = tokio::time::timeout(DELETED, delete(bus)).await;
+            if deleted.is_ok_and(|deleted| deleted.is_ok()) {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await
 }
 
 async fn on_the_way(proxies: &[Proxy], fault: &Fault) -> Result<()> {

@@ -16,6 +16,7 @@ pub enum Kind {
     BusCut,
     BusStalled,
     BusSlow,
+    ExchangeDeleted,
     PrimaryKilled,
     PrimaryFrozen,
     PrimaryStepsDown,
@@ -26,10 +27,10 @@ pub enum Kind {
 
 impl Kind {
     /// Kinds that belong together, under a name for them.
-    pub const GROUPS: [(&str, [Self; 3]); 5] = [
+    pub const GROUPS: [(&str, &[Self]); 5] = [
         (
             "replica",
-            [
+            &[
                 Self::ReplicaKilled,
                 Self::ReplicaFrozen,
                 Self::ReplicaStopped,
@@ -37,12 +38,20 @@ impl Kind {
         ),
         (
             "broker",
-            [Self::BrokerKilled, Self::BrokerFrozen, Self::BrokerStopped],
+            &[Self::BrokerKilled, Self::BrokerFrozen, Self::BrokerStopped],
         ),
-        ("bus", [Self::BusCut, Self::BusStalled, Self::BusSlow]),
+        (
+            "bus",
+            &[
+                Self::BusCut,
+                Self::BusStalled,
+                Self::BusSlow,
+                Self::ExchangeDeleted,
+            ],
+        ),
         (
             "primary",
-            [
+            &[
                 Self::PrimaryKilled,
                 Self::PrimaryFrozen,
                 Self::PrimaryStepsDown,
@@ -50,7 +59,7 @@ impl Kind {
         ),
         (
             "store",
-            [Self::StoreCut, Self::StoreStalled, Self::StoreSlow],
+            &[Self::StoreCut, Self::StoreStalled, Self::StoreSlow],
         ),
     ];
 
@@ -65,6 +74,7 @@ impl Kind {
             Self::BrokerStopped => "broker node stopped (SIGTERM) and started",
             Self::BusCut => "connections to the broker cut",
             Self::BusStalled => "connections to the broker stalled",
+            Self::ExchangeDeleted => "the events' exchange deleted",
             Self::BusSlow => "connections to the broker delayed",
             Self::PrimaryKilled => "database primary killed (-9) and started",
             Self::PrimaryFrozen => "database primary frozen (SIGSTOP)",
@@ -127,11 +137,11 @@ impl Plan {
     pub fn new(seed: u64, replicas: usize, length: Duration) -> Self {
         let mut random = Random::new(seed ^ 0x5eed_fa17);
         let [replica, broker, bus, primary, store] = Kind::GROUPS.map(|(_, kinds)| kinds);
-        let replicas = (0..replicas).map(|_| lane(&mut random, &replica, length));
+        let replicas = (0..replicas).map(|_| lane(&mut random, replica, length));
         Self {
             replicas: replicas.collect(),
-            brokers: lane(&mut random, &broker, length),
-            bus: lane(&mut random, &bus, length),
+            brokers: lane(&mut random, broker, length),
+            bus: lane(&mut random, bus, length),
             store: lane(&mut random, &[primary, store].concat(), length),
             last: Fault {
                 kind: *random.pick(&[

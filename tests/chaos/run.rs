@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chat_counters::config::Config;
+use chat_counters::config::{self, Config};
 use futures::future::try_join_all;
 use futures::try_join;
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
@@ -22,7 +22,7 @@ use super::stage::Stage;
 use crate::kit::broker;
 use crate::kit::random::Random;
 use crate::kit::scenario::Scenario;
-use crate::kit::service::{Result, config, until_for};
+use crate::kit::service::{self, Result, until_for};
 
 /// Replicas of the service on one queue.
 pub const REPLICAS: usize = 2;
@@ -75,7 +75,7 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
     let load = load::publish(&direct, &scenario.published, (length, PATIENCE), &record);
     let rebuilding = rebuild(&configs[0], logs, seed, length);
     let replaying = replay(stage, replayer.as_mut(), seed, length);
-    let disturbing = disturb(stage, &mut replicas, &plan, length, &record);
+    let disturbing = disturb(stage, &mut replicas, &direct, &plan, length, &record);
     let (load, (faults, ready), rebuilds, ()) = try_join!(load, disturbing, rebuilding, replaying)?;
     record.note("all confirmed, all faults over, all ready");
     let mut outcome = Outcome {
@@ -143,10 +143,11 @@ async fn replay(
 /// many commits to interrupt, large ones for much to do again.
 fn configs(stage: &Stage, seed: u64) -> Vec<Config> {
     let mut random = Random::new(seed);
-    let mut base = config(&format!("chaos_{seed}"));
+    let mut base = service::config(&format!("chaos_{seed}"));
     base.store.url = stage.store_url();
     base.bus.prefetch = *random.pick(&[20, 200, 2_000]);
     base.bus.watchdog_seconds = 5;
+    base.bus.hold_seconds = 3;
     base.lanes.batch_events = *random.pick(&[5, 20]);
     base.lanes.count = *random.pick(&[1, 2, 3]);
     base.shutdown.drain_seconds = 5;
@@ -175,6 +176,7 @@ pub async fn become_ready(replicas: &mut [Replica]) -> Result<()> {
 async fn disturb(
     stage: &Stage,
     replicas: &mut [Replica],
+    direct: &[config::Bus],
     plan: &Plan,
     length: Duration,
     record: &Record,
@@ -186,10 +188,10 @@ async fn disturb(
     let (to_replicas, to_brokers, to_bus, to_store) = try_join!(
         try_join_all(to_replicas),
         inject::to_brokers(stage, &plan.brokers, end, record),
-        inject::to_bus(stage, &plan.bus, end, record),
+        inject::to_bus(stage, direct, &plan.bus, end, record),
         inject::to_store(stage, &plan.store, end, record),
     )?;
-    let last = inject::last(stage, &plan.last, record).await?;
+    let last = inject::last(stage, direct, &plan.last, record).await?;
     let over = Instant::now();
     record.note("all faults over");
     become_ready(replicas).await?;

@@ -12,6 +12,9 @@ use crate::kit::service::{Result, until};
 
 /// Nodes of each cluster: the fewest of which one may be away.
 const NODES: u16 = 3;
+/// How long a consumer may hold a message, in milliseconds: longer than any one
+/// fault lasts, shorter than several.
+const CONSUMER_TIMEOUT_MS: u64 = 10_000;
 /// A node that does not answer by then is down or frozen.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -28,7 +31,7 @@ pub struct Stage {
 impl Stage {
     /// Starts everything.
     pub async fn new(replicas: usize) -> Result<Self> {
-        let brokers = Server::rabbit_cluster("chaosbus", NODES);
+        let brokers = Server::impatient_rabbits("chaosbus", NODES, CONSUMER_TIMEOUT_MS);
         let (brokers, (databases, store)) = futures::try_join!(brokers, databases())?;
         let addresses: Result<Vec<_>> = brokers.iter().map(address).collect();
         let addresses = addresses?;

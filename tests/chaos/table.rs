@@ -32,8 +32,9 @@ pub fn row(seed: u64, outcome: &Outcome) {
         outcome.confirmed, outcome.duplicates
     );
     for (_, kinds) in Kind::GROUPS {
-        let counts = kinds.map(|kind| outcome.faults.get(&kind).copied().unwrap_or_default());
-        print!(" {:>8}", counts.map(|count| count.to_string()).join("/"));
+        let count = |kind| outcome.faults.get(kind).copied().unwrap_or_default();
+        let counts: Vec<_> = kinds.iter().map(|kind| count(kind).to_string()).collect();
+        print!(" {:>8}", counts.join("/"));
     }
     let (letters, replays) = (&outcome.letters, &outcome.replays);
     println!(

@@ -81,7 +81,8 @@ impl RawChannel {
             &[0, 0][..],
             &short(exchange.as_bytes()),
             &short(&message.routing_key),
-            &[0],
+            // Mandatory: what no queue takes is returned, and is no success.
+            &[1],
         ];
         let mut frames = frame(METHOD, 1, &method(60, 40, &fields.concat()));
         let size = (message.body.len() as u64).to_be_bytes();

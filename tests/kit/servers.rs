@@ -79,17 +79,26 @@ impl Server {
     /// A broker that takes back what a consumer holds for so long, in
     /// milliseconds.
     pub async fn impatient_rabbit(name: &str, timeout_ms: u64) -> Result<Self> {
-        let mut rabbit = Self::rabbit(name).await?;
-        let timeout = timeout_ms.to_string();
-        let variable = "RABBIT_CONSUMER_TIMEOUT_MS";
-        rabbit.environment.push((variable, timeout));
-        rabbit.run("stop").await?;
-        rabbit.start().await?;
-        Ok(rabbit)
+        let mut cluster = Self::impatient_rabbits(name, 1, timeout_ms).await?;
+        cluster.pop().ok_or_else(|| "no node".into())
+    }
+
+    /// Such brokers that form a cluster.
+    pub async fn impatient_rabbits(name: &str, nodes: u16, timeout_ms: u64) -> Result<Vec<Self>> {
+        let variable = ("RABBIT_CONSUMER_TIMEOUT_MS", timeout_ms.to_string());
+        Self::rabbits(name, nodes, vec![variable]).await
     }
 
     /// Brokers that form a cluster.
     pub async fn rabbit_cluster(name: &str, nodes: u16) -> Result<Vec<Self>> {
+        Self::rabbits(name, nodes, Vec::new()).await
+    }
+
+    async fn rabbits(
+        name: &str,
+        nodes: u16,
+        environment: Vec<(&'static str, String)>,
+    ) -> Result<Vec<Self>> {
         const PORTS: u16 = 10;
         let (first, directory) = (free_ports(nodes * PORTS).await?, directory(name));
         let names: Vec<String> = (1..=nodes).map(|node| format!("{name}{node}")).collect();
@@ -101,7 +110,7 @@ impl Server {
                 node.clone(),
                 port.to_string(),
             ],
-            environment: Vec::new(),
+            environment: environment.clone(),
             url: format!("amqp://guest:guest@127.0.0.1:{port}/%2f"),
             _directory: directory.clone(),
         });
