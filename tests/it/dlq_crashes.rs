@@ -4,7 +4,8 @@
 use chat_counters::failpoint::{Point, VARIABLE};
 use chat_counters::grpc::v1::*;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use serde_json::Value;
+use lapin::options::QueuePurgeOptions;
+use serde_json::{Value, json};
 
 use crate::command_line::{command, stderr, stdout};
 use crate::dlq::{accept, client, listed, refuse};
@@ -203,4 +204,33 @@ async fn a_tool_that_is_killed_at_any_step_loses_nothing() -> Result<()> {
         .buffer_unordered(TOGETHER)
         .try_collect::<()>()
         .await
+}
+
+/// A job counts what it found gone when it ends. One that dies before that must
+/// not leave an index with more letters than the queue has.
+#[tokio::test]
+async fn what_a_killed_job_found_gone_is_nowhere_listed_or_counted() -> Result<()> {
+    let world = with_letters("gone").await?;
+    let replay = ["replay", "--why", "rejected_by_store"];
+    dlq(&world, &replay, Some(Point::Selected)).await?;
+    let queue = world.config.bus.dead_letter_queue.as_str();
+    let (connection, channel) = world.channel().await?;
+    let purged = channel.queue_purge(queue.into(), QueuePurgeOptions::default());
+    assert_eq!(purged.await? as usize, LETTERS);
+    connection.close(200, "done".into()).await?;
+    dlq(&world, &replay, Some(Point::AllDone)).await?;
+
+    let list = dlq(&world, &["list"], None).await?;
+    assert_eq!(list["dead_letters"], json!([]));
+    assert_eq!(
+        (&list["total"], &list["index"]["indexed"]),
+        (&0.into(), &list["index"]["queued"]),
+        "{list}"
+    );
+    let by_reason = ["list", "--why", "rejected_by_store"];
+    assert_eq!(dlq(&world, &by_reason, None).await?["total"], 0);
+    assert_eq!(dlq(&world, &["groups"], None).await?["total"], 0);
+    let synced = dlq(&world, &["sync"], None).await?;
+    assert_eq!(synced, json!({ "examined": 0, "added": 0, "removed": 0 }));
+    Ok(())
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::documents::{Entry, Kept, LetterDocument, millis, moment};
-use super::shelf::Shelf;
+use super::shelf::{GONE, Shelf};
 use crate::deadletter::{Filter, LetterId};
 use crate::store::{Store, StoreError};
 
@@ -219,9 +219,9 @@ impl GroupDocument {
     }
 }
 
-/// The conditions of a filter on documents.
+/// The conditions of a filter on documents, of entries that stand for letters.
 pub(super) fn matching(filter: &Filter) -> Document {
-    let mut all = Vec::new();
+    let mut all = vec![doc! { "state": { "$ne": GONE } }];
     if !filter.ids.is_empty() {
         let ids: Vec<Document> = filter.ids.iter().map(named).collect();
         all.push(doc! { "$or": ids });
@@ -259,10 +259,7 @@ pub(super) fn matching(filter: &Filter) -> Document {
     for until in filter.until.into_iter().chain(older) {
         all.push(doc! { "last_failed_at": { "$lt": millis(until) } });
     }
-    match all.is_empty() {
-        true => Document::new(),
-        false => doc! { "$and": all },
-    }
+    doc! { "$and": all }
 }
 
 fn named(id: &LetterId) -> Document {

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | none | to be acted upon |
 //! | `acted` | it was: what becomes of it is durable, and it may leave the queue |
-//! | `gone` | it was no longer in the queue |
+//! | `gone` | it was no longer in the queue: no letter, counted nowhere but for the job |
 //!
 //! An entry that is `acted` was replayed or discarded whatever happens next, so
 //! no later job selects it; whoever finds its letter in the queue removes it.
@@ -29,7 +29,7 @@ use crate::store::schema::collection::{DEAD_LETTERS, DISCARDED_LETTERS};
 use crate::store::{Store, StoreError};
 
 const ACTED: &str = "acted";
-const GONE: &str = "gone";
+pub(super) const GONE: &str = "gone";
 const DUPLICATE_KEY: i32 = 11_000;
 
 /// Where letters are kept.
@@ -255,16 +255,19 @@ impl Store {
         Ok(found.map_ok(LetterDocument::kept).try_collect().await?)
     }
 
-    /// Entries of a shelf, counted by their keys. Never the server's own count:
-    /// that is wrong for good after a crash, and what is compared with the queue
-    /// must not be.
+    /// Entries of a shelf that stand for letters, counted by their keys. Never
+    /// the server's own count: that is wrong for good after a crash, and what is
+    /// compared with the queue must not be.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn entries(&self, shelf: Shelf) -> Result<u64, StoreError> {
         let letters = self.shelf::<Document>(shelf);
         let all = letters.count_documents(doc! { "_id": { "$gte": Bson::MinKey } });
-        Ok(all.hint(Hint::Keys(doc! { "_id": 1 })).await?)
+        let all = all.hint(Hint::Keys(doc! { "_id": 1 })).await?;
+        // A job found them gone: there is an index of what jobs have selected.
+        let gone = doc! { "job": { "$exists": true }, "state": GONE };
+        Ok(all.saturating_sub(letters.count_documents(gone).await?))
     }
 
     /// Letters that the index has, copies included.
@@ -276,7 +279,7 @@ impl Store {
         let letters = self.shelf::<Line>(Shelf::Queue);
         // There is an index of these few.
         let several = letters
-            .find(doc! { "copies": { "$gt": 1 } })
+            .find(doc! { "copies": { "$gt": 1 }, "state": { "$ne": GONE } })
             .projection(doc! { "copies": 1 });
         let further = several.await?.map_ok(|line| line.copies - 1);
         let further: i64 = further
@@ -295,7 +298,7 @@ impl Store {
     pub async fn census(&self) -> Result<Census, StoreError> {
         let all = self
             .shelf::<Line>(Shelf::Queue)
-            .find(doc! {})
+            .find(doc! { "state": { "$ne": GONE } })
             .projection(doc! { "copies": 1 })
             .await?;
         let copies = all.map_ok(|line| (LetterId::stored(line.id), line.copies));
