@@ -153,7 +153,9 @@ impl DeadLetterService for DeadLetters {
             }
             let done = last.filter(|last| last.finished && last.done == 1);
             let done = done.ok_or_else(|| {
-                Status::not_found(format!("the letter {id} is no longer in the queue"))
+                Status::not_found(format!(
+                    "the letter {id} is no longer in the queue, or another job has taken it"
+                ))
             })?;
             answer.job_id = done.job_id;
         }

@@ -16,8 +16,8 @@ use crate::deadletter::{Filter, LetterId};
 use crate::event::EventId;
 use crate::event::decode::{Decoded, outline};
 use crate::failpoint::{self, Point};
+use crate::store::StoreError;
 use crate::store::letters::{Edit, Job, JobId, JobKind, Lease, Order, Tally};
-use crate::store::{Store, StoreError};
 
 /// How often progress is told.
 const TOLD: Duration = Duration::from_millis(500);
@@ -64,7 +64,6 @@ pub struct Progress {
 
 /// Tells whoever asked for a job how far it is.
 pub(super) struct Reporter {
-    store: Store,
     kind: JobKind,
     progress: Progress,
     to: mpsc::Sender<Progress>,
@@ -101,19 +100,6 @@ impl Reporter {
         // Full: whoever reads it is behind, and gets the next one. Closed: seen
         // to by `is_abandoned`.
         let _ = self.to.try_send(self.progress.clone());
-    }
-
-    /// Counts anew how the job stands, from what is selected and not done: an
-    /// earlier call may have come to more than it could tell.
-    async fn count(&mut self) -> Result<(), StoreError> {
-        let (open, gone) = self
-            .store
-            .job_counts(self.kind.shelf(), &self.progress.job)
-            .await?;
-        let tally = &mut self.progress.tally;
-        tally.missing = gone;
-        tally.done = tally.selected.saturating_sub(open + gone);
-        Ok(())
     }
 
     pub(super) fn job(&self) -> &JobId {
@@ -298,7 +284,6 @@ impl Redrive {
         }
         failpoint::pass(Point::Selected);
         let mut reporter = Reporter {
-            store: self.store.clone(),
             kind: order.kind,
             progress: Progress {
                 job: job.id,
@@ -312,7 +297,6 @@ impl Redrive {
             last_told: Instant::now(),
             lease,
         };
-        reporter.count().await?;
         reporter.tell();
         Ok(reporter)
     }
@@ -394,20 +378,15 @@ impl Redrive {
     }
 
     async fn record(&self, reporter: &mut Reporter, finished: bool) -> Result<(), StoreError> {
-        reporter.count().await?;
         let job = reporter.job().clone();
-        let known = self.store.job(&job).await?;
-        let progress = &mut reporter.progress;
-        progress.tally.failed_again = known.map_or(0, |job| job.tally.failed_again);
-        progress.finished = finished;
         if finished {
             failpoint::pass(Point::AllDone);
+            self.store.end_job(reporter.kind.shelf(), &job).await?;
         }
-        self.store.note_job(&job, &progress.tally, finished).await?;
-        if finished {
-            let shelf = reporter.kind.shelf();
-            self.store.forget_selection(shelf, &job).await?;
+        if let Some(known) = self.store.job(&job).await? {
+            reporter.progress.tally = known.tally;
         }
+        reporter.progress.finished = finished;
         Ok(())
     }
 

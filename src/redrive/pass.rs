@@ -13,7 +13,7 @@ use crate::config;
 use crate::deadletter::LetterId;
 use crate::failpoint::{self, Point};
 use crate::store::Store;
-use crate::store::letters::{Census, Shelf, Standing};
+use crate::store::letters::{Census, Standing};
 
 /// Letters taken in hand together.
 const IN_HAND: usize = 512;
@@ -123,8 +123,7 @@ impl<'a> Walk<'a> {
         }
         let examined = self.pass.examined() as u64;
         self.pass.end().await?;
-        let job = self.task.as_ref().map(|task| task.reporter.job());
-        let removed = self.store.settle_census(self.before, &self.found, job);
+        let removed = self.store.settle_census(self.before, &self.found);
         Ok(Ended::Whole(Sums {
             examined,
             added: self.added,
@@ -195,7 +194,7 @@ impl<'a> Walk<'a> {
             action.act(self.store, reporter.job(), &batch).await?;
             failpoint::pass(Point::Acted);
             let ids: Vec<_> = batch.iter().map(|letter| letter.id.clone()).collect();
-            self.store.mark_acted(Shelf::Queue, &ids).await?;
+            self.store.mark_acted(reporter.job(), &ids).await?;
             failpoint::pass(Point::Marked);
             self.acted.extend(ids);
             let done = batch.len();
@@ -218,6 +217,6 @@ impl<'a> Walk<'a> {
         let (single, _several): (Vec<_>, Vec<_>) = ids.partition(|id| self.before.copies(id) <= 1);
         self.pass.remove(letters).await?;
         failpoint::pass(Point::Removed);
-        Ok(self.store.forget_letters(Shelf::Queue, &single).await?)
+        Ok(self.store.forget_letters(&single).await?)
     }
 }

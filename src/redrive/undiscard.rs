@@ -7,7 +7,7 @@ use super::{Redrive, RedriveError};
 use crate::bus::outbox::Outbox;
 use crate::deadletter::Sealed;
 use crate::failpoint::{self, Point};
-use crate::store::letters::{JobKind, Kept, Shelf};
+use crate::store::letters::{JobId, JobKind, Kept};
 
 /// Letters put back together.
 const AT_ONCE: usize = 64;
@@ -44,13 +44,18 @@ impl Redrive {
                 return Ok(false);
             }
             let put_back = letters.len();
-            self.put_back_some(&outbox, letters).await?;
+            self.put_back_some(&outbox, &job, letters).await?;
             reporter.done(put_back);
             reporter.told(false);
         }
     }
 
-    async fn put_back_some(&self, outbox: &Outbox, kept: Vec<Kept>) -> Result<(), RedriveError> {
+    async fn put_back_some(
+        &self,
+        outbox: &Outbox,
+        job: &JobId,
+        kept: Vec<Kept>,
+    ) -> Result<(), RedriveError> {
         let mut letters = Vec::with_capacity(kept.len());
         for kept in kept {
             let id = kept.entry.id;
@@ -69,9 +74,10 @@ impl Redrive {
         let entries = letters.iter();
         let entries = entries.map(|(id, letter, sealed)| (id, letter, sealed));
         self.store.index_letters(entries).await?;
-        failpoint::pass(Point::Marked);
         let ids: Vec<_> = letters.into_iter().map(|(id, ..)| id).collect();
-        self.store.forget_letters(Shelf::Discarded, &ids).await?;
+        self.store.revive(&ids).await?;
+        failpoint::pass(Point::Marked);
+        self.store.put_back(job, &ids).await?;
         failpoint::pass(Point::Removed);
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! only after a crash or after another tool was at the queue; a pass through the
 //! queue ([`Census`]) finds and mends that.
 
+mod accounts;
 mod documents;
 mod jobs;
 mod lease;

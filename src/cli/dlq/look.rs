@@ -337,13 +337,14 @@ impl Audit {
     }
 }
 
-const JOB_HEADER: [&str; 10] = [
+const JOB_HEADER: [&str; 11] = [
     "started_at",
     "kind",
     "actor",
     "selected",
     "done",
     "missing",
+    "taken",
     "failed_again",
     "finished_at",
     "selection",
@@ -358,6 +359,7 @@ fn job_row(job: &v1::DeadLetterJob) -> Vec<String> {
         job.selected.to_string(),
         job.done.to_string(),
         job.missing.to_string(),
+        job.taken.to_string(),
         job.failed_again.to_string(),
         match job.finished_at {
             None => "not finished".into(),
@@ -387,6 +389,8 @@ fn job(job: &v1::DeadLetterJob) -> Value {
         "selected": job.selected,
         "done": job.done,
         "missing": job.missing,
+        "taken": job.taken,
+        "taken_by": job.taken_by,
         "failed_again": job.failed_again,
         "edit": edit,
     })

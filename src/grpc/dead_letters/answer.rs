@@ -90,6 +90,8 @@ impl From<Job> for v1::DeadLetterJob {
             letter_id,
             body_before,
             body_after,
+            taken: int(job.tally.taken),
+            taken_by: job.taken_by.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -106,6 +108,7 @@ impl From<Progress> for v1::JobProgress {
             braking: progress.braking,
             resumed: progress.resumed,
             finished: progress.finished,
+            taken: int(progress.tally.taken),
         }
     }
 }

@@ -79,8 +79,12 @@ pub struct Tally {
     pub selected: u64,
     /// Letters acted upon.
     pub done: u64,
-    /// Letters that were not in the queue any more.
+    /// Letters that were no longer where they had been selected: other hands
+    /// took them.
     pub missing: u64,
+    /// Letters that another job has selected since, while this one was
+    /// interrupted.
+    pub taken: u64,
     /// Replayed letters that have come back.
     pub failed_again: u64,
 }
@@ -102,8 +106,10 @@ pub struct Job {
     pub started_at: OffsetDateTime,
     /// When it was finished, if it was.
     pub finished_at: Option<OffsetDateTime>,
-    /// How it stands; of one that is not finished, as of when it was last noted.
+    /// How it stands.
     pub tally: Tally,
+    /// The jobs that have taken letters of it.
+    pub taken_by: Vec<JobId>,
     /// Of an edit: the letter, and its body before and after.
     pub edit: Option<Edit>,
 }
@@ -157,6 +163,10 @@ struct JobDocument {
     #[serde(default)]
     missing: i64,
     #[serde(default)]
+    taken: i64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    taken_by: Vec<String>,
+    #[serde(default)]
     failed_again: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     letter: Option<String>,
@@ -207,6 +217,8 @@ impl Store {
             selected: None,
             done: 0,
             missing: 0,
+            taken: 0,
+            taken_by: Vec::new(),
             failed_again: 0,
             letter: edit.map(|edit| edit.letter.to_string()),
             before: edit.map(|edit| binary(&edit.before)),
@@ -221,27 +233,27 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn note_selected(&self, job: &JobId, selected: u64) -> Result<(), StoreError> {
-        let selected = i64::try_from(selected).unwrap_or(i64::MAX);
-        self.change_job(job, doc! { "$set": { "selected": selected } })
+        self.change_job(job, doc! { "$set": { "selected": int(selected) } })
             .await
     }
 
-    /// Records how a job stands, and its end if it has ended.
+    /// Records that a job has ended, and tidies up behind it. What it has
+    /// selected and is nowhere counted was taken by other hands: the retention,
+    /// or whoever changed the index.
     ///
     /// # Errors
-    /// Any [`StoreError`].
-    pub async fn note_job(
-        &self,
-        job: &JobId,
-        tally: &Tally,
-        finished: bool,
-    ) -> Result<(), StoreError> {
-        let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let mut set = doc! { "done": int(tally.done), "missing": int(tally.missing) };
-        if finished {
-            set.insert("finished_at", DateTime::now());
-        }
-        self.change_job(job, doc! { "$set": set }).await
+    /// Any [`StoreError`]; ending it again goes on.
+    pub async fn end_job(&self, shelf: Shelf, job: &JobId) -> Result<(), StoreError> {
+        let open = int(self.open_letters(shelf, job).await?);
+        let missing = doc! { "$subtract": ["$selected", { "$add": ["$done", "$taken", open] }] };
+        let end = doc! { "$set": {
+            "finished_at": DateTime::now(),
+            "missing": { "$max": [0_i64, missing] },
+        } };
+        let this = doc! { "_id": job.as_str() };
+        let jobs = self.jobs::<Document>();
+        jobs.update_one(this, vec![end]).await?;
+        self.forget_acted(shelf, job).await
     }
 
     /// Counts a letter that a job had replayed and that is back.
@@ -253,16 +265,22 @@ impl Store {
         self.change_job(&JobId(job.to_owned()), change).await
     }
 
-    /// Ends the record of a job: all of its letters are dealt with.
+    /// The other jobs on letters of a shelf that were begun and not finished.
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn forget_selection(&self, shelf: Shelf, job: &JobId) -> Result<(), StoreError> {
-        let dealt_with = doc! { "job": job.as_str(), "state": { "$ne": null } };
-        self.shelf::<Document>(shelf)
-            .delete_many(dealt_with)
-            .await?;
-        Ok(())
+    pub(super) async fn interrupted_jobs(
+        &self,
+        shelf: Shelf,
+        but: &JobId,
+    ) -> Result<Vec<String>, StoreError> {
+        let jobs = self.jobs::<JobDocument>();
+        let unfinished = doc! { "finished_at": null, "_id": { "$ne": but.as_str() } };
+        let found = jobs.find(unfinished);
+        let found = found.projection(doc! { "before": 0, "after": 0 }).await?;
+        let found: Vec<_> = found.try_collect().await?;
+        let there = found.into_iter().filter(|job| job.kind.shelf() == shelf);
+        Ok(there.map(|job| job.id).collect())
     }
 
     /// A job as it is recorded now.
@@ -305,6 +323,10 @@ impl Store {
     }
 }
 
+fn int(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 impl JobDocument {
     fn job(self) -> Job {
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
@@ -327,8 +349,10 @@ impl JobDocument {
                 selected: count(self.selected.unwrap_or(0)),
                 done: count(self.done),
                 missing: count(self.missing),
+                taken: count(self.taken),
                 failed_again: count(self.failed_again),
             },
+            taken_by: self.taken_by.into_iter().map(JobId).collect(),
             edit,
         }
     }
