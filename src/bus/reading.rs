@@ -178,11 +178,13 @@ pub(super) fn shown(properties: &BasicProperties) -> Vec<(String, String)> {
 /// Keeps a letter as it is on the wire. `None` for properties that AMQP cannot
 /// encode; what came over the wire always can.
 pub(super) fn seal(properties: &BasicProperties, body: Vec<u8>) -> Option<Sealed> {
-    let encoded = cookie_factory::gen_simple(gen_properties(properties), Vec::new());
-    Some(Sealed {
-        properties: encoded.ok()?,
-        body,
-    })
+    let properties = encoded(properties)?;
+    Some(Sealed { properties, body })
+}
+
+/// Properties in AMQP's encoding. `None` for what it cannot encode.
+pub(super) fn encoded(properties: &BasicProperties) -> Option<Vec<u8>> {
+    cookie_factory::gen_simple(gen_properties(properties), Vec::new()).ok()
 }
 
 /// The properties of a letter that was kept. `None` when they are damaged. They

@@ -17,7 +17,7 @@ use crate::event::EventId;
 use crate::event::decode::{Decoded, outline};
 use crate::failpoint::{self, Point};
 use crate::store::StoreError;
-use crate::store::letters::{Edit, Job, JobId, JobKind, Lease, Order, Tally};
+use crate::store::letters::{Edit, Failed, Job, JobId, JobKind, Lease, Order, Tally};
 
 /// How often progress is told.
 const TOLD: Duration = Duration::from_millis(500);
@@ -52,6 +52,8 @@ pub struct Progress {
     pub job: JobId,
     /// How it stands.
     pub tally: Tally,
+    /// The first of the letters to which it could not be done; told at the end.
+    pub failures: Vec<Failed>,
     /// Letters of the queue looked at since this call began.
     pub examined: u64,
     /// Waiting until live traffic is counted.
@@ -82,9 +84,10 @@ impl Reporter {
         self.progress.examined = letters as u64;
     }
 
-    /// Letters were acted upon, and are out of where they were.
-    pub(super) fn done(&mut self, letters: usize) {
-        self.progress.tally.done += letters as u64;
+    /// Letters were acted upon, and others could not be.
+    pub(super) fn settled(&mut self, done: usize, failed: usize) {
+        self.progress.tally.done += done as u64;
+        self.progress.tally.failed += failed as u64;
     }
 
     /// Tells how far it is, if that was a while ago.
@@ -288,6 +291,7 @@ impl Redrive {
             progress: Progress {
                 job: job.id,
                 tally: job.tally,
+                failures: Vec::new(),
                 examined: 0,
                 braking: false,
                 resumed,
@@ -385,6 +389,7 @@ impl Redrive {
         }
         if let Some(known) = self.store.job(&job).await? {
             reporter.progress.tally = known.tally;
+            reporter.progress.failures = known.failures;
         }
         reporter.progress.finished = finished;
         Ok(())

@@ -13,7 +13,7 @@ use crate::config;
 use crate::deadletter::LetterId;
 use crate::failpoint::{self, Point};
 use crate::store::Store;
-use crate::store::letters::{Census, Standing};
+use crate::store::letters::{Census, Shelf, Standing};
 
 /// Letters taken in hand together.
 const IN_HAND: usize = 512;
@@ -186,21 +186,27 @@ impl<'a> Walk<'a> {
                 continue;
             }
             let batch = letters.split_off(letters.len() - size);
-            let (refused, batch): (Vec<_>, Vec<_>) =
-                batch.into_iter().partition(|letter| action.refuses(letter));
-            refused
-                .into_iter()
-                .for_each(|letter| self.pass.keep(letter));
-            action.act(self.store, reporter.job(), &batch).await?;
+            let outcomes = action.act(self.store, reporter.job(), &batch).await?;
             failpoint::pass(Point::Acted);
-            let ids: Vec<_> = batch.iter().map(|letter| letter.id.clone()).collect();
-            self.store.mark_acted(reporter.job(), &ids).await?;
+            let (mut done, mut failed) = (Vec::new(), Vec::new());
+            for (letter, outcome) in batch.into_iter().zip(outcomes) {
+                match outcome {
+                    Ok(()) => done.push(letter),
+                    Err(unable) => {
+                        failed.push(unable.of(letter.id.clone()));
+                        self.pass.keep(letter);
+                    }
+                }
+            }
+            let job = reporter.job();
+            self.store.give_up(Shelf::Queue, job, &failed).await?;
+            let ids: Vec<_> = done.iter().map(|letter| letter.id.clone()).collect();
+            self.store.mark_acted(job, &ids).await?;
             failpoint::pass(Point::Marked);
             self.acted.extend(ids);
-            let done = batch.len();
-            self.tidy(batch).await?;
+            reporter.settled(done.len(), failed.len());
+            self.tidy(done).await?;
             if let Some(task) = &mut self.task {
-                task.reporter.done(done);
                 task.reporter.told(false);
             }
         }

@@ -15,7 +15,7 @@ mod listing;
 mod shelf;
 
 pub use documents::{Entry, Kept, MAX_DISCARDED_BYTES};
-pub use jobs::{Edit, Job, JobId, JobKind, Order, Tally};
+pub use jobs::{Edit, Failed, Job, JobId, JobKind, Order, Tally};
 pub use lease::Lease;
 pub use listing::{Group, Page, Place};
 pub use shelf::{Census, Shelf, Standing};

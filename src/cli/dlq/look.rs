@@ -337,7 +337,7 @@ impl Audit {
     }
 }
 
-const JOB_HEADER: [&str; 11] = [
+const JOB_HEADER: [&str; 12] = [
     "started_at",
     "kind",
     "actor",
@@ -345,6 +345,7 @@ const JOB_HEADER: [&str; 11] = [
     "done",
     "missing",
     "taken",
+    "failed",
     "failed_again",
     "finished_at",
     "selection",
@@ -360,6 +361,7 @@ fn job_row(job: &v1::DeadLetterJob) -> Vec<String> {
         job.done.to_string(),
         job.missing.to_string(),
         job.taken.to_string(),
+        job.failed.to_string(),
         job.failed_again.to_string(),
         match job.finished_at {
             None => "not finished".into(),
@@ -391,9 +393,17 @@ fn job(job: &v1::DeadLetterJob) -> Value {
         "missing": job.missing,
         "taken": job.taken,
         "taken_by": job.taken_by,
+        "failed": job.failed,
+        "failures": failures(&job.failures),
         "failed_again": job.failed_again,
         "edit": edit,
     })
+}
+
+/// Letters to which a job could not do what it does.
+pub(super) fn failures(failures: &[v1::DeadLetterFailure]) -> Value {
+    let told = |failed: &v1::DeadLetterFailure| json!({ "letter_id": failed.letter_id, "cause": failed.cause });
+    failures.iter().map(told).collect()
 }
 
 impl Sync {

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::confirm::confirmed;
 use super::filter::Selection;
+use super::look::failures;
 use super::plan;
 use super::way::{Told, Way};
 use crate::cli::output::{self, Output};
@@ -192,6 +193,8 @@ fn summarize(last: &v1::JobProgress, done: &str, output: Output) -> Result<(), F
             "done": last.done,
             "missing": last.missing,
             "taken": last.taken,
+            "failed": last.failed,
+            "failures": failures(&last.failures),
             "failed_again": last.failed_again,
             "resumed": last.resumed,
             "finished": last.finished,
@@ -214,9 +217,8 @@ fn summarize(last: &v1::JobProgress, done: &str, output: Output) -> Result<(), F
             last.taken
         );
     }
-    let left = last.selected - settled(last);
-    if last.finished && left > 0 {
-        text += &format!(", {left} left where they are: too large to be kept elsewhere");
+    if last.failed > 0 {
+        text += &format!(", {} left where they are", last.failed);
     }
     if last.failed_again > 0 {
         text += &format!(
@@ -228,12 +230,19 @@ fn summarize(last: &v1::JobProgress, done: &str, output: Output) -> Result<(), F
         text += "; interrupted: the same command goes on";
     }
     output::print(&format!("{text}\n"))?;
+    for failed in &last.failures {
+        output::aside(&format!("{}: {}", failed.letter_id, failed.cause));
+    }
+    let more = last.failed - last.failures.len() as i64;
+    if last.finished && more > 0 {
+        output::aside(&format!("and {more} more"));
+    }
     Ok(())
 }
 
 /// Letters of which the job has nothing more to do.
 fn settled(progress: &v1::JobProgress) -> i64 {
-    progress.done + progress.missing + progress.taken
+    progress.done + progress.missing + progress.taken + progress.failed
 }
 
 fn show(bar: &ProgressBar, progress: &v1::JobProgress) {

@@ -1,7 +1,7 @@
 //! What jobs come to, counted with what happens to the entries.
 //!
-//! Each entry that a job has selected is done, or missing, or taken by another
-//! job, once. So its change and the count in the job's record are one
+//! Each entry that a job has selected is done, or failed, or missing, or taken by
+//! another job, once. So its change and the count in the job's record are one
 //! transaction: neither a crash nor a step that is made twice has a job say more
 //! than it did.
 
@@ -12,7 +12,7 @@ use mongodb::ClientSession;
 use mongodb::bson::{Bson, Document, doc};
 use serde::Deserialize;
 
-use super::jobs::JobId;
+use super::jobs::{Failed, JobId};
 use super::shelf::{ACTED, Shelf, one_of};
 use crate::deadletter::{Filter, LetterId};
 use crate::store::commit::commit;
@@ -21,6 +21,8 @@ use crate::store::{Class, Store, StoreError};
 
 /// Entries changed in one transaction at most.
 const AT_ONCE: usize = 1_000;
+/// Letters that failed which the record of a job names.
+const FAILURES_TOLD: i32 = 100;
 /// How often a change is tried that meets somebody else's, and how long it waits
 /// between: in all, longer than a process that was killed in the middle of a
 /// transaction can be in the way.
@@ -107,12 +109,45 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn mark_acted(&self, job: &JobId, ids: &[LetterId]) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
         self.settle(&Settling {
             shelf: Shelf::Queue,
             which: of_job(ids, job),
             becomes: Becomes::Changed(doc! { "$set": { "state": ACTED } }),
             counted_as: "done",
             noted: Document::new(),
+        })
+        .await
+    }
+
+    /// Gives letters up to which the job cannot do what it does: they stay where
+    /// they are, for a later job to select.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn give_up(
+        &self,
+        shelf: Shelf,
+        job: &JobId,
+        failed: &[Failed],
+    ) -> Result<(), StoreError> {
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = failed.iter().map(|failed| failed.letter.clone()).collect();
+        let told = failed.iter().map(|failed| {
+            doc! { "letter": failed.letter.as_str(), "cause": &failed.cause }
+        });
+        let told: Vec<_> = told.collect();
+        let first = doc! { "$each": told, "$slice": FAILURES_TOLD };
+        self.settle(&Settling {
+            shelf,
+            which: of_job(&ids, job),
+            becomes: Becomes::Changed(doc! { "$unset": { "job": "" } }),
+            counted_as: "failed",
+            noted: doc! { "$push": { "failures": first } },
         })
         .await
     }

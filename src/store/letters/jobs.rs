@@ -85,8 +85,19 @@ pub struct Tally {
     /// Letters that another job has selected since, while this one was
     /// interrupted.
     pub taken: u64,
+    /// Letters that it could not be done to, and that stay where they are.
+    pub failed: u64,
     /// Replayed letters that have come back.
     pub failed_again: u64,
+}
+
+/// A letter to which a job could not do what it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// The letter.
+    pub letter: LetterId,
+    /// Why, in words.
+    pub cause: String,
 }
 
 /// A job, as it is recorded.
@@ -110,6 +121,8 @@ pub struct Job {
     pub tally: Tally,
     /// The jobs that have taken letters of it.
     pub taken_by: Vec<JobId>,
+    /// The first of those that failed.
+    pub failures: Vec<Failed>,
     /// Of an edit: the letter, and its body before and after.
     pub edit: Option<Edit>,
 }
@@ -144,6 +157,12 @@ pub struct Order {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+struct FailedDocument {
+    letter: String,
+    cause: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 struct JobDocument {
     #[serde(rename = "_id")]
     id: String,
@@ -166,6 +185,10 @@ struct JobDocument {
     taken: i64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     taken_by: Vec<String>,
+    #[serde(default)]
+    failed: i64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<FailedDocument>,
     #[serde(default)]
     failed_again: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -219,6 +242,8 @@ impl Store {
             missing: 0,
             taken: 0,
             taken_by: Vec::new(),
+            failed: 0,
+            failures: Vec::new(),
             failed_again: 0,
             letter: edit.map(|edit| edit.letter.to_string()),
             before: edit.map(|edit| binary(&edit.before)),
@@ -245,7 +270,11 @@ impl Store {
     /// Any [`StoreError`]; ending it again goes on.
     pub async fn end_job(&self, shelf: Shelf, job: &JobId) -> Result<(), StoreError> {
         let open = int(self.open_letters(shelf, job).await?);
-        let missing = doc! { "$subtract": ["$selected", { "$add": ["$done", "$taken", open] }] };
+        // Not there in records of earlier versions.
+        let count = |field: &str| doc! { "$ifNull": [field, 0_i64] };
+        let counted = [count("$done"), count("$taken"), count("$failed")];
+        let counted = doc! { "$add": [{ "$add": counted.to_vec() }, open] };
+        let missing = doc! { "$subtract": ["$selected", counted] };
         let end = doc! { "$set": {
             "finished_at": DateTime::now(),
             "missing": { "$max": [0_i64, missing] },
@@ -277,7 +306,9 @@ impl Store {
         let jobs = self.jobs::<JobDocument>();
         let unfinished = doc! { "finished_at": null, "_id": { "$ne": but.as_str() } };
         let found = jobs.find(unfinished);
-        let found = found.projection(doc! { "before": 0, "after": 0 }).await?;
+        let found = found
+            .projection(doc! { "before": 0, "after": 0, "failures": 0 })
+            .await?;
         let found: Vec<_> = found.try_collect().await?;
         let there = found.into_iter().filter(|job| job.kind.shelf() == shelf);
         Ok(there.map(|job| job.id).collect())
@@ -337,6 +368,10 @@ impl JobDocument {
             before: bytes(before),
             after: bytes(after),
         });
+        let failures = self.failures.into_iter().map(|failed| Failed {
+            letter: LetterId::stored(failed.letter),
+            cause: failed.cause,
+        });
         Job {
             id: JobId(self.id),
             kind: self.kind,
@@ -350,9 +385,11 @@ impl JobDocument {
                 done: count(self.done),
                 missing: count(self.missing),
                 taken: count(self.taken),
+                failed: count(self.failed),
                 failed_again: count(self.failed_again),
             },
             taken_by: self.taken_by.into_iter().map(JobId).collect(),
+            failures: failures.collect(),
             edit,
         }
     }
