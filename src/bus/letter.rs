@@ -5,6 +5,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::death::{self, DEATHS};
 use super::delivery::{Message, integer};
 use crate::deadletter::{Failure, shortened};
 
@@ -45,7 +46,7 @@ impl Letter {
             headers = FieldTable::default();
             headers.insert("x-cc-headers-dropped".into(), AMQPValue::Boolean(true));
         }
-        let headers = without(&headers, &["x-delivery-count", "x-acquired-count"]);
+        let headers = without(&headers, &["x-delivery-count", "x-acquired-count", DEATHS]);
         let mut headers = moved(&headers, "CC", "x-cc-original-cc");
         self.explain(&mut headers, now, host);
         for (name, value) in [
@@ -81,6 +82,11 @@ impl Letter {
             ("x-cc-host", text(host)),
         ] {
             headers.insert(name.into(), value);
+        }
+        // What the broker says of it by now is older than what is said here.
+        let deaths = i64::try_from(death::deaths(headers)).unwrap_or(i64::MAX);
+        if deaths > 0 {
+            headers.insert(DEATHS.into(), AMQPValue::LongLongInt(deaths));
         }
         // A replayed letter keeps what it said of its beginning.
         for (name, value) in [

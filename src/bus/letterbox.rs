@@ -148,7 +148,7 @@ impl Pass {
             }
         };
         self.unsettled += 1;
-        let letter = reading::read(&delivery.properties, &delivery.data, &self.bus.queue);
+        let letter = reading::read(&delivery.properties, &delivery.data, &self.bus);
         let sealed = reading::seal(&delivery.properties, delivery.data);
         let sealed = sealed.ok_or_else(|| lost("a letter cannot be encoded again"))?;
         Ok(Held {

@@ -276,6 +276,10 @@ impl Redrive {
     ) -> Result<Reporter, RedriveError> {
         let purpose = format!("{} by {}", order.kind.as_str(), order.actor);
         let lease = self.lease(&purpose, PATIENCE).await?;
+        if let Err(error) = self.brought_up_to_date().await {
+            lease.give_up().await;
+            return Err(error);
+        }
         let interrupted = self.store.interrupted_job(order).await?;
         let resumed = interrupted.is_some();
         let (mut job, selected) = match interrupted {

@@ -12,6 +12,7 @@ mod documents;
 mod jobs;
 mod lease;
 mod listing;
+mod reading;
 mod shelf;
 
 pub use documents::{Entry, Kept, MAX_DISCARDED_BYTES};

@@ -182,7 +182,7 @@ impl Store {
         }
         self.create(collection::DEAD_LETTER_JOBS, Document::new())
             .await?;
-        Ok(())
+        self.note_empty_index().await
     }
 
     /// Has documents go so long after the date in a field.
