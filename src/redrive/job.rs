@@ -85,9 +85,9 @@ impl Reporter {
     }
 
     /// Letters were acted upon, and others could not be.
-    pub(super) fn settled(&mut self, done: usize, failed: usize) {
-        self.progress.tally.done += done as u64;
-        self.progress.tally.failed += failed as u64;
+    pub(super) fn settled(&mut self, done: u64, failed: u64) {
+        self.progress.tally.done += done;
+        self.progress.tally.failed += failed;
     }
 
     /// Tells how far it is, if that was a while ago.

@@ -204,7 +204,9 @@ impl<'a> Walk<'a> {
             self.store.mark_acted(job, &ids).await?;
             failpoint::pass(Point::Marked);
             self.acted.extend(ids);
-            reporter.settled(done.len(), failed.len());
+            let done_letters = self.before.letters_of(done.iter().map(|held| &held.id));
+            let failed_letters = self.before.letters_of(failed.iter().map(|f| &f.letter));
+            reporter.settled(done_letters, failed_letters);
             self.tidy(done).await?;
             if let Some(task) = &mut self.task {
                 task.reporter.told(false);

@@ -56,7 +56,7 @@ impl Redrive {
         outbox: &Outbox,
         job: &JobId,
         kept: Vec<Kept>,
-    ) -> Result<(usize, usize), RedriveError> {
+    ) -> Result<(u64, u64), RedriveError> {
         let (mut letters, mut failed) = (Vec::with_capacity(kept.len()), Vec::new());
         for kept in kept {
             let id = kept.entry.id;
@@ -89,6 +89,6 @@ impl Redrive {
         failpoint::pass(Point::Marked);
         self.store.put_back(job, &ids).await?;
         failpoint::pass(Point::Removed);
-        Ok((ids.len(), failed.len()))
+        Ok((ids.len() as u64, failed.len() as u64))
     }
 }

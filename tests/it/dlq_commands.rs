@@ -741,3 +741,66 @@ async fn letters_that_a_full_queue_refuses_are_told_and_stay() -> Result<()> {
     assert_eq!(world.depth(queue).await?, LETTERS as u32);
     Ok(())
 }
+
+#[tokio::test]
+async fn copies_are_one_entry_and_count_as_many() -> Result<()> {
+    const COPIES: i64 = 100;
+    let world = World::new("copies");
+    let service = world.service().await?;
+    let on = Some(&service);
+    world.publish(&[join("j", "d", "bob", 1)]).await?;
+    let events = events::messages("m", "d", 2, 1_000);
+    for _ in 0..COPIES {
+        put(&world, &events[0], 10).await?;
+    }
+    put(&world, &events[1], 10).await?;
+    let all = COPIES + 1;
+    json(&world, on, &["sync"]).await?;
+
+    let list = json(&world, on, &["list"]).await?;
+    assert_eq!(
+        (&list["total"], &list["index"]["indexed"]),
+        (&all.into(), &all.into())
+    );
+    assert_eq!(list["dead_letters"].as_array().map(Vec::len), Some(2));
+    let of_one = json(&world, on, &["list", "--event", "evt_m_0"]).await?;
+    assert_eq!(
+        (&of_one["total"], &of_one["dead_letters"][0]["copies"]),
+        (&COPIES.into(), &COPIES.into())
+    );
+    let table = dlq(&world, on, &["list"]).await?;
+    assert!(stderr(&table).contains("101 of 101"), "{}", stderr(&table));
+    for by in [&["groups"][..], &["groups", "--why", "unknown"]] {
+        let groups = json(&world, on, by).await?;
+        assert_eq!(
+            (&groups["total"], &groups["groups"][0]["count"]),
+            (&all.into(), &all.into())
+        );
+    }
+    let plan = json(&world, on, &["replay", "--all", "--dry-run"]).await?;
+    assert_eq!(
+        (&plan["selected"], &plan["applied"], &plan["duplicates"]),
+        (&all.into(), &2.into(), &(COPIES - 1).into()),
+        "{plan}"
+    );
+
+    let discarded = ["discard", "--event", "evt_m_1", "--reason", "a test"];
+    assert_eq!(json(&world, on, &discarded).await?["done"], 1);
+    let done = dlq(&world, on, &["replay", "--all"]).await?;
+    assert_eq!(stdout(&done), "100 of 100 replayed\n", "{}", stderr(&done));
+    let audit = json(&world, on, &["audit"]).await?;
+    assert_eq!(
+        (&audit[0]["selected"], &audit[0]["done"]),
+        (&COPIES.into(), &COPIES.into())
+    );
+    until("one counted", || async {
+        (unread(&service, "bob", "d").await.ok()? == 1).then_some(())
+    })
+    .await?;
+    // Each was sent once: the other 99 were not even delivered.
+    let settled = service.settled().await?;
+    service.stop().await?;
+    assert_eq!(settled, 2);
+    assert_eq!(world.depth(&world.config.bus.dead_letter_queue).await?, 0);
+    Ok(())
+}

@@ -124,15 +124,14 @@ async fn undiscard_survives(point: Point) -> Result<()> {
         (&done["selected"], &done["done"], &done["resumed"]),
         (&LETTERS.into(), &LETTERS.into(), &true.into())
     );
-    // Copies of a letter are one letter, in the index and to a replay.
+    // Copies of a letter are one entry, and sent once.
     dlq(&world, &["sync"], None).await?;
-    assert_eq!(
-        dlq(&world, &["list"], None).await?["total"],
-        LETTERS,
-        "{point:?}"
-    );
+    let copies = world.depth(&world.config.bus.dead_letter_queue).await?;
+    let list = dlq(&world, &["list"], None).await?;
+    assert_eq!(list["dead_letters"].as_array().map(Vec::len), Some(LETTERS));
+    assert_eq!(list["total"], copies, "{point:?}");
     let done = dlq(&world, &["replay", "--all"], None).await?;
-    assert_eq!(done["done"], LETTERS, "{point:?}");
+    assert_eq!(done["done"], copies, "{point:?}");
     assert_eq!(
         world.depth(&world.config.bus.dead_letter_queue).await?,
         0,

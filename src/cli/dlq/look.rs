@@ -93,7 +93,9 @@ impl List {
                 if !rows.is_empty() {
                     output::print(&table(&HEADER, &rows))?;
                 }
-                output::aside(&format!("{} of {total}", letters.len()));
+                // Of those that were discarded no copies are kept.
+                let shown: i64 = letters.iter().map(|letter| letter.copies.max(1)).sum();
+                output::aside(&format!("{shown} of {total}"));
                 tell_disagreement(index);
             }
         }

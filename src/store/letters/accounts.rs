@@ -4,12 +4,17 @@
 //! another job, once. So its change and the count in the job's record are one
 //! transaction: neither a crash nor a step that is made twice has a job say more
 //! than it did.
+//!
+//! Copies of a letter are one entry and several letters: an entry counts for as
+//! many as it had when it was selected (`selected`), or has, if these are fewer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use mongodb::ClientSession;
 use mongodb::bson::{Bson, Document, doc};
+use mongodb::options::UpdateModifications;
 use serde::Deserialize;
 
 use super::jobs::{Failed, JobId};
@@ -45,8 +50,8 @@ struct Settling {
 
 enum Becomes {
     Gone,
-    /// Changed by these operators.
-    Changed(Document),
+    /// Changed so.
+    Changed(UpdateModifications),
 }
 
 #[derive(Deserialize)]
@@ -54,6 +59,17 @@ struct Selected {
     #[serde(rename = "_id")]
     id: String,
     job: String,
+    #[serde(default)]
+    copies: i64,
+    /// An earlier version selected it as one letter, if this is absent.
+    #[serde(default)]
+    selected: Option<i64>,
+}
+
+impl Selected {
+    fn letters(&self) -> i64 {
+        self.selected.unwrap_or(1).min(self.copies.max(1))
+    }
 }
 
 impl Store {
@@ -71,7 +87,8 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let others = self.interrupted_jobs(shelf, job).await?;
         let letters = self.shelf::<Document>(shelf);
-        let select = doc! { "$set": { "job": job.as_str() } };
+        let copies = doc! { "$max": ["$copies", 1_i64] };
+        let select = vec![doc! { "$set": { "job": job.as_str(), "selected": copies } }];
         let open = doc! { "$and": [super::listing::matching(filter), { "state": null }] };
         let free = doc! { "$and": [&open, { "job": { "$nin": &others } }] };
         letters.update_many(free, select.clone()).await?;
@@ -84,7 +101,7 @@ impl Store {
             self.settle(&Settling {
                 shelf,
                 which: doc! { "_id": { "$in": some }, "job": { "$in": &others } },
-                becomes: Becomes::Changed(select.clone()),
+                becomes: Becomes::Changed(select.clone().into()),
                 counted_as: "taken",
                 noted: doc! { "$addToSet": { "taken_by": job.as_str() } },
             })
@@ -98,9 +115,11 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn open_letters(&self, shelf: Shelf, job: &JobId) -> Result<u64, StoreError> {
-        let letters = self.shelf::<Document>(shelf);
+        let letters = self.shelf::<Selected>(shelf);
         let open = doc! { "job": job.as_str(), "state": null };
-        Ok(letters.count_documents(open).await?)
+        let open = letters.find(open).projection(counted()).await?;
+        let sum = open.try_fold(0, |sum, entry| async move { Ok(sum + entry.letters()) });
+        Ok(u64::try_from(sum.await?).unwrap_or(0))
     }
 
     /// Notes that what becomes of these letters of the queue is durable, and
@@ -115,7 +134,7 @@ impl Store {
         self.settle(&Settling {
             shelf: Shelf::Queue,
             which: of_job(ids, job),
-            becomes: Becomes::Changed(doc! { "$set": { "state": ACTED } }),
+            becomes: Becomes::Changed(doc! { "$set": { "state": ACTED } }.into()),
             counted_as: "done",
             noted: Document::new(),
         })
@@ -145,7 +164,7 @@ impl Store {
         self.settle(&Settling {
             shelf,
             which: of_job(&ids, job),
-            becomes: Becomes::Changed(doc! { "$unset": { "job": "" } }),
+            becomes: Becomes::Changed(doc! { "$unset": { "job": "", "selected": "" } }.into()),
             counted_as: "failed",
             noted: doc! { "$push": { "failures": first } },
         })
@@ -226,14 +245,15 @@ impl Store {
         let mut found = self
             .shelf::<Selected>(settling.shelf)
             .find(doc! { "$and": [&settling.which, open] })
-            .projection(doc! { "job": 1 })
+            .projection(counted())
             .session(&mut *session)
             .await?;
         let mut ids: Vec<Bson> = Vec::new();
         let mut counts: BTreeMap<String, i64> = BTreeMap::new();
         while let Some(entry) = found.next(&mut *session).await.transpose()? {
+            let letters = entry.letters();
             ids.push(entry.id.into());
-            *counts.entry(entry.job).or_default() += 1;
+            *counts.entry(entry.job).or_default() += letters;
         }
         let letters = self.shelf::<Document>(settling.shelf);
         let these = doc! { "_id": { "$in": ids } };
@@ -263,7 +283,6 @@ impl Store {
             #[serde(rename = "_id")]
             id: String,
         }
-        use futures::TryStreamExt as _;
         let most = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
         let letters = self.shelf::<Id>(shelf);
         let found = letters
@@ -273,6 +292,11 @@ impl Store {
         let ids = found.await?.map_ok(|entry| entry.id);
         Ok(ids.try_collect().await?)
     }
+}
+
+/// What of an entry says how many letters it counts for.
+fn counted() -> Document {
+    doc! { "job": 1, "copies": 1, "selected": 1 }
 }
 
 fn of_job(ids: &[LetterId], job: &JobId) -> Document {

@@ -71,6 +71,12 @@ impl Census {
         usize::try_from(all).unwrap_or(0)
     }
 
+    /// How many letters these are, copies included.
+    pub fn letters_of<'i>(&self, ids: impl Iterator<Item = &'i LetterId>) -> u64 {
+        let copies = ids.map(|id| self.copies(id).max(1).cast_unsigned());
+        copies.sum()
+    }
+
     /// Copies of a letter, as far as the index knew.
     pub fn copies(&self, id: &LetterId) -> i64 {
         self.0.get(id).copied().unwrap_or(1)
@@ -189,7 +195,7 @@ impl Store {
     pub async fn revive(&self, ids: &[LetterId]) -> Result<(), StoreError> {
         let mut acted = one_of(ids);
         acted.insert("state", ACTED);
-        let free = doc! { "$unset": { "job": "", "state": "" } };
+        let free = doc! { "$unset": { "job": "", "state": "", "selected": "" } };
         let letters = self.shelf::<Document>(Shelf::Queue);
         letters.update_many(acted, free).await?;
         Ok(())
@@ -258,18 +264,24 @@ impl Store {
     /// Any [`StoreError`].
     pub async fn indexed_copies(&self) -> Result<i64, StoreError> {
         let entries = self.entries(Shelf::Queue).await?;
-        let letters = self.shelf::<Line>(Shelf::Queue);
+        let further = self.further_copies(Shelf::Queue, doc! { "state": { "$ne": GONE } });
+        let letters = entries.saturating_add(further.await?);
+        Ok(i64::try_from(letters).unwrap_or(i64::MAX))
+    }
+
+    /// Copies beyond the first of the letters that match.
+    pub(super) async fn further_copies(
+        &self,
+        shelf: Shelf,
+        which: Document,
+    ) -> Result<u64, StoreError> {
         // There is an index of these few.
-        let several = letters
-            .find(doc! { "copies": { "$gt": 1 }, "state": { "$ne": GONE } })
-            .projection(doc! { "copies": 1 });
+        let several = doc! { "$and": [{ "copies": { "$gt": 1 } }, which] };
+        let letters = self.shelf::<Line>(shelf);
+        let several = letters.find(several).projection(doc! { "copies": 1 });
         let further = several.await?.map_ok(|line| line.copies - 1);
-        let further: i64 = further
-            .try_fold(0, |sum, more| async move { Ok(sum + more) })
-            .await?;
-        Ok(i64::try_from(entries)
-            .unwrap_or(i64::MAX)
-            .saturating_add(further))
+        let further = further.try_fold(0, |sum, more| async move { Ok(sum + more) });
+        Ok(u64::try_from(further.await?).unwrap_or(0))
     }
 
     /// What the index has, before a pass begins: whatever of it the pass does
