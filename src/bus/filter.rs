@@ -21,7 +21,7 @@ mod text;
 use std::collections::HashMap;
 
 use self::methods::Method;
-pub(super) use self::properties::{ALTERED, without_depths};
+pub(super) use self::properties::{ALTERED, ORIGINAL, named, without_depths};
 pub(super) use self::stream::{Wire, runtime};
 
 /// Tables and arrays within the headers that are let through. Deeper ones are cut.
