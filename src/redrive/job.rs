@@ -410,6 +410,9 @@ impl Redrive {
             match self.store.lease(purpose).await? {
                 Ok(lease) => {
                     let renewing = tokio::spawn(renew(lease.clone()));
+                    // The holder before may have been killed in the middle of one.
+                    // Should this fail, it ends by itself.
+                    let _ = self.store.end_stale_transactions().await;
                     return Ok(Kept { lease, renewing });
                 }
                 Err(by) if Instant::now() >= deadline => return Err(RedriveError::Busy(by)),

@@ -1,8 +1,12 @@
 //! The tool is killed at every step of every job: no letter is lost, none is
 //! both gone and not dealt with, and the same command goes on.
 
+use std::time::{Duration, Instant};
+
 use chat_counters::failpoint::{Point, VARIABLE};
 use chat_counters::grpc::v1::*;
+use chat_counters::store::Store;
+use chat_counters::store::letters::{JobKind, Order};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use lapin::options::QueuePurgeOptions;
 use mongodb::bson::{Document, doc};
@@ -351,5 +355,40 @@ async fn letters_put_back_while_their_discard_is_interrupted_stay() -> Result<()
         world.depth(&world.config.bus.dead_letter_queue).await?,
         2 * LETTERS as u32
     );
+    Ok(())
+}
+
+/// A tool that dies in the middle of a transaction leaves the record of its job
+/// locked for a minute, by the server's own rules.
+#[tokio::test]
+async fn a_letter_that_failed_again_does_not_wait_for_a_dead_job() -> Result<()> {
+    let world = World::new("locked");
+    world.service().await?.stop().await?;
+    let store = Store::connect(&world.config.store).await?;
+    let order = Order {
+        kind: JobKind::Replay,
+        actor: "tester".into(),
+        reason: String::new(),
+        selection: "all".into(),
+        key: "all".into(),
+        edit: None,
+    };
+    let job = store.begin_job(&order).await?.id;
+    let mut dead = store.client().start_session().await?;
+    dead.start_transaction().await?;
+    let jobs = store.database().collection::<Document>("dead_letter_jobs");
+    let change = doc! { "$inc": { "done": 1 } };
+    let this = doc! { "_id": job.as_str() };
+    jobs.update_one(this, change).session(&mut dead).await?;
+
+    let began = Instant::now();
+    store.note_failed_again(job.as_str(), 1).await?;
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+    let record = store.job(&job).await?.ok_or("no record")?;
+    assert_eq!((record.tally.done, record.tally.failed_again), (0, 1));
     Ok(())
 }

@@ -291,7 +291,9 @@ impl Store {
     /// Any [`StoreError`].
     pub async fn note_failed_again(&self, job: &str, letters: i64) -> Result<(), StoreError> {
         let change = doc! { "$inc": { "failed_again": letters } };
-        self.change_job(&JobId(job.to_owned()), change).await
+        let job = JobId(job.to_owned());
+        // The job may have died in the middle of changing its record.
+        self.in_nobodys_way(self.change_job(&job, change)).await
     }
 
     /// The other jobs on letters of a shelf that were begun and not finished.
