@@ -26,6 +26,7 @@
 
 mod connect;
 mod consumer;
+mod death;
 mod delivery;
 mod error;
 mod filter;

@@ -24,19 +24,29 @@ pub enum Reason {
     RejectedByStore,
     /// The broker gave up: the event was delivered too often without an end.
     DeliveryLimit,
+    /// The broker's: it waited in a queue for longer than its time to live.
+    Expired,
+    /// The broker's: a queue had become too long.
+    MaxLen,
+    /// A consumer of a queue refused it, and did not want it back.
+    Rejected,
 }
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Reason; 5] = [
+    pub const ALL: [Reason; 8] = [
         Reason::Undecodable,
         Reason::TooLarge,
         Reason::InvalidEvent,
         Reason::RejectedByStore,
         Reason::DeliveryLimit,
+        Reason::Expired,
+        Reason::MaxLen,
+        Reason::Rejected,
     ];
 
-    /// The name in the header `x-cc-reason`, in metrics and on the command line.
+    /// The name in the header `x-cc-reason` or the broker's `x-death`, in metrics
+    /// and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Undecodable => "undecodable",
@@ -44,7 +54,19 @@ impl Reason {
             Reason::InvalidEvent => "invalid_event",
             Reason::RejectedByStore => "rejected_by_store",
             Reason::DeliveryLimit => "delivery_limit",
+            Reason::Expired => "expired",
+            Reason::MaxLen => "maxlen",
+            Reason::Rejected => "rejected",
         }
+    }
+
+    /// Whether it is the broker that gives messages up for this reason, under
+    /// the same name.
+    pub fn is_of_broker(self) -> bool {
+        matches!(
+            self,
+            Reason::DeliveryLimit | Reason::Expired | Reason::MaxLen | Reason::Rejected
+        )
     }
 
     /// The reason of this name.

@@ -88,11 +88,6 @@ pub enum BusError {
         /// The queue.
         queue: String,
     },
-    /// A discarded letter was kept with properties that are none.
-    #[error(
-        "the AMQP properties that were kept of a discarded letter are damaged: it cannot be put back as it was. `chat-counters dlq show ID --body` has its body, to be published anew"
-    )]
-    Damaged,
     /// Publishing ended before everything was confirmed.
     #[error(
         "{confirmed} events were confirmed, {unconfirmed} more may or may not have arrived: {cause}"
@@ -118,8 +113,7 @@ impl BusError {
             | BusError::Credentials { .. }
             | BusError::VirtualHost { .. }
             | BusError::Forbidden { .. }
-            | BusError::Incompatible(_)
-            | BusError::Damaged => true,
+            | BusError::Incompatible(_) => true,
             BusError::Unreachable { .. } | BusError::Lost { .. } | BusError::Cancelled { .. } => {
                 false
             }

@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::methods::Method;
-pub(super) use self::properties::{ALTERED, without_depths};
+pub(super) use self::properties::{ALTERED, ORIGINAL, named, without_depths};
 pub(super) use self::stream::{Wire, runtime};
 use super::intake::Scales;
 
@@ -40,6 +40,8 @@ const HEAD: usize = 7;
 pub(super) const OVERHEAD: usize = HEAD + 1;
 /// Class, weight and size of the body before a message's properties.
 const SKELETON: usize = 12;
+/// What a frame with a message's properties has besides them.
+pub(super) const AROUND_PROPERTIES: usize = OVERHEAD + SKELETON;
 const FRAME_END: u8 = 206;
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
@@ -240,7 +242,7 @@ impl Filter {
 
     /// Bytes that properties may have in a frame that lapin takes.
     fn room(&self) -> usize {
-        self.limit - OVERHEAD - SKELETON
+        self.limit - AROUND_PROPERTIES
     }
 }
 

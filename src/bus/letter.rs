@@ -1,16 +1,26 @@
 //! What a dead letter looks like on the wire.
 
+use std::cmp::Reverse;
+
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::death::{self, DEATHS};
 use super::delivery::{Message, integer};
+use super::filter;
 use crate::deadletter::{Failure, shortened};
 
 /// Longest text of `x-cc-error`, in bytes.
 const MAX_ERROR_BYTES: usize = 1024;
-/// Room left in the frame of properties for what is not a header.
+/// The header that names those which did not fit into a frame.
+const DROPPED: &str = "x-cc-headers-dropped";
+/// Longest text in it, in bytes.
+const MAX_DROPPED_BYTES: usize = 1024;
+/// Largest header that is needed, in bytes: none of ours is larger.
+const MAX_NEEDED_BYTES: usize = 2048;
+/// Room left in the frame of properties for our headers and what is no header.
 const FRAME_RESERVE: usize = 8 * 1024;
 /// AMQP's persistent delivery mode.
 pub(super) const PERSISTENT: u8 = 2;
@@ -31,8 +41,9 @@ impl Letter {
     /// `x-cc-original-expiration`), the `user_id` (a broker refuses anyone
     /// else's; to `x-cc-original-user-id`) and the header `CC` (to
     /// `x-cc-original-cc`). The broker's own count of deliveries is left out:
-    /// it would be taken for that of the replayed event. Headers that do not
-    /// fit into one frame with ours give way to `x-cc-headers-dropped`.
+    /// it would be taken for that of the replayed event. Of headers that do not
+    /// all fit into one frame with ours the largest give way, and are named in
+    /// `x-cc-headers-dropped`.
     pub(super) fn properties(
         &self,
         now: OffsetDateTime,
@@ -40,12 +51,9 @@ impl Letter {
         frame: usize,
     ) -> BasicProperties {
         let original = &self.message.properties;
-        let mut headers = original.headers().clone().unwrap_or_default();
-        if encoded_bytes(&headers) + FRAME_RESERVE > frame {
-            headers = FieldTable::default();
-            headers.insert("x-cc-headers-dropped".into(), AMQPValue::Boolean(true));
-        }
-        let headers = without(&headers, &["x-delivery-count", "x-acquired-count"]);
+        let headers = original.headers().clone().unwrap_or_default();
+        let headers = without(&headers, &["x-delivery-count", "x-acquired-count", DEATHS]);
+        let headers = fitting(headers, frame.saturating_sub(FRAME_RESERVE));
         let mut headers = moved(&headers, "CC", "x-cc-original-cc");
         self.explain(&mut headers, now, host);
         for (name, value) in [
@@ -81,6 +89,11 @@ impl Letter {
             ("x-cc-host", text(host)),
         ] {
             headers.insert(name.into(), value);
+        }
+        // What the broker says of it by now is older than what is said here.
+        let deaths = i64::try_from(death::deaths(headers)).unwrap_or(i64::MAX);
+        if deaths > 0 {
+            headers.insert(DEATHS.into(), AMQPValue::LongLongInt(deaths));
         }
         // A replayed letter keeps what it said of its beginning.
         for (name, value) in [
@@ -146,6 +159,43 @@ pub(super) fn without(table: &FieldTable, names: &[&str]) -> FieldTable {
     collected(kept.map(|(key, value)| (key.clone(), value.clone())))
 }
 
+/// The headers that have room; the largest of the others are let go and named.
+fn fitting(headers: FieldTable, room: usize) -> FieldTable {
+    let mut bytes = encoded_bytes(&headers);
+    if bytes <= room {
+        return headers;
+    }
+    let mut entries: Vec<_> = headers
+        .into_iter()
+        .map(|(name, value)| (entry_bytes(name, value), name, value))
+        .collect();
+    entries.sort_by_key(|(size, name, _)| (is_needed(name.as_str(), *size), Reverse(*size)));
+    let mut entries = entries.into_iter();
+    let mut dropped = Vec::new();
+    while bytes > room
+        && let Some((size, name, _)) = entries.next()
+    {
+        bytes -= size;
+        dropped.push((name.as_str().to_owned(), size));
+    }
+    let mut kept = collected(entries.map(|(_, name, value)| (name.clone(), value.clone())));
+    let mut told = filter::named(&dropped);
+    if let Some(AMQPValue::LongString(before)) = kept.inner().get(DROPPED) {
+        told = format!("{}; {told}", String::from_utf8_lossy(before.as_bytes()));
+    }
+    kept.insert(DROPPED.into(), text(shortened(&told, MAX_DROPPED_BYTES)));
+    kept
+}
+
+/// Whether a header says what became of an event, or which event it is: it goes
+/// last. Of the size that such headers have: one that is larger says something
+/// else.
+fn is_needed(name: &str, bytes: usize) -> bool {
+    let ours = name.starts_with("x-cc-") && name != filter::ORIGINAL;
+    let told = ["eventType", "tenantId", "entityType"].contains(&name);
+    (ours || told) && bytes <= MAX_NEEDED_BYTES
+}
+
 fn moved(table: &FieldTable, from: &str, to: &'static str) -> FieldTable {
     collected(table.into_iter().map(|(key, value)| {
         let key = if key.as_str() == from {
@@ -163,10 +213,13 @@ pub(super) fn collected(entries: impl Iterator<Item = (ShortString, AMQPValue)>)
 
 /// Size of a table on the wire, never less than it is.
 fn encoded_bytes(table: &FieldTable) -> usize {
-    let entries = table
-        .into_iter()
-        .map(|(key, value)| 1 + key.as_str().len() + value_bytes(value));
+    let entries = table.into_iter();
+    let entries = entries.map(|(name, value)| entry_bytes(name, value));
     4 + entries.sum::<usize>()
+}
+
+fn entry_bytes(name: &ShortString, value: &AMQPValue) -> usize {
+    1 + name.as_str().len() + value_bytes(value)
 }
 
 fn value_bytes(value: &AMQPValue) -> usize {
@@ -292,13 +345,65 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn headers_too_large_for_a_frame_give_way() {
-        let big = "x".repeat(127 * 1024);
-        let original = BasicProperties::default().with_headers(headers([("big", text(&big))]));
+    fn of_headers_too_large_for_a_frame_the_largest_give_way() {
+        let large = |kib: usize| text(&"x".repeat(kib * 1024));
+        let original = BasicProperties::default().with_headers(headers([
+            ("eventType", text("message.create")),
+            ("tenantId", text("t1")),
+            ("x-cc-attempts", AMQPValue::LongLongInt(3)),
+            ("x-cc-first-failed-at", text("1970-01-01T00:00:00Z")),
+            (filter::ORIGINAL, large(60)),
+            ("middle", large(50)),
+            ("small", large(30)),
+            ("trace", text("abc")),
+        ]));
+        let sent = written(&letter(original), 60, 131_072);
+        let table = sent.headers().clone().unwrap();
+        let header = |name: &str| table.inner().get(name).cloned();
+        assert_eq!(header("eventType"), Some(text("message.create")));
+        assert_eq!(header("tenantId"), Some(text("t1")));
+        assert_eq!(header("trace"), Some(text("abc")));
+        assert_eq!(header("middle"), Some(large(50)));
+        assert_eq!(header("small"), Some(large(30)));
+        assert_eq!(header("x-cc-attempts"), Some(AMQPValue::LongLongInt(4)));
+        let first = header("x-cc-first-failed-at");
+        assert_eq!(first, Some(text("1970-01-01T00:00:00Z")));
+        assert_eq!(header(filter::ORIGINAL), None);
+        let told = "x-cc-original-properties (61470 bytes)";
+        assert_eq!(header(DROPPED), Some(text(told)));
+
+        // Once more, with less room.
+        let sent = written(&letter(sent), 60, 65_536);
+        let table = sent.headers().clone().unwrap();
+        assert!(!table.contains_key("middle") && table.contains_key("small"));
+        let told = format!("{told}; middle (51212 bytes)");
+        assert_eq!(table.inner()[DROPPED], text(&told));
+    }
+
+    #[test]
+    fn what_is_no_header_of_ours_is_not_kept_for_its_name() {
+        let large = text(&"x".repeat(127 * 1024));
+        for name in ["eventType", "x-cc-error", "x-cc-anything", "big"] {
+            let original = BasicProperties::default()
+                .with_headers(headers([(name, large.clone()), ("trace", text("abc"))]));
+            let sent = written(&letter(original), 0, 131_072);
+            let table = sent.headers().clone().unwrap();
+            assert!(table.contains_key("trace"), "{name}");
+            assert!(encoded_bytes(&table) < 4096, "{name}");
+        }
+        let many = (0..5_000).map(|number| {
+            let name = format!("x-cc-{number}");
+            (name.as_str().into(), text(&"x".repeat(40)))
+        });
+        let original = BasicProperties::default().with_headers(collected(many));
         let sent = written(&letter(original), 0, 131_072);
         let table = sent.headers().clone().unwrap();
-        assert!(table.contains_key("x-cc-headers-dropped") && !table.contains_key("big"));
-        assert!(encoded_bytes(&table) < 4096);
+        assert!(encoded_bytes(&table) < 131_072 - 4096);
+        let AMQPValue::LongString(told) = &table.inner()[DROPPED] else {
+            panic!("{table:?}");
+        };
+        let told = String::from_utf8_lossy(told.as_bytes());
+        assert!(told.contains(" bytes) and "), "{told}");
     }
 
     fn value() -> impl Strategy<Value = AMQPValue> {

@@ -171,7 +171,7 @@ impl Pass {
         self.taken += 1;
         self.bytes += delivery.data.len();
         let weight = self.scales.take(delivery.data.len());
-        let letter = reading::read(&delivery.properties, &delivery.data, &self.bus.queue);
+        let letter = reading::read(&delivery.properties, &delivery.data, &self.bus);
         let sealed = reading::seal(&delivery.properties, delivery.data);
         let sealed = sealed.ok_or_else(|| lost("a letter cannot be encoded again"))?;
         Ok(Held {

@@ -182,7 +182,7 @@ impl Letters {
             let kind = "dead_lettered";
             self.metrics.events.get_or_create(&Label { kind }).inc();
         }
-        let letter = reading::read(properties, &message.body, &self.bus.queue);
+        let letter = reading::read(properties, &message.body, &self.bus);
         if let Some(sealed) = reading::seal(properties, message.body) {
             let origin = message.origin;
             // An error says that the service ends: the broker redelivers.

@@ -4,14 +4,46 @@
 use std::collections::BTreeMap;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel};
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel, PublisherConfirm};
 
 use super::connect::{Link, in_time};
 use super::error::{BusError, short};
 use super::letters::{Answer, in_confirm_time};
-use super::{reading, topology};
+use super::{filter, reading, topology};
 use crate::config;
 use crate::deadletter::{DeadLetter, Sealed};
+
+/// Why one letter was not sent on, while others were.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unsent {
+    /// The broker would end the connection over it.
+    #[error(
+        "its properties and headers take a frame of {bytes} bytes, and RabbitMQ takes frames of {most} from this connection: let both take more (frame_max of RabbitMQ and of bus.url), or publish its body anew (`chat-counters dlq show ID --body`) and discard it"
+    )]
+    FrameTooLarge {
+        /// Bytes of the frame.
+        bytes: usize,
+        /// Bytes of the largest frame.
+        most: usize,
+    },
+    /// Its properties cannot be read.
+    #[error(
+        "its AMQP properties are damaged: it cannot be sent on. `chat-counters dlq show ID --body` has its body, to be published anew"
+    )]
+    Damaged,
+    /// The broker refused it.
+    #[error(
+        "RabbitMQ did not take it into the queue {queue:?} (nack): it is full, or has no leader"
+    )]
+    Refused {
+        /// Which queue.
+        queue: String,
+    },
+}
+
+/// What became of each letter, in their order.
+pub type Sent = Vec<Result<(), Unsent>>;
 
 /// A connection of its own: a broker short of memory stops reading from those
 /// that publish, and removals must still get through then.
@@ -40,7 +72,7 @@ impl Outbox {
     }
 
     /// Sends letters to the service's queue, on account of a job. When it
-    /// returns, the broker is responsible for all of them.
+    /// returns, the broker is responsible for those that were sent.
     ///
     /// # Errors
     /// When it is not for certain: of some of them, perhaps.
@@ -48,13 +80,12 @@ impl Outbox {
         &self,
         letters: &[(&DeadLetter, &Sealed)],
         job: &str,
-    ) -> Result<(), BusError> {
+    ) -> Result<Sent, BusError> {
         let messages = letters.iter().map(|(letter, sealed)| {
-            let properties = reading::opened(&sealed.properties).ok_or(BusError::Damaged)?;
+            let properties = reading::opened(&sealed.properties).ok_or(Unsent::Damaged)?;
             let properties = reading::replayed(&properties, letter, job);
             Ok((properties, sealed.body.as_slice()))
         });
-        let messages = messages.collect::<Result<Vec<_>, BusError>>()?;
         self.publish("bus.queue", &self.bus.queue, messages).await
     }
 
@@ -62,43 +93,83 @@ impl Outbox {
     ///
     /// # Errors
     /// When it is not for certain: of some of them, perhaps.
-    pub async fn put_back(&self, letters: &[&Sealed]) -> Result<(), BusError> {
+    pub async fn put_back(&self, letters: &[&Sealed]) -> Result<Sent, BusError> {
         let messages = letters.iter().map(|sealed| {
-            let properties = reading::opened(&sealed.properties).ok_or(BusError::Damaged)?;
+            let properties = reading::opened(&sealed.properties).ok_or(Unsent::Damaged)?;
             Ok((properties, sealed.body.as_slice()))
         });
-        let messages = messages.collect::<Result<Vec<_>, BusError>>()?;
         let queue = &self.bus.dead_letter_queue;
         self.publish("bus.dead_letter_queue", queue, messages).await
     }
 
-    async fn publish(
+    async fn publish<'m>(
         &self,
         key: &'static str,
         queue: &str,
-        messages: Vec<(BasicProperties, &[u8])>,
-    ) -> Result<(), BusError> {
-        let mut confirms = Vec::with_capacity(messages.len());
-        for (properties, body) in messages {
-            let queue = short(key, queue)?;
-            let options = BasicPublishOptions {
-                mandatory: true,
-                ..Default::default()
-            };
-            let sent = self
-                .channel
-                .basic_publish("".into(), queue, options, body, properties);
-            confirms.push(in_time("sending a dead letter on", sent).await?);
+        messages: impl Iterator<Item = Result<(BasicProperties, &'m [u8]), Unsent>>,
+    ) -> Result<Sent, BusError> {
+        let mut sent = Sent::new();
+        let mut confirms = Vec::new();
+        for message in messages {
+            let message = message.and_then(|(properties, body)| {
+                self.measure(&properties)?;
+                Ok((properties, body))
+            });
+            sent.push(match message {
+                Ok((properties, body)) => {
+                    confirms.push(self.send(short(key, queue)?, properties, body).await?);
+                    Ok(())
+                }
+                Err(unsent) => Err(unsent),
+            });
         }
         let answers = in_confirm_time(confirms).await?;
-        let taken = |answer: &Answer| matches!(answer, Answer::Confirmed);
-        if answers.iter().all(taken) {
-            return Ok(());
+        // lapin may hand a returned message to another's confirm: with one
+        // return, trust none.
+        let returned = |answer: &Answer| matches!(answer, Answer::Returned);
+        if answers.iter().any(returned) {
+            return Err(BusError::Lost {
+                doing: format!("sending dead letters to {queue:?}"),
+                why: "the queue is missing".into(),
+            });
         }
-        Err(BusError::Lost {
-            doing: format!("sending dead letters to {queue:?}"),
-            why: "the broker did not take all of them: the queue is missing, or full".into(),
-        })
+        let awaited = sent.iter_mut().filter(|sent| sent.is_ok());
+        for (sent, answer) in awaited.zip(answers) {
+            if !matches!(answer, Answer::Confirmed) {
+                let queue = queue.to_owned();
+                *sent = Err(Unsent::Refused { queue });
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Whether the frame of these properties may be sent: over a larger one the
+    /// broker ends the connection, and whatever goes with it is lost.
+    fn measure(&self, properties: &BasicProperties) -> Result<(), Unsent> {
+        let most = self.link.connection.configuration().frame_max() as usize;
+        let bytes = reading::encoded(properties).ok_or(Unsent::Damaged)?.len();
+        let bytes = bytes + filter::AROUND_PROPERTIES;
+        // 0 is no limit.
+        match most > 0 && bytes > most {
+            true => Err(Unsent::FrameTooLarge { bytes, most }),
+            false => Ok(()),
+        }
+    }
+
+    async fn send(
+        &self,
+        queue: ShortString,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<PublisherConfirm, BusError> {
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..Default::default()
+        };
+        let sent = self
+            .channel
+            .basic_publish("".into(), queue, options, body, properties);
+        in_time("sending a dead letter on", sent).await
     }
 
     /// Events that wait in the service's queue.

@@ -7,16 +7,18 @@ use lapin::types::{AMQPValue, FieldTable};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::death::{DEATHS, Death};
 use super::delivery::integer;
 use super::filter;
 use super::letter::{PERSISTENT, rfc3339, text, without};
+use crate::config;
 use crate::deadletter::{DeadLetter, Reason, Sealed};
 use crate::event::MAX_ID_BYTES;
 use crate::event::decode::{Outline, outline};
 
 /// What the broker adds to what it dead-letters by itself. A replayed letter
 /// goes without: it would be taken for one that goes round in circles.
-const OF_THE_BROKER: [&str; 9] = [
+const OF_THE_BROKER: [&str; 10] = [
     "x-death",
     "x-first-death-queue",
     "x-first-death-reason",
@@ -26,24 +28,25 @@ const OF_THE_BROKER: [&str; 9] = [
     "x-last-death-exchange",
     "x-delivery-count",
     "x-acquired-count",
+    DEATHS,
 ];
 /// Which job has replayed it.
 const REPLAYED_BY: &str = "x-cc-replayed-by";
 
-/// What stands for the error of a letter from the broker itself.
-const GIVEN_UP: &str = "delivered as often as bus.delivery_limit allows and never settled: this event, or one delivered with it, ends the process or the connection each time";
-
-/// Reads a letter. `queue` is the one that its event was consumed from.
-pub(super) fn read(properties: &BasicProperties, body: &[u8], queue: &str) -> DeadLetter {
+/// Reads a letter. Of what the broker and this service say of it, the latest
+/// decides.
+pub(super) fn read(properties: &BasicProperties, body: &[u8], bus: &config::Bus) -> DeadLetter {
     let empty = FieldTable::default();
     let headers = properties.headers().as_ref().unwrap_or(&empty);
-    let death = death(headers, queue);
-    let reason = match &death {
-        Some(_) => Some(Reason::DeliveryLimit),
+    let death = Death::deciding(headers, bus);
+    let death = death.as_ref();
+    let reason = match death {
+        Some(death) => Some(death.reason),
         None => word(headers, "x-cc-reason").and_then(|name| Reason::named(&name)),
     };
     let before = headers.inner().get("x-cc-attempts").and_then(integer);
-    let death = death.as_ref();
+    let before = before.unwrap_or(0);
+    let last = moment(headers, "x-cc-last-failed-at");
     let at = death.and_then(|death| death.at);
     let published = |name: &str, death: Option<&String>| {
         let found = word(headers, name).or_else(|| death.cloned());
@@ -52,13 +55,13 @@ pub(super) fn read(properties: &BasicProperties, body: &[u8], queue: &str) -> De
     DeadLetter {
         reason,
         error: match death {
-            Some(_) => GIVEN_UP.into(),
+            Some(death) => death.error(bus),
             None => word(headers, "x-cc-error").unwrap_or_default(),
         },
         about: about(headers, body, reason),
         first_failed_at: moment(headers, "x-cc-first-failed-at").or(at),
-        last_failed_at: at.or_else(|| moment(headers, "x-cc-last-failed-at")),
-        attempts: before.unwrap_or(0) + u64::from(death.is_some()),
+        last_failed_at: at.max(last),
+        attempts: before.saturating_add(death.map_or(0, |death| death.count)),
         exchange: published("x-cc-source-exchange", death.map(|death| &death.exchange)),
         routing_key: published(
             "x-cc-source-routing-key",
@@ -83,41 +86,6 @@ fn about(headers: &FieldTable, body: &[u8], reason: Option<Reason>) -> Outline {
         tenant: read.tenant.or_else(|| header("tenantId")),
         ..read
     }
-}
-
-/// The last time that the broker itself gave an event of our queue up.
-struct Death {
-    at: Option<OffsetDateTime>,
-    exchange: String,
-    routing_key: String,
-}
-
-fn death(headers: &FieldTable, queue: &str) -> Option<Death> {
-    let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else {
-        return None;
-    };
-    deaths.as_slice().iter().find_map(|death| {
-        let AMQPValue::FieldTable(death) = death else {
-            return None;
-        };
-        let is = |name, wanted: &str| word(death, name).is_some_and(|word| word == wanted);
-        if !is("queue", queue) || !is("reason", "delivery_limit") {
-            return None;
-        }
-        let at = match death.inner().get("time") {
-            Some(AMQPValue::Timestamp(seconds)) => i64::try_from(*seconds).ok(),
-            _ => None,
-        };
-        let keys = match death.inner().get("routing-keys") {
-            Some(AMQPValue::FieldArray(keys)) => keys.as_slice(),
-            _ => &[],
-        };
-        Some(Death {
-            at: at.and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok()),
-            exchange: word(death, "exchange").unwrap_or_default(),
-            routing_key: keys.first().and_then(as_text).unwrap_or_default(),
-        })
-    })
 }
 
 /// The properties with which a letter goes back to the service's queue: those
@@ -178,11 +146,13 @@ pub(super) fn shown(properties: &BasicProperties) -> Vec<(String, String)> {
 /// Keeps a letter as it is on the wire. `None` for properties that AMQP cannot
 /// encode; what came over the wire always can.
 pub(super) fn seal(properties: &BasicProperties, body: Vec<u8>) -> Option<Sealed> {
-    let encoded = cookie_factory::gen_simple(gen_properties(properties), Vec::new());
-    Some(Sealed {
-        properties: encoded.ok()?,
-        body,
-    })
+    let properties = encoded(properties)?;
+    Some(Sealed { properties, body })
+}
+
+/// Properties in AMQP's encoding. `None` for what it cannot encode.
+pub(super) fn encoded(properties: &BasicProperties) -> Option<Vec<u8>> {
+    cookie_factory::gen_simple(gen_properties(properties), Vec::new()).ok()
 }
 
 /// The properties of a letter that was kept. `None` when they are damaged. They
@@ -194,12 +164,12 @@ pub(super) fn opened(sealed: &[u8]) -> Option<BasicProperties> {
     rest.is_empty().then_some(properties)
 }
 
-fn word(table: &FieldTable, name: &str) -> Option<String> {
+pub(super) fn word(table: &FieldTable, name: &str) -> Option<String> {
     table.inner().get(name).and_then(as_text)
 }
 
 /// A text or a number, as text.
-fn as_text(value: &AMQPValue) -> Option<String> {
+pub(super) fn as_text(value: &AMQPValue) -> Option<String> {
     match value {
         AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
         AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
@@ -210,7 +180,7 @@ fn as_text(value: &AMQPValue) -> Option<String> {
     }
 }
 
-fn moment(headers: &FieldTable, name: &str) -> Option<OffsetDateTime> {
+pub(super) fn moment(headers: &FieldTable, name: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(&word(headers, name)?, &Rfc3339).ok()
 }
 
@@ -221,6 +191,14 @@ mod tests {
     use super::super::letter::tests::{headers, letter, table, written};
     use super::*;
 
+    fn bus(queue: &str) -> config::Bus {
+        config::Bus {
+            queue: queue.into(),
+            dead_letter_queue: "q.dlq".into(),
+            ..Default::default()
+        }
+    }
+
     #[test]
     fn what_was_written_is_read() {
         let original = BasicProperties::default().with_headers(headers([
@@ -229,7 +207,7 @@ mod tests {
         ]));
         let sent = written(&letter(original), 60, 131_072);
         let body = br#"{"eventId": "e1", "data": {"context": {"dialogId": "d1"}}}"#;
-        let read = read(&sent, body, "q");
+        let read = read(&sent, body, &bus("q"));
         let at = Some(OffsetDateTime::from_unix_timestamp(60).unwrap());
         let expected = DeadLetter {
             reason: Some(Reason::InvalidEvent),
@@ -252,29 +230,129 @@ mod tests {
         assert_eq!(read, expected);
     }
 
-    fn given_up() -> BasicProperties {
-        let death = headers([
-            ("queue", text("q")),
-            ("reason", text("delivery_limit")),
+    /// What the broker says of a message that died so often in a queue.
+    fn death(queue: &str, reason: &str, count: i64) -> AMQPValue {
+        AMQPValue::FieldTable(headers([
+            ("queue", text(queue)),
+            ("reason", text(reason)),
+            ("count", AMQPValue::LongLongInt(count)),
             ("exchange", text("events")),
             ("time", AMQPValue::Timestamp(90)),
             (
                 "routing-keys",
                 AMQPValue::FieldArray(vec![text("a.b")].into()),
             ),
-        ]);
-        let deaths = AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into());
-        BasicProperties::default().with_headers(headers([
-            ("x-death", deaths),
+        ]))
+    }
+
+    fn dead<const N: usize>(
+        deaths: Vec<AMQPValue>,
+        ours: [(&'static str, AMQPValue); N],
+    ) -> BasicProperties {
+        let mut headers = headers(ours);
+        let deaths = AMQPValue::FieldArray(deaths.into());
+        headers.insert("x-death".into(), deaths);
+        BasicProperties::default().with_headers(headers)
+    }
+
+    fn given_up() -> BasicProperties {
+        let ours = [
             ("x-cc-attempts", AMQPValue::LongLongInt(1)),
             ("x-cc-reason", text("invalid_event")),
-        ]))
+            ("x-cc-last-failed-at", text("1970-01-01T00:01:30Z")),
+        ];
+        dead(vec![death("q", "delivery_limit", 1)], ours)
+    }
+
+    #[test]
+    fn what_the_broker_gave_up_has_its_reason_its_time_and_its_count() {
+        for (name, reason, said) in [
+            ("expired", Reason::Expired, "time to live"),
+            ("maxlen", Reason::MaxLen, "max-length"),
+            ("rejected", Reason::Rejected, "rejected by a consumer"),
+            ("delivery_limit", Reason::DeliveryLimit, "delivery limit"),
+        ] {
+            let older = death("q", "expired", 7);
+            let properties = dead(vec![death("retry", name, 3), older], []);
+            let letter = read(&properties, b"{}", &bus("q"));
+            assert_eq!((letter.reason, letter.attempts), (Some(reason), 3));
+            assert!(letter.error.contains(said), "{}", letter.error);
+            assert!(letter.error.contains("\"retry\""), "{}", letter.error);
+            let at = OffsetDateTime::from_unix_timestamp(90).ok();
+            assert_eq!((letter.first_failed_at, letter.last_failed_at), (at, at));
+            assert_eq!((&*letter.exchange, &*letter.routing_key), ("events", "a.b"));
+        }
+        let unheard = dead(vec![death("q", "eaten", 1)], []);
+        assert_eq!(read(&unheard, b"{}", &bus("q")).reason, None);
+    }
+
+    /// Which of the two is the latest is told by what was known when ours was
+    /// written; of letters of earlier versions by queue and time.
+    #[test]
+    fn the_latest_of_what_broker_and_service_say_decides() {
+        let at = |seconds| {
+            let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap();
+            ("x-cc-last-failed-at", text(&rfc3339(at)))
+        };
+        let knew = |deaths| (DEATHS, AMQPValue::LongLongInt(deaths));
+        let ours = ("x-cc-reason", text("invalid_event"));
+        let once = ("x-cc-attempts", AMQPValue::LongLongInt(1));
+        let (invalid, expired) = (Some(Reason::InvalidEvent), Some(Reason::Expired));
+        for (queue, count, known, expected) in [
+            // It had died before it came to us: that is written down.
+            ("retry", 2, vec![knew(2)], (invalid, 1)),
+            ("q", 1, vec![knew(1)], (invalid, 1)),
+            // And once more since.
+            ("q", 2, vec![knew(1)], (expired, 3)),
+            // It had not, and a letter of ours dies in our queues, whatever the
+            // clocks say.
+            ("q", 1, vec![at(2_000)], (expired, 2)),
+            ("q.dlq", 1, vec![at(2_000)], (expired, 2)),
+            // Of an earlier version, which did not write that down.
+            ("retry", 1, vec![at(2_000)], (invalid, 1)),
+            ("retry", 1, vec![at(90)], (invalid, 1)),
+            ("retry", 1, vec![at(60)], (expired, 2)),
+        ] {
+            let mut properties = dead(
+                vec![death(queue, "expired", count)],
+                [ours.clone(), once.clone()],
+            );
+            let mut headers = properties.headers().clone().unwrap();
+            let case = format!("{queue} {count} {known:?}");
+            for (name, value) in known {
+                headers.insert(name.into(), value);
+            }
+            properties = properties.with_headers(headers);
+            let letter = read(&properties, b"{}", &bus("q"));
+            assert_eq!((letter.reason, letter.attempts), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn what_had_died_before_it_failed_says_so_until_it_is_replayed() {
+        let original = dead(vec![death("retry", "expired", 2)], []);
+        let sent = written(&letter(original), 60, 131_072);
+        let failed = read(&sent, b"{}", &bus("q"));
+        assert_eq!(
+            (failed.reason, failed.attempts),
+            (Some(Reason::InvalidEvent), 1)
+        );
+        let sent = replayed(&sent, &failed, "job-1");
+        let headers = sent.headers().clone().unwrap();
+        assert!(!headers.contains_key("x-death") && !headers.contains_key(DEATHS));
+        // Dead once more, now in our own queue.
+        let mut headers = headers;
+        let deaths = AMQPValue::FieldArray(vec![death("q", "expired", 1)].into());
+        headers.insert("x-death".into(), deaths);
+        let dead = BasicProperties::default().with_headers(headers);
+        let dead = read(&dead, b"{}", &bus("q"));
+        assert_eq!((dead.reason, dead.attempts), (Some(Reason::Expired), 2));
     }
 
     #[test]
     fn a_letter_of_the_broker_is_of_the_delivery_limit_and_is_not_opened() {
         let body = br#"{"eventId": "e1"}"#;
-        let found = read(&given_up(), body, "q");
+        let found = read(&given_up(), body, &bus("q"));
         assert_eq!(found.reason, Some(Reason::DeliveryLimit));
         assert_eq!(
             (found.exchange.as_str(), found.routing_key.as_str()),
@@ -282,17 +360,17 @@ mod tests {
         );
         assert_eq!(found.last_failed_at.map(|at| at.unix_timestamp()), Some(90));
         assert_eq!((found.attempts, found.about.event), (2, None));
-        let elsewhere = read(&given_up(), body, "another");
+        let elsewhere = read(&given_up(), body, &bus("another"));
         assert_eq!(elsewhere.reason, Some(Reason::InvalidEvent));
     }
 
     #[test]
     fn a_replayed_letter_says_what_the_broker_said_and_by_whom() {
         let properties = given_up();
-        let sent = replayed(&properties, &read(&properties, b"{}", "q"), "job-1");
+        let sent = replayed(&properties, &read(&properties, b"{}", &bus("q")), "job-1");
         let sent_headers = sent.headers().clone().unwrap();
         assert!(!sent_headers.contains_key("x-death"));
-        let again = read(&sent, b"{}", "q");
+        let again = read(&sent, b"{}", &bus("q"));
         assert_eq!(again.replayed_by.as_deref(), Some("job-1"));
         assert_eq!((again.attempts, again.routing_key.as_str()), (2, "a.b"));
         assert_eq!(
@@ -314,14 +392,14 @@ mod tests {
             if let Some(priority) = priority {
                 properties = properties.with_priority(priority);
             }
-            let letter = read(&properties, &body, "q");
+            let letter = read(&properties, &body, &bus("q"));
             prop_assert!(letter.id(&body).is_whole());
             shown(&properties);
             let sealed = seal(&properties, body.clone()).unwrap();
             let back = opened(&sealed.properties).unwrap();
-            prop_assert_eq!(read(&back, &sealed.body, "q").id(&body), letter.id(&body));
+            prop_assert_eq!(read(&back, &sealed.body, &bus("q")).id(&body), letter.id(&body));
             let sent = replayed(&back, &letter, "job");
-            prop_assert_eq!(read(&sent, &body, "q").replayed_by, Some("job".to_owned()));
+            prop_assert_eq!(read(&sent, &body, &bus("q")).replayed_by, Some("job".to_owned()));
         }
 
         /// Damaged properties are refused, not believed.

@@ -22,7 +22,7 @@ use way::Way;
                   service, and work on RabbitMQ and MongoDB directly when none answers.",
     after_help = "Exit codes:\n  \
                   0  done\n  \
-                  1  the answer is no: no such letter, not confirmed, interrupted, or letters failed again\n  \
+                  1  the answer is no: no such letter, not confirmed, interrupted, or letters not done or failed again\n  \
                   2  wrong usage or configuration\n  \
                   3  a server cannot be reached or refuses, or somebody else is at the queue\n\n\
                   At three in the morning:\n  \

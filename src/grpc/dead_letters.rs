@@ -151,11 +151,18 @@ impl DeadLetterService for DeadLetters {
             while let Some(progress) = progress.next().await {
                 last = Some(progress?);
             }
-            let done = last.filter(|last| last.finished && last.done == 1);
-            let done = done.ok_or_else(|| {
-                Status::not_found(format!("the letter {id} is no longer in the queue"))
-            })?;
-            answer.job_id = done.job_id;
+            let last = last.unwrap_or_default();
+            if let Some(v1::DeadLetterFailure { cause, .. }) = last.failures.into_iter().next() {
+                return Err(Status::failed_precondition(format!(
+                    "the letter {id} was not replayed, and stays in the queue: {cause}"
+                )));
+            }
+            if !last.finished || last.done == 0 {
+                return Err(Status::not_found(format!(
+                    "the letter {id} is no longer in the queue, or another job has taken it"
+                )));
+            }
+            answer.job_id = last.job_id;
         }
         Ok(Response::new(answer))
     }

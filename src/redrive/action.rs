@@ -3,10 +3,10 @@
 use super::RedriveError;
 use super::pace::Pacer;
 use crate::bus::letterbox::Held;
-use crate::bus::outbox::Outbox;
-use crate::deadletter::Sealed;
+use crate::bus::outbox::{Outbox, Unsent};
+use crate::deadletter::{LetterId, Sealed};
 use crate::store::Store;
-use crate::store::letters::{JobId, MAX_DISCARDED_BYTES};
+use crate::store::letters::{Failed, JobId, MAX_DISCARDED_BYTES};
 
 /// Letters discarded together at most.
 const DISCARDED: usize = 256;
@@ -27,6 +27,34 @@ pub(super) struct Sending {
     pub(super) body: Option<Vec<u8>>,
 }
 
+/// Why it cannot be done to a letter.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unable {
+    #[error(transparent)]
+    Send(#[from] Unsent),
+    #[error(
+        "its body of {0} bytes is too large to be kept elsewhere, which {MAX_DISCARDED_BYTES} bytes are at most; it can be replayed"
+    )]
+    Keep(usize),
+    #[error("its body was not kept: it cannot be put back")]
+    NoBody,
+}
+
+impl Unable {
+    /// The letter and why, for the record.
+    pub(super) fn of(self, letter: LetterId) -> Failed {
+        let cause = self.to_string();
+        Failed { letter, cause }
+    }
+}
+
+fn kept_whole(letter: &Held) -> Result<(), Unable> {
+    match letter.sealed.body.len() {
+        bytes if bytes > MAX_DISCARDED_BYTES => Err(Unable::Keep(bytes)),
+        _ => Ok(()),
+    }
+}
+
 impl Action {
     /// How many letters go together.
     pub(super) fn batch(&self) -> usize {
@@ -44,27 +72,22 @@ impl Action {
         }
     }
 
-    /// Whether it cannot be done to this letter, which then stays where it is.
-    pub(super) fn refuses(&self, letter: &Held) -> bool {
-        matches!(self, Action::Discard) && letter.sealed.body.len() > MAX_DISCARDED_BYTES
-    }
-
-    /// Makes durable what becomes of these letters.
+    /// Makes durable what becomes of these letters; tells of each, in their
+    /// order, whether that could be done. One to which it cannot stays where it
+    /// is.
     pub(super) async fn act(
         &self,
         store: &Store,
         job: &JobId,
         letters: &[Held],
-    ) -> Result<(), RedriveError> {
-        if letters.is_empty() {
-            return Ok(());
-        }
+    ) -> Result<Vec<Result<(), Unable>>, RedriveError> {
         match self {
             Action::Replay(sending) => sending.send(job, letters).await,
             Action::Discard => {
-                let letters = letters.iter();
-                let letters = letters.map(|held| (&held.id, &held.letter, &held.sealed));
-                Ok(store.keep_discarded(letters, job).await?)
+                let fitting = letters.iter().filter(|held| kept_whole(held).is_ok());
+                let fitting = fitting.map(|held| (&held.id, &held.letter, &held.sealed));
+                store.keep_discarded(fitting, job).await?;
+                Ok(letters.iter().map(kept_whole).collect())
             }
         }
     }
@@ -77,7 +100,11 @@ impl Action {
 }
 
 impl Sending {
-    async fn send(&self, job: &JobId, letters: &[Held]) -> Result<(), RedriveError> {
+    async fn send(
+        &self,
+        job: &JobId,
+        letters: &[Held],
+    ) -> Result<Vec<Result<(), Unable>>, RedriveError> {
         let edited = |letter: &Held| {
             let body = self.body.clone()?;
             let properties = letter.sealed.properties.clone();
@@ -89,6 +116,7 @@ impl Sending {
             (&held.letter, sealed)
         });
         let sent: Vec<_> = sent.collect();
-        Ok(self.outbox.replay(&sent, job.as_str()).await?)
+        let sent = self.outbox.replay(&sent, job.as_str()).await?;
+        Ok(sent.into_iter().map(|sent| Ok(sent?)).collect())
     }
 }

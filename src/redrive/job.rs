@@ -16,8 +16,8 @@ use crate::deadletter::{Filter, LetterId};
 use crate::event::EventId;
 use crate::event::decode::{Decoded, outline};
 use crate::failpoint::{self, Point};
-use crate::store::letters::{Edit, Job, JobId, JobKind, Lease, Order, Tally};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
+use crate::store::letters::{Edit, Failed, Job, JobId, JobKind, Lease, Order, Tally};
 
 /// How often progress is told.
 const TOLD: Duration = Duration::from_millis(500);
@@ -52,6 +52,8 @@ pub struct Progress {
     pub job: JobId,
     /// How it stands.
     pub tally: Tally,
+    /// The first of the letters to which it could not be done; told at the end.
+    pub failures: Vec<Failed>,
     /// Letters of the queue looked at since this call began.
     pub examined: u64,
     /// Waiting until live traffic is counted.
@@ -64,7 +66,6 @@ pub struct Progress {
 
 /// Tells whoever asked for a job how far it is.
 pub(super) struct Reporter {
-    store: Store,
     kind: JobKind,
     progress: Progress,
     to: mpsc::Sender<Progress>,
@@ -83,9 +84,10 @@ impl Reporter {
         self.progress.examined = letters as u64;
     }
 
-    /// Letters were acted upon, and are out of where they were.
-    pub(super) fn done(&mut self, letters: usize) {
-        self.progress.tally.done += letters as u64;
+    /// Letters were acted upon, and others could not be.
+    pub(super) fn settled(&mut self, done: u64, failed: u64) {
+        self.progress.tally.done += done;
+        self.progress.tally.failed += failed;
     }
 
     /// Tells how far it is, if that was a while ago.
@@ -101,19 +103,6 @@ impl Reporter {
         // Full: whoever reads it is behind, and gets the next one. Closed: seen
         // to by `is_abandoned`.
         let _ = self.to.try_send(self.progress.clone());
-    }
-
-    /// Counts anew how the job stands, from what is selected and not done: an
-    /// earlier call may have come to more than it could tell.
-    async fn count(&mut self) -> Result<(), StoreError> {
-        let (open, gone) = self
-            .store
-            .job_counts(self.kind.shelf(), &self.progress.job)
-            .await?;
-        let tally = &mut self.progress.tally;
-        tally.missing = gone;
-        tally.done = tally.selected.saturating_sub(open + gone);
-        Ok(())
     }
 
     pub(super) fn job(&self) -> &JobId {
@@ -287,6 +276,10 @@ impl Redrive {
     ) -> Result<Reporter, RedriveError> {
         let purpose = format!("{} by {}", order.kind.as_str(), order.actor);
         let lease = self.lease(&purpose, PATIENCE).await?;
+        if let Err(error) = self.brought_up_to_date().await {
+            lease.give_up().await;
+            return Err(error);
+        }
         let interrupted = self.store.interrupted_job(order).await?;
         let resumed = interrupted.is_some();
         let (mut job, selected) = match interrupted {
@@ -298,11 +291,11 @@ impl Redrive {
         }
         failpoint::pass(Point::Selected);
         let mut reporter = Reporter {
-            store: self.store.clone(),
             kind: order.kind,
             progress: Progress {
                 job: job.id,
                 tally: job.tally,
+                failures: Vec::new(),
                 examined: 0,
                 braking: false,
                 resumed,
@@ -312,7 +305,6 @@ impl Redrive {
             last_told: Instant::now(),
             lease,
         };
-        reporter.count().await?;
         reporter.tell();
         Ok(reporter)
     }
@@ -394,20 +386,16 @@ impl Redrive {
     }
 
     async fn record(&self, reporter: &mut Reporter, finished: bool) -> Result<(), StoreError> {
-        reporter.count().await?;
         let job = reporter.job().clone();
-        let known = self.store.job(&job).await?;
-        let progress = &mut reporter.progress;
-        progress.tally.failed_again = known.map_or(0, |job| job.tally.failed_again);
-        progress.finished = finished;
         if finished {
             failpoint::pass(Point::AllDone);
+            self.store.end_job(reporter.kind.shelf(), &job).await?;
         }
-        self.store.note_job(&job, &progress.tally, finished).await?;
-        if finished {
-            let shelf = reporter.kind.shelf();
-            self.store.forget_selection(shelf, &job).await?;
+        if let Some(known) = self.store.job(&job).await? {
+            reporter.progress.tally = known.tally;
+            reporter.progress.failures = known.failures;
         }
+        reporter.progress.finished = finished;
         Ok(())
     }
 
@@ -422,6 +410,9 @@ impl Redrive {
             match self.store.lease(purpose).await? {
                 Ok(lease) => {
                     let renewing = tokio::spawn(renew(lease.clone()));
+                    // The holder before may have been killed in the middle of one.
+                    // Should this fail, it ends by itself.
+                    let _ = self.store.end_stale_transactions().await;
                     return Ok(Kept { lease, renewing });
                 }
                 Err(by) if Instant::now() >= deadline => return Err(RedriveError::Busy(by)),

@@ -123,8 +123,7 @@ impl<'a> Walk<'a> {
         }
         let examined = self.pass.examined() as u64;
         self.pass.end().await?;
-        let job = self.task.as_ref().map(|task| task.reporter.job());
-        let removed = self.store.settle_census(self.before, &self.found, job);
+        let removed = self.store.settle_census(self.before, &self.found);
         Ok(Ended::Whole(Sums {
             examined,
             added: self.added,
@@ -187,21 +186,29 @@ impl<'a> Walk<'a> {
                 continue;
             }
             let batch = letters.split_off(letters.len() - size);
-            let (refused, batch): (Vec<_>, Vec<_>) =
-                batch.into_iter().partition(|letter| action.refuses(letter));
-            refused
-                .into_iter()
-                .for_each(|letter| self.pass.keep(letter));
-            action.act(self.store, reporter.job(), &batch).await?;
+            let outcomes = action.act(self.store, reporter.job(), &batch).await?;
             failpoint::pass(Point::Acted);
-            let ids: Vec<_> = batch.iter().map(|letter| letter.id.clone()).collect();
-            self.store.mark_acted(Shelf::Queue, &ids).await?;
+            let (mut done, mut failed) = (Vec::new(), Vec::new());
+            for (letter, outcome) in batch.into_iter().zip(outcomes) {
+                match outcome {
+                    Ok(()) => done.push(letter),
+                    Err(unable) => {
+                        failed.push(unable.of(letter.id.clone()));
+                        self.pass.keep(letter);
+                    }
+                }
+            }
+            let job = reporter.job();
+            self.store.give_up(Shelf::Queue, job, &failed).await?;
+            let ids: Vec<_> = done.iter().map(|letter| letter.id.clone()).collect();
+            self.store.mark_acted(job, &ids).await?;
             failpoint::pass(Point::Marked);
             self.acted.extend(ids);
-            let done = batch.len();
-            self.tidy(batch).await?;
+            let done_letters = self.before.letters_of(done.iter().map(|held| &held.id));
+            let failed_letters = self.before.letters_of(failed.iter().map(|f| &f.letter));
+            reporter.settled(done_letters, failed_letters);
+            self.tidy(done).await?;
             if let Some(task) = &mut self.task {
-                task.reporter.done(done);
                 task.reporter.told(false);
             }
         }
@@ -218,6 +225,6 @@ impl<'a> Walk<'a> {
         let (single, _several): (Vec<_>, Vec<_>) = ids.partition(|id| self.before.copies(id) <= 1);
         self.pass.remove(letters).await?;
         failpoint::pass(Point::Removed);
-        Ok(self.store.forget_letters(Shelf::Queue, &single).await?)
+        Ok(self.store.forget_letters(&single).await?)
     }
 }

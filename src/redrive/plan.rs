@@ -52,8 +52,11 @@ impl Redrive {
         let mut forecaster = Forecaster::begin(&self.store, Limits::default()).await?;
         let mut letters = self.store.letters_whole(filter).await?;
         let mut events: Vec<Event> = Vec::with_capacity(CHUNK);
+        let mut copies = 0;
         while let Some(kept) = letters.try_next().await? {
-            plan.selected += 1;
+            plan.selected += kept.entry.copies.max(1);
+            // Copies are sent once.
+            copies += kept.entry.copies.saturating_sub(1);
             // What may be what ends the process is not opened here.
             let ends_processes = kept.entry.letter.reason == Some(Reason::DeliveryLimit);
             let Some(body) = kept.body.filter(|_| !ends_processes) else {
@@ -82,6 +85,7 @@ impl Redrive {
         }
         forecaster.add(&events).await?;
         plan.forecast = forecaster.finish().await?;
+        plan.forecast.duplicates += copies;
         plan.failures = failures.into_values().collect();
         plan.failures
             .sort_by_key(|failures| std::cmp::Reverse(failures.count));

@@ -46,19 +46,32 @@ impl Redrive {
         let lease = self
             .lease("comparing the index with the queue", patience)
             .await?;
-        let mut acted = HashSet::new();
-        let outcome = async {
-            let walk = Walk::begin(&self.store, &self.bus, None, &mut acted).await?;
-            walk.run().await
-        };
-        let outcome = outcome.await;
+        let outcome = self.walked().await;
         lease.give_up().await;
-        match outcome? {
-            Ended::Whole(sums) => Ok(Synced {
-                examined: sums.examined,
-                added: sums.added,
-                removed: sums.removed,
-            }),
+        outcome
+    }
+
+    /// Has the index made by the rules of this version, if it was not: letters
+    /// may have other ids by these. The lease is with the caller.
+    pub(super) async fn brought_up_to_date(&self) -> Result<(), RedriveError> {
+        if !self.store.is_index_current().await? {
+            self.walked().await?;
+        }
+        Ok(())
+    }
+
+    async fn walked(&self) -> Result<Synced, RedriveError> {
+        let mut acted = HashSet::new();
+        let walk = Walk::begin(&self.store, &self.bus, None, &mut acted).await?;
+        match walk.run().await? {
+            Ended::Whole(sums) => {
+                self.store.note_index_current().await?;
+                Ok(Synced {
+                    examined: sums.examined,
+                    added: sums.added,
+                    removed: sums.removed,
+                })
+            }
             // Without a job nothing ends a pass early.
             Ended::TooLong | Ended::Abandoned => Err(RedriveError::Busy("another job".into())),
         }
@@ -66,11 +79,12 @@ impl Redrive {
 }
 
 /// Compares the numbers of letters in queue and index from time to time, and
-/// has the index set right when they differ; shows how many letters wait. Until
-/// the shutdown.
+/// has the index set right when they differ, or when an earlier version has made
+/// it; shows how many letters wait. Until the shutdown.
 pub async fn watch(redrive: Redrive, waiting: Gauge, shutdown: Shutdown) {
     let mut doubt = Doubt::default();
     let mut leave_out = 0;
+    let mut current = false;
     let mut patience = PATIENCE.0;
     loop {
         tokio::select! {
@@ -89,7 +103,13 @@ pub async fn watch(redrive: Redrive, waiting: Gauge, shutdown: Shutdown) {
             leave_out -= 1;
             continue;
         }
-        if !doubt.is_sure(state) {
+        if !current {
+            let Ok(is_current) = redrive.store.is_index_current().await else {
+                continue;
+            };
+            current = is_current;
+        }
+        if !doubt.is_sure(state) && current {
             continue;
         }
         match redrive.compared(Duration::ZERO).await {

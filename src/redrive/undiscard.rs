@@ -2,12 +2,13 @@
 
 use tokio::sync::mpsc;
 
+use super::action::Unable;
 use super::job::{Progress, Reporter, Selection, order};
 use super::{Redrive, RedriveError};
 use crate::bus::outbox::Outbox;
 use crate::deadletter::Sealed;
 use crate::failpoint::{self, Point};
-use crate::store::letters::{JobKind, Kept, Shelf};
+use crate::store::letters::{JobId, JobKind, Kept, Shelf};
 
 /// Letters put back together.
 const AT_ONCE: usize = 64;
@@ -43,19 +44,25 @@ impl Redrive {
                 outbox.close().await;
                 return Ok(false);
             }
-            let put_back = letters.len();
-            self.put_back_some(&outbox, letters).await?;
-            reporter.done(put_back);
+            let (done, failed) = self.put_back_some(&outbox, &job, letters).await?;
+            reporter.settled(done, failed);
             reporter.told(false);
         }
     }
 
-    async fn put_back_some(&self, outbox: &Outbox, kept: Vec<Kept>) -> Result<(), RedriveError> {
-        let mut letters = Vec::with_capacity(kept.len());
+    /// How many were put back, and how many could not be.
+    async fn put_back_some(
+        &self,
+        outbox: &Outbox,
+        job: &JobId,
+        kept: Vec<Kept>,
+    ) -> Result<(u64, u64), RedriveError> {
+        let (mut letters, mut failed) = (Vec::with_capacity(kept.len()), Vec::new());
         for kept in kept {
             let id = kept.entry.id;
             let Some(body) = kept.body else {
-                return Err(RedriveError::TooLarge(id));
+                failed.push(Unable::NoBody.of(id));
+                continue;
             };
             let sealed = Sealed {
                 properties: kept.properties,
@@ -64,15 +71,24 @@ impl Redrive {
             letters.push((id, kept.entry.letter, sealed));
         }
         let sealed: Vec<_> = letters.iter().map(|(.., sealed)| sealed).collect();
-        outbox.put_back(&sealed).await?;
+        let sent = outbox.put_back(&sealed).await?;
         failpoint::pass(Point::Acted);
-        let entries = letters.iter();
+        let mut done = Vec::with_capacity(letters.len());
+        for (letter, sent) in letters.into_iter().zip(sent) {
+            match sent {
+                Ok(()) => done.push(letter),
+                Err(unsent) => failed.push(Unable::from(unsent).of(letter.0)),
+            }
+        }
+        self.store.give_up(Shelf::Discarded, job, &failed).await?;
+        let entries = done.iter();
         let entries = entries.map(|(id, letter, sealed)| (id, letter, sealed));
         self.store.index_letters(entries).await?;
+        let ids: Vec<_> = done.into_iter().map(|(id, ..)| id).collect();
+        self.store.revive(&ids).await?;
         failpoint::pass(Point::Marked);
-        let ids: Vec<_> = letters.into_iter().map(|(id, ..)| id).collect();
-        self.store.forget_letters(Shelf::Discarded, &ids).await?;
+        self.store.put_back(job, &ids).await?;
         failpoint::pass(Point::Removed);
-        Ok(())
+        Ok((ids.len() as u64, failed.len() as u64))
     }
 }

@@ -7,14 +7,16 @@
 //! only after a crash or after another tool was at the queue; a pass through the
 //! queue ([`Census`]) finds and mends that.
 
+mod accounts;
 mod documents;
 mod jobs;
 mod lease;
 mod listing;
+mod reading;
 mod shelf;
 
 pub use documents::{Entry, Kept, MAX_DISCARDED_BYTES};
-pub use jobs::{Edit, Job, JobId, JobKind, Order, Tally};
+pub use jobs::{Edit, Failed, Job, JobId, JobKind, Order, Tally};
 pub use lease::Lease;
 pub use listing::{Group, Page, Place};
 pub use shelf::{Census, Shelf, Standing};

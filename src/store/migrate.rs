@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use mongodb::IndexModel;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::IndexOptions;
+use mongodb::{Collection, IndexModel};
 
 use super::generation::{GENERATIONS, Generation, RULES};
 use super::schema::collection;
@@ -84,9 +84,7 @@ impl Store {
     async fn drop_outgrown(&self, generation: Generation) -> Result<(), StoreError> {
         let name = generation.collection(collection::MEMBERSHIPS);
         let memberships = self.database().collection::<Document>(&name);
-        let dropped = memberships.drop_index("_id.t_1__id.d_1_mark_1").await;
-        accept(dropped, INDEX_NOT_FOUND)?;
-        Ok(())
+        drop_index(&memberships, "_id.t_1__id.d_1_mark_1").await
     }
 
     /// Creates a collection; `false` when it was there. Inside a transaction it
@@ -160,12 +158,20 @@ impl Store {
                 doc! { "tenant": 1, "last_failed_at": -1, "_id": -1 },
                 doc! { "event": 1 },
                 // All that groups are made of.
-                doc! { "group": 1, "tenant": 1, "last_failed_at": 1, "first_failed_at": 1 },
+                doc! {
+                    "group": 1, "tenant": 1, "last_failed_at": 1, "first_failed_at": 1,
+                    "copies": 1, "state": 1, "_id": 1,
+                },
             ];
             for keys in keys {
                 let index = IndexModel::builder().keys(keys).build();
                 letters.create_index(index).await?;
             }
+            drop_index(
+                &letters,
+                "group_1_tenant_1_last_failed_at_1_first_failed_at_1",
+            )
+            .await?;
             for (field, few) in [
                 ("job", doc! { "$exists": true }),
                 ("copies", doc! { "$gt": 1 }),
@@ -182,7 +188,7 @@ impl Store {
         }
         self.create(collection::DEAD_LETTER_JOBS, Document::new())
             .await?;
-        Ok(())
+        self.note_empty_index().await
     }
 
     /// Has documents go so long after the date in a field.
@@ -213,6 +219,12 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Drops an index, if it is there.
+async fn drop_index(from: &Collection<Document>, name: &str) -> Result<(), StoreError> {
+    accept(from.drop_index(name).await, INDEX_NOT_FOUND)?;
+    Ok(())
 }
 
 /// Storage in pages of 4 KiB, not 32. A message changes one membership among

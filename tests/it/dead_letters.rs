@@ -151,6 +151,62 @@ async fn a_dead_letter_keeps_what_came_and_adds_why() -> Result<()> {
     service.stop().await
 }
 
+/// They came in one frame, and do not fit into one with what a dead letter says.
+#[tokio::test]
+async fn of_headers_too_large_for_a_dead_letter_the_largest_give_way() -> Result<()> {
+    let world = World::new("wide");
+    let service = world.service().await?;
+    let (connection, channel) = world.channel().await?;
+    let mut headers = FieldTable::default();
+    for (name, value) in [
+        ("eventType", "message.create".to_owned()),
+        ("tenantId", "t1".to_owned()),
+        ("trace", "x".repeat(60_000)),
+        ("baggage", "y".repeat(70_000)),
+    ] {
+        headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    let sent = channel.basic_publish(
+        world.config.bus.exchange.as_str().into(),
+        "a.b.c".into(),
+        BasicPublishOptions::default(),
+        b"poison",
+        BasicProperties::default().with_headers(headers),
+    );
+    sent.await?.await?;
+
+    let mut attempts = 1;
+    let letter = loop {
+        let letter = world.letters(1).await?.remove(0);
+        assert_eq!(letter.header("x-cc-attempts"), attempts.to_string());
+        assert_eq!(letter.header("x-cc-reason"), "undecodable");
+        assert_eq!(letter.header("eventType"), "message.create");
+        assert_eq!(letter.header("tenantId"), "t1");
+        assert_eq!(letter.header("trace"), "x".repeat(60_000));
+        assert_eq!(letter.header("baggage"), "");
+        assert_eq!(
+            letter.header("x-cc-headers-dropped"),
+            "baggage (70013 bytes)"
+        );
+        if attempts == 2 {
+            break letter;
+        }
+        // There is room for it to come again, and to say so.
+        attempts += 1;
+        let sent = channel.basic_publish(
+            "".into(),
+            world.config.bus.queue.as_str().into(),
+            BasicPublishOptions::default(),
+            &letter.body,
+            letter.properties.clone(),
+        );
+        sent.await?.await?;
+    };
+    assert_eq!(letter.body, b"poison");
+    connection.close(200, "done".into()).await?;
+    service.stop().await
+}
+
 #[tokio::test]
 async fn what_the_store_refuses_is_found_among_its_neighbours() -> Result<()> {
     let world = World::new("refused");

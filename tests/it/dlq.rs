@@ -1,15 +1,22 @@
 //! Working with dead letters over gRPC: each verb, on letters that the service
 //! itself has given up.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use chat_counters::grpc::v1::dead_letter_service_client::DeadLetterServiceClient;
 use chat_counters::grpc::v1::*;
 use futures::TryStreamExt as _;
 use lapin::BasicProperties;
-use lapin::options::{BasicPublishOptions, QueuePurgeOptions};
-use mongodb::bson::doc;
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, BasicRejectOptions, ConfirmSelectOptions,
+    QueueDeclareOptions, QueuePurgeOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use mongodb::bson::{Bson, Document, doc};
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
+use crate::command_line::command;
 use crate::events::{self, TENANT, Wire, join, raw};
 use crate::kit::service::{Result, Service, until};
 use crate::world::{World, dialog, unread};
@@ -530,5 +537,209 @@ async fn letters_that_others_put_in_or_take_out_are_noticed() -> Result<()> {
         .into_inner();
     assert_eq!(synced, SyncDeadLettersResponse::default());
     connection.close(200, "done".into()).await?;
+    service.stop().await
+}
+
+/// A queue with a limit, from which what it gives up goes to the dead letters.
+async fn deadly(
+    world: &World,
+    name: &str,
+    limit: Option<(&'static str, i32)>,
+    to: &str,
+) -> Result<String> {
+    let (connection, channel) = world.channel().await?;
+    let name = format!("{}.{name}", world.config.bus.queue);
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-dead-letter-exchange".into(), text(""));
+    arguments.insert("x-dead-letter-routing-key".into(), text(to));
+    arguments.insert("x-expires".into(), AMQPValue::LongInt(120_000));
+    if let Some((limit, value)) = limit {
+        arguments.insert(limit.into(), AMQPValue::LongInt(value));
+    }
+    let options = QueueDeclareOptions::durable();
+    let declared = channel.queue_declare(name.as_str().into(), options, arguments);
+    declared.await?;
+    connection.close(200, "done".into()).await?;
+    Ok(name)
+}
+
+/// Puts events straight into a queue.
+async fn put(world: &World, queue: &str, events: &[Wire]) -> Result<()> {
+    let (connection, channel) = world.channel().await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
+    for event in events {
+        let options = BasicPublishOptions::default();
+        let properties = BasicProperties::default().with_delivery_mode(2);
+        let sent = channel.basic_publish("".into(), queue.into(), options, &event.body, properties);
+        sent.await?.await?;
+    }
+    connection.close(200, "done".into()).await?;
+    Ok(())
+}
+
+/// Takes a message out of a queue, and refuses it for good.
+async fn reject(world: &World, queue: &str) -> Result<()> {
+    let (connection, channel) = world.channel().await?;
+    let message = until("a message to reject", || async {
+        let got = channel.basic_get(queue.into(), BasicGetOptions::default());
+        got.await.ok().flatten()
+    });
+    let message = message.await?;
+    let never = BasicRejectOptions { requeue: false };
+    message.delivery.acker.reject(never).await?;
+    connection.close(200, "done".into()).await?;
+    Ok(())
+}
+
+/// The one letter of a reason, once it is there.
+async fn letter_of(client: &Client, reason: &str) -> Result<DeadLetter> {
+    until(&format!("a letter that says {reason}"), || async {
+        let mut client = client.clone();
+        client
+            .sync_dead_letters(SyncDeadLettersRequest {})
+            .await
+            .ok()?;
+        let of = DeadLetterFilter {
+            reasons: vec![reason.into()],
+            ..filter()
+        };
+        let mut found = list(&mut client, of).await.ok()?.dead_letters;
+        (found.len() == 1).then(|| found.remove(0))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_the_broker_gave_up_says_so() -> Result<()> {
+    let world = World::new("deadly");
+    let service = world.service().await?;
+    world.publish(&[join("j", "d", "bob", 1)]).await?;
+    let mut client = client(&service).await?;
+    let dead = world.config.bus.dead_letter_queue.as_str();
+    let short_lived = deadly(&world, "ttl", Some(("x-message-ttl", 1)), dead).await?;
+    let short = deadly(&world, "short", Some(("x-max-length", 1)), dead).await?;
+    let plain = deadly(&world, "plain", None, dead).await?;
+    let events = events::messages("m", "d", 4, 1_000);
+    put(&world, &short_lived, &events[..1]).await?;
+    put(&world, &short, &events[1..3]).await?;
+    put(&world, &plain, &events[3..]).await?;
+    reject(&world, &plain).await?;
+    for (reason, queue, event) in [
+        ("expired", &short_lived, "evt_m_0"),
+        ("maxlen", &short, "evt_m_1"),
+        ("rejected", &plain, "evt_m_3"),
+    ] {
+        let letter = letter_of(&client, reason).await?;
+        assert_eq!(
+            (letter.event_id.as_str(), letter.attempts),
+            (event, 1),
+            "{letter:?}"
+        );
+        assert_eq!(letter.source_routing_key, *queue);
+        assert!(letter.error.contains(&format!("{queue:?}")), "{letter:?}");
+        let at = letter.last_failed_at.ok_or("no time")?;
+        let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+        assert!((now - 120..=now + 1).contains(&at.seconds), "{letter:?}");
+        let done = replay(
+            &mut client,
+            selected(DeadLetterFilter {
+                reasons: vec![reason.into()],
+                ..filter()
+            }),
+        );
+        assert_eq!(done.await?.done, 1);
+    }
+    until("all counted", || async {
+        (unread(&service, "bob", "d").await.ok()? == 3).then_some(())
+    })
+    .await?;
+
+    // One that had waited elsewhere before it failed here says why it failed; once
+    // the broker gives it up after that, that is said.
+    let retried = deadly(
+        &world,
+        "retry",
+        Some(("x-message-ttl", 1)),
+        &world.config.bus.queue,
+    );
+    put(&world, &retried.await?, &poison()[3..4]).await?;
+    let failed = letter_of(&client, "invalid_event").await?;
+    assert_eq!((failed.event_id.as_str(), failed.attempts), ("p3", 1));
+    service.stop().await?;
+    let again = command(&world, &["dlq", "--direct", "replay", "--all"]).output();
+    assert!(again.await?.status.success());
+    reject(&world, &world.config.bus.queue).await?;
+    let service = world.service().await?;
+    let client = self::client(&service).await?;
+    let given_up = letter_of(&client, "rejected").await?;
+    assert_eq!((given_up.event_id.as_str(), given_up.attempts), ("p3", 2));
+    assert_eq!(given_up.first_failed_at, failed.first_failed_at);
+    assert_eq!(listed(&client, 1).await?, [given_up]);
+    service.stop().await
+}
+
+/// A version that understood less of letters has given them other ids; as many
+/// of them, so that no comparison of numbers tells.
+#[tokio::test]
+async fn an_index_of_an_earlier_version_is_made_anew() -> Result<()> {
+    let world = World::new("earlier");
+    let service = world.service().await?;
+    let dead = world.config.bus.dead_letter_queue.as_str();
+    let short_lived = deadly(&world, "ttl", Some(("x-message-ttl", 1)), dead).await?;
+    put(&world, &short_lived, &events::messages("m", "d", 1, 1_000)).await?;
+    let letter = letter_of(&client(&service).await?, "expired").await?;
+    service.stop().await?;
+
+    let database = world.database().await?;
+    let index = database.collection::<Document>("dead_letters");
+    let mut entry = index.find_one(doc! {}).await?.ok_or("no entry")?;
+    index.delete_one(doc! {}).await?;
+    for (field, value) in [
+        ("_id", Bson::from("0".repeat(20))),
+        ("reason", "unknown".into()),
+        ("error", "".into()),
+        ("attempts", 0_i64.into()),
+    ] {
+        entry.insert(field, value);
+    }
+    index.insert_one(entry).await?;
+    let meta = database.collection::<Document>("meta");
+    let earlier = doc! { "$unset": { "rules": "" } };
+    meta.update_one(doc! { "_id": "dead_letters" }, earlier)
+        .await?;
+
+    // Also where no service does it.
+    let replay = [
+        "dlq", "--direct", "--output", "json", "discard", "--all", "--reason", "x",
+    ];
+    let done = command(&world, &replay).output().await?;
+    let told: serde_json::Value = serde_json::from_slice(&done.stdout)?;
+    assert_eq!(
+        (&told["done"], &told["missing"]),
+        (&1.into(), &0.into()),
+        "{told}"
+    );
+    let back = command(&world, &["dlq", "--direct", "undiscard", "--all"]).output();
+    assert!(back.await?.status.success());
+
+    let renamed = doc! { "$set": { "reason": "unknown" } };
+    index.update_one(doc! {}, renamed).await?;
+    let mut entry = index.find_one(doc! {}).await?.ok_or("no entry")?;
+    entry.insert("_id", "0".repeat(20));
+    index.delete_one(doc! {}).await?;
+    index.insert_one(entry).await?;
+    let earlier = doc! { "$unset": { "rules": "" } };
+    meta.update_one(doc! { "_id": "dead_letters" }, earlier)
+        .await?;
+    let service = world.service().await?;
+    let client = client(&service).await?;
+    let found = until("a new entry", || async {
+        let listed = list(&mut client.clone(), filter()).await.ok()?.dead_letters;
+        (listed.len() == 1 && listed[0].reason == "expired").then_some(listed)
+    });
+    assert_eq!(found.await?[0].id, letter.id);
     service.stop().await
 }

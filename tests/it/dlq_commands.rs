@@ -4,14 +4,18 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use chat_counters::grpc::v1::SyncDeadLettersRequest;
+use lapin::BasicProperties;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use mongodb::bson::doc;
 use serde_json::Value;
 
 use crate::command_line::{command, stderr, stdout};
 use crate::dlq::{accept, client, listed, poison, refuse};
 use crate::events::{self, Wire, join, raw};
+use crate::kit::servers::Server;
 use crate::kit::service::{PATIENCE, Result, Service, until};
-use crate::world::{World, unread};
+use crate::world::{World, dialog, unread};
 
 /// Runs a command; a service is asked at its own address.
 async fn dlq(world: &World, service: Option<&Service>, arguments: &[&str]) -> Result<Output> {
@@ -587,4 +591,216 @@ async fn a_body_too_large_to_look_at_is_replayed_and_discarded_all_the_same() ->
     sizes.sort_unstable();
     assert_eq!(sizes, [LARGE, TOO_LARGE_TO_KEEP]);
     service.stop().await
+}
+
+/// Puts a letter of another tool into the dead-letter queue, with so many bytes
+/// of headers.
+async fn put(world: &World, event: &Wire, headers: usize) -> Result<()> {
+    let (connection, channel) = world.channel().await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
+    let mut table = FieldTable::default();
+    let large = AMQPValue::LongString("x".repeat(headers).into());
+    table.insert("large".into(), large);
+    let queue = world.config.bus.dead_letter_queue.as_str();
+    let options = BasicPublishOptions::default();
+    let properties = BasicProperties::default().with_headers(table);
+    let sent = channel.basic_publish("".into(), queue.into(), options, &event.body, properties);
+    sent.await?.await?;
+    connection.close(200, "done".into()).await?;
+    Ok(())
+}
+
+/// Larger headers than a frame takes with those of a replay.
+const TOO_LARGE: usize = 131_000;
+
+#[tokio::test]
+async fn a_letter_that_cannot_be_sent_is_told_and_all_others_go() -> Result<()> {
+    let world = World::new("unsendable");
+    world.service().await?.stop().await?;
+    let events = events::messages("m", "d", 3, 1_000);
+    for (event, headers) in events.iter().zip([10, TOO_LARGE, 10]) {
+        put(&world, event, headers).await?;
+    }
+    json(&world, None, &["sync"]).await?;
+    let queue = &world.config.bus.dead_letter_queue;
+    let large = json(&world, None, &["list", "--event", "evt_m_1"]).await?;
+    let id = large["dead_letters"][0]["id"].as_str().unwrap_or_default();
+
+    let replay = ["--output", "json", "replay", "--all"];
+    let replayed = dlq(&world, None, &replay).await?;
+    assert_eq!(replayed.status.code(), Some(1), "{}", stderr(&replayed));
+    let told: Value = serde_json::from_str(&stdout(&replayed))?;
+    assert_eq!(
+        (&told["selected"], &told["done"], &told["failed"]),
+        (&3.into(), &2.into(), &1.into()),
+        "{told}"
+    );
+    assert_eq!(
+        (&told["finished"], &told["missing"]),
+        (&true.into(), &0.into())
+    );
+    let failure = &told["failures"][0];
+    assert_eq!(failure["letter_id"], id);
+    let cause = failure["cause"].as_str().unwrap_or_default();
+    assert!(cause.contains("RabbitMQ takes frames of 131072"), "{cause}");
+    assert_eq!(world.depth(&world.config.bus.queue).await?, 2);
+    assert_eq!(world.depth(queue).await?, 1);
+    let audit = json(&world, None, &["audit"]).await?;
+    assert_eq!(
+        (&audit[0]["failed"], &audit[0]["failures"][0]),
+        (&1.into(), failure)
+    );
+
+    // It is free for the next job, and for people.
+    let again = dlq(&world, None, &["replay", "--all"]).await?;
+    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(stdout(&again), "0 of 1 replayed, 1 left where they are\n");
+    assert!(
+        stderr(&again).contains(&format!("{id}: its properties")),
+        "{}",
+        stderr(&again)
+    );
+    let edit = [
+        "edit",
+        id,
+        "--set",
+        "createdAt=5",
+        "--reason",
+        "a test",
+        "--yes",
+    ];
+    let edited = dlq(&world, None, &edit).await?;
+    assert_eq!(edited.status.code(), Some(1), "{}", stderr(&edited));
+    assert!(
+        stderr(&edited).contains("takes frames of 131072"),
+        "{}",
+        stderr(&edited)
+    );
+    let discard = ["discard", id, "--reason", "a test"];
+    assert_eq!(json(&world, None, &discard).await?["done"], 1);
+
+    // Put back through frames that are smaller than those in which it came.
+    let mut narrow = command(&world, &["dlq", "--direct", "undiscard", "--all"]);
+    let url = format!("{}?frame_max=65536", world.config.bus.url.expose());
+    let back = narrow.env("CHAT_COUNTERS__BUS__URL", url).output().await?;
+    assert_eq!(
+        stdout(&back),
+        "0 of 1 put back, 1 left where they are\n",
+        "{}",
+        stderr(&back)
+    );
+    let back = dlq(&world, None, &["undiscard", "--all"]).await?;
+    assert_eq!(stdout(&back), "1 of 1 put back\n", "{}", stderr(&back));
+    assert_eq!(world.depth(queue).await?, 1);
+
+    let service = world.service().await?;
+    until("the others counted", || async {
+        (dialog(&service, "d").await.ok()?.0 == 2).then_some(())
+    })
+    .await?;
+    service.stop().await
+}
+
+#[tokio::test]
+async fn letters_that_a_full_queue_refuses_are_told_and_stay() -> Result<()> {
+    const LETTERS: i64 = 20;
+    let rabbit = Server::rabbit("full").await?;
+    let mut world = World::new("full");
+    world.config.bus.url = rabbit.url.clone().into();
+    world.service().await?.stop().await?;
+    for event in events::messages("m", "d", LETTERS as usize, 1_000) {
+        put(&world, &event, 10).await?;
+    }
+    json(&world, None, &["sync"]).await?;
+    let queue = &world.config.bus.queue;
+    let full = r#"{"max-length": 2, "overflow": "reject-publish"}"#;
+    let policy = ["set_policy", "full", &format!("^{queue}$"), full];
+    rabbit.ctl(&policy).await?;
+    let dead = &world.config.bus.dead_letter_queue;
+    // One letter at a time: a quorum queue takes some more than it may while it
+    // has not yet heard that it is full.
+    let replay = ["--output", "json", "replay", "--all", "--rate", "10"];
+    let replayed = dlq(&world, None, &replay).await?;
+    let told: Value = serde_json::from_str(&stdout(&replayed))?;
+    assert_eq!(replayed.status.code(), Some(1), "{told}");
+    let (done, failed) = (told["done"].as_i64(), told["failed"].as_i64());
+    let (done, failed) = (done.unwrap_or(-1), failed.unwrap_or(-1));
+    assert!(done > 0 && failed > 0 && done + failed == LETTERS, "{told}");
+    let cause = told["failures"][0]["cause"].as_str().unwrap_or_default();
+    assert!(cause.contains("did not take it"), "{cause}");
+    assert_eq!(i64::from(world.depth(queue).await?), done);
+    assert_eq!(i64::from(world.depth(dead).await?), failed);
+
+    rabbit.ctl(&["clear_policy", "full"]).await?;
+    assert_eq!(
+        json(&world, None, &["replay", "--all"]).await?["done"],
+        failed
+    );
+    assert_eq!(world.depth(queue).await?, LETTERS as u32);
+    Ok(())
+}
+
+#[tokio::test]
+async fn copies_are_one_entry_and_count_as_many() -> Result<()> {
+    const COPIES: i64 = 100;
+    let world = World::new("copies");
+    let service = world.service().await?;
+    let on = Some(&service);
+    world.publish(&[join("j", "d", "bob", 1)]).await?;
+    let events = events::messages("m", "d", 2, 1_000);
+    for _ in 0..COPIES {
+        put(&world, &events[0], 10).await?;
+    }
+    put(&world, &events[1], 10).await?;
+    let all = COPIES + 1;
+    json(&world, on, &["sync"]).await?;
+
+    let list = json(&world, on, &["list"]).await?;
+    assert_eq!(
+        (&list["total"], &list["index"]["indexed"]),
+        (&all.into(), &all.into())
+    );
+    assert_eq!(list["dead_letters"].as_array().map(Vec::len), Some(2));
+    let of_one = json(&world, on, &["list", "--event", "evt_m_0"]).await?;
+    assert_eq!(
+        (&of_one["total"], &of_one["dead_letters"][0]["copies"]),
+        (&COPIES.into(), &COPIES.into())
+    );
+    let table = dlq(&world, on, &["list"]).await?;
+    assert!(stderr(&table).contains("101 of 101"), "{}", stderr(&table));
+    for by in [&["groups"][..], &["groups", "--why", "unknown"]] {
+        let groups = json(&world, on, by).await?;
+        assert_eq!(
+            (&groups["total"], &groups["groups"][0]["count"]),
+            (&all.into(), &all.into())
+        );
+    }
+    let plan = json(&world, on, &["replay", "--all", "--dry-run"]).await?;
+    assert_eq!(
+        (&plan["selected"], &plan["applied"], &plan["duplicates"]),
+        (&all.into(), &2.into(), &(COPIES - 1).into()),
+        "{plan}"
+    );
+
+    let discarded = ["discard", "--event", "evt_m_1", "--reason", "a test"];
+    assert_eq!(json(&world, on, &discarded).await?["done"], 1);
+    let done = dlq(&world, on, &["replay", "--all"]).await?;
+    assert_eq!(stdout(&done), "100 of 100 replayed\n", "{}", stderr(&done));
+    let audit = json(&world, on, &["audit"]).await?;
+    assert_eq!(
+        (&audit[0]["selected"], &audit[0]["done"]),
+        (&COPIES.into(), &COPIES.into())
+    );
+    until("one counted", || async {
+        (unread(&service, "bob", "d").await.ok()? == 1).then_some(())
+    })
+    .await?;
+    // Each was sent once: the other 99 were not even delivered.
+    let settled = service.settled().await?;
+    service.stop().await?;
+    assert_eq!(settled, 2);
+    assert_eq!(world.depth(&world.config.bus.dead_letter_queue).await?, 0);
+    Ok(())
 }

@@ -1,10 +1,16 @@
 //! The tool is killed at every step of every job: no letter is lost, none is
 //! both gone and not dealt with, and the same command goes on.
 
+use std::time::{Duration, Instant};
+
 use chat_counters::failpoint::{Point, VARIABLE};
 use chat_counters::grpc::v1::*;
+use chat_counters::store::Store;
+use chat_counters::store::letters::{JobKind, Order};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use serde_json::Value;
+use lapin::options::QueuePurgeOptions;
+use mongodb::bson::{Document, doc};
+use serde_json::{Value, json};
 
 use crate::command_line::{command, stderr, stdout};
 use crate::dlq::{accept, client, listed, refuse};
@@ -122,15 +128,14 @@ async fn undiscard_survives(point: Point) -> Result<()> {
         (&done["selected"], &done["done"], &done["resumed"]),
         (&LETTERS.into(), &LETTERS.into(), &true.into())
     );
-    // Copies of a letter are one letter, in the index and to a replay.
+    // Copies of a letter are one entry, and sent once.
     dlq(&world, &["sync"], None).await?;
-    assert_eq!(
-        dlq(&world, &["list"], None).await?["total"],
-        LETTERS,
-        "{point:?}"
-    );
+    let copies = world.depth(&world.config.bus.dead_letter_queue).await?;
+    let list = dlq(&world, &["list"], None).await?;
+    assert_eq!(list["dead_letters"].as_array().map(Vec::len), Some(LETTERS));
+    assert_eq!(list["total"], copies, "{point:?}");
     let done = dlq(&world, &["replay", "--all"], None).await?;
-    assert_eq!(done["done"], LETTERS, "{point:?}");
+    assert_eq!(done["done"], copies, "{point:?}");
     assert_eq!(
         world.depth(&world.config.bus.dead_letter_queue).await?,
         0,
@@ -203,4 +208,187 @@ async fn a_tool_that_is_killed_at_any_step_loses_nothing() -> Result<()> {
         .buffer_unordered(TOGETHER)
         .try_collect::<()>()
         .await
+}
+
+/// Runs a command that ends; what it prints for a program, and its status.
+async fn ended(world: &World, arguments: &[&str]) -> Result<(Value, Option<i32>)> {
+    let mut tool = command(world, &["dlq", "--direct", "--output", "json"]);
+    let output = tokio::time::timeout(PATIENCE, tool.args(arguments).output()).await??;
+    let told = serde_json::from_str(&stdout(&output));
+    let told = told.map_err(|_| format!("{arguments:?}: {}", stderr(&output)))?;
+    Ok((told, output.status.code()))
+}
+
+/// Whoever else empties the queue.
+async fn purge(world: &World) -> Result<usize> {
+    let queue = world.config.bus.dead_letter_queue.as_str();
+    let (connection, channel) = world.channel().await?;
+    let purged = channel.queue_purge(queue.into(), QueuePurgeOptions::default());
+    let purged = purged.await? as usize;
+    connection.close(200, "done".into()).await?;
+    Ok(purged)
+}
+
+/// What is said of a job when it ends, or in its record.
+fn tally(of: &Value) -> [i64; 4] {
+    ["selected", "done", "missing", "taken"].map(|name| of[name].as_i64().unwrap_or(-1))
+}
+
+const REPLAY: [&str; 3] = ["replay", "--why", "rejected_by_store"];
+const ALL: i64 = LETTERS as i64;
+
+/// The record of a job, which has ended.
+async fn recorded(world: &World, job: &Value) -> Result<Value> {
+    let audit = dlq(world, &["audit"], None).await?;
+    let jobs = audit.as_array().cloned().unwrap_or_default();
+    let found = jobs.into_iter().find(|known| known["job_id"] == *job);
+    let found = found.ok_or_else(|| format!("{job} is not in {audit}"))?;
+    assert!(found["finished_at"].is_string(), "{found}");
+    Ok(found)
+}
+
+/// An earlier version kept what a job had found gone until the job ended. One
+/// that died before that must not leave an index with more letters than the
+/// queue has.
+#[tokio::test]
+async fn what_a_killed_job_found_gone_is_nowhere_listed_or_counted() -> Result<()> {
+    let world = with_letters("gone").await?;
+    dlq(&world, &REPLAY, Some(Point::Selected)).await?;
+    assert_eq!(purge(&world).await?, LETTERS);
+    let index = world.database().await?;
+    let index = index.collection::<Document>("dead_letters");
+    let gone = doc! { "$set": { "state": "gone" } };
+    index.update_many(doc! {}, gone).await?;
+
+    let list = dlq(&world, &["list"], None).await?;
+    assert_eq!(list["dead_letters"], json!([]));
+    assert_eq!(
+        (&list["total"], &list["index"]["indexed"]),
+        (&0.into(), &list["index"]["queued"]),
+        "{list}"
+    );
+    let by_reason = ["list", "--why", "rejected_by_store"];
+    assert_eq!(dlq(&world, &by_reason, None).await?["total"], 0);
+    assert_eq!(dlq(&world, &["groups"], None).await?["total"], 0);
+    let synced = dlq(&world, &["sync"], None).await?;
+    assert_eq!(synced, json!({ "examined": 0, "added": 0, "removed": 0 }));
+    let (done, status) = ended(&world, &REPLAY).await?;
+    assert_eq!((tally(&done), status), ([ALL, 0, ALL, 0], Some(1)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn letters_that_another_hand_took_are_not_replayed_but_missing() -> Result<()> {
+    let world = with_letters("purged").await?;
+    // One letter at a time.
+    let replay = [&REPLAY[..], &["--rate", "10"]].concat();
+    dlq(&world, &replay, Some(Point::Removed)).await?;
+    assert_eq!(purge(&world).await?, LETTERS - 1);
+    // The watcher may be the first to notice.
+    let synced = dlq(&world, &["sync"], None).await?;
+    assert_eq!(synced["examined"], 0);
+
+    let (done, status) = ended(&world, &replay).await?;
+    assert_eq!(
+        (tally(&done), status),
+        ([ALL, 1, ALL - 1, 0], Some(1)),
+        "{done}"
+    );
+    assert_eq!(done["finished"], true);
+    let record = recorded(&world, &done["job_id"]).await?;
+    assert_eq!(tally(&record), [ALL, 1, ALL - 1, 0]);
+    assert_eq!(world.depth(&world.config.bus.queue).await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn letters_that_another_job_took_are_not_replayed_but_taken() -> Result<()> {
+    let world = with_letters("taken").await?;
+    dlq(&world, &REPLAY, Some(Point::Selected)).await?;
+    let discard = ["discard", "--all", "--reason", "a test", "--yes"];
+    dlq(&world, &discard, Some(Point::Selected)).await?;
+
+    // All that is left to the first job is to say so.
+    let (done, status) = ended(&world, &REPLAY).await?;
+    assert_eq!(
+        (tally(&done), status),
+        ([ALL, 0, 0, ALL], Some(1)),
+        "{done}"
+    );
+    assert_eq!(
+        (&done["resumed"], &done["finished"]),
+        (&true.into(), &true.into())
+    );
+    assert_eq!(dlq(&world, &["list"], None).await?["total"], LETTERS);
+    let (discarded, status) = ended(&world, &discard).await?;
+    assert_eq!((tally(&discarded), status), ([ALL, ALL, 0, 0], Some(0)));
+    let record = recorded(&world, &done["job_id"]).await?;
+    assert_eq!(tally(&record), [ALL, 0, 0, ALL]);
+    assert_eq!(record["taken_by"], json!([discarded["job_id"]]));
+    assert_eq!(world.depth(&world.config.bus.queue).await?, 0);
+
+    // Those that were discarded may be taken away as well.
+    dlq(&world, &["undiscard", "--all"], Some(Point::Selected)).await?;
+    let shelf = world.database().await?;
+    let shelf = shelf.collection::<Document>("discarded_letters");
+    shelf.delete_one(doc! {}).await?;
+    let (back, status) = ended(&world, &["undiscard", "--all"]).await?;
+    assert_eq!((tally(&back), status), ([ALL, ALL - 1, 1, 0], Some(1)));
+    Ok(())
+}
+
+/// Discarded, and not yet removed from the queue: whoever finds it there would
+/// remove it, if it were not known to have been put back.
+#[tokio::test]
+async fn letters_put_back_while_their_discard_is_interrupted_stay() -> Result<()> {
+    let world = with_letters("revived").await?;
+    let discard = ["discard", "--all", "--reason", "a test", "--yes"];
+    dlq(&world, &discard, Some(Point::Marked)).await?;
+    let back = dlq(&world, &["undiscard", "--all"], None).await?;
+    assert_eq!(tally(&back), [ALL, ALL, 0, 0]);
+    let (done, status) = ended(&world, &discard).await?;
+    assert_eq!((tally(&done), status), ([ALL, ALL, 0, 0], Some(0)));
+    dlq(&world, &["sync"], None).await?;
+    let list = dlq(&world, &["list"], None).await?;
+    assert_eq!(list["dead_letters"].as_array().map(Vec::len), Some(LETTERS));
+    assert_eq!(
+        world.depth(&world.config.bus.dead_letter_queue).await?,
+        2 * LETTERS as u32
+    );
+    Ok(())
+}
+
+/// A tool that dies in the middle of a transaction leaves the record of its job
+/// locked for a minute, by the server's own rules.
+#[tokio::test]
+async fn a_letter_that_failed_again_does_not_wait_for_a_dead_job() -> Result<()> {
+    let world = World::new("locked");
+    world.service().await?.stop().await?;
+    let store = Store::connect(&world.config.store).await?;
+    let order = Order {
+        kind: JobKind::Replay,
+        actor: "tester".into(),
+        reason: String::new(),
+        selection: "all".into(),
+        key: "all".into(),
+        edit: None,
+    };
+    let job = store.begin_job(&order).await?.id;
+    let mut dead = store.client().start_session().await?;
+    dead.start_transaction().await?;
+    let jobs = store.database().collection::<Document>("dead_letter_jobs");
+    let change = doc! { "$inc": { "done": 1 } };
+    let this = doc! { "_id": job.as_str() };
+    jobs.update_one(this, change).session(&mut dead).await?;
+
+    let began = Instant::now();
+    store.note_failed_again(job.as_str(), 1).await?;
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+    let record = store.job(&job).await?.ok_or("no record")?;
+    assert_eq!((record.tally.done, record.tally.failed_again), (0, 1));
+    Ok(())
 }

@@ -10,7 +10,7 @@ use crate::deadletter::shortened;
 /// The header that tells what had to change before lapin could read a message.
 pub(in crate::bus) const ALTERED: &str = "x-cc-altered";
 /// The header with the properties as they came, in AMQP's own encoding.
-const ORIGINAL: &str = "x-cc-original-properties";
+pub(in crate::bus) const ORIGINAL: &str = "x-cc-original-properties";
 const ORIGINAL_EXCHANGE: &str = "x-cc-original-exchange";
 const ORIGINAL_ROUTING_KEY: &str = "x-cc-original-routing-key";
 
@@ -117,21 +117,27 @@ impl fmt::Display for Notes {
             said.push(format!("properties of {size} bytes, left out"));
         }
         if !self.dropped.is_empty() {
-            let named = self.dropped.iter().take(NAMED);
-            let named: Vec<_> = named
-                .map(|(name, size)| format!("{} ({size} bytes)", shortened(name, MAX_NAME)))
-                .collect();
             said.push(format!(
-                "left out of the headers, so that they fit into a frame: {}{}",
-                named.join(", "),
-                match self.dropped.len() - named.len() {
-                    0 => String::new(),
-                    more => format!(" and {more} more"),
-                }
+                "left out of the headers, so that they fit into a frame: {}",
+                named(&self.dropped)
             ));
         }
         f.write_str(&said.join("; "))
     }
+}
+
+/// Headers that were let go, by name with their sizes in bytes; the first of
+/// them, if there are many.
+pub(in crate::bus) fn named(dropped: &[(String, usize)]) -> String {
+    let first = dropped.iter().take(NAMED);
+    let first: Vec<_> = first
+        .map(|(name, size)| format!("{} ({size} bytes)", shortened(name, MAX_NAME)))
+        .collect();
+    let more = match dropped.len() - first.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{}{more}", first.join(", "))
 }
 
 /// The properties as they were taken apart.

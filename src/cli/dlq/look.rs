@@ -93,7 +93,9 @@ impl List {
                 if !rows.is_empty() {
                     output::print(&table(&HEADER, &rows))?;
                 }
-                output::aside(&format!("{} of {total}", letters.len()));
+                // Of those that were discarded no copies are kept.
+                let shown: i64 = letters.iter().map(|letter| letter.copies.max(1)).sum();
+                output::aside(&format!("{shown} of {total}"));
                 tell_disagreement(index);
             }
         }
@@ -337,13 +339,15 @@ impl Audit {
     }
 }
 
-const JOB_HEADER: [&str; 10] = [
+const JOB_HEADER: [&str; 12] = [
     "started_at",
     "kind",
     "actor",
     "selected",
     "done",
     "missing",
+    "taken",
+    "failed",
     "failed_again",
     "finished_at",
     "selection",
@@ -358,6 +362,8 @@ fn job_row(job: &v1::DeadLetterJob) -> Vec<String> {
         job.selected.to_string(),
         job.done.to_string(),
         job.missing.to_string(),
+        job.taken.to_string(),
+        job.failed.to_string(),
         job.failed_again.to_string(),
         match job.finished_at {
             None => "not finished".into(),
@@ -387,9 +393,19 @@ fn job(job: &v1::DeadLetterJob) -> Value {
         "selected": job.selected,
         "done": job.done,
         "missing": job.missing,
+        "taken": job.taken,
+        "taken_by": job.taken_by,
+        "failed": job.failed,
+        "failures": failures(&job.failures),
         "failed_again": job.failed_again,
         "edit": edit,
     })
+}
+
+/// Letters to which a job could not do what it does.
+pub(super) fn failures(failures: &[v1::DeadLetterFailure]) -> Value {
+    let told = |failed: &v1::DeadLetterFailure| json!({ "letter_id": failed.letter_id, "cause": failed.cause });
+    failures.iter().map(told).collect()
 }
 
 impl Sync {

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::confirm::confirmed;
 use super::filter::Selection;
+use super::look::failures;
 use super::plan;
 use super::way::{Told, Way};
 use crate::cli::output::{self, Output};
@@ -28,7 +29,7 @@ const TEMPLATE: &str = "{bar:20} {pos}/{len}, {rate}, {eta} left; {msg}";
                   on with the same letters.",
     after_help = "Exit codes:\n  \
                   0  all replayed, or the plan shown\n  \
-                  1  interrupted, or some have failed again\n  \
+                  1  interrupted, or some were not replayed or have failed again\n  \
                   2  wrong usage or configuration\n  \
                   3  a server cannot be reached or refuses, or somebody else is at the queue\n\n\
                   Examples:\n  \
@@ -177,7 +178,8 @@ async fn follow(
     drop(told);
     summarize(&last, done, output)?;
     ended?;
-    Ok(match last.finished && last.failed_again == 0 {
+    let all_done = last.finished && last.done >= last.selected;
+    Ok(match all_done && last.failed_again == 0 {
         true => ExitCode::Done,
         false => ExitCode::No,
     })
@@ -190,6 +192,9 @@ fn summarize(last: &v1::JobProgress, done: &str, output: Output) -> Result<(), F
             "selected": last.selected,
             "done": last.done,
             "missing": last.missing,
+            "taken": last.taken,
+            "failed": last.failed,
+            "failures": failures(&last.failures),
             "failed_again": last.failed_again,
             "resumed": last.resumed,
             "finished": last.finished,
@@ -201,11 +206,19 @@ fn summarize(last: &v1::JobProgress, done: &str, output: Output) -> Result<(), F
         text += ", with what was done before an interruption";
     }
     if last.missing > 0 {
-        text += &format!(", {} were no longer in the queue", last.missing);
+        text += &format!(
+            ", {} were no longer there: other hands took them",
+            last.missing
+        );
     }
-    let left = last.selected - last.done - last.missing;
-    if last.finished && left > 0 {
-        text += &format!(", {left} left where they are: too large to be kept elsewhere");
+    if last.taken > 0 {
+        text += &format!(
+            ", {} were taken by another job: `chat-counters dlq audit` says what became of them",
+            last.taken
+        );
+    }
+    if last.failed > 0 {
+        text += &format!(", {} left where they are", last.failed);
     }
     if last.failed_again > 0 {
         text += &format!(
@@ -217,7 +230,19 @@ fn summarize(last: &v1::JobProgress, done: &str, output: Output) -> Result<(), F
         text += "; interrupted: the same command goes on";
     }
     output::print(&format!("{text}\n"))?;
+    for failed in &last.failures {
+        output::aside(&format!("{}: {}", failed.letter_id, failed.cause));
+    }
+    let more = last.failed - last.failures.len() as i64;
+    if last.finished && more > 0 {
+        output::aside(&format!("and {more} more"));
+    }
     Ok(())
+}
+
+/// Letters of which the job has nothing more to do.
+fn settled(progress: &v1::JobProgress) -> i64 {
+    progress.done + progress.missing + progress.taken + progress.failed
 }
 
 fn show(bar: &ProgressBar, progress: &v1::JobProgress) {
@@ -225,10 +250,10 @@ fn show(bar: &ProgressBar, progress: &v1::JobProgress) {
     if bar.length() != Some(count(progress.selected)) {
         bar.set_length(count(progress.selected));
         // What earlier calls have done is not this one's speed.
-        bar.set_position(count(progress.done + progress.missing));
+        bar.set_position(count(settled(progress)));
         bar.reset_eta();
     }
-    bar.set_position(count(progress.done + progress.missing));
+    bar.set_position(count(settled(progress)));
     bar.set_message(match progress.braking {
         true => "waiting for live traffic".to_owned(),
         false => format!("{} looked at", progress.examined),

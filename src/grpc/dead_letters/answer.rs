@@ -8,7 +8,7 @@ use crate::derive::state::DialogKey;
 use crate::forecast::{Change, Forecast, ForecastError, Subject};
 use crate::grpc::v1;
 use crate::redrive::{IndexState, Plan, Progress, RedriveError};
-use crate::store::letters::{Entry, Group, Job};
+use crate::store::letters::{Entry, Failed, Group, Job};
 
 impl From<Entry> for v1::DeadLetter {
     fn from(entry: Entry) -> Self {
@@ -90,6 +90,10 @@ impl From<Job> for v1::DeadLetterJob {
             letter_id,
             body_before,
             body_after,
+            taken: int(job.tally.taken),
+            taken_by: job.taken_by.iter().map(ToString::to_string).collect(),
+            failed: int(job.tally.failed),
+            failures: job.failures.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -106,6 +110,18 @@ impl From<Progress> for v1::JobProgress {
             braking: progress.braking,
             resumed: progress.resumed,
             finished: progress.finished,
+            taken: int(progress.tally.taken),
+            failed: int(progress.tally.failed),
+            failures: progress.failures.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<Failed> for v1::DeadLetterFailure {
+    fn from(failed: Failed) -> Self {
+        Self {
+            letter_id: failed.letter.to_string(),
+            cause: failed.cause,
         }
     }
 }

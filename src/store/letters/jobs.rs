@@ -79,10 +79,25 @@ pub struct Tally {
     pub selected: u64,
     /// Letters acted upon.
     pub done: u64,
-    /// Letters that were not in the queue any more.
+    /// Letters that were no longer where they had been selected: other hands
+    /// took them.
     pub missing: u64,
+    /// Letters that another job has selected since, while this one was
+    /// interrupted.
+    pub taken: u64,
+    /// Letters that it could not be done to, and that stay where they are.
+    pub failed: u64,
     /// Replayed letters that have come back.
     pub failed_again: u64,
+}
+
+/// A letter to which a job could not do what it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// The letter.
+    pub letter: LetterId,
+    /// Why, in words.
+    pub cause: String,
 }
 
 /// A job, as it is recorded.
@@ -102,8 +117,12 @@ pub struct Job {
     pub started_at: OffsetDateTime,
     /// When it was finished, if it was.
     pub finished_at: Option<OffsetDateTime>,
-    /// How it stands; of one that is not finished, as of when it was last noted.
+    /// How it stands.
     pub tally: Tally,
+    /// The jobs that have taken letters of it.
+    pub taken_by: Vec<JobId>,
+    /// The first of those that failed.
+    pub failures: Vec<Failed>,
     /// Of an edit: the letter, and its body before and after.
     pub edit: Option<Edit>,
 }
@@ -138,6 +157,12 @@ pub struct Order {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+struct FailedDocument {
+    letter: String,
+    cause: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 struct JobDocument {
     #[serde(rename = "_id")]
     id: String,
@@ -156,6 +181,14 @@ struct JobDocument {
     done: i64,
     #[serde(default)]
     missing: i64,
+    #[serde(default)]
+    taken: i64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    taken_by: Vec<String>,
+    #[serde(default)]
+    failed: i64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<FailedDocument>,
     #[serde(default)]
     failed_again: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -207,6 +240,10 @@ impl Store {
             selected: None,
             done: 0,
             missing: 0,
+            taken: 0,
+            taken_by: Vec::new(),
+            failed: 0,
+            failures: Vec::new(),
             failed_again: 0,
             letter: edit.map(|edit| edit.letter.to_string()),
             before: edit.map(|edit| binary(&edit.before)),
@@ -221,27 +258,31 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn note_selected(&self, job: &JobId, selected: u64) -> Result<(), StoreError> {
-        let selected = i64::try_from(selected).unwrap_or(i64::MAX);
-        self.change_job(job, doc! { "$set": { "selected": selected } })
+        self.change_job(job, doc! { "$set": { "selected": int(selected) } })
             .await
     }
 
-    /// Records how a job stands, and its end if it has ended.
+    /// Records that a job has ended, and tidies up behind it. What it has
+    /// selected and is nowhere counted was taken by other hands: the retention,
+    /// or whoever changed the index.
     ///
     /// # Errors
-    /// Any [`StoreError`].
-    pub async fn note_job(
-        &self,
-        job: &JobId,
-        tally: &Tally,
-        finished: bool,
-    ) -> Result<(), StoreError> {
-        let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let mut set = doc! { "done": int(tally.done), "missing": int(tally.missing) };
-        if finished {
-            set.insert("finished_at", DateTime::now());
-        }
-        self.change_job(job, doc! { "$set": set }).await
+    /// Any [`StoreError`]; ending it again goes on.
+    pub async fn end_job(&self, shelf: Shelf, job: &JobId) -> Result<(), StoreError> {
+        let open = int(self.open_letters(shelf, job).await?);
+        // Not there in records of earlier versions.
+        let count = |field: &str| doc! { "$ifNull": [field, 0_i64] };
+        let counted = [count("$done"), count("$taken"), count("$failed")];
+        let counted = doc! { "$add": [{ "$add": counted.to_vec() }, open] };
+        let missing = doc! { "$subtract": ["$selected", counted] };
+        let end = doc! { "$set": {
+            "finished_at": DateTime::now(),
+            "missing": { "$max": [0_i64, missing] },
+        } };
+        let this = doc! { "_id": job.as_str() };
+        let jobs = self.jobs::<Document>();
+        jobs.update_one(this, vec![end]).await?;
+        self.forget_acted(shelf, job).await
     }
 
     /// Counts a letter that a job had replayed and that is back.
@@ -250,19 +291,29 @@ impl Store {
     /// Any [`StoreError`].
     pub async fn note_failed_again(&self, job: &str, letters: i64) -> Result<(), StoreError> {
         let change = doc! { "$inc": { "failed_again": letters } };
-        self.change_job(&JobId(job.to_owned()), change).await
+        let job = JobId(job.to_owned());
+        // The job may have died in the middle of changing its record.
+        self.in_nobodys_way(self.change_job(&job, change)).await
     }
 
-    /// Ends the record of a job: all of its letters are dealt with.
+    /// The other jobs on letters of a shelf that were begun and not finished.
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn forget_selection(&self, shelf: Shelf, job: &JobId) -> Result<(), StoreError> {
-        let dealt_with = doc! { "job": job.as_str(), "state": { "$ne": null } };
-        self.shelf::<Document>(shelf)
-            .delete_many(dealt_with)
+    pub(super) async fn interrupted_jobs(
+        &self,
+        shelf: Shelf,
+        but: &JobId,
+    ) -> Result<Vec<String>, StoreError> {
+        let jobs = self.jobs::<JobDocument>();
+        let unfinished = doc! { "finished_at": null, "_id": { "$ne": but.as_str() } };
+        let found = jobs.find(unfinished);
+        let found = found
+            .projection(doc! { "before": 0, "after": 0, "failures": 0 })
             .await?;
-        Ok(())
+        let found: Vec<_> = found.try_collect().await?;
+        let there = found.into_iter().filter(|job| job.kind.shelf() == shelf);
+        Ok(there.map(|job| job.id).collect())
     }
 
     /// A job as it is recorded now.
@@ -305,6 +356,10 @@ impl Store {
     }
 }
 
+fn int(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 impl JobDocument {
     fn job(self) -> Job {
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
@@ -314,6 +369,10 @@ impl JobDocument {
             letter: LetterId::stored(letter),
             before: bytes(before),
             after: bytes(after),
+        });
+        let failures = self.failures.into_iter().map(|failed| Failed {
+            letter: LetterId::stored(failed.letter),
+            cause: failed.cause,
         });
         Job {
             id: JobId(self.id),
@@ -327,8 +386,12 @@ impl JobDocument {
                 selected: count(self.selected.unwrap_or(0)),
                 done: count(self.done),
                 missing: count(self.missing),
+                taken: count(self.taken),
+                failed: count(self.failed),
                 failed_again: count(self.failed_again),
             },
+            taken_by: self.taken_by.into_iter().map(JobId).collect(),
+            failures: failures.collect(),
             edit,
         }
     }

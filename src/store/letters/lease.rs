@@ -9,7 +9,7 @@ use mongodb::bson::{DateTime, Document, doc};
 use crate::store::{Store, StoreError};
 
 /// The document in `meta`.
-const LEASE: &str = "dead_letters";
+pub(super) const LEASE: &str = "dead_letters";
 /// How long a lease lasts after it was taken or renewed, by the server's clock.
 const LENGTH: Duration = Duration::from_secs(8);
 
@@ -62,12 +62,9 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn lease(&self, purpose: &str) -> Result<Result<Lease, String>, StoreError> {
-        let meta = self.meta::<Document>();
         // A condition on the server's clock is not allowed in an upsert.
-        let first = doc! { "$setOnInsert": { "until": LONG_AGO } };
-        meta.update_one(doc! { "_id": LEASE }, first)
-            .upsert(true)
-            .await?;
+        self.create_lease().await?;
+        let meta = self.meta::<Document>();
         let holder = ObjectId::new();
         let free = doc! { "_id": LEASE, "$expr": { "$lt": ["$until", "$$NOW"] } };
         let take = doc! { "$set": { "holder": holder, "purpose": { "$literal": purpose } } };
@@ -77,6 +74,15 @@ impl Store {
         }
         let store = self.clone();
         Ok(Ok(Lease { store, holder }))
+    }
+
+    /// Makes sure of its document.
+    pub(super) async fn create_lease(&self) -> Result<(), StoreError> {
+        let first = doc! { "$setOnInsert": { "until": LONG_AGO } };
+        let meta = self.meta::<Document>();
+        let created = meta.update_one(doc! { "_id": LEASE }, first);
+        created.upsert(true).await?;
+        Ok(())
     }
 
     /// Whether somebody has the lease.

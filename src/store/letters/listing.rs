@@ -8,7 +8,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::documents::{Entry, Kept, LetterDocument, millis, moment};
-use super::shelf::Shelf;
+use super::shelf::{GONE, Shelf};
 use crate::deadletter::{Filter, LetterId};
 use crate::store::{Store, StoreError};
 
@@ -44,7 +44,7 @@ pub struct Group {
     pub reason: String,
     /// The error without what differs from letter to letter.
     pub cause: String,
-    /// Letters.
+    /// Letters, copies included.
     pub count: u64,
     /// The earliest first failure.
     pub first_seen_at: OffsetDateTime,
@@ -91,16 +91,19 @@ impl Store {
         Ok(Page { entries, more })
     }
 
-    /// How many letters match.
+    /// How many letters match, copies included.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn count_letters(&self, shelf: Shelf, filter: &Filter) -> Result<u64, StoreError> {
-        if filter.is_empty() {
-            return self.entries(shelf).await;
-        }
-        let letters = self.shelf::<Document>(shelf);
-        Ok(letters.count_documents(matching(filter)).await?)
+        let entries = match filter.is_empty() {
+            true => self.entries(shelf).await?,
+            false => {
+                let letters = self.shelf::<Document>(shelf);
+                letters.count_documents(matching(filter)).await?
+            }
+        };
+        Ok(entries + self.further_copies(shelf, matching(filter)).await?)
     }
 
     /// The letters with this id, or whose ids begin so: two of them at most.
@@ -136,12 +139,17 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn letter_groups(&self, filter: &Filter) -> Result<Vec<Group>, StoreError> {
+        let mut which = vec![matching(filter)];
+        if filter.is_empty() {
+            // True of all, and has them read from the index alone.
+            which.push(doc! { "group": { "$gte": "" } });
+        }
         let stages = [
-            doc! { "$match": matching(filter) },
+            doc! { "$match": { "$and": which } },
             // By tenant first, so that no list grows with the letters.
             doc! { "$group": {
                 "_id": { "group": "$group", "tenant": "$tenant" },
-                "count": { "$sum": 1_i64 },
+                "count": { "$sum": { "$max": ["$copies", 1_i64] } },
                 "first": { "$min": "$first_failed_at" },
                 "last": { "$max": { "at": "$last_failed_at", "id": "$_id" } },
             } },
@@ -219,9 +227,9 @@ impl GroupDocument {
     }
 }
 
-/// The conditions of a filter on documents.
+/// The conditions of a filter on documents, of entries that stand for letters.
 pub(super) fn matching(filter: &Filter) -> Document {
-    let mut all = Vec::new();
+    let mut all = vec![doc! { "state": { "$ne": GONE } }];
     if !filter.ids.is_empty() {
         let ids: Vec<Document> = filter.ids.iter().map(named).collect();
         all.push(doc! { "$or": ids });
@@ -259,10 +267,7 @@ pub(super) fn matching(filter: &Filter) -> Document {
     for until in filter.until.into_iter().chain(older) {
         all.push(doc! { "last_failed_at": { "$lt": millis(until) } });
     }
-    match all.is_empty() {
-        true => Document::new(),
-        false => doc! { "$and": all },
-    }
+    doc! { "$and": all }
 }
 
 fn named(id: &LetterId) -> Document {

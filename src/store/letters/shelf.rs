@@ -7,9 +7,9 @@
 //! | --- | --- |
 //! | none | to be acted upon |
 //! | `acted` | it was: what becomes of it is durable, and it may leave the queue |
-//! | `gone` | it was no longer in the queue |
+//! | `gone` | earlier versions only: it was no longer in the queue, and no letter is left |
 //!
-//! An entry that is `acted` was replayed or discarded whatever happens next, so
+//! What a job comes to is counted in its record: see [`super::accounts`]. An entry that is `acted` was replayed or discarded whatever happens next, so
 //! no later job selects it; whoever finds its letter in the queue removes it.
 
 use std::collections::HashMap;
@@ -23,13 +23,12 @@ use serde::Deserialize;
 
 use super::documents::{Kept, LetterDocument};
 use super::jobs::JobId;
-use super::listing::matching;
-use crate::deadletter::{DeadLetter, Filter, LetterId, Sealed};
+use crate::deadletter::{DeadLetter, LetterId, Sealed};
 use crate::store::schema::collection::{DEAD_LETTERS, DISCARDED_LETTERS};
 use crate::store::{Store, StoreError};
 
-const ACTED: &str = "acted";
-const GONE: &str = "gone";
+pub(super) const ACTED: &str = "acted";
+pub(super) const GONE: &str = "gone";
 const DUPLICATE_KEY: i32 = 11_000;
 
 /// Where letters are kept.
@@ -70,6 +69,12 @@ impl Census {
     pub fn letters(&self) -> usize {
         let all: i64 = self.0.values().sum();
         usize::try_from(all).unwrap_or(0)
+    }
+
+    /// How many letters these are, copies included.
+    pub fn letters_of<'i>(&self, ids: impl Iterator<Item = &'i LetterId>) -> u64 {
+        let copies = ids.map(|id| self.copies(id).max(1).cast_unsigned());
+        copies.sum()
     }
 
     /// Copies of a letter, as far as the index knew.
@@ -133,36 +138,6 @@ impl Store {
         }
     }
 
-    /// Selects the letters that match, as they are now, for a job; returns how
-    /// many. Those of an earlier job that was interrupted go over to this one.
-    ///
-    /// # Errors
-    /// Any [`StoreError`]; selecting again then takes what is there by then.
-    pub async fn select_letters(
-        &self,
-        shelf: Shelf,
-        filter: &Filter,
-        job: &JobId,
-    ) -> Result<u64, StoreError> {
-        let free = doc! { "$and": [matching(filter), { "state": null }] };
-        let select = doc! { "$set": { "job": job.as_str() } };
-        let letters = self.shelf::<Document>(shelf);
-        let selected = letters.update_many(free, select).await?;
-        Ok(selected.matched_count)
-    }
-
-    /// How many letters a job still has to act upon, and how many were gone.
-    ///
-    /// # Errors
-    /// Any [`StoreError`].
-    pub async fn job_counts(&self, shelf: Shelf, job: &JobId) -> Result<(u64, u64), StoreError> {
-        let letters = self.shelf::<Document>(shelf);
-        let open = doc! { "job": job.as_str(), "state": null };
-        let gone = doc! { "job": job.as_str(), "state": GONE };
-        let open = letters.count_documents(open).await?;
-        Ok((open, letters.count_documents(gone).await?))
-    }
-
     /// How these letters of the queue stand with a job. None for those that have
     /// no entry.
     ///
@@ -191,25 +166,38 @@ impl Store {
         Ok(found.map_ok(standing).try_collect().await?)
     }
 
-    /// Notes that what becomes of these letters is durable.
+    /// Takes the entries of letters that were acted upon and are out of the
+    /// queue.
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn mark_acted(&self, shelf: Shelf, ids: &[LetterId]) -> Result<(), StoreError> {
-        let change = doc! { "$set": { "state": ACTED } };
-        let letters = self.shelf::<Document>(shelf);
-        letters.update_many(one_of(ids), change).await?;
+    pub async fn forget_letters(&self, ids: &[LetterId]) -> Result<(), StoreError> {
+        let mut acted = one_of(ids);
+        acted.insert("state", ACTED);
+        let letters = self.shelf::<Document>(Shelf::Queue);
+        letters.delete_many(acted).await?;
         Ok(())
     }
 
-    /// Takes the entries of letters that are out of the queue.
+    /// Takes what is left of the letters that a job has acted upon: entries of
+    /// those with copies.
+    pub(super) async fn forget_acted(&self, shelf: Shelf, job: &JobId) -> Result<(), StoreError> {
+        let acted = doc! { "job": job.as_str(), "state": ACTED };
+        self.shelf::<Document>(shelf).delete_many(acted).await?;
+        Ok(())
+    }
+
+    /// Has letters that are put back into the queue stay there, also those that
+    /// an interrupted job had discarded and not yet removed.
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn forget_letters(&self, shelf: Shelf, ids: &[LetterId]) -> Result<(), StoreError> {
-        self.shelf::<Document>(shelf)
-            .delete_many(one_of(ids))
-            .await?;
+    pub async fn revive(&self, ids: &[LetterId]) -> Result<(), StoreError> {
+        let mut acted = one_of(ids);
+        acted.insert("state", ACTED);
+        let free = doc! { "$unset": { "job": "", "state": "", "selected": "" } };
+        let letters = self.shelf::<Document>(Shelf::Queue);
+        letters.update_many(acted, free).await?;
         Ok(())
     }
 
@@ -255,16 +243,19 @@ impl Store {
         Ok(found.map_ok(LetterDocument::kept).try_collect().await?)
     }
 
-    /// Entries of a shelf, counted by their keys. Never the server's own count:
-    /// that is wrong for good after a crash, and what is compared with the queue
-    /// must not be.
+    /// Entries of a shelf that stand for letters, counted by their keys. Never
+    /// the server's own count: that is wrong for good after a crash, and what is
+    /// compared with the queue must not be.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn entries(&self, shelf: Shelf) -> Result<u64, StoreError> {
         let letters = self.shelf::<Document>(shelf);
         let all = letters.count_documents(doc! { "_id": { "$gte": Bson::MinKey } });
-        Ok(all.hint(Hint::Keys(doc! { "_id": 1 })).await?)
+        let all = all.hint(Hint::Keys(doc! { "_id": 1 })).await?;
+        // A job found them gone: there is an index of what jobs have selected.
+        let gone = doc! { "job": { "$exists": true }, "state": GONE };
+        Ok(all.saturating_sub(letters.count_documents(gone).await?))
     }
 
     /// Letters that the index has, copies included.
@@ -273,18 +264,24 @@ impl Store {
     /// Any [`StoreError`].
     pub async fn indexed_copies(&self) -> Result<i64, StoreError> {
         let entries = self.entries(Shelf::Queue).await?;
-        let letters = self.shelf::<Line>(Shelf::Queue);
+        let further = self.further_copies(Shelf::Queue, doc! { "state": { "$ne": GONE } });
+        let letters = entries.saturating_add(further.await?);
+        Ok(i64::try_from(letters).unwrap_or(i64::MAX))
+    }
+
+    /// Copies beyond the first of the letters that match.
+    pub(super) async fn further_copies(
+        &self,
+        shelf: Shelf,
+        which: Document,
+    ) -> Result<u64, StoreError> {
         // There is an index of these few.
-        let several = letters
-            .find(doc! { "copies": { "$gt": 1 } })
-            .projection(doc! { "copies": 1 });
+        let several = doc! { "$and": [{ "copies": { "$gt": 1 } }, which] };
+        let letters = self.shelf::<Line>(shelf);
+        let several = letters.find(several).projection(doc! { "copies": 1 });
         let further = several.await?.map_ok(|line| line.copies - 1);
-        let further: i64 = further
-            .try_fold(0, |sum, more| async move { Ok(sum + more) })
-            .await?;
-        Ok(i64::try_from(entries)
-            .unwrap_or(i64::MAX)
-            .saturating_add(further))
+        let further = further.try_fold(0, |sum, more| async move { Ok(sum + more) });
+        Ok(u64::try_from(further.await?).unwrap_or(0))
     }
 
     /// What the index has, before a pass begins: whatever of it the pass does
@@ -293,18 +290,18 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn census(&self) -> Result<Census, StoreError> {
-        let all = self
-            .shelf::<Line>(Shelf::Queue)
-            .find(doc! {})
-            .projection(doc! { "copies": 1 })
-            .await?;
-        let copies = all.map_ok(|line| (LetterId::stored(line.id), line.copies));
+        let letters = self.shelf::<Line>(Shelf::Queue);
+        // Their jobs count them as missing when they end.
+        let gone = doc! { "job": { "$exists": true }, "state": GONE };
+        letters.delete_many(gone).await?;
+        let all = letters.find(doc! {}).projection(doc! { "copies": 1 });
+        let copies = all.await?;
+        let copies = copies.map_ok(|line| (LetterId::stored(line.id), line.copies));
         Ok(Census(copies.try_collect().await?))
     }
 
     /// Sets the index right after a whole pass, given how often each letter was
-    /// found; returns how many entries had no letter. Those that the job has
-    /// selected are kept as `gone` until it ends.
+    /// found; returns how many entries had no letter.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -312,21 +309,11 @@ impl Store {
         &self,
         before: Census,
         found: &HashMap<LetterId, i64>,
-        job: Option<&JobId>,
     ) -> Result<u64, StoreError> {
-        let letters = self.shelf::<Document>(Shelf::Queue);
         let missing = before.0.keys().filter(|id| !found.contains_key(*id));
         let missing: Vec<_> = missing.cloned().collect();
-        for missing in missing.chunks(1_000) {
-            if let Some(job) = job {
-                let ours = doc! { "job": job.as_str(), "state": null };
-                let ours = doc! { "$and": [one_of(missing), ours] };
-                let gone = doc! { "$set": { "state": GONE } };
-                letters.update_many(ours, gone).await?;
-            }
-            let others = doc! { "$and": [one_of(missing), { "state": { "$ne": GONE } }] };
-            letters.delete_many(others).await?;
-        }
+        self.take_missing(&missing).await?;
+        let letters = self.shelf::<Document>(Shelf::Queue);
         for (id, copies) in found {
             // An entry that the pass itself made says one.
             let known = before.copies(id);
@@ -341,7 +328,7 @@ impl Store {
     }
 }
 
-fn one_of(ids: &[LetterId]) -> Document {
+pub(super) fn one_of(ids: &[LetterId]) -> Document {
     let ids: Vec<_> = ids.iter().map(LetterId::as_str).collect();
     doc! { "_id": { "$in": ids } }
 }

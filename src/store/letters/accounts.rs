@@ -1,0 +1,306 @@
+//! What jobs come to, counted with what happens to the entries.
+//!
+//! Each entry that a job has selected is done, or failed, or missing, or taken by
+//! another job, once. So its change and the count in the job's record are one
+//! transaction: neither a crash nor a step that is made twice has a job say more
+//! than it did.
+//!
+//! Copies of a letter are one entry and several letters: an entry counts for as
+//! many as it had when it was selected (`selected`), or has, if these are fewer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::TryStreamExt as _;
+use mongodb::ClientSession;
+use mongodb::bson::{Bson, Document, doc};
+use mongodb::options::UpdateModifications;
+use serde::Deserialize;
+
+use super::jobs::{Failed, JobId};
+use super::shelf::{ACTED, Shelf, one_of};
+use crate::deadletter::{Filter, LetterId};
+use crate::store::commit::commit;
+use crate::store::schema::collection::DEAD_LETTER_JOBS;
+use crate::store::{Class, Store, StoreError};
+
+/// Entries changed in one transaction at most.
+const AT_ONCE: usize = 1_000;
+/// Letters that failed which the record of a job names.
+const FAILURES_TOLD: i32 = 100;
+/// How often a change is tried that meets somebody else's, and how long it waits
+/// between: in all, longer than a process that was killed in the middle of a
+/// transaction can be in the way.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(100);
+/// After so many tries it may be that of a process that was killed.
+const STALE: u32 = 10;
+
+/// Entries that jobs have selected and not acted upon, and what becomes of them.
+struct Settling {
+    shelf: Shelf,
+    /// Which of them.
+    which: Document,
+    becomes: Becomes,
+    /// The field of a job's record in which they are counted.
+    counted_as: &'static str,
+    /// What else that record is to say: operators of an update.
+    noted: Document,
+}
+
+enum Becomes {
+    Gone,
+    /// Changed so.
+    Changed(UpdateModifications),
+}
+
+#[derive(Deserialize)]
+struct Selected {
+    #[serde(rename = "_id")]
+    id: String,
+    job: String,
+    #[serde(default)]
+    copies: i64,
+    /// An earlier version selected it as one letter, if this is absent.
+    #[serde(default)]
+    selected: Option<i64>,
+}
+
+impl Selected {
+    fn letters(&self) -> i64 {
+        self.selected.unwrap_or(1).min(self.copies.max(1))
+    }
+}
+
+impl Store {
+    /// Selects the letters that match, as they are now, for a job; returns how
+    /// many it has. Those of a job that was interrupted go over to this one, and
+    /// count as taken there.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; selecting again then takes what is there by then.
+    pub async fn select_letters(
+        &self,
+        shelf: Shelf,
+        filter: &Filter,
+        job: &JobId,
+    ) -> Result<u64, StoreError> {
+        let others = self.interrupted_jobs(shelf, job).await?;
+        let letters = self.shelf::<Document>(shelf);
+        let copies = doc! { "$max": ["$copies", 1_i64] };
+        let select = vec![doc! { "$set": { "job": job.as_str(), "selected": copies } }];
+        let open = doc! { "$and": [super::listing::matching(filter), { "state": null }] };
+        let free = doc! { "$and": [&open, { "job": { "$nin": &others } }] };
+        letters.update_many(free, select.clone()).await?;
+        let theirs = doc! { "$and": [&open, { "job": { "$in": &others } }] };
+        while !others.is_empty() {
+            let some = self.some_ids(shelf, theirs.clone()).await?;
+            if some.is_empty() {
+                break;
+            }
+            self.settle(&Settling {
+                shelf,
+                which: doc! { "_id": { "$in": some }, "job": { "$in": &others } },
+                becomes: Becomes::Changed(select.clone().into()),
+                counted_as: "taken",
+                noted: doc! { "$addToSet": { "taken_by": job.as_str() } },
+            })
+            .await?;
+        }
+        self.open_letters(shelf, job).await
+    }
+
+    /// How many letters a job still has to act upon.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn open_letters(&self, shelf: Shelf, job: &JobId) -> Result<u64, StoreError> {
+        let letters = self.shelf::<Selected>(shelf);
+        let open = doc! { "job": job.as_str(), "state": null };
+        let open = letters.find(open).projection(counted()).await?;
+        let sum = open.try_fold(0, |sum, entry| async move { Ok(sum + entry.letters()) });
+        Ok(u64::try_from(sum.await?).unwrap_or(0))
+    }
+
+    /// Notes that what becomes of these letters of the queue is durable, and
+    /// counts them as done.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn mark_acted(&self, job: &JobId, ids: &[LetterId]) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.settle(&Settling {
+            shelf: Shelf::Queue,
+            which: of_job(ids, job),
+            becomes: Becomes::Changed(doc! { "$set": { "state": ACTED } }.into()),
+            counted_as: "done",
+            noted: Document::new(),
+        })
+        .await
+    }
+
+    /// Gives letters up to which the job cannot do what it does: they stay where
+    /// they are, for a later job to select.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn give_up(
+        &self,
+        shelf: Shelf,
+        job: &JobId,
+        failed: &[Failed],
+    ) -> Result<(), StoreError> {
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = failed.iter().map(|failed| failed.letter.clone()).collect();
+        let told = failed.iter().map(|failed| {
+            doc! { "letter": failed.letter.as_str(), "cause": &failed.cause }
+        });
+        let told: Vec<_> = told.collect();
+        let first = doc! { "$each": told, "$slice": FAILURES_TOLD };
+        self.settle(&Settling {
+            shelf,
+            which: of_job(&ids, job),
+            becomes: Becomes::Changed(doc! { "$unset": { "job": "", "selected": "" } }.into()),
+            counted_as: "failed",
+            noted: doc! { "$push": { "failures": first } },
+        })
+        .await
+    }
+
+    /// Takes letters that are in the queue again out of those that were
+    /// discarded, and counts them as done.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn put_back(&self, job: &JobId, ids: &[LetterId]) -> Result<(), StoreError> {
+        self.settle(&Settling {
+            shelf: Shelf::Discarded,
+            which: of_job(ids, job),
+            becomes: Becomes::Gone,
+            counted_as: "done",
+            noted: Document::new(),
+        })
+        .await
+    }
+
+    /// Takes the entries of letters that are not in the queue; those that a job
+    /// was to act upon are missing to it.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub(super) async fn take_missing(&self, ids: &[LetterId]) -> Result<(), StoreError> {
+        for ids in ids.chunks(AT_ONCE) {
+            self.settle(&Settling {
+                shelf: Shelf::Queue,
+                which: one_of(ids),
+                becomes: Becomes::Gone,
+                counted_as: "missing",
+                noted: Document::new(),
+            })
+            .await?;
+            // Those that nobody had selected, or that were acted upon.
+            let letters = self.shelf::<Document>(Shelf::Queue);
+            letters.delete_many(one_of(ids)).await?;
+        }
+        Ok(())
+    }
+
+    async fn settle(&self, settling: &Settling) -> Result<(), StoreError> {
+        let mut tries = 0;
+        loop {
+            match self.settle_once(settling).await {
+                Err(error) if error.class() == Class::Conflict && tries < TRIES => {}
+                outcome => return outcome,
+            }
+            tries += 1;
+            if tries % STALE == 0 {
+                self.end_stale_transactions().await?;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn settle_once(&self, settling: &Settling) -> Result<(), StoreError> {
+        let mut session = self.begin().await?;
+        match self.settle_within(&mut session, settling).await {
+            Ok(()) => commit(&mut session).await,
+            Err(error) => {
+                // The server ends the transaction by itself where this fails.
+                let _ = session.abort_transaction().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn settle_within(
+        &self,
+        session: &mut ClientSession,
+        settling: &Settling,
+    ) -> Result<(), StoreError> {
+        let open = doc! { "job": { "$exists": true }, "state": null };
+        let mut found = self
+            .shelf::<Selected>(settling.shelf)
+            .find(doc! { "$and": [&settling.which, open] })
+            .projection(counted())
+            .session(&mut *session)
+            .await?;
+        let mut ids: Vec<Bson> = Vec::new();
+        let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+        while let Some(entry) = found.next(&mut *session).await.transpose()? {
+            let letters = entry.letters();
+            ids.push(entry.id.into());
+            *counts.entry(entry.job).or_default() += letters;
+        }
+        let letters = self.shelf::<Document>(settling.shelf);
+        let these = doc! { "_id": { "$in": ids } };
+        match &settling.becomes {
+            Becomes::Gone => {
+                letters.delete_many(these).session(&mut *session).await?;
+            }
+            Becomes::Changed(by) => {
+                let changed = letters.update_many(these, by.clone());
+                changed.session(&mut *session).await?;
+            }
+        }
+        let jobs = self.database().collection::<Document>(DEAD_LETTER_JOBS);
+        for (job, count) in counts {
+            // A job that has ended has nothing more to count.
+            let job = doc! { "_id": job, "finished_at": null };
+            let mut change = settling.noted.clone();
+            change.insert("$inc", doc! { settling.counted_as: count });
+            jobs.update_one(job, change).session(&mut *session).await?;
+        }
+        Ok(())
+    }
+
+    async fn some_ids(&self, shelf: Shelf, which: Document) -> Result<Vec<String>, StoreError> {
+        #[derive(Deserialize)]
+        struct Id {
+            #[serde(rename = "_id")]
+            id: String,
+        }
+        let most = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
+        let letters = self.shelf::<Id>(shelf);
+        let found = letters
+            .find(which)
+            .limit(most)
+            .projection(doc! { "_id": 1 });
+        let ids = found.await?.map_ok(|entry| entry.id);
+        Ok(ids.try_collect().await?)
+    }
+}
+
+/// What of an entry says how many letters it counts for.
+fn counted() -> Document {
+    doc! { "job": 1, "copies": 1, "selected": 1 }
+}
+
+fn of_job(ids: &[LetterId], job: &JobId) -> Document {
+    let mut which = one_of(ids);
+    which.insert("job", job.as_str());
+    which
+}

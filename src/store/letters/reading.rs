@@ -1,0 +1,50 @@
+//! By which rules the entries of the index were made.
+//!
+//! An id is made of what a letter says of itself. Where a version understands
+//! more of that than the one before, some letters have other ids from then on,
+//! and only a pass through the queue can tell which.
+
+use mongodb::bson::{Document, doc};
+
+use super::lease::LEASE;
+use super::shelf::Shelf;
+use crate::store::{Store, StoreError};
+
+/// The rules of this version. 2: what the broker itself gave up, with `expired`,
+/// `maxlen` or `rejected`, has that reason and counts its attempts.
+const RULES: i32 = 2;
+
+impl Store {
+    /// Whether all entries were made by the rules of this version.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn is_index_current(&self) -> Result<bool, StoreError> {
+        let current = doc! { "_id": LEASE, "rules": { "$gte": RULES } };
+        Ok(self.meta::<Document>().find_one(current).await?.is_some())
+    }
+
+    /// Notes that they are.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn note_index_current(&self) -> Result<(), StoreError> {
+        let meta = self.meta::<Document>();
+        let note = doc! { "$max": { "rules": RULES } };
+        meta.update_one(doc! { "_id": LEASE }, note).await?;
+        Ok(())
+    }
+
+    /// An index without entries has none by other rules.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub(in crate::store) async fn note_empty_index(&self) -> Result<(), StoreError> {
+        let letters = self.shelf::<Document>(Shelf::Queue);
+        if letters.find_one(doc! {}).await?.is_some() {
+            return Ok(());
+        }
+        self.create_lease().await?;
+        self.note_index_current().await
+    }
+}
