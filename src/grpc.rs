@@ -20,10 +20,12 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::server::health_reporter;
+use tower_layer::{Identity, LayerFn, Stack, layer_fn};
 
 use crate::config;
 use crate::shutdown::Shutdown;
@@ -159,16 +161,16 @@ impl Bound {
             })
         };
         let router = server(&self.config)
-            .add_service(InterceptedService::new(Edge(counters), admit))
-            .add_service(Edge(
+            .add_service(InterceptedService::new(counters, admit))
+            .add_service(
                 MaintenanceServiceServer::new(Maintenance::new(maintained))
                     .max_decoding_message_size(self.config.max_message_bytes),
-            ))
-            .add_service(Edge(
+            )
+            .add_service(
                 DeadLetterServiceServer::new(letters)
                     .max_decoding_message_size(self.config.max_message_bytes.max(MAX_LETTER_BYTES))
                     .max_encoding_message_size(MAX_LETTERS_BYTES),
-            ))
+            )
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
@@ -182,7 +184,10 @@ impl Bound {
     }
 }
 
-fn server(config: &config::Grpc) -> Server {
+/// What every call goes through.
+type Layers = Stack<LayerFn<fn(Routes) -> Edge<Routes>>, Identity>;
+
+fn server(config: &config::Grpc) -> Server<Layers> {
     // One client on one connection then waits rather than being shed.
     let streams = u32::try_from(config.max_concurrent_requests).unwrap_or(u32::MAX);
     // Behind the calls' own deadlines: for a body that never ends.
@@ -192,6 +197,7 @@ fn server(config: &config::Grpc) -> Server {
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .timeout(backstop)
+        .layer(layer_fn(Edge as fn(Routes) -> Edge<Routes>))
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
@@ -200,7 +206,11 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-async fn run(router: Router, incoming: TcpIncoming, shutdown: Shutdown) -> Result<(), ServeError> {
+async fn run(
+    router: Router<Layers>,
+    incoming: TcpIncoming,
+    shutdown: Shutdown,
+) -> Result<(), ServeError> {
     let stop = shutdown.clone();
     let serving = router.serve_with_incoming_shutdown(incoming, async move {
         stop.requested().await;

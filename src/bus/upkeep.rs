@@ -24,6 +24,9 @@ use crate::telemetry::metrics::Metrics;
 /// Between two looks. What is published while the binding is missing is lost.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// AMQP's longest name.
+const MAX_NAME_BYTES: usize = 255;
+
 /// Whether the witness is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Witness {
@@ -42,13 +45,19 @@ pub async fn run(bus: config::Bus, metrics: Metrics, shutdown: Shutdown) {
         link: None,
         trouble: Trouble::new("cannot look whether events find their way to the queue"),
         forbidden: false,
+        known: false,
     };
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = shutdown.requested() => break,
-            _ = every.tick() => upkeep.look().await,
+            _ = every.tick() => {}
+        }
+        tokio::select! {
+            // A broker that is frozen takes its time to answer.
+            () = shutdown.requested() => break,
+            () = upkeep.look() => {}
         }
     }
     if let Some(link) = upkeep.link {
@@ -63,6 +72,8 @@ struct Upkeep {
     trouble: Trouble,
     /// Whether it was told that there can be no witness.
     forbidden: bool,
+    /// Whether everything was as it must be before.
+    known: bool,
 }
 
 impl Upkeep {
@@ -73,18 +84,27 @@ impl Upkeep {
         };
         match looked {
             Ok(link) => {
+                self.metrics.topology_broken.set(0);
                 self.trouble.over("events find their way to the queue");
                 self.link = Some(link);
             }
-            Err(error) => self.trouble.failed(&error),
+            Err(error) => {
+                self.metrics.topology_broken.set(1);
+                self.trouble.failed(&error);
+            }
         }
     }
 
-    /// The consumer has declared everything; a first look has nothing to
-    /// compare with.
+    /// The consumer has declared everything; a first look of all has nothing to
+    /// compare with. One after a lost connection has.
     async fn begin(&mut self) -> Result<Link, BusError> {
         let link = Link::open(self.bus.url.expose(), "chat-counters upkeep").await?;
-        self.mend(&link).await?;
+        if self.known {
+            self.look_on(&link).await?;
+        } else {
+            self.mend(&link).await?;
+            self.known = true;
+        }
         Ok(link)
     }
 
@@ -118,8 +138,15 @@ impl Upkeep {
     }
 }
 
+/// One for each exchange: a witness that is bound to the exchange of an earlier
+/// configuration as well would outlive the present one. Where that is too long a
+/// name, the queue's must do.
 fn name(bus: &config::Bus) -> String {
-    format!("{}.witness", bus.queue)
+    let name = format!("{}.witness.{}", bus.queue, bus.exchange);
+    match name.len() {
+        ..=MAX_NAME_BYTES => name,
+        _ => format!("{}.witness", bus.queue),
+    }
 }
 
 /// Looks for the witness, or makes it and binds it.
@@ -129,6 +156,8 @@ async fn witness(link: &Link, bus: &config::Bus, passive: bool) -> Result<Witnes
     let channel = link.channel().await?;
     let options = ExchangeDeclareOptions {
         passive,
+        // A broker that restarts is no reason to miss it.
+        durable: true,
         auto_delete: true,
         internal: true,
         ..Default::default()

@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
-use tonic::server::NamedService;
 use tonic::{Code, Status};
 
 /// Largest metadata of a call, as HTTP/2 measures it: names, values, and 32
@@ -17,13 +16,9 @@ pub(super) const MAX_METADATA_BYTES: usize = 16 << 10;
 /// How the library reports a request that is no such Protobuf message.
 const NOT_DECODED: &str = "failed to decode Protobuf message";
 
-/// A service behind the edge.
+/// All services behind the edge: nothing is done for a call that is refused here.
 #[derive(Debug, Clone)]
 pub(super) struct Edge<S>(pub(super) S);
-
-impl<S: NamedService> NamedService for Edge<S> {
-    const NAME: &'static str = S::NAME;
-}
 
 impl<S> Service<http::Request<Body>> for Edge<S>
 where

@@ -68,6 +68,8 @@ pub struct Metrics {
     /// Times that the exchange was found to be gone, and the queue was bound
     /// again.
     pub topology_restored: Counter,
+    /// 1 while it is not certain that events find their way to the queue.
+    pub topology_broken: Gauge,
     /// Dialogs verified in the background.
     pub verified_dialogs: Counter,
     /// Counters found there that differ from the recorded facts.
@@ -90,6 +92,7 @@ impl Metrics {
             disagreeing_creates: Family::default(),
             implausible_times: Family::default(),
             topology_restored: Counter::default(),
+            topology_broken: Gauge::default(),
             commit_retries: Family::default(),
             batch_events: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
@@ -178,6 +181,11 @@ impl Metrics {
             "topology_restored",
             "Times that the exchange was found to be gone, and the queue was bound again",
             metrics.topology_restored.clone(),
+        );
+        registry.register(
+            "topology_broken",
+            "Whether it is uncertain that events find their way to the queue: 1 if so, else 0",
+            metrics.topology_broken.clone(),
         );
         registry.register(
             "verified_dialogs",

@@ -301,9 +301,10 @@ async fn what_no_method_can_take_is_refused_in_words_of_grpc() -> Result<()> {
     let channel = Channel::from_shared(format!("http://{}", service.grpc))?;
     let channel = channel.connect().await?;
     for method in [
-        "CounterService/GetUserStats",
-        "DeadLetterService/GetDeadLetter",
-        "MaintenanceService/VerifyCounters",
+        "chatcounters.v1.CounterService/GetUserStats",
+        "chatcounters.v1.DeadLetterService/GetDeadLetter",
+        "chatcounters.v1.MaintenanceService/VerifyCounters",
+        "grpc.health.v1.Health/Check",
     ] {
         let mut raw = tonic::client::Grpc::new(channel.clone());
         raw.ready().await?;
@@ -311,10 +312,22 @@ async fn what_no_method_can_take_is_refused_in_words_of_grpc() -> Result<()> {
             tenant_id: b"J\xf6rg".to_vec(),
             user_id: b"J\xf6rg".to_vec(),
         });
-        let path = format!("/chatcounters.v1.{method}").parse()?;
+        let path: tonic::codegen::http::uri::PathAndQuery = format!("/{method}").parse()?;
+        let codec = tonic_prost::ProstCodec::<Bytes, v1::UserStats>::default();
+        let refused = raw.unary(request, path.clone(), codec).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{method}: {refused}");
+
+        raw.ready().await?;
+        let mut request = tonic::Request::new(Bytes::default());
+        let metadata = "x".repeat(20_000).parse()?;
+        request.metadata_mut().insert("x-large", metadata);
         let codec = tonic_prost::ProstCodec::<Bytes, v1::UserStats>::default();
         let refused = raw.unary(request, path, codec).await.unwrap_err();
-        assert_eq!(refused.code(), Code::InvalidArgument, "{method}: {refused}");
+        assert_eq!(
+            refused.code(),
+            Code::ResourceExhausted,
+            "{method}: {refused}"
+        );
     }
 
     // Beside calls that are answered, on one connection.

@@ -121,12 +121,18 @@ async fn a_wrong_password_is_refused_without_showing_it() -> Result<()> {
 /// goes nowhere, and nothing in AMQP tells the consumer.
 #[tokio::test]
 async fn an_exchange_that_was_replaced_is_noticed_and_bound_again() -> Result<()> {
-    let world = World::new("replaced");
+    let mut world = World::new("replaced");
+    // One that was consumed from before must not stand for the present one.
+    let before = format!("{}_before", world.config.bus.exchange);
+    let exchange = std::mem::replace(&mut world.config.bus.exchange, before);
+    world.service().await?.stop().await?;
+    world.config.bus.exchange = exchange;
     let service = world.service().await?;
     world.publish(&[message("e0", "d", "m0", "ann", 5)]).await?;
     service.has_settled(1).await?;
     let (connection, channel) = world.channel().await?;
-    let witness = format!("{}.witness", world.config.bus.queue);
+    let bus = &world.config.bus;
+    let witness = format!("{}.witness.{}", bus.queue, bus.exchange);
     until("the witness", || async {
         let (connection, channel) = world.channel().await.ok()?;
         let passive = ExchangeDeclareOptions {
@@ -141,8 +147,8 @@ async fn an_exchange_that_was_replaced_is_noticed_and_bound_again() -> Result<()
         found.ok()
     })
     .await?;
-    for times in 1..=2 {
-        let exchange = world.config.bus.exchange.as_str();
+    let exchange = world.config.bus.exchange.as_str();
+    let replace = async |kind: ExchangeKind| -> Result<()> {
         channel
             .exchange_delete(exchange.into(), ExchangeDeleteOptions::default())
             .await?;
@@ -150,13 +156,21 @@ async fn an_exchange_that_was_replaced_is_noticed_and_bound_again() -> Result<()
             durable: true,
             ..ExchangeDeclareOptions::default()
         };
-        let declared = channel.exchange_declare(
-            exchange.into(),
-            ExchangeKind::Topic,
-            durable,
-            FieldTable::default(),
-        );
-        declared.await?;
+        let declared =
+            channel.exchange_declare(exchange.into(), kind, durable, FieldTable::default());
+        Ok(declared.await?)
+    };
+    for times in 1..=3 {
+        if times == 3 {
+            // One that cannot be used, until somebody cures it.
+            replace(ExchangeKind::Direct).await?;
+            until("nobody can mend it", || async {
+                let looks = service.counter("chat_counters_topology_broken", "");
+                (looks.await.ok()? == 1).then_some(())
+            })
+            .await?;
+        }
+        replace(ExchangeKind::Topic).await?;
         // Looked for every second; the rest is for a busy machine.
         let noticed = async || {
             let restored = service.counter("chat_counters_topology_restored_total", "");
@@ -174,7 +188,7 @@ async fn an_exchange_that_was_replaced_is_noticed_and_bound_again() -> Result<()
             .await?;
         service.has_settled(1 + times).await?;
     }
-    assert_eq!(dialog(&service, "d").await?.0, 3);
+    assert_eq!(dialog(&service, "d").await?.0, 4);
     connection.close(200, "done".into()).await?;
     service.stop().await
 }
