@@ -25,7 +25,7 @@ use crate::grpc::v1;
                   why.",
     after_help = "Exit codes:\n  \
                   0  replayed, or with --dry-run: it could be\n  \
-                  1  not changed, not confirmed, or the new body will not do\n  \
+                  1  not changed, not confirmed, the new body will not do, or the letter cannot be sent\n  \
                   2  wrong usage or configuration\n  \
                   3  a server cannot be reached or refuses, or somebody else is at the queue\n\n\
                   Examples:\n  \

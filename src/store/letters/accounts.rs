@@ -246,6 +246,8 @@ impl Store {
             .shelf::<Selected>(settling.shelf)
             .find(doc! { "$and": [&settling.which, open] })
             .projection(counted())
+            // In one answer.
+            .batch_size(AT_ONCE as u32)
             .session(&mut *session)
             .await?;
         let mut ids: Vec<Bson> = Vec::new();
