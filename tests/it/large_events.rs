@@ -2,12 +2,12 @@
 //! all of them are dealt with. `MESSAGES=2000 MIB=4 LIMIT_MIB=300` with
 //! `--nocapture` prints the figures of README.md.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeleteOptions;
 
 use crate::events::{self, join};
-use crate::kit::service::{Result, Service, until};
+use crate::kit::service::{Result, Service, until_for};
 use crate::world::{World, unread};
 
 /// Everyday sizes; the others are too much for a broker that shares its disk.
@@ -15,6 +15,8 @@ const MESSAGES: usize = 200;
 const MIB: usize = 1;
 /// Of the process, in all, where the bound on what is in flight is 16 MiB.
 const LIMIT_MIB: usize = 128;
+/// For gigabytes through a broker's disk.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Events before the large ones, and after them.
 const SMALL: usize = 5_000;
 
@@ -63,6 +65,13 @@ fn peak(service: &Service) -> Result<usize> {
     Ok(kib.ok_or("no VmHWM in /proc")?.parse::<usize>()? / 1024)
 }
 
+async fn journaled(world: &World, events: u64) -> Result<()> {
+    until_for(PATIENCE, "all events are in the journal", || async {
+        (world.documents("journal").await.ok()? >= events).then_some(())
+    })
+    .await
+}
+
 /// A broker that keeps so much has less memory for the tests beside this one.
 async fn forget(world: &World) -> Result<()> {
     let (_connection, channel) = world.channel().await?;
@@ -83,7 +92,7 @@ async fn large_events_are_counted_within_the_memory_that_is_allowed() -> Result<
     let all = backlog(&world, (messages, mib)).await? + messages as u64;
 
     let (service, began) = (world.service().await?, Instant::now());
-    world.journaled(1 + all).await?;
+    journaled(&world, 1 + all).await?;
     println!(
         "{messages} events of {mib} MiB: {:.1?}, peak {} MiB",
         began.elapsed(),
@@ -105,8 +114,8 @@ async fn events_that_are_too_large_are_let_go_within_the_memory_that_is_allowed(
     let small = backlog(&world, (messages, mib)).await?;
 
     let (service, began) = (world.service().await?, Instant::now());
-    world.journaled(1 + small).await?;
-    until("all letters are in the queue, and listed", || async {
+    journaled(&world, 1 + small).await?;
+    until_for(PATIENCE, "all letters are in the queue", || async {
         let waiting = service.counter("chat_counters_dead_letters_waiting", "");
         (waiting.await.ok()? >= messages as u64).then_some(())
     })
