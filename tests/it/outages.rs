@@ -87,16 +87,26 @@ async fn a_database_that_is_away_for_ten_seconds_is_waited_for() -> Result<()> {
     service.stop().await
 }
 
-/// A broker takes the consumer's channel away when a message is held for too
-/// long, which counts as a failed delivery of all that it held.
 #[tokio::test]
 async fn a_broker_runs_out_of_patience_with_no_one_while_the_database_is_away() -> Result<()> {
+    outlasts_the_patience_of_the_broker("patience_away", ("kill", "start")).await
+}
+
+/// It keeps its connections, and says nothing.
+#[tokio::test]
+async fn a_broker_runs_out_of_patience_with_no_one_while_the_database_is_frozen() -> Result<()> {
+    outlasts_the_patience_of_the_broker("patience_frozen", ("pause", "resume")).await
+}
+
+/// A broker takes the consumer's channel away when a message is held for too
+/// long, which counts as a failed delivery of all that it held.
+async fn outlasts_the_patience_of_the_broker(name: &str, (begin, end): (&str, &str)) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(4);
     let (mongod, rabbit) = tokio::try_join!(
-        Server::mongod("patience"),
-        Server::impatient_rabbit("patience", PATIENCE.as_millis() as u64)
+        Server::mongod(name),
+        Server::impatient_rabbit(name, PATIENCE.as_millis() as u64)
     )?;
-    let mut world = World::new("patience");
+    let mut world = World::new(name);
     world.config.store.url = mongod.url.clone().into();
     world.config.bus.url = rabbit.url.clone().into();
     world.config.bus.hold_seconds = 1;
@@ -113,7 +123,7 @@ async fn a_broker_runs_out_of_patience_with_no_one_while_the_database_is_away() 
         paused.is_ok_and(|paused| paused == 1)
     };
 
-    mongod.run("kill").await?;
+    mongod.run(begin).await?;
     // Longer than it would take the broker to give the events up. The outage
     // itself, not a wait for something.
     let outage = tokio::time::sleep(PATIENCE * 4);
@@ -132,7 +142,7 @@ async fn a_broker_runs_out_of_patience_with_no_one_while_the_database_is_away() 
     outage.await;
     assert!(paused().await, "nothing is consumed meanwhile");
     assert!(!service.is_ready().await);
-    mongod.start().await?;
+    mongod.run(end).await?;
 
     world.journaled(502).await?;
     until("ready again", || async {
