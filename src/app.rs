@@ -13,7 +13,7 @@ use crate::bus::{BusError, Consumer, upkeep};
 use crate::config::Config;
 use crate::event::decode::Decoder;
 use crate::grpc::{Bound, DeadLetters, ServeError};
-use crate::lane::{Lane, Shared, TypesInFlight};
+use crate::lane::{Lane, Shared, TypesInFlight, ask_in_doubt};
 use crate::maintenance::background;
 use crate::outage::Outage;
 use crate::pipeline::Pipeline;
@@ -220,7 +220,7 @@ async fn ingest(
         types: types.clone(),
         lanes: config.lanes.clone(),
         retry: config.retry.clone(),
-        outage,
+        outage: outage.clone(),
         shutdown: shutdown.clone(),
     };
     // The prefetch bounds what is in flight; no channel is ever the narrower.
@@ -242,7 +242,20 @@ async fn ingest(
     let verifying = background::run(verified, verify, background_metrics, shutdown.clone());
     let verifying = tokio::spawn(verifying);
     let (written, letters) = mpsc::channel(LETTERS_TO_ENTER);
-    let register = redrive::register(registered, config.retry.clone(), letters, shutdown.clone());
+    let hold = Duration::from_secs(config.bus.hold_seconds);
+    tasks.spawn(ask_in_doubt(
+        registered.clone(),
+        outage.clone(),
+        hold,
+        shutdown.clone(),
+    ));
+    let register = redrive::register(
+        registered,
+        config.retry.clone(),
+        letters,
+        outage,
+        shutdown.clone(),
+    );
     tasks.spawn(register);
     tasks.spawn(redrive::watch(redrive, waiting, shutdown.clone()));
     tasks.spawn(upkeep::run(

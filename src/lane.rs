@@ -15,6 +15,7 @@
 
 mod aside;
 mod cache;
+mod doubt;
 mod types;
 mod writer;
 
@@ -38,6 +39,7 @@ use crate::shutdown::Shutdown;
 use crate::store::{Class, CommitFeed, Store, StoreError};
 use crate::telemetry::metrics::{Label, Metrics};
 use aside::{Aside, SetAside};
+pub use doubt::ask_in_doubt;
 pub use types::TypesInFlight;
 pub use writer::{Fate, Patience, Writer};
 

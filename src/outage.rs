@@ -67,6 +67,11 @@ impl Outage {
         }
     }
 
+    /// Whether one has lasted so long by now.
+    pub fn has_lasted(&self, long: Duration) -> bool {
+        matches!(*self.0.borrow(), State::Silent(since) if since.elapsed() >= long)
+    }
+
     /// Returns once there is none.
     pub async fn ended(&self) {
         let answers = |state: &State| matches!(state, State::Answered(_));

@@ -23,6 +23,7 @@ mod statements;
 
 use std::time::Duration;
 
+use mongodb::bson::{DateTime, Document, doc};
 use mongodb::options::{
     Acknowledgment, ClientOptions, DatabaseOptions, ReadConcern, ReadPreference, SelectionCriteria,
     SessionOptions, WriteConcern,
@@ -92,6 +93,18 @@ impl Store {
     pub async fn close(self) {
         let closing = self.client.shutdown();
         let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
+    }
+
+    /// Proves that it takes a write, by one.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]: it does not, as far as can be told.
+    pub async fn takes_writes(&self) -> Result<(), StoreError> {
+        let proof = doc! { "_id": "takes_writes" };
+        let now = doc! { "$set": { "at": DateTime::now() } };
+        let meta = self.meta::<Document>();
+        meta.update_one(proof, now).upsert(true).await?;
+        Ok(())
     }
 
     /// The driver's client, for sessions.

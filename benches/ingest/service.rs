@@ -32,7 +32,7 @@ pub async fn drained(service: &Service, events: usize) -> Result<Measured> {
         {
             return Ok(Measured {
                 events_per_second: events as f64 / first.elapsed().as_secs_f64(),
-                peak_rss_mib: peak_rss_mib(service.pid())?,
+                peak_rss_mib: service.peak_rss_mib()?,
                 cpu: Cpu::now(service.pid()).since(before, events),
                 batch: mean_batch(service).await?,
             });
@@ -53,12 +53,4 @@ async fn mean_batch(service: &Service) -> Result<f64> {
         .counter("chat_counters_batch_events_count", "")
         .await?;
     Ok(sum as f64 / count.max(1) as f64)
-}
-
-/// The most memory that the process ever had resident.
-fn peak_rss_mib(pid: u32) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    Ok(kib.ok_or("no VmHWM in /proc")?.parse::<f64>()? / 1024.0)
 }

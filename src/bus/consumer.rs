@@ -116,6 +116,9 @@ impl Consumer {
         letters: mpsc::UnboundedSender<Letter>,
     ) {
         while let Some(session) = self.connected(shutdown).await {
+            if self.outage.has_lasted(self.held_for()) {
+                self.rest(shutdown).await;
+            }
             let (metrics, began) = (self.metrics.clone(), Instant::now());
             let consuming = session.consume(&self.bus, &self.window, letters.clone(), metrics);
             let mut consuming = match consuming.await {
@@ -141,7 +144,7 @@ impl Consumer {
                     self.health.send_replace(self.next.is_some());
                 }
                 End::Held => self.hold(consuming, shutdown).await,
-                End::Full => self.ease(consuming, shutdown).await,
+                End::Full => self.ease(consuming).await,
                 End::Broken { kind, error } => {
                     consuming.abandon().await;
                     self.broken(kind, &error, began, shutdown).await;
@@ -163,6 +166,11 @@ impl Consumer {
         );
         consuming.abandon().await;
         self.window.restart();
+        self.rest(shutdown).await;
+    }
+
+    /// Until the store takes events.
+    async fn rest(&self, shutdown: &Shutdown) {
         self.metrics.consumer_paused.set(1);
         tokio::select! {
             () = self.outage.ended() => info!("the store takes events again: consuming"),
@@ -171,9 +179,14 @@ impl Consumer {
         self.metrics.consumer_paused.set(0);
     }
 
+    fn held_for(&self) -> Duration {
+        Duration::from_secs(self.bus.hold_seconds)
+    }
+
     /// Begins anew with a smaller window, once less is in hand.
-    async fn ease(&mut self, consuming: Consuming, shutdown: &Shutdown) {
+    async fn ease(&mut self, consuming: Consuming) {
         self.count_restart("full");
+        self.health.send_replace(false);
         self.window.narrow(consuming.heaviest());
         info!(
             limit = self.bus.prefetch_bytes,
@@ -181,10 +194,6 @@ impl Consumer {
             "deliveries are larger than bus.prefetch_bytes allows for so many at once: consuming fewer"
         );
         consuming.cut().await;
-        tokio::select! {
-            () = self.intake.eased() => {}
-            () = shutdown.requested() => {}
-        }
     }
 
     /// A session broke, or did not begin; the next one may wait.
@@ -213,6 +222,13 @@ impl Consumer {
             return Some(next);
         }
         loop {
+            // What sessions before this one had is in hand still: of a new one not
+            // even the first words could be read.
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => return None,
+                () = self.intake.eased() => {}
+            }
             let opened = tokio::select! {
                 biased;
                 () = shutdown.requested() => return None,

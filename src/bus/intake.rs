@@ -8,7 +8,7 @@
 //! way: so the [`Window`] begins small, and widens only while deliveries are.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,8 +21,8 @@ use crate::config;
 
 /// A window is that many times as wide as the one before.
 const WIDER: u16 = 4;
-/// A window is widened when as many deliveries are settled in less than this.
-/// What takes longer would only be held for longer.
+/// A window of deliveries that came before is widened when as many are settled in
+/// less than this. What takes longer would only be held for longer.
 const SOON: Duration = Duration::from_secs(1);
 /// A wider window may be as heavy as one in so many parts of the limit, going by
 /// the deliveries of the last one.
@@ -56,6 +56,8 @@ pub(super) struct Scales {
     read: Mutex<VecDeque<Weight>>,
     /// The largest of all, in bytes.
     heaviest: AtomicUsize,
+    /// Whether everything may be read, however much is in hand.
+    open: AtomicBool,
     full: Notify,
 }
 
@@ -122,6 +124,7 @@ impl Scales {
             intake: Arc::clone(intake),
             read: Mutex::default(),
             heaviest: AtomicUsize::new(0),
+            open: AtomicBool::new(false),
             full: Notify::new(),
         })
     }
@@ -140,7 +143,14 @@ impl Scales {
 
     /// Whether there is no room for more.
     pub(super) fn is_full(&self) -> bool {
-        !self.intake.is_within(self.intake.limit)
+        !self.intake.is_within(self.intake.limit) && !self.open.load(Ordering::Acquire)
+    }
+
+    /// Lets everything be read from now on, or no more than fits: an answer of the
+    /// broker stands behind the deliveries that are on their way.
+    pub(super) fn let_through(&self, everything: bool) {
+        self.open.store(everything, Ordering::Release);
+        self.intake.reader.wake();
     }
 
     /// Whether more may be read; if not, the task is woken when it may.
@@ -192,6 +202,8 @@ pub(super) struct Window {
     /// Deliveries since it was last looked at, and their bytes.
     seen: u16,
     bytes: usize,
+    /// Whether one of them was delivered before.
+    again: bool,
     /// When that was; not yet since the consumer began, whose first deliveries
     /// come at once, settled or not.
     since: Option<Instant>,
@@ -208,6 +220,7 @@ impl Window {
             limit: bus.prefetch_bytes,
             seen: 0,
             bytes: 0,
+            again: false,
             since: None,
         }
     }
@@ -217,23 +230,26 @@ impl Window {
         self.wide
     }
 
-    /// Counts a delivery; whether it is time to [`widen`](Window::widen): a window
-    /// of deliveries has come, so as many were settled, soon after the one before.
-    pub(super) fn seen(&mut self, bytes: usize, now: Instant) -> bool {
+    /// Counts a delivery; whether it is time to [`widen`](Window::widen), because
+    /// a window of them has come. One that was delivered before may be among those
+    /// that are settled one by one: then as many must have been settled soon after
+    /// the window before.
+    pub(super) fn seen(&mut self, bytes: usize, again: bool, now: Instant) -> bool {
         if self.wide == self.most {
             return false;
         }
         self.seen += 1;
         self.bytes = self.bytes.saturating_add(bytes);
+        self.again |= again;
         if self.seen < self.wide {
             return false;
         }
         let (seen, bytes) = (usize::from(self.seen), self.bytes);
-        let since = self.since.replace(now);
-        (self.seen, self.bytes) = (0, 0);
+        let (since, again) = (self.since.replace(now), self.again);
+        (self.seen, self.bytes, self.again) = (0, 0, false);
         let wider = usize::from(self.wide.saturating_mul(WIDER));
         let is_quick = since.is_some_and(|since| now - since < SOON);
-        is_quick && bytes / seen * wider <= self.limit / EASY_SHARE
+        (is_quick || !again) && bytes / seen * wider <= self.limit / EASY_SHARE
     }
 
     pub(super) fn widen(&mut self) {
@@ -248,7 +264,7 @@ impl Window {
 
     fn resize(&mut self, wide: u16) {
         self.wide = wide;
-        (self.seen, self.bytes, self.since) = (0, 0, None);
+        (self.seen, self.bytes, self.again, self.since) = (0, 0, false, None);
     }
 
     /// Deliveries were too heavy, the heaviest so: as many of it are to fit.
@@ -327,12 +343,17 @@ mod tests {
         }
     }
 
-    /// The widths while so many deliveries of so many bytes come, so many a second.
-    fn widths(window: &mut Window, deliveries: u32, bytes: usize, rate: u32) -> Vec<u16> {
+    /// The widths while so many deliveries of so many bytes come, so many a second,
+    /// for the first time or again.
+    fn widths(
+        window: &mut Window,
+        (deliveries, bytes): (u32, usize),
+        (rate, again): (u32, bool),
+    ) -> Vec<u16> {
         let (mut widths, mut now) = (vec![window.wide()], Instant::now());
         for _ in 0..deliveries {
             now += Duration::from_secs(1) / rate;
-            if window.seen(bytes, now) {
+            if window.seen(bytes, again, now) {
                 window.widen();
                 widths.push(window.wide());
             }
@@ -344,20 +365,39 @@ mod tests {
     fn a_window_widens_while_deliveries_are_small() {
         let mut window = Window::new(&bus(2_000, 64 << 20, 1 << 20));
         let all = [32, 128, 512, 2_000];
-        assert_eq!(widths(&mut window, 10_000, 700, 10_000), all);
+        assert_eq!(widths(&mut window, (10_000, 700), (10_000, false)), all);
         window.restart();
-        assert_eq!(widths(&mut window, 10_000, 700, 10_000), all);
+        assert_eq!(widths(&mut window, (10_000, 700), (10_000, false)), all);
         let mut window = Window::new(&bus(2_000, 64 << 20, 1 << 20));
-        assert_eq!(widths(&mut window, 10_000, 64 << 10, 10_000), [32, 128]);
+        assert_eq!(
+            widths(&mut window, (10_000, 64 << 10), (10_000, false)),
+            [32, 128]
+        );
         let mut window = Window::new(&bus(10, 1 << 20, 128 << 20));
-        assert_eq!(widths(&mut window, 100, 700, 100), [1, 4, 10]);
+        assert_eq!(widths(&mut window, (100, 700), (100, false)), [1, 4, 10]);
     }
 
     #[test]
-    fn a_window_is_no_wider_than_what_is_settled_soon() {
+    fn a_window_of_what_comes_again_is_no_wider_than_what_is_settled_soon() {
         let mut window = Window::new(&bus(2_000, 64 << 20, 1 << 20));
-        assert_eq!(widths(&mut window, 10_000, 700, 30), [32]);
-        assert_eq!(widths(&mut window, 10_000, 700, 200), [32, 128, 512]);
+        assert_eq!(widths(&mut window, (10_000, 700), (30, true)), [32]);
+        let wider = widths(&mut window, (10_000, 700), (200, true));
+        assert_eq!(wider, [32, 128, 512]);
+        // Slow, but not for what it is.
+        let widest = widths(&mut window, (10_000, 700), (30, false));
+        assert_eq!(widest, [512, 2_000]);
+    }
+
+    #[test]
+    fn an_answer_comes_through_full_scales() {
+        let intake = Intake::new(100);
+        let scales = Scales::new(&intake);
+        scales.weigh(200);
+        assert!(!room(&scales));
+        scales.let_through(true);
+        assert!(room(&scales));
+        scales.let_through(false);
+        assert!(!room(&scales));
     }
 
     #[test]

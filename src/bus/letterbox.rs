@@ -33,9 +33,6 @@ const ALONE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 /// For how long a number must not change to be believed.
 const STEADY: Duration = Duration::from_secs(3);
-/// Letters in one window at least, however large they are: each window is a
-/// consumer of its own.
-const LEAST_WINDOW: usize = 32;
 /// Of the bytes that may be in hand, the letters that are worked on together,
 /// and those of a window, may be one in so many parts.
 const TOGETHER: usize = 4;
@@ -188,13 +185,16 @@ impl Pass {
         self.bus.prefetch_bytes / TOGETHER
     }
 
-    /// How many letters are asked for next, going by the size of those so far:
-    /// the broker has all of a window in its memory.
+    /// How many letters are asked for next: as many as fit of the largest so far.
+    /// Each window is a consumer of its own, so that many large letters take many.
     fn window(&self) -> u16 {
-        let mean = self.bytes.checked_div(self.taken);
-        let mean = mean.unwrap_or(self.bus.max_body_bytes);
-        let fitting = (self.together() / mean.max(1)).max(LEAST_WINDOW);
-        u16::try_from(fitting).map_or(self.bus.prefetch, |fitting| fitting.min(self.bus.prefetch))
+        let largest = match self.taken {
+            0 => self.bus.max_body_bytes,
+            _ => self.scales.heaviest(),
+        };
+        let fitting = self.together() / largest.max(1);
+        let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
+        fitting.clamp(1, self.bus.prefetch)
     }
 
     /// One more consumer, with a window of its own: the prefetch of one that
@@ -243,15 +243,21 @@ impl Pass {
     /// When the broker is lost: they may be in the queue still.
     pub async fn remove(&mut self, letters: Vec<Held>) -> Result<(), BusError> {
         let one = BasicAckOptions { multiple: false };
-        let acks = letters.iter();
-        let acks = acks.map(|letter| self.channel.basic_ack(letter.tag, one));
+        let tags: Vec<_> = letters.iter().map(|letter| letter.tag).collect();
+        drop(letters);
+        let acks = tags.iter();
+        let acks = acks.map(|tag| self.channel.basic_ack(*tag, one));
         let acked = try_join_all(acks).await;
         acked.map_err(|error| BusError::while_doing("removing dead letters", &error))?;
-        self.unsettled -= letters.len();
+        self.unsettled -= tags.len();
         // Acknowledgements have no answer, but what follows on the channel has.
         let qos = BasicQosOptions { global: false };
         let answer = self.channel.basic_qos(self.bus.prefetch, qos);
-        in_time("removing dead letters", answer).await
+        // It stands behind a window of letters at most.
+        self.scales.let_through(true);
+        let answer = in_time("removing dead letters", answer).await;
+        self.scales.let_through(false);
+        answer
     }
 
     /// Gives back all that was kept, in the order in which it came, and waits
@@ -260,6 +266,8 @@ impl Pass {
     /// # Errors
     /// When the broker is lost, which then gives them back by itself.
     pub async fn end(mut self) -> Result<(), BusError> {
+        // What is on its way is given back, so that it may as well be read.
+        self.scales.let_through(true);
         self.kept.sort_unstable();
         let given_back = self.kept.len();
         // Whatever is before the last of a part is kept too, or is removed.

@@ -200,8 +200,10 @@ impl Consuming {
                 None => return cancelled(&bus.queue),
             };
             watchdog.fed();
-            let wants_more = window.seen(delivery.data.len(), Instant::now());
-            let Some(delivery) = self.accept(delivery, bus.max_body_bytes) else {
+            let delivery = self.receive(delivery);
+            let again = delivery.delivery_count() > 0;
+            let wants_more = window.seen(delivery.body().len(), again, Instant::now());
+            let Some(delivery) = within(delivery, bus.max_body_bytes) else {
                 continue;
             };
             if let Err(mpsc::error::TrySendError::Full(delivery)) = sink.try_send(delivery) {
@@ -214,11 +216,8 @@ impl Consuming {
                     _ = sink.send(delivery) => {}
                 }
             }
-            if wants_more && let Err(error) = self.widen(bus, window).await {
-                return End::Broken {
-                    kind: "connection",
-                    error,
-                };
+            if wants_more && let Err(end) = self.widen(bus, window).await {
+                return end;
             }
             if sink.is_closed() {
                 tracing::error!("no one takes deliveries any more: stopping to consume");
@@ -229,17 +228,26 @@ impl Consuming {
 
     /// Consumes with a wider window, on the same channel: what is in flight stays
     /// so, and is settled as before.
-    async fn widen(&mut self, bus: &config::Bus, window: &mut Window) -> Result<(), BusError> {
-        window.widen();
-        let unread = cancel(&self.channel, &mut self.consumer).await?;
+    async fn widen(&mut self, bus: &config::Bus, window: &mut Window) -> Result<(), End> {
+        let broken = |error| End::Broken {
+            kind: "connection",
+            error,
+        };
+        let unread = tokio::select! {
+            unread = cancel(&self.channel, &mut self.consumer) => unread.map_err(broken)?,
+            // The answer is behind more than fits.
+            () = self.scales.full() => return Err(End::Full),
+        };
         self.left.extend(unread);
-        self.consumer = consume(&self.channel, bus, window.wide()).await?;
+        window.widen();
+        let consumer = consume(&self.channel, bus, window.wide()).await;
+        self.consumer = consumer.map_err(broken)?;
         self.wide.store(window.wide().into(), Ordering::Relaxed);
         Ok(())
     }
 
-    /// Counts a delivery in. One with a body over the limit goes no further.
-    fn accept(&self, delivery: lapin::message::Delivery, limit: usize) -> Option<Delivery> {
+    /// Counts a delivery in.
+    fn receive(&self, delivery: lapin::message::Delivery) -> Delivery {
         self.metrics.deliveries.inc();
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let weight = self.scales.take(delivery.data.len());
@@ -247,24 +255,7 @@ impl Consuming {
         if delivery.is_altered() {
             self.metrics.deliveries_altered.inc();
         }
-        let bytes = delivery.body().len();
-        if bytes <= limit {
-            return Some(delivery);
-        }
-        // Not a warning, for the same reason as any dead letter is none.
-        tracing::debug!(
-            bytes,
-            limit,
-            routing_key = delivery.routing_key(),
-            "dead-lettering a message over the size limit"
-        );
-        delivery.dead_letter(Failure {
-            reason: Reason::TooLarge,
-            error: format!(
-                "the body has {bytes} bytes, more than the limit of {limit} (bus.max_body_bytes)"
-            ),
-        });
-        None
+        delivery
     }
 
     /// Ends a session that broke: the broker delivers again all that is not
@@ -313,6 +304,7 @@ impl Consuming {
     async fn end_channel(self) -> Link {
         let Consuming {
             link,
+            scales,
             channel,
             mut consumer,
             left,
@@ -321,7 +313,10 @@ impl Consuming {
             ..
         } = self;
         let unread = async {
-            let unread = cancel(&channel, &mut consumer).await?;
+            let unread = tokio::select! {
+                unread = cancel(&channel, &mut consumer) => unread?,
+                () = scales.full() => return Err(too_much()),
+            };
             let unread = left.into_iter().chain(unread);
             let tags = unread.map(|delivery| delivery.delivery_tag).collect();
             settle::requeue(&channel, tags).await
@@ -333,9 +328,33 @@ impl Consuming {
         if let Some(Ok(Err(error))) = settling.join_next().await {
             tracing::warn!("what was not acknowledged will be delivered again: {error}");
         }
-        let _ = in_time("closing the channel", channel.close(200, "OK".into())).await;
+        if !scales.is_full() {
+            let _ = in_time("closing the channel", channel.close(200, "OK".into())).await;
+        }
         link
     }
+}
+
+/// A delivery with a body over the limit goes no further.
+fn within(delivery: Delivery, limit: usize) -> Option<Delivery> {
+    let bytes = delivery.body().len();
+    if bytes <= limit {
+        return Some(delivery);
+    }
+    // Not a warning, for the same reason as any dead letter is none.
+    tracing::debug!(
+        bytes,
+        limit,
+        routing_key = delivery.routing_key(),
+        "dead-lettering a message over the size limit"
+    );
+    delivery.dead_letter(Failure {
+        reason: Reason::TooLarge,
+        error: format!(
+            "the body has {bytes} bytes, more than the limit of {limit} (bus.max_body_bytes)"
+        ),
+    });
+    None
 }
 
 /// The next delivery; first those that are left of an earlier consumer.
@@ -346,6 +365,14 @@ async fn next(
     match left.pop_front() {
         Some(delivery) => Some(Ok(delivery)),
         None => consumer.next().await,
+    }
+}
+
+/// The broker's answer is behind more bytes than are read.
+fn too_much() -> BusError {
+    BusError::Lost {
+        doing: "cancelling the consumer".into(),
+        why: "more is on its way than bus.prefetch_bytes lets in".into(),
     }
 }
 

@@ -23,6 +23,10 @@ pub struct Before {
     /// Messages that could be unread, were the user a member: countable, of
     /// others, not read by them.
     pub messages: Vec<(MessageId, Micros, SenderType)>,
+    /// Messages that are corrected among the records and must not be opened by
+    /// that: deleted before the records, or read by the user while nobody could
+    /// have them unread.
+    pub closed: HashSet<MessageId>,
     /// Messages among the records that the user had read before their create.
     pub read: HashSet<MessageId>,
     /// Messages sent by the user, deleted dialog or not.
@@ -110,7 +114,7 @@ impl<'u> Replay<'u> {
             open: BTreeSet::new(),
             messages: Vec::new(),
             known: HashMap::new(),
-            closed: HashSet::new(),
+            closed: before.closed.clone(),
             types: Vec::new(),
         };
         for (message, at, sender_type) in &before.messages {
@@ -542,6 +546,28 @@ mod tests {
         }
         let what = [read("m2"), known, deleted("m3"), deleted("m1")];
         assert_eq!(unread(before, what, 0), [(0, 2), (7, -1), (9, -1)]);
+    }
+
+    /// Found by `make torture`.
+    #[test]
+    fn a_system_message_that_was_read_is_not_opened_by_a_correction() {
+        let standing = |system| Standing {
+            at: Micros::new(5).unwrap(),
+            sender_type: SenderType::default(),
+            system,
+        };
+        let corrected = || What::Corrected {
+            message: id("m"),
+            sender: user("ann"),
+            was: standing(true),
+            is: standing(false),
+        };
+        assert_eq!(unread(member(), [corrected()], 1), [(7, 1)]);
+        let before = Before {
+            closed: HashSet::from([id("m")]),
+            ..member()
+        };
+        assert_eq!(unread(before, [corrected()], 0), []);
     }
 
     #[test]

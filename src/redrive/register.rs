@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::bus::Written;
 use crate::config;
+use crate::outage::Outage;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::store::{Class, Store, StoreError};
@@ -22,6 +24,7 @@ pub async fn register(
     store: Store,
     retry: config::Retry,
     mut letters: mpsc::Receiver<Written>,
+    outage: Outage,
     shutdown: Shutdown,
 ) {
     let mut batch = Vec::with_capacity(AT_ONCE);
@@ -31,7 +34,15 @@ pub async fn register(
             Duration::from_millis(retry.max_ms),
         );
         let mut failing = false;
-        while let Err(failed) = enter(&store, &batch).await {
+        loop {
+            let began = Instant::now();
+            let Err(failed) = enter(&store, &batch).await else {
+                outage.over();
+                break;
+            };
+            if failed.class() == Class::Retryable {
+                outage.seen(began);
+            }
             if failed.class() == Class::Permanent {
                 // The letters are in the queue: a pass will enter what can be.
                 error!(error = %failed, letters = batch.len(),

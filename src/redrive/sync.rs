@@ -103,13 +103,13 @@ pub async fn watch(redrive: Redrive, waiting: Gauge, shutdown: Shutdown) {
             leave_out -= 1;
             continue;
         }
-        if !current {
+        if !current && !state.busy {
             let Ok(is_current) = redrive.store.is_index_current().await else {
                 continue;
             };
             current = is_current;
         }
-        if !doubt.is_sure(state) && current {
+        if !doubt.is_sure(state) && (current || state.busy) {
             continue;
         }
         match redrive.compared(Duration::ZERO).await {
@@ -133,6 +133,7 @@ pub async fn watch(redrive: Redrive, waiting: Gauge, shutdown: Shutdown) {
             Err(RedriveError::Busy(_)) => {}
             Err(error) => {
                 leave_out = patience;
+                patience = (patience * 2).min(PATIENCE.1);
                 warn!(%error, "the index of dead letters cannot be compared with the queue");
             }
         }

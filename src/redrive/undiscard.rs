@@ -12,6 +12,9 @@ use crate::store::letters::{JobId, JobKind, Kept, Shelf};
 
 /// Letters put back together.
 const AT_ONCE: usize = 64;
+/// Their bodies may come to one in so many parts of `bus.prefetch_bytes`, and one
+/// letter more.
+const TOGETHER: usize = 4;
 
 impl Redrive {
     /// Puts discarded letters back into the dead-letter queue, as they were. As
@@ -35,7 +38,10 @@ impl Redrive {
         let outbox = Outbox::open(&self.bus).await?;
         let job = reporter.job().clone();
         loop {
-            let letters = self.store.selected_discarded(&job, AT_ONCE).await?;
+            let letters = self
+                .store
+                .selected_discarded(&job, AT_ONCE, self.bus.prefetch_bytes / TOGETHER)
+                .await?;
             if letters.is_empty() {
                 outbox.close().await;
                 return Ok(true);

@@ -17,7 +17,7 @@
 //! | `topics` | `t, d, topic` | a topic exists (nothing but the key) |
 //! | `users` | `t, u` | the type learnt of a user |
 //! | `journal` | `t, e` | every counter event that was taken, once |
-//! | `meta` | a name | which [generation](super::generation) counts, the rebuild under way |
+//! | `meta` | a name | which [generation](super::generation) counts, the rebuild under way, who is at the dead letters, that writes are taken |
 //! | `writers` | a random id | a writer, and the epoch in which it may write ([`super::fence`]) |
 //! | `dead_letters` | a digest | a letter of the dead-letter queue ([`super::letters`]) |
 //! | `discarded_letters` | a digest | a letter that was discarded |

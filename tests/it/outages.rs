@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use chat_counters::deadletter::{DeadLetter, Filter, Reason, Sealed};
 use chat_counters::event::decode::Outline;
+use chat_counters::lane::ask_in_doubt;
+use chat_counters::outage::Outage;
+use chat_counters::shutdown;
 use chat_counters::store::letters::Shelf;
 use chat_counters::store::{Store, StoreError};
 use lapin::options::QueueDeleteOptions;
@@ -90,6 +93,23 @@ async fn a_database_that_is_away_for_ten_seconds_is_waited_for() -> Result<()> {
 #[tokio::test]
 async fn a_broker_runs_out_of_patience_with_no_one_while_the_database_is_away() -> Result<()> {
     outlasts_the_patience_of_the_broker("patience_away", ("kill", "start")).await
+}
+
+/// One event may fail each time while the store is there for all others.
+#[tokio::test]
+async fn a_store_that_answers_is_not_taken_for_one_that_is_away() -> Result<()> {
+    let world = World::new("doubt");
+    world.service().await?.stop().await?;
+    let store = Store::connect(&world.config.store).await?;
+    let (outage, (trigger, stop)) = (Outage::default(), shutdown::channel());
+    let hold = Duration::from_secs(1);
+    let asking = tokio::spawn(ask_in_doubt(store, outage.clone(), hold, stop));
+    // As a lane does whose only event fails.
+    outage.seen(tokio::time::Instant::now());
+    let ended = tokio::time::timeout(Duration::from_secs(30), outage.ended()).await;
+    ended.map_err(|_| "the store takes writes, and nobody has asked")?;
+    trigger.request();
+    Ok(asking.await?)
 }
 
 /// It keeps its connections, and says nothing.

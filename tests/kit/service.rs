@@ -255,6 +255,17 @@ impl Service {
         Ok(values.sum::<f64>() as u64)
     }
 
+    /// The most memory that the process ever had resident, in MiB.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn peak_rss_mib(&self) -> Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(kib.ok_or("no VmHWM in /proc")?.parse::<f64>()? / 1024.0)
+    }
+
     /// Events settled by this process, whatever became of them.
     ///
     /// # Errors

@@ -227,7 +227,8 @@ impl Store {
         Ok(())
     }
 
-    /// Discarded letters that a job is to put back, some of them.
+    /// Discarded letters that a job is to put back, some of them: at most so many,
+    /// and no more once their bodies come to so many bytes.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -235,12 +236,21 @@ impl Store {
         &self,
         job: &JobId,
         limit: usize,
+        bytes: usize,
     ) -> Result<Vec<Kept>, StoreError> {
         let letters = self.shelf::<LetterDocument>(Shelf::Discarded);
         let selected = doc! { "job": job.as_str(), "state": null };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let found = letters.find(selected).limit(limit).await?;
-        Ok(found.map_ok(LetterDocument::kept).try_collect().await?)
+        let mut found = letters.find(selected).limit(limit).await?;
+        let (mut some, mut sum) = (Vec::new(), 0);
+        while sum < bytes
+            && let Some(letter) = found.try_next().await?
+        {
+            let letter = letter.kept();
+            sum += letter.body.as_ref().map_or(0, Vec::len);
+            some.push(letter);
+        }
+        Ok(some)
     }
 
     /// Entries of a shelf that stand for letters, counted by their keys. Never

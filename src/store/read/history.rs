@@ -229,8 +229,10 @@ impl Reading<'_> {
             if !complete {
                 before.mark = mark_before(user, share, &records);
                 let lowest = share::lowest_mark(user, before.mark, &records);
-                before.messages = self.messages_before(user, dialog, lowest, &seen).await?;
+                (before.messages, before.closed) =
+                    self.messages_before(user, dialog, lowest, &seen).await?;
             }
+            before.closed.extend(self.read_hidden(user, &seen).await?);
             before.read = self.read_before(user, &records, &seen).await?;
         }
         if !complete && view == View::Overall {
@@ -245,18 +247,19 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Messages from before the records that the user may have had unread.
+    /// Messages from before the records that the user may have had unread, and
+    /// those that were deleted before and are corrected among the records.
     async fn messages_before(
         &mut self,
         user: &UserId,
         dialog: &DialogId,
         lowest: Option<Mark>,
         seen: &Seen,
-    ) -> Result<Vec<(MessageId, Micros, SenderType)>, ReadError> {
+    ) -> Result<(Vec<(MessageId, Micros, SenderType)>, HashSet<MessageId>), ReadError> {
+        let (mut messages, mut closed) = (Vec::new(), HashSet::new());
         let Some(lowest) = lowest else {
-            return Ok(Vec::new());
+            return Ok((messages, closed));
         };
-        let mut messages = Vec::new();
         let mut ways = vec![doc! { "at": { "$gt": lowest.0 }, "system": { "$ne": true } }];
         if !seen.corrected.is_empty() {
             let keys = seen.corrected.keys();
@@ -286,7 +289,9 @@ impl Reading<'_> {
                 if let Some(was) = seen.corrected.get(&message) {
                     (at, sender_type, system) = (was.at, was.sender_type.clone(), was.system);
                 }
-                if !gone && !system && !seen.created.contains(&message) {
+                if gone {
+                    closed.insert(message);
+                } else if !system && !seen.created.contains(&message) {
                     messages.push((message, at, sender_type));
                 }
                 Ok(())
@@ -297,7 +302,20 @@ impl Reading<'_> {
         let unsure: Vec<MessageId> = unsure.cloned().collect();
         let read = self.receipts(user, unsure).await?;
         messages.retain(|(message, ..)| !read.contains(message));
-        Ok(messages)
+        Ok((messages, closed))
+    }
+
+    /// System messages that become others among the records, and that the user had
+    /// read before: that changed nothing in the dialog, so no record of it says so.
+    async fn read_hidden(
+        &mut self,
+        user: &UserId,
+        seen: &Seen,
+    ) -> Result<HashSet<MessageId>, ReadError> {
+        let hidden = seen.corrected.iter().filter(|(_, was)| was.system);
+        let hidden = hidden.map(|(message, _)| message);
+        let hidden = hidden.filter(|message| !seen.read.contains(*message));
+        self.receipts(user, hidden.cloned().collect()).await
     }
 
     /// Messages among the records that the user had read before their create.

@@ -1,0 +1,34 @@
+//! Whether it is the store that is away, or only the lanes that cannot get on.
+
+use std::time::Duration;
+
+use crate::outage::Outage;
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+
+/// How long an answer may take: one that takes longer is none.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Between two questions to a store that does not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Asks the store itself when no lane has had a success for half as long as
+/// deliveries may be held. The only lane with work may be at an event that fails
+/// each time, and must not have all others wait for what it will never say.
+///
+/// Ends with the shutdown.
+pub async fn ask_in_doubt(store: Store, outage: Outage, hold: Duration, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = outage.lasts(hold / 2) => {}
+            () = shutdown.requested() => return,
+        }
+        if let Ok(Ok(())) = tokio::time::timeout(ANSWER, store.takes_writes()).await {
+            outage.over();
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = shutdown.requested() => return,
+        }
+    }
+}
