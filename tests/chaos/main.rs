@@ -141,7 +141,7 @@ async fn on_stage(
             started
         }
     };
-    run::play(stage, seed, length, logs).await
+    Box::pin(run::play(stage, seed, length, logs)).await
 }
 
 /// An empty directory for the logs of a run; they stay where it was not exact.
