@@ -2,8 +2,10 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use chat_counters::config::{Config, Sources, load};
@@ -301,12 +303,27 @@ pub fn neighbouring_binary() -> Result<PathBuf> {
     Ok(profile.join("chat-counters"))
 }
 
-/// An address of this machine on which nobody listens yet.
+/// An address of this machine on which nobody listens yet. None that the system
+/// gives to whoever connects: one of those can be taken by the time that a
+/// service listens on it.
 ///
 /// # Errors
 /// When there is none.
 pub async fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
+    /// Below what systems give away, and above the private servers' ports.
+    const PORTS: Range<u16> = 22_000..32_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let count = PORTS.end - PORTS.start;
+    // Programs beside this one begin elsewhere.
+    let first = (std::process::id() % 100) as u16 * (count / 100);
+    for _ in 0..count {
+        let port = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % count;
+        let address = SocketAddr::from(([127, 0, 0, 1], PORTS.start + port));
+        if TcpListener::bind(address).await.is_ok() {
+            return Ok(address);
+        }
+    }
+    Err("no free address".into())
 }
 
 /// A plain GET; an error unless the answer is 200.
