@@ -24,6 +24,10 @@ const WIDER: u16 = 4;
 /// A window of deliveries that came before is widened when as many are settled in
 /// less than this. What takes longer would only be held for longer.
 const SOON: Duration = Duration::from_secs(1);
+/// As narrow as a window gets: with fewer, each delivery waits for the commit of
+/// the one before. What is too much of them is not read, and there is little of it
+/// with the broker.
+const NARROWEST: u16 = 8;
 /// A wider window may be as heavy as one in so many parts of the limit, going by
 /// the deliveries of the last one.
 const EASY_SHARE: usize = 4;
@@ -199,6 +203,8 @@ pub(super) struct Window {
     limit: usize,
     /// As wide as it is at first.
     first: u16,
+    /// How many deliveries are looked at before it is widened.
+    sample: u16,
     /// Deliveries since it was last looked at, and their bytes.
     seen: u16,
     bytes: usize,
@@ -213,9 +219,11 @@ impl Window {
     /// So small that as many of the largest events fit.
     pub(super) fn new(bus: &config::Bus) -> Self {
         let first = fitting(bus.prefetch_bytes, bus.max_body_bytes, bus.prefetch);
+        let first = first.min(bus.prefetch);
         Self {
             wide: first,
             first,
+            sample: first,
             most: bus.prefetch,
             limit: bus.prefetch_bytes,
             seen: 0,
@@ -241,7 +249,7 @@ impl Window {
         self.seen += 1;
         self.bytes = self.bytes.saturating_add(bytes);
         self.again |= again;
-        if self.seen < self.wide {
+        if self.seen < self.sample {
             return false;
         }
         let (seen, bytes) = (usize::from(self.seen), self.bytes);
@@ -253,7 +261,11 @@ impl Window {
     }
 
     pub(super) fn widen(&mut self) {
+        let is_wary = self.sample > self.wide;
         self.resize(self.wide.saturating_mul(WIDER).min(self.most));
+        if is_wary {
+            self.sample = self.most;
+        }
     }
 
     /// A consumer begins after one that broke: what that one held comes again,
@@ -263,21 +275,31 @@ impl Window {
     }
 
     fn resize(&mut self, wide: u16) {
-        self.wide = wide;
+        (self.wide, self.sample) = (wide, wide);
         (self.seen, self.bytes, self.again, self.since) = (0, 0, false, None);
     }
 
-    /// Deliveries were too heavy, the heaviest so: as many of it are to fit.
+    /// Deliveries were too heavy, the heaviest so: as many of it are to fit. From
+    /// now on it takes as many deliveries to widen as were given back, for what was
+    /// small among them comes first again, and the heavy ones are behind it.
     pub(super) fn narrow(&mut self, heaviest: usize) {
-        let narrower = (self.wide / WIDER).max(1);
-        self.resize(fitting(self.limit, heaviest, narrower));
+        let narrower = self.wide / 2;
+        self.resize(fitting(self.limit, heaviest, narrower).min(self.most));
+        self.sample = self.most;
+    }
+
+    /// Whether it can be narrower.
+    pub(super) fn is_wide(&self) -> bool {
+        self.wide > NARROWEST
     }
 }
 
-/// How many deliveries of so many bytes may be in flight: one at least.
+/// How many deliveries of so many bytes may be in flight, within what a window may
+/// be.
 fn fitting(limit: usize, bytes: usize, most: u16) -> u16 {
     let fitting = limit / EASED_SHARE / bytes.max(1);
-    u16::try_from(fitting).unwrap_or(u16::MAX).clamp(1, most)
+    let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
+    fitting.min(most).max(NARROWEST)
 }
 
 #[cfg(test)]
@@ -374,7 +396,7 @@ mod tests {
             [32, 128]
         );
         let mut window = Window::new(&bus(10, 1 << 20, 128 << 20));
-        assert_eq!(widths(&mut window, (100, 700), (100, false)), [1, 4, 10]);
+        assert_eq!(widths(&mut window, (100, 700), (100, false)), [8, 10]);
     }
 
     #[test]
@@ -401,16 +423,21 @@ mod tests {
     }
 
     #[test]
-    fn a_window_narrows_down_to_one() {
+    fn a_window_narrows_and_widens_again_with_care() {
         let mut window = Window::new(&bus(2_000, 64 << 20, 1 << 20));
         let mut steps = |bytes: usize| {
             window.narrow(bytes);
             window.wide()
         };
-        assert_eq!([steps(1_000), steps(1_000), steps(1_000)], [8, 2, 1]);
+        assert_eq!([steps(1_000), steps(1_000), steps(1_000)], [16, 8, 8]);
         let mut window = Window::new(&bus(2_000, 64 << 20, 1 << 10));
         assert_eq!(window.wide(), 2_000);
         window.narrow(4 << 20);
         assert_eq!(window.wide(), 8);
+        // A few small ones say nothing of what is behind them.
+        let small = widths(&mut window, (1_999, 700), (10_000, false));
+        assert_eq!(small, [8]);
+        let small = widths(&mut window, (4_001, 700), (10_000, false));
+        assert_eq!(small, [8, 32, 128, 512]);
     }
 }

@@ -33,6 +33,8 @@ const ALONE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 /// For how long a number must not change to be believed.
 const STEADY: Duration = Duration::from_secs(3);
+/// Letters in one window at least: each window is a consumer of its own.
+const LEAST_WINDOW: u16 = 4;
 /// Of the bytes that may be in hand, the letters that are worked on together,
 /// and those of a window, may be one in so many parts.
 const TOGETHER: usize = 4;
@@ -194,7 +196,7 @@ impl Pass {
         };
         let fitting = self.together() / largest.max(1);
         let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
-        fitting.clamp(1, self.bus.prefetch)
+        fitting.max(LEAST_WINDOW).min(self.bus.prefetch)
     }
 
     /// One more consumer, with a window of its own: the prefetch of one that

@@ -184,7 +184,7 @@ impl Consuming {
                 () = &mut stop => return End::Stopped,
                 () = &mut held => return End::Held,
                 received = next(&mut self.left, &mut self.consumer) => received,
-                () = self.scales.full(), if window.wide() > 1 => return End::Full,
+                () = self.scales.full(), if window.is_wide() => return End::Full,
                 ended = self.settling.join_next() => return lost_settling(ended),
                 () = watchdog.barks() => {
                     let idle = self.in_flight.load(Ordering::Relaxed) == 0;
@@ -276,6 +276,7 @@ impl Consuming {
     pub(super) async fn cut(self) {
         let Consuming {
             link,
+            scales,
             back,
             mut settling,
             ..
@@ -284,6 +285,8 @@ impl Consuming {
         // Out of patience: the broker delivers again what is not settled.
         let _ = tokio::time::timeout(LAST_SETTLED, settling.join_next()).await;
         drop(link);
+        // lapin lets go of it only once it misses the connection.
+        scales.clear();
     }
 
     /// Ends in order: no more deliveries, those not forwarded given back,
