@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep_until};
 
 /// Since when the store takes nothing at all. Clones share it.
 ///
-/// No one asks the store for this: the lanes go on trying what they hold, and
-/// the first success ends the outage.
+/// The lanes go on trying what they hold, and the first success, or an answer to
+/// [`ask_in_doubt`](crate::lane::ask_in_doubt), ends the outage.
 #[derive(Debug, Clone)]
 pub struct Outage(watch::Sender<State>);
 

@@ -31,7 +31,8 @@ const NARROWEST: u16 = 8;
 /// A wider window may be as heavy as one in so many parts of the limit, going by
 /// the deliveries of the last one.
 const EASY_SHARE: usize = 4;
-/// Full scales are taken up again once they are down to one in so many parts.
+/// Full scales are taken up again once they are down to one in so many parts; a
+/// window of the largest deliveries may come to as much.
 const EASED_SHARE: usize = 2;
 
 /// Bytes of deliveries in hand, of all connections one after the other, and the
@@ -203,8 +204,9 @@ pub(super) struct Window {
     limit: usize,
     /// As wide as it is at first.
     first: u16,
-    /// How many deliveries are looked at before it is widened.
-    sample: u16,
+    /// Whether deliveries were too heavy since the consumer began: see
+    /// [`narrow`](Window::narrow).
+    wary: bool,
     /// Deliveries since it was last looked at, and their bytes.
     seen: u16,
     bytes: usize,
@@ -216,14 +218,13 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// So small that as many of the largest events fit.
+    /// As narrow as lets as many of the largest events fit.
     pub(super) fn new(bus: &config::Bus) -> Self {
         let first = fitting(bus.prefetch_bytes, bus.max_body_bytes, bus.prefetch);
-        let first = first.min(bus.prefetch);
         Self {
             wide: first,
             first,
-            sample: first,
+            wary: false,
             most: bus.prefetch,
             limit: bus.prefetch_bytes,
             seen: 0,
@@ -249,7 +250,8 @@ impl Window {
         self.seen += 1;
         self.bytes = self.bytes.saturating_add(bytes);
         self.again |= again;
-        if self.seen < self.sample {
+        let sample = if self.wary { self.most } else { self.wide };
+        if self.seen < sample {
             return false;
         }
         let (seen, bytes) = (usize::from(self.seen), self.bytes);
@@ -261,21 +263,18 @@ impl Window {
     }
 
     pub(super) fn widen(&mut self) {
-        let is_wary = self.sample > self.wide;
         self.resize(self.wide.saturating_mul(WIDER).min(self.most));
-        if is_wary {
-            self.sample = self.most;
-        }
     }
 
     /// A consumer begins after one that broke: what that one held comes again,
     /// and may be what broke it.
     pub(super) fn restart(&mut self) {
+        self.wary = false;
         self.resize(self.first.min(self.wide));
     }
 
     fn resize(&mut self, wide: u16) {
-        (self.wide, self.sample) = (wide, wide);
+        self.wide = wide;
         (self.seen, self.bytes, self.again, self.since) = (0, 0, false, None);
     }
 
@@ -283,9 +282,9 @@ impl Window {
     /// now on it takes as many deliveries to widen as were given back, for what was
     /// small among them comes first again, and the heavy ones are behind it.
     pub(super) fn narrow(&mut self, heaviest: usize) {
-        let narrower = self.wide / 2;
-        self.resize(fitting(self.limit, heaviest, narrower).min(self.most));
-        self.sample = self.most;
+        self.wary = true;
+        let wide = fitting(self.limit, heaviest, self.most);
+        self.resize(wide.min(self.wide / 2).max(NARROWEST.min(self.most)));
     }
 
     /// Whether it can be narrower.
@@ -294,12 +293,11 @@ impl Window {
     }
 }
 
-/// How many deliveries of so many bytes may be in flight, within what a window may
-/// be.
+/// How many deliveries of so many bytes may be in flight, of at most so many.
 fn fitting(limit: usize, bytes: usize, most: u16) -> u16 {
     let fitting = limit / EASED_SHARE / bytes.max(1);
     let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
-    fitting.min(most).max(NARROWEST)
+    fitting.max(NARROWEST).min(most)
 }
 
 #[cfg(test)]

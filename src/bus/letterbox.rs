@@ -121,8 +121,8 @@ impl Pass {
         self.examined
     }
 
-    /// The next letters, at most so many, fewer of large ones; none at the end. What arrives during
-    /// the pass is not waited for.
+    /// The next letters, at most so many, fewer of large ones; none at the end.
+    /// What arrives during the pass is not waited for.
     ///
     /// # Errors
     /// When the broker is lost, or does not deliver what it has.
@@ -130,7 +130,7 @@ impl Pass {
         let most = most.min(self.expected - self.examined);
         let mut letters = Vec::with_capacity(most);
         let (mut quiets, before) = (0, self.bytes);
-        while letters.len() < most && self.bytes - before <= self.together() {
+        while letters.len() < most && self.bytes - before <= together(&self.bus) {
             if self.unsettled >= self.room {
                 self.widen().await?;
             }
@@ -182,11 +182,6 @@ impl Pass {
         })
     }
 
-    /// Bytes of letters that are worked on together.
-    fn together(&self) -> usize {
-        self.bus.prefetch_bytes / TOGETHER
-    }
-
     /// How many letters are asked for next: as many as fit of the largest so far.
     /// Each window is a consumer of its own, so that many large letters take many.
     fn window(&self) -> u16 {
@@ -194,7 +189,7 @@ impl Pass {
             0 => self.bus.max_body_bytes,
             _ => self.scales.heaviest(),
         };
-        let fitting = self.together() / largest.max(1);
+        let fitting = together(&self.bus) / largest.max(1);
         let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
         fitting.max(LEAST_WINDOW).min(self.bus.prefetch)
     }
@@ -289,6 +284,11 @@ impl Pass {
         self.link.close().await;
         Ok(())
     }
+}
+
+/// Bytes of letters that are worked on together, and one letter more.
+pub fn together(bus: &config::Bus) -> usize {
+    bus.prefetch_bytes / TOGETHER
 }
 
 /// Waits until nobody holds letters, and those that somebody held are there

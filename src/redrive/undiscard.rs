@@ -5,16 +5,14 @@ use tokio::sync::mpsc;
 use super::action::Unable;
 use super::job::{Progress, Reporter, Selection, order};
 use super::{Redrive, RedriveError};
+use crate::bus::letterbox;
 use crate::bus::outbox::Outbox;
 use crate::deadletter::Sealed;
 use crate::failpoint::{self, Point};
 use crate::store::letters::{JobId, JobKind, Kept, Shelf};
 
-/// Letters put back together.
+/// Letters put back together, at most.
 const AT_ONCE: usize = 64;
-/// Their bodies may come to one in so many parts of `bus.prefetch_bytes`, and one
-/// letter more.
-const TOGETHER: usize = 4;
 
 impl Redrive {
     /// Puts discarded letters back into the dead-letter queue, as they were. As
@@ -40,7 +38,7 @@ impl Redrive {
         loop {
             let letters = self
                 .store
-                .selected_discarded(&job, AT_ONCE, self.bus.prefetch_bytes / TOGETHER)
+                .selected_discarded(&job, AT_ONCE, letterbox::together(&self.bus))
                 .await?;
             if letters.is_empty() {
                 outbox.close().await;

@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chat_counters::config;
-use lapin::options::ExchangeDeleteOptions;
 use mongodb::bson::doc;
 
 use super::plan::{Fault, Kind, Target};
@@ -200,10 +199,7 @@ fn one<'s, T>(several: &'s [T], fault: &Fault) -> &'s [T] {
 async fn delete_exchange(brokers: &[config::Bus]) -> Result<()> {
     let delete = async |bus: &config::Bus| -> Result<()> {
         let (connection, channel) = broker::channel(bus).await?;
-        let options = ExchangeDeleteOptions::default();
-        channel
-            .exchange_delete(bus.exchange.as_str().into(), options)
-            .await?;
+        broker::delete_exchange(&channel, bus).await?;
         connection.close(200, "done".into()).await?;
         Ok(())
     };

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use chat_counters::config::{self, Config};
 use futures::future::try_join_all;
 use futures::try_join;
-use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 
 use super::inject::{self, Record};
 use super::letters;
@@ -216,14 +215,8 @@ async fn clean_up(stage: &Stage, config: &Config) -> Result<()> {
     client.database(&config.store.database).drop().await?;
     let bus = stage.direct(&config.bus).remove(0);
     let (connection, channel) = broker::channel(&bus).await?;
-    for queue in [&bus.queue, &bus.dead_letter_queue] {
-        let options = QueueDeleteOptions::default();
-        channel.queue_delete(queue.as_str().into(), options).await?;
-    }
-    let options = ExchangeDeleteOptions::default();
-    channel
-        .exchange_delete(bus.exchange.as_str().into(), options)
-        .await?;
+    broker::delete_queues(&channel, &bus).await?;
+    broker::delete_exchange(&channel, &bus).await?;
     connection.close(200, "done".into()).await?;
     Ok(())
 }

@@ -15,6 +15,7 @@ use std::time::Instant;
 use chat_counters::bus::{EventHeaders, Publisher};
 use chat_counters::config::Config;
 use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
+use kit::broker;
 use kit::model::Model;
 use kit::read_back::{self, Comparison};
 use kit::scenario::{Kind, Scenario};
@@ -202,21 +203,11 @@ fn show_verdict(comparison: &Comparison, letters_agree: bool) {
 
 /// Removes the demo's queues, exchange and database.
 async fn clean_up(config: &Config) -> Result<()> {
-    use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
     let client = mongodb::Client::with_uri_str(config.store.url.expose()).await?;
     client.database(&config.store.database).drop().await?;
-    let properties = lapin::ConnectionProperties::default();
-    let connection = lapin::Connection::connect(config.bus.url.expose(), properties).await?;
-    let channel = connection.create_channel().await?;
-    for queue in [&config.bus.queue, &config.bus.dead_letter_queue] {
-        channel
-            .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
-            .await?;
-    }
-    let exchange = config.bus.exchange.as_str().into();
-    channel
-        .exchange_delete(exchange, ExchangeDeleteOptions::default())
-        .await?;
+    let (connection, channel) = broker::channel(&config.bus).await?;
+    broker::delete_queues(&channel, &config.bus).await?;
+    broker::delete_exchange(&channel, &config.bus).await?;
     connection.close(200, "done".into()).await?;
     Ok(())
 }

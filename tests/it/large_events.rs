@@ -4,10 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use lapin::options::QueueDeleteOptions;
-
 use crate::command_line::command;
 use crate::events::{self, join};
+use crate::kit::broker;
 use crate::kit::service::{Result, Service, until_for};
 use crate::world::{World, unread};
 
@@ -75,12 +74,7 @@ async fn journaled(world: &World, events: u64) -> Result<()> {
 /// A broker that keeps so much has less memory for the tests beside this one.
 async fn forget(world: &World) -> Result<()> {
     let (_connection, channel) = world.channel().await?;
-    let bus = &world.config.bus;
-    for queue in [&bus.queue, &bus.dead_letter_queue] {
-        let options = QueueDeleteOptions::default();
-        channel.queue_delete(queue.as_str().into(), options).await?;
-    }
-    Ok(())
+    broker::delete_queues(&channel, &world.config.bus).await
 }
 
 #[tokio::test]

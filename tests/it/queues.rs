@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use lapin::ExchangeKind;
-use lapin::options::{ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions};
+use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
 use crate::events::message;
 use crate::kit;
+use crate::kit::broker;
 use crate::kit::service::{Result, until, until_for};
 use crate::world::{World, binary, dialog};
 
@@ -149,9 +150,7 @@ async fn an_exchange_that_was_replaced_is_noticed_and_bound_again() -> Result<()
     .await?;
     let exchange = world.config.bus.exchange.as_str();
     let replace = async |kind: ExchangeKind| -> Result<()> {
-        channel
-            .exchange_delete(exchange.into(), ExchangeDeleteOptions::default())
-            .await?;
+        broker::delete_exchange(&channel, &world.config.bus).await?;
         let durable = ExchangeDeclareOptions {
             durable: true,
             ..ExchangeDeclareOptions::default()

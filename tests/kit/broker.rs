@@ -1,8 +1,10 @@
-//! Looking at queues, past the service.
+//! Looking at queues, and removing them, past the service.
 
 use chat_counters::config;
 use futures::StreamExt as _;
-use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicConsumeOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
@@ -55,6 +57,21 @@ pub async fn ready(channel: &Channel, queue: &str) -> Result<u32> {
     };
     let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
     Ok(declared.await?.message_count())
+}
+
+/// Removes the events' exchange, and every binding with it.
+pub async fn delete_exchange(channel: &Channel, bus: &config::Bus) -> Result<()> {
+    let (exchange, options) = (bus.exchange.as_str(), ExchangeDeleteOptions::default());
+    Ok(channel.exchange_delete(exchange.into(), options).await?)
+}
+
+/// Removes the service's queue and that of its dead letters.
+pub async fn delete_queues(channel: &Channel, bus: &config::Bus) -> Result<()> {
+    for queue in [&bus.queue, &bus.dead_letter_queue] {
+        let options = QueueDeleteOptions::default();
+        channel.queue_delete(queue.as_str().into(), options).await?;
+    }
+    Ok(())
 }
 
 /// Takes so many dead letters out of their queue.

@@ -9,7 +9,8 @@
 //! | `acted` | it was: what becomes of it is durable, and it may leave the queue |
 //! | `gone` | earlier versions only: it was no longer in the queue, and no letter is left |
 //!
-//! What a job comes to is counted in its record: see [`super::accounts`]. An entry that is `acted` was replayed or discarded whatever happens next, so
+//! What a job comes to is counted in its record: see [`super::accounts`]. An
+//! entry that is `acted` was replayed or discarded whatever happens next, so
 //! no later job selects it; whoever finds its letter in the queue removes it.
 
 use std::collections::HashMap;

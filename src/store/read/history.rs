@@ -289,9 +289,9 @@ impl Reading<'_> {
                 if let Some(was) = seen.corrected.get(&message) {
                     (at, sender_type, system) = (was.at, was.sender_type.clone(), was.system);
                 }
-                if gone {
+                if gone && seen.corrected.contains_key(&message) {
                     closed.insert(message);
-                } else if !system && !seen.created.contains(&message) {
+                } else if !gone && !system && !seen.created.contains(&message) {
                     messages.push((message, at, sender_type));
                 }
                 Ok(())
