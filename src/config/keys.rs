@@ -9,7 +9,7 @@ use super::rules::{self, Rule};
 /// One key.
 #[derive(Debug)]
 pub struct Key {
-    /// `section.key`, as in a file.
+    /// `section.key` or `section.part.key`, as in a file.
     pub name: &'static str,
     /// Its default, as TOML.
     pub default: &'static str,
@@ -26,9 +26,9 @@ impl Key {
         format!("{}{name}", super::load::PREFIX)
     }
 
-    /// Section and key.
+    /// Section, which may be a part of another (`bus.tls`), and key.
     pub fn parts(&self) -> (&'static str, &'static str) {
-        self.name.split_once('.').unwrap_or(("", self.name))
+        self.name.rsplit_once('.').unwrap_or(("", self.name))
     }
 }
 
@@ -137,7 +137,7 @@ pub fn annotated() -> String {
         }
         let _ = writeln!(text, "# {}.", key.doc);
         let Key { rule, default, .. } = key;
-        if let Rule::Integer { .. } = rule {
+        if let Rule::Integer { .. } | Rule::Boolean = rule {
             let _ = writeln!(text, "# {}", rule.expected());
         }
         let _ = writeln!(text, "{name} = {default}");
