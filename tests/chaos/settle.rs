@@ -149,7 +149,9 @@ impl Played<'_> {
         become_ready(&mut self.replicas).await?;
         let replica = &mut self.replicas[0];
         if let Some(replayer) = &mut self.replayer {
-            // Copies of events that are counted may have been refused, too.
+            // Copies of events that are counted may have been refused, too, by
+            // replicas that never heard the confirm of the letter.
+            listed::sync(replica.admin_url(), PATIENCE).await?;
             replayer.until_none(&replica.admin_url(), PATIENCE).await?;
             outcome.replays = replayer.replays;
         }
