@@ -6,12 +6,15 @@
 //! the rest is shed), streams per connection, sizes of messages and headers,
 //! time per call.
 
+mod admission;
+mod body;
 mod dead_letters;
 mod edge;
 mod health;
 mod limits;
 mod maintenance;
 mod map;
+
 mod rebuild;
 mod service;
 mod token;
@@ -23,7 +26,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::server::health_reporter;
@@ -67,6 +69,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What the library lets in, to be refused in gRPC's words: past it, it answers
 /// with HTTP status 431, past four times that with the end of the connection.
 const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;
+/// Calls at once on one connection; a client that has more waits, or connects
+/// once more.
+const STREAMS: u32 = 64;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Most clients refuse larger answers unless told otherwise.
@@ -215,19 +220,10 @@ impl Bound {
 
 fn counters(config: &config::Grpc, reader: Reader, store: StoreState) -> Router<Layers> {
     let limits = Limits::new(config);
-    let counters = Counters::new(reader, limits.clone(), store.clone());
-    let counters = CounterServiceServer::new(counters)
+    let counters = CounterServiceServer::new(Counters::new(reader, limits, store))
         .max_decoding_message_size(config.max_message_bytes)
         .max_encoding_message_size(config.max_message_bytes.max(MAX_ANSWER_BYTES));
-    let admit = move |call| {
-        let shed = limits.admit(call);
-        // Calls that wait for the store may be what takes all the places.
-        shed.map_err(|busy| match store.is_unreachable() {
-            true => service::unavailable(),
-            false => busy,
-        })
-    };
-    server(config).add_service(InterceptedService::new(counters, admit))
+    server(config).add_service(counters)
 }
 
 fn admin(config: &config::Grpc, store: Store, letters: DeadLetters) -> Router<Layers> {
@@ -247,12 +243,10 @@ fn admin(config: &config::Grpc, store: Store, letters: DeadLetters) -> Router<La
 type Layers = Stack<LayerFn<fn(Routes) -> Edge<Routes>>, Identity>;
 
 fn server(config: &config::Grpc) -> Server<Layers> {
-    // One client on one connection then waits rather than being shed.
-    let streams = u32::try_from(config.max_concurrent_requests).unwrap_or(u32::MAX);
     // Behind the calls' own deadlines: for a body that never ends.
     let backstop = Duration::from_millis(config.max_deadline_ms) + Duration::from_secs(1);
     Server::builder()
-        .max_concurrent_streams(streams)
+        .max_concurrent_streams(STREAMS)
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .timeout(backstop)

@@ -102,7 +102,7 @@ pub const KEYS: &[Key] = &[
     key("grpc.max_message_bytes", "1048576", number(1_024, 64 << 20),
         "Largest request and answer"),
     key("grpc.max_concurrent_requests", "256", number(1, 65_535),
-        "Requests answered at the same time; more are refused with RESOURCE_EXHAUSTED"),
+        "Requests answered at the same time; more are refused with RESOURCE_EXHAUSTED. One caller, or the calls about one tenant, get three quarters of them at most"),
     key("grpc.default_deadline_ms", "5000", number(1, 3_600_000),
         "Deadline of a call that brings none, in milliseconds"),
     key("grpc.max_deadline_ms", "60000", number(1, 3_600_000),
