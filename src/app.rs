@@ -79,7 +79,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     serve(
         &mut parts,
         &config,
-        registry,
+        (registry, metrics.clone()),
         (reader, store.clone(), redrive.clone()),
         &ready,
         shutdown.clone(),
@@ -153,12 +153,12 @@ async fn listen(address: &str) -> Result<TcpListener, AppError> {
 async fn serve(
     parts: &mut JoinSet<Result<(), AppError>>,
     config: &Config,
-    registry: Registry,
+    (registry, metrics): (Registry, Metrics),
     (reader, store, redrive): (Reader, Store, Redrive),
     ready: &Ready,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
-    let bound = Bound::bind(config).await?;
+    let bound = Bound::bind(config, &metrics).await?;
     info!(address = %bound.local_addr(), "serving counters over gRPC");
     if let Some(address) = bound.admin_addr() {
         info!(%address, "serving dead letters and maintenance over gRPC");

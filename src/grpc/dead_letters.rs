@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 
 use self::answer::{int, refused};
 use super::v1::{self, dead_letter_service_server::DeadLetterService};
+use crate::listener::Peer;
 use crate::redrive::{Progress, Redrive, RedriveError, Selection};
 use crate::store::letters::{Entry, Place, Shelf};
 
@@ -106,7 +107,7 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<v1::ReplayDeadLettersRequest>,
     ) -> Streamed<v1::ReplayDeadLettersResponse> {
-        let caller = request.remote_addr();
+        let caller = Peer::address_of(&request);
         let mut request = request.into_inner();
         let selection = account(request::selection(request.selection.take(), false)?, caller);
         if request.dry_run {
@@ -133,7 +134,7 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<v1::EditDeadLetterRequest>,
     ) -> Result<Response<v1::EditDeadLetterResponse>, Status> {
-        let caller = request.remote_addr();
+        let caller = Peer::address_of(&request);
         let request = request.into_inner();
         let id = request::edit(&request)?;
         let checked = self.redrive.check_edit(&id, &request.body);
@@ -173,7 +174,7 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<v1::DiscardDeadLettersRequest>,
     ) -> Streamed<v1::DiscardDeadLettersResponse> {
-        let caller = request.remote_addr();
+        let caller = Peer::address_of(&request);
         let request = request.into_inner();
         let reason_needed = !request.dry_run;
         let selection = account(
@@ -205,7 +206,7 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<v1::UndiscardDeadLettersRequest>,
     ) -> Streamed<v1::UndiscardDeadLettersResponse> {
-        let caller = request.remote_addr();
+        let caller = Peer::address_of(&request);
         let selection = request.into_inner().selection;
         let selection = account(request::selection(selection, false)?, caller);
         let redrive = self.redrive.clone();

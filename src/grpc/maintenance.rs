@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::v1::{self, maintenance_service_server::MaintenanceService};
 use super::{rebuild, validate};
+use crate::listener::Peer;
 use crate::maintenance::rebuild::abandon;
 use crate::maintenance::sweep::{Sweep, Tally, Unit};
 use crate::maintenance::{Verified, Verifier};
@@ -53,7 +54,7 @@ impl MaintenanceService for Maintenance {
         &self,
         request: Request<v1::VerifyCountersRequest>,
     ) -> Result<Response<Self::VerifyCountersStream>, Status> {
-        let caller = request.remote_addr();
+        let caller = Peer::address_of(&request);
         let request = request.into_inner();
         let scope = validate::verification(&request)?;
         let permit = only_one(&self.verifying, "verification")?;
@@ -84,7 +85,7 @@ impl MaintenanceService for Maintenance {
         &self,
         request: Request<v1::RebuildCountersRequest>,
     ) -> Result<Response<Self::RebuildCountersStream>, Status> {
-        let by = named(request.remote_addr());
+        let by = named(Peer::address_of(&request));
         let tenant = validate::rebuild(&request.into_inner())?;
         let permit = only_one(&self.rebuilding, "rebuild")?;
         let stream = rebuild::begin(self.store.clone(), tenant, by, permit);
@@ -95,7 +96,7 @@ impl MaintenanceService for Maintenance {
         &self,
         request: Request<v1::AbandonRebuildRequest>,
     ) -> Result<Response<v1::AbandonRebuildResponse>, Status> {
-        let by = named(request.remote_addr());
+        let by = named(Peer::address_of(&request));
         let abandoned = abandon(&self.store, &by).await.map_err(rebuild::refused)?;
         Ok(Response::new(v1::AbandonRebuildResponse { abandoned }))
     }

@@ -10,8 +10,10 @@ use chat_counters::grpc::{Asked, Bound, DeadLetters};
 use chat_counters::redrive::Redrive;
 use chat_counters::store::Store;
 use chat_counters::store::read::{CommitFeed, Reader};
+use chat_counters::telemetry::metrics::Metrics;
 use chat_counters::{config, shutdown};
 use mongodb::bson::{DateTime, Document, doc};
+use prometheus_client::registry::Registry;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
@@ -55,18 +57,19 @@ impl Bench {
         }
         let feed = CommitFeed::new();
         let (trigger, stop) = shutdown::channel();
-        let bound = Bound::bind(&config::Config {
+        let config = config::Config {
             grpc: config::Grpc {
                 listen: "127.0.0.1:0".into(),
                 ..config
             },
             admin: config::Admin {
                 listen: String::new(),
+                ..config::Admin::default()
             },
             ..config::Config::default()
-        })
-        .await
-        .unwrap();
+        };
+        let metrics = Metrics::new(&mut Registry::default());
+        let bound = Bound::bind(&config, &metrics).await.unwrap();
         let address = format!("http://{}", bound.local_addr());
         let ready = tokio::sync::watch::Sender::new(false);
         let mut is_ready = ready.subscribe();
