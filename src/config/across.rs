@@ -69,5 +69,6 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
             format!("{:?} for both", grpc.listen),
         );
     }
+    problems.extend(super::auth::problems(config, sources));
     problems
 }
