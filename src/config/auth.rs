@@ -177,7 +177,7 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
         );
     }
     for (key, listen) in listeners(config) {
-        if modes.is_empty() && !allow_none && !is_loopback(listen) {
+        if modes.is_empty() && !allow_none && !listen.is_empty() && !is_loopback(listen) {
             refuse(
                 key,
                 "a loopback address while auth.mode is none; set auth.mode so that callers are \
@@ -189,8 +189,11 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
     problems
 }
 
-fn listeners(config: &Config) -> [(&'static str, &str); 1] {
-    [("grpc.listen", &config.grpc.listen)]
+fn listeners(config: &Config) -> [(&'static str, &str); 2] {
+    [
+        ("grpc.listen", &config.grpc.listen),
+        ("admin.listen", &config.admin.listen),
+    ]
 }
 
 #[cfg(test)]
