@@ -278,6 +278,10 @@ mod tests {
         fetched.replace(KeySet::parse(&set).unwrap(), then);
         assert!(fetched.current(then + KEPT).is_some());
         assert!(fetched.current(then - KEPT).is_some());
-        assert!(fetched.current(then + KEPT + Duration::from_secs(1)).is_none());
+        assert!(
+            fetched
+                .current(then + KEPT + Duration::from_secs(1))
+                .is_none()
+        );
     }
 }

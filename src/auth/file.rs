@@ -120,9 +120,8 @@ impl<T: Send + Sync> Watch<T> {
             return None;
         }
         let path = self.path.display();
-        let parsed = read.and_then(|text| {
-            (self.parse)(&text).map_err(|why| unusable(&self.path, why))
-        });
+        let parsed =
+            read.and_then(|text| (self.parse)(&text).map_err(|why| unusable(&self.path, why)));
         match parsed {
             Ok(parsed) => {
                 self.current.replace(parsed);

@@ -181,7 +181,10 @@ struct Jwk {
 impl Jwk {
     fn usable(self) -> Option<Key> {
         let verifies = |operations: &Vec<String>| operations.iter().any(|name| name == "verify");
-        let signatures = self.purpose.as_deref().is_none_or(|purpose| purpose == "sig")
+        let signatures = self
+            .purpose
+            .as_deref()
+            .is_none_or(|purpose| purpose == "sig")
             && self.key_ops.as_ref().is_none_or(verifies);
         if !signatures || self.d.is_some() {
             return None;

@@ -69,12 +69,7 @@ impl Audience {
 }
 
 impl Verifier {
-    pub(super) fn new(
-        issuer: &str,
-        audience: &str,
-        max_lifetime: Duration,
-        keys: Keys,
-    ) -> Self {
+    pub(super) fn new(issuer: &str, audience: &str, max_lifetime: Duration, keys: Keys) -> Self {
         Self {
             issuer: issuer.into(),
             audience: audience.into(),
@@ -99,9 +94,8 @@ impl Verifier {
         if header.crit.is_some() {
             return Err(Refusal::Malformed("it has extensions (crit)"));
         }
-        let algorithm = Algorithm::named(&header.alg).ok_or(Refusal::Malformed(
-            "expected the alg ES256, RS256 or EdDSA",
-        ))?;
+        let algorithm = Algorithm::named(&header.alg)
+            .ok_or(Refusal::Malformed("expected the alg ES256, RS256 or EdDSA"))?;
         let signature = octets(signature)?;
         self.signed(header.kid.as_deref(), algorithm, signed, &signature, now)?;
         self.identity(decoded(claims)?, now)
@@ -144,12 +138,20 @@ impl Verifier {
         let roles = claims.roles.unwrap_or_default();
         let roles: Roles = roles.iter().filter_map(|name| Role::named(name)).collect();
         let tenants = Tenants::named(&claims.tenants.unwrap_or_default()).ok_or_else(|| {
-            claim("tenants", "a list of at most 1000 ids of tenants, or \"*\" in it")
+            claim(
+                "tenants",
+                "a list of at most 1000 ids of tenants, or \"*\" in it",
+            )
         })?;
-        let user = roles.contains(Role::User).then(|| UserId::new(&subject).ok());
+        let user = roles
+            .contains(Role::User)
+            .then(|| UserId::new(&subject).ok());
         let identity = Identity::new("jwt", &subject, roles, tenants, user.flatten());
         identity.map(Arc::new).map_err(|_| {
-            claim("sub", "1 to 512 bytes without control characters; for the role user, a user's id")
+            claim(
+                "sub",
+                "1 to 512 bytes without control characters; for the role user, a user's id",
+            )
         })
     }
 

@@ -19,7 +19,9 @@ pub enum Refusal {
     #[error("the token is no signed JWT: {0}")]
     Malformed(&'static str),
     /// The issuer's keys do not have the one that the token names.
-    #[error("the key that the token is signed with is not among the issuer's; it may be in a moment")]
+    #[error(
+        "the key that the token is signed with is not among the issuer's; it may be in a moment"
+    )]
     UnknownKey,
     /// The signature is not of the key.
     #[error("the token's signature is not right")]

@@ -67,7 +67,10 @@ impl Tokens {
         {
             let of = |error: String| format!("token {name:?}: {error}");
             let digest = unhex(&sha256).ok_or_else(|| {
-                of("sha256: expected 64 hexadecimal digits, as `chat-counters token` prints".into())
+                of(
+                    "sha256: expected 64 hexadecimal digits, as `chat-counters token` prints"
+                        .into(),
+                )
             })?;
             let grant = Grant {
                 roles,
@@ -162,11 +165,23 @@ mod tests {
     fn a_file_that_cannot_be_meant_is_refused_by_name() {
         let rows = [
             (entry("x", "t", ""), "missing field"),
-            (entry("x", "t", "roles = []\ntenants = []\nrole = 1"), "role"),
-            (entry("x", "t", "roles = [\"root\"]\ntenants = []"), "\"root\""),
+            (
+                entry("x", "t", "roles = []\ntenants = []\nrole = 1"),
+                "role",
+            ),
+            (
+                entry("x", "t", "roles = [\"root\"]\ntenants = []"),
+                "\"root\"",
+            ),
             (entry("x", "t", "roles = [\"user\"]\ntenants = []"), "user"),
-            (entry("x", "t", READER) + &entry("y", "t", READER), "token:x"),
-            (entry("x", "t", READER).replace("sha256 = \"", "sha256 = \"0"), "64"),
+            (
+                entry("x", "t", READER) + &entry("y", "t", READER),
+                "token:x",
+            ),
+            (
+                entry("x", "t", READER).replace("sha256 = \"", "sha256 = \"0"),
+                "64",
+            ),
             (entry("", "t", READER), "name"),
         ];
         for (text, said) in rows {

@@ -6,9 +6,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
+use crate::auth::Identity;
 use crate::event::EventId;
 use crate::store::read::{self, Query, ReadError, Reader};
 
+use super::guard::Caller;
 use super::health::StoreState;
 use super::limits::{Deadline, Limits, Permit};
 use super::token::{self, Scope};
@@ -30,6 +32,7 @@ pub(super) struct Counters {
 /// What a call is apart from its message.
 struct Call {
     method: &'static str,
+    who: Arc<Identity>,
     deadline: Deadline,
     permit: Option<Permit>,
     /// Its place among the histories, if it is one.
@@ -42,8 +45,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetUserStatsRequest>,
     ) -> Result<Response<v1::UserStats>, Status> {
-        let (call, request) = self.open("GetUserStats", request);
-        let (query, after) = validate::user(&request)?;
+        let (call, request) = self.open("GetUserStats", request)?;
+        let (query, after) = validate::user(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         only(answer)
     }
@@ -52,8 +55,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::BatchGetUserStatsRequest>,
     ) -> Result<Response<v1::BatchGetUserStatsResponse>, Status> {
-        let (call, request) = self.open("BatchGetUserStats", request);
-        let (query, after) = validate::users(&request)?;
+        let (call, request) = self.open("BatchGetUserStats", request)?;
+        let (query, after) = validate::users(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         let user_stats = all(answer);
         Ok(Response::new(v1::BatchGetUserStatsResponse { user_stats }))
@@ -63,8 +66,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetUserDialogStatsRequest>,
     ) -> Result<Response<v1::UserDialogStats>, Status> {
-        let (call, request) = self.open("GetUserDialogStats", request);
-        let (query, after) = validate::user_in_dialog(&request)?;
+        let (call, request) = self.open("GetUserDialogStats", request)?;
+        let (query, after) = validate::user_in_dialog(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         Ok(Response::new(answer.into()))
     }
@@ -73,8 +76,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::ListUserDialogStatsRequest>,
     ) -> Result<Response<v1::ListUserDialogStatsResponse>, Status> {
-        let (call, request) = self.open("ListUserDialogStats", request);
-        let (query, after) = validate::dialogs_of_user(&request)?;
+        let (call, request) = self.open("ListUserDialogStats", request)?;
+        let (query, after) = validate::dialogs_of_user(&request, &call.who)?;
         let page = self.answer(call, query.clone(), after).await?;
         let next_page_token = next_page_token(&query, &page);
         Ok(Response::new(v1::ListUserDialogStatsResponse {
@@ -87,8 +90,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetDialogStatsRequest>,
     ) -> Result<Response<v1::DialogStats>, Status> {
-        let (call, request) = self.open("GetDialogStats", request);
-        let (query, after) = validate::dialog(&request)?;
+        let (call, request) = self.open("GetDialogStats", request)?;
+        let (query, after) = validate::dialog(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         only(answer)
     }
@@ -97,8 +100,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::BatchGetDialogStatsRequest>,
     ) -> Result<Response<v1::BatchGetDialogStatsResponse>, Status> {
-        let (call, request) = self.open("BatchGetDialogStats", request);
-        let (query, after) = validate::dialogs(&request)?;
+        let (call, request) = self.open("BatchGetDialogStats", request)?;
+        let (query, after) = validate::dialogs(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         let dialog_stats = all(answer);
         Ok(Response::new(v1::BatchGetDialogStatsResponse {
@@ -110,8 +113,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetMessageStatsRequest>,
     ) -> Result<Response<v1::MessageStats>, Status> {
-        let (call, request) = self.open("GetMessageStats", request);
-        let (query, after) = validate::message(&request)?;
+        let (call, request) = self.open("GetMessageStats", request)?;
+        let (query, after) = validate::message(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         only(answer)
     }
@@ -120,8 +123,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::BatchGetMessageStatsRequest>,
     ) -> Result<Response<v1::BatchGetMessageStatsResponse>, Status> {
-        let (call, request) = self.open("BatchGetMessageStats", request);
-        let (query, after) = validate::messages(&request)?;
+        let (call, request) = self.open("BatchGetMessageStats", request)?;
+        let (query, after) = validate::messages(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         let message_stats = all(answer);
         Ok(Response::new(v1::BatchGetMessageStatsResponse {
@@ -133,8 +136,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::ListCounterHistoryRequest>,
     ) -> Result<Response<v1::ListCounterHistoryResponse>, Status> {
-        let (mut call, request) = self.open("ListCounterHistory", request);
-        let (query, after) = validate::history(&request)?;
+        let (mut call, request) = self.open("ListCounterHistory", request)?;
+        let (query, after) = validate::history(&request, &call.who)?;
         call.turn = Some(self.turn(&call).await?);
         let page = self.answer(call, query.clone(), after).await?;
         let next = page.next.as_ref().map(|next| token::after(&query, next));
@@ -169,14 +172,15 @@ impl Counters {
         }
     }
 
-    fn open<T>(&self, method: &'static str, mut request: Request<T>) -> (Call, T) {
+    fn open<T>(&self, method: &'static str, mut request: Request<T>) -> Result<(Call, T), Status> {
         let call = Call {
             method,
+            who: Caller::of(&request)?.identity,
             deadline: self.limits.deadline(request.metadata()),
             permit: request.extensions_mut().remove::<Permit>(),
             turn: None,
         };
-        (call, request.into_inner())
+        Ok((call, request.into_inner()))
     }
 
     /// Reads in a task of its own, which outlives a caller that is gone or out
@@ -193,6 +197,7 @@ impl Counters {
             deadline,
             permit,
             turn,
+            ..
         } = call;
         if self.store.is_lost() {
             return Err(unavailable());

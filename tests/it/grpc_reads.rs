@@ -4,14 +4,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use chat_counters::auth::Authenticator;
 use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
 use chat_counters::grpc::v1::*;
-use chat_counters::grpc::{Asked, Bound, DeadLetters};
+use chat_counters::grpc::{Asked, Bound, DeadLetters, Guard};
 use chat_counters::redrive::Redrive;
 use chat_counters::store::Store;
 use chat_counters::store::read::{CommitFeed, Reader};
+use chat_counters::telemetry::metrics::Metrics;
 use chat_counters::{config, shutdown};
 use mongodb::bson::{DateTime, Document, doc};
+use prometheus_client::registry::Registry;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
@@ -75,6 +78,10 @@ impl Bench {
             reader: Reader::new(store.clone(), feed.clone()),
             store: store.clone(),
             letters: DeadLetters::new(Redrive::new(store.clone(), &config::Config::default())),
+            guard: Guard::new(
+                Authenticator::open(),
+                Metrics::new(&mut Registry::default()),
+            ),
         };
         let server = bound.serve(asked, ready, stop);
         let server = tokio::spawn(async move { server.await.unwrap() });
