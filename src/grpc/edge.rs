@@ -8,6 +8,9 @@ use futures::future::BoxFuture;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::{Code, Status};
+use tower_layer::Layer;
+
+use super::guard::Guard;
 
 use super::body::{Keeping, Timely};
 use super::limits::Kept;
@@ -24,7 +27,23 @@ const NOT_DECODED: &str = "failed to decode Protobuf message";
 
 /// All services behind the edge: nothing is done for a call that is refused here.
 #[derive(Debug, Clone)]
-pub(super) struct Edge<S>(pub(super) S);
+pub(super) struct Edge<S> {
+    services: S,
+    guard: Guard,
+}
+
+/// Puts the edge in front of services.
+#[derive(Debug, Clone)]
+pub(super) struct EdgeLayer(pub(super) Guard);
+
+impl<S> Layer<S> for EdgeLayer {
+    type Service = Edge<S>;
+
+    fn layer(&self, services: S) -> Edge<S> {
+        let guard = self.0.clone();
+        Edge { services, guard }
+    }
+}
 
 impl<S> Service<http::Request<Body>> for Edge<S>
 where
@@ -36,10 +55,10 @@ where
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(context)
+        self.services.poll_ready(context)
     }
 
-    fn call(&mut self, call: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut call: http::Request<Body>) -> Self::Future {
         let bytes = metadata_bytes(call.headers());
         if bytes > MAX_METADATA_BYTES {
             let refused = Status::resource_exhausted(format!(
@@ -47,11 +66,14 @@ where
             ));
             return Box::pin(async move { Ok(refused.into_http()) });
         }
+        if let Err(refused) = self.guard.pass(&mut call) {
+            return Box::pin(async move { Ok(refused.into_http()) });
+        }
         let call = match call.uri().path().starts_with(REFLECTION) {
             true => call,
             false => call.map(|body| Body::new(Timely::new(body))),
         };
-        let answer = self.0.call(call);
+        let answer = self.services.call(call);
         Box::pin(async move { answer.await.map(blame_the_caller).map(keep) })
     }
 }

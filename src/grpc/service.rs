@@ -5,10 +5,12 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
+use crate::auth::Identity;
 use crate::event::EventId;
 use crate::store::read::{self, Query, ReadError, Reader};
 
 use super::admission::Sharer;
+use super::guard::Caller;
 use super::health::StoreState;
 use super::limits::{Cost, Deadline, Kept, Limits};
 use super::token::{self, Scope};
@@ -27,8 +29,9 @@ pub(super) struct Counters {
 struct Call {
     method: &'static str,
     cost: Cost,
+    who: Arc<Identity>,
     deadline: Deadline,
-    /// By whom: an address, where callers have no name.
+    /// On whose account it takes a place.
     caller: String,
 }
 
@@ -52,8 +55,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetUserStatsRequest>,
     ) -> Result<Response<v1::UserStats>, Status> {
-        let (call, request) = self.open("GetUserStats", request);
-        let (query, after) = validate::user(&request)?;
+        let (call, request) = self.open("GetUserStats", request)?;
+        let (query, after) = validate::user(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         only(answer)
     }
@@ -62,8 +65,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::BatchGetUserStatsRequest>,
     ) -> Result<Response<v1::BatchGetUserStatsResponse>, Status> {
-        let (call, request) = self.open("BatchGetUserStats", request);
-        let (query, after) = validate::users(&request)?;
+        let (call, request) = self.open("BatchGetUserStats", request)?;
+        let (query, after) = validate::users(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         Ok(answer.with(|answer| v1::BatchGetUserStatsResponse {
             user_stats: all(answer),
@@ -74,8 +77,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetUserDialogStatsRequest>,
     ) -> Result<Response<v1::UserDialogStats>, Status> {
-        let (call, request) = self.open("GetUserDialogStats", request);
-        let (query, after) = validate::user_in_dialog(&request)?;
+        let (call, request) = self.open("GetUserDialogStats", request)?;
+        let (query, after) = validate::user_in_dialog(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         Ok(answer.with(Into::into))
     }
@@ -84,8 +87,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::ListUserDialogStatsRequest>,
     ) -> Result<Response<v1::ListUserDialogStatsResponse>, Status> {
-        let (call, request) = self.open("ListUserDialogStats", request);
-        let (query, after) = validate::dialogs_of_user(&request)?;
+        let (call, request) = self.open("ListUserDialogStats", request)?;
+        let (query, after) = validate::dialogs_of_user(&request, &call.who)?;
         let page = self.answer(call, query.clone(), after).await?;
         Ok(page.with(|page| v1::ListUserDialogStatsResponse {
             next_page_token: next_page_token(&query, &page),
@@ -97,8 +100,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetDialogStatsRequest>,
     ) -> Result<Response<v1::DialogStats>, Status> {
-        let (call, request) = self.open("GetDialogStats", request);
-        let (query, after) = validate::dialog(&request)?;
+        let (call, request) = self.open("GetDialogStats", request)?;
+        let (query, after) = validate::dialog(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         only(answer)
     }
@@ -107,8 +110,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::BatchGetDialogStatsRequest>,
     ) -> Result<Response<v1::BatchGetDialogStatsResponse>, Status> {
-        let (call, request) = self.open("BatchGetDialogStats", request);
-        let (query, after) = validate::dialogs(&request)?;
+        let (call, request) = self.open("BatchGetDialogStats", request)?;
+        let (query, after) = validate::dialogs(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         Ok(answer.with(|answer| v1::BatchGetDialogStatsResponse {
             dialog_stats: all(answer),
@@ -119,8 +122,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetMessageStatsRequest>,
     ) -> Result<Response<v1::MessageStats>, Status> {
-        let (call, request) = self.open("GetMessageStats", request);
-        let (query, after) = validate::message(&request)?;
+        let (call, request) = self.open("GetMessageStats", request)?;
+        let (query, after) = validate::message(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         only(answer)
     }
@@ -129,8 +132,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::BatchGetMessageStatsRequest>,
     ) -> Result<Response<v1::BatchGetMessageStatsResponse>, Status> {
-        let (call, request) = self.open("BatchGetMessageStats", request);
-        let (query, after) = validate::messages(&request)?;
+        let (call, request) = self.open("BatchGetMessageStats", request)?;
+        let (query, after) = validate::messages(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         Ok(answer.with(|answer| v1::BatchGetMessageStatsResponse {
             message_stats: all(answer),
@@ -141,9 +144,9 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::ListCounterHistoryRequest>,
     ) -> Result<Response<v1::ListCounterHistoryResponse>, Status> {
-        let (mut call, request) = self.open("ListCounterHistory", request);
+        let (mut call, request) = self.open("ListCounterHistory", request)?;
         call.cost = Cost::History;
-        let (query, after) = validate::history(&request)?;
+        let (query, after) = validate::history(&request, &call.who)?;
         let page = self.answer(call, query.clone(), after).await?;
         Ok(page.with(|page| {
             let next = page.next.as_ref().map(|next| token::after(&query, next));
@@ -167,15 +170,16 @@ impl Counters {
         }
     }
 
-    fn open<T>(&self, method: &'static str, request: Request<T>) -> (Call, T) {
-        let address = request.remote_addr();
+    fn open<T>(&self, method: &'static str, request: Request<T>) -> Result<(Call, T), Status> {
+        let caller = Caller::of(&request)?;
         let call = Call {
             method,
             cost: Cost::Read,
             deadline: self.limits.deadline(request.metadata()),
-            caller: address.map_or_else(String::new, |address| address.ip().to_string()),
+            caller: caller.account(),
+            who: caller.identity,
         };
-        (call, request.into_inner())
+        Ok((call, request.into_inner()))
     }
 
     /// Answers; when the event `after` is not there yet, waits for it meanwhile

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use chat_counters::auth::Authenticator;
 use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
 use chat_counters::grpc::v1::*;
-use chat_counters::grpc::{Asked, Bound, DeadLetters};
+use chat_counters::grpc::{Asked, Bound, DeadLetters, Guard};
 use chat_counters::redrive::Redrive;
 use chat_counters::store::Store;
 use chat_counters::store::read::{CommitFeed, Reader};
@@ -77,6 +78,10 @@ impl Bench {
             reader: Reader::new(store.clone(), feed.clone()),
             store: store.clone(),
             letters: DeadLetters::new(Redrive::new(store.clone(), &config::Config::default())),
+            guard: Guard::new(
+                Authenticator::open(),
+                Metrics::new(&mut Registry::default()),
+            ),
         };
         let server = bound.serve(asked, ready, stop);
         let server = tokio::spawn(async move { server.await.unwrap() });
