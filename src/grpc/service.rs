@@ -293,7 +293,7 @@ pub(super) fn unavailable() -> Status {
     Status::unavailable("the store cannot be reached, try again later")
 }
 
-fn internal() -> Status {
+pub(super) fn internal() -> Status {
     Status::internal("an error of the service: its log says more")
 }
 
