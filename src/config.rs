@@ -175,6 +175,8 @@ pub struct Log {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shutdown {
+    /// How long calls are served after the word to stop.
+    pub delay_seconds: u64,
     /// How long a stop waits for what is in flight.
     pub drain_seconds: u64,
 }
@@ -297,6 +299,9 @@ impl Default for Verify {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { drain_seconds: 20 }
+        Self {
+            delay_seconds: 5,
+            drain_seconds: 20,
+        }
     }
 }

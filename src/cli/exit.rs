@@ -49,6 +49,14 @@ impl Failure {
         self.code == ExitCode::Server
     }
 
+    /// Says it in the log.
+    pub fn log(self, what: &str) -> ExitCode {
+        if !self.message.is_empty() {
+            tracing::error!(error = self.message, "{what}");
+        }
+        self.code
+    }
+
     /// Says it on stderr.
     pub fn tell(self) -> ExitCode {
         if !self.message.is_empty() {

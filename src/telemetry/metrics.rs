@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -102,6 +102,11 @@ pub struct Metrics {
     pub consumer_restarts: Family<Label, Counter>,
     /// 1 while nothing is consumed because the store takes nothing.
     pub consumer_paused: Gauge,
+    /// When the broker last answered the question that it is asked once a
+    /// second, in seconds since the epoch.
+    pub bus_answered: Gauge,
+    /// When an event was last settled, in seconds since the epoch.
+    pub last_settled: Gauge,
     /// Times that the exchange was found to be gone, and the queue was bound
     /// again.
     pub topology_restored: Counter,
@@ -147,6 +152,8 @@ impl Metrics {
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             consumer_restarts: Family::default(),
             consumer_paused: Gauge::default(),
+            bus_answered: Gauge::default(),
+            last_settled: Gauge::default(),
             verified_dialogs: Counter::default(),
             differences: Counter::default(),
             connections: Family::default(),
@@ -235,6 +242,16 @@ impl Metrics {
             metrics.consumer_paused.clone(),
         );
         registry.register(
+            "bus_answered_timestamp_seconds",
+            "When the broker last answered the question it is asked once a second, since the epoch; 0 = never",
+            metrics.bus_answered.clone(),
+        );
+        registry.register(
+            "last_settled_timestamp_seconds",
+            "When an event was last settled, since the epoch; 0 = never",
+            metrics.last_settled.clone(),
+        );
+        registry.register(
             "topology_restored",
             "Times that the exchange was found to be gone, and the queue was bound again",
             metrics.topology_restored.clone(),
@@ -320,6 +337,12 @@ impl Metrics {
     /// Counts a settled event by its outcome.
     pub fn settled(&self, outcome: &'static str) {
         self.events.get_or_create(&Label { kind: outcome }).inc();
+        self.last_settled.set(now());
+    }
+
+    /// Takes note that the broker answered.
+    pub fn bus_answers(&self) {
+        self.bus_answered.set(now());
     }
 
     /// Counts a create that disagrees with what was recorded of its message.
@@ -375,6 +398,12 @@ impl Metrics {
         types.insert(event_type.into());
         event_type
     }
+}
+
+/// Seconds since the epoch.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -102,6 +102,7 @@ pub fn command(binary: &Path, config: &Config) -> Command {
         )
         .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
         .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
+        .env("CHAT_COUNTERS__SHUTDOWN__DELAY_SECONDS", "0")
         // None that another test's service has.
         .env("CHAT_COUNTERS__ADMIN__LISTEN", "127.0.0.1:0")
         .stdin(Stdio::null())
