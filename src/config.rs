@@ -129,6 +129,10 @@ pub struct Grpc {
     pub listen: String,
     /// Largest request and answer.
     pub max_message_bytes: usize,
+    /// Connections at the same time.
+    pub max_connections: usize,
+    /// Age at which a connection is to end.
+    pub max_connection_age_seconds: u64,
     /// Requests at the same time.
     pub max_concurrent_requests: usize,
     /// Deadline of a call without one.
@@ -145,6 +149,8 @@ pub struct Grpc {
 pub struct Admin {
     /// Where it listens; empty = off.
     pub listen: String,
+    /// Connections at the same time.
+    pub max_connections: usize,
 }
 
 /// The Prometheus endpoint.
@@ -244,6 +250,8 @@ impl Default for Grpc {
         Self {
             listen: "127.0.0.1:50051".into(),
             max_message_bytes: 1 << 20,
+            max_connections: 4_096,
+            max_connection_age_seconds: 1_800,
             max_concurrent_requests: 256,
             default_deadline_ms: 5_000,
             max_deadline_ms: 60_000,
@@ -256,6 +264,7 @@ impl Default for Admin {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:50052".into(),
+            max_connections: 256,
         }
     }
 }

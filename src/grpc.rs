@@ -6,6 +6,8 @@
 //! the rest is shed), streams per connection, sizes of messages and headers,
 //! time per call.
 
+mod admission;
+mod body;
 mod dead_letters;
 mod edge;
 mod guard;
@@ -13,6 +15,7 @@ mod health;
 mod limits;
 mod maintenance;
 mod map;
+
 mod rebuild;
 mod service;
 mod token;
@@ -21,18 +24,18 @@ mod validate;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tonic_health::server::health_reporter;
 use tower_layer::{Identity, Stack};
 
 use crate::config;
+use crate::listener::{Listener, Settings, descriptors};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::store::read::Reader;
+use crate::telemetry::metrics::Metrics;
 
 pub use dead_letters::DeadLetters;
 use edge::EdgeLayer;
@@ -70,6 +73,18 @@ const GRACE: Duration = Duration::from_secs(5);
 const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// Calls of one connection at the same time; more wait with the client.
+const STREAMS: u32 = 64;
+/// Calls that a client may have given up before they were looked at; one more
+/// ends its connection. Clients that cancel in bursts are not to be taken for
+/// an attack.
+const PENDING_RESETS: usize = 100;
+/// What a connection that has its age may still take, after the longest
+/// deadline.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// The same for operators, whose replays and verifications take hours.
+const LONGEST_JOB: Duration = Duration::from_secs(24 * 3_600);
+
 /// Most clients refuse larger answers unless told otherwise.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
@@ -96,32 +111,20 @@ pub enum ServeError {
     /// The descriptors compiled in cannot be served.
     #[error("gRPC reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The server broke down.
-    #[error("gRPC server: {0}")]
-    Transport(#[from] tonic::transport::Error),
 }
 
-/// A port that is listened on.
-#[derive(Debug)]
-struct Socket {
-    incoming: TcpIncoming,
-    address: SocketAddr,
-}
-
-impl Socket {
-    async fn bind(key: &'static str, listen: &str) -> Result<Self, ServeError> {
-        let failed = |reason| ServeError::Bind {
-            key,
-            listen: listen.to_owned(),
-            reason,
-        };
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let incoming = TcpIncoming::from(listener)
-            .with_nodelay(Some(true))
-            .with_keepalive(Some(KEEPALIVE));
-        Ok(Self { incoming, address })
-    }
+async fn bind(
+    key: &'static str,
+    listen: &str,
+    settings: Settings,
+    metrics: &Metrics,
+) -> Result<Listener, ServeError> {
+    let bound = Listener::bind(listen, settings, metrics).await;
+    bound.map_err(|reason| ServeError::Bind {
+        key,
+        listen: listen.to_owned(),
+        reason,
+    })
 }
 
 /// What is asked for answers.
@@ -140,8 +143,8 @@ pub struct Asked {
 /// Servers that listen but do not answer yet.
 #[derive(Debug)]
 pub struct Bound {
-    counters: Socket,
-    admin: Option<Socket>,
+    counters: Listener,
+    admin: Option<Listener>,
     config: config::Grpc,
 }
 
@@ -151,11 +154,34 @@ impl Bound {
     ///
     /// # Errors
     /// [`ServeError::Bind`].
-    pub async fn bind(config: &config::Config) -> Result<Self, ServeError> {
-        let counters = Socket::bind("grpc.listen", &config.grpc.listen).await?;
-        let admin = match config.admin.listen.as_str() {
+    pub async fn bind(config: &config::Config, metrics: &Metrics) -> Result<Self, ServeError> {
+        let config::Config { grpc, admin, .. } = config;
+        let wanted = [
+            ("grpc", grpc.max_connections),
+            ("admin", admin.max_connections),
+        ];
+        let wanted = match admin.listen.is_empty() {
+            true => &wanted[..1],
+            false => &wanted,
+        };
+        let shares = descriptors::share(wanted);
+        let settings = |number: usize, grace| Settings {
+            name: wanted[number].0,
+            max_connections: shares[number],
+            max_age: Duration::from_secs(grpc.max_connection_age_seconds),
+            grace,
+        };
+        let last_words = Duration::from_millis(grpc.max_deadline_ms) + LAST_WORDS;
+        let counters = bind(
+            "grpc.listen",
+            &grpc.listen,
+            settings(0, last_words),
+            metrics,
+        )
+        .await?;
+        let admin = match admin.listen.as_str() {
             "" => None,
-            listen => Some(Socket::bind("admin.listen", listen).await?),
+            listen => Some(bind("admin.listen", listen, settings(1, LONGEST_JOB), metrics).await?),
         };
         Ok(Self {
             counters,
@@ -166,12 +192,12 @@ impl Bound {
 
     /// Where counters are served.
     pub fn local_addr(&self) -> SocketAddr {
-        self.counters.address
+        self.counters.local_addr()
     }
 
     /// Where dead letters and maintenance are served, if they are.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(|admin| admin.address)
+        self.admin.as_ref().map(Listener::local_addr)
     }
 
     /// Answers until the stop is requested, then waits a few seconds for open
@@ -203,11 +229,11 @@ impl Bound {
         let probing = tokio::spawn(probe.run(shutdown.clone()));
         let administering = async {
             match self.admin {
-                Some(socket) => run(admin, socket.incoming, shutdown.clone()).await,
+                Some(listener) => run(admin, listener, shutdown.clone()).await,
                 None => Ok(()),
             }
         };
-        let counting = run(counters, self.counters.incoming, shutdown.clone());
+        let counting = run(counters, self.counters, shutdown.clone());
         let ended = tokio::try_join!(counting, administering).map(drop);
         if ended.is_ok() {
             // After a stop it ends by itself.
@@ -224,19 +250,10 @@ fn counters(
     store: StoreState,
 ) -> Router<Layers> {
     let limits = Limits::new(config);
-    let counters = Counters::new(reader, limits.clone(), store.clone());
-    let counters = CounterServiceServer::new(counters)
+    let counters = CounterServiceServer::new(Counters::new(reader, limits, store))
         .max_decoding_message_size(config.max_message_bytes)
         .max_encoding_message_size(config.max_message_bytes.max(MAX_ANSWER_BYTES));
-    let admit = move |call| {
-        let shed = limits.admit(call);
-        // Calls that wait for the store may be what takes all the places.
-        shed.map_err(|busy| match store.is_unreachable() {
-            true => service::unavailable(),
-            false => busy,
-        })
-    };
-    server(config, guard).add_service(InterceptedService::new(counters, admit))
+    server(config, guard).add_service(counters)
 }
 
 fn admin(
@@ -261,12 +278,11 @@ fn admin(
 type Layers = Stack<EdgeLayer, Identity>;
 
 fn server(config: &config::Grpc, guard: &Guard) -> Server<Layers> {
-    // One client on one connection then waits rather than being shed.
-    let streams = u32::try_from(config.max_concurrent_requests).unwrap_or(u32::MAX);
     // Behind the calls' own deadlines: for a body that never ends.
     let backstop = Duration::from_millis(config.max_deadline_ms) + Duration::from_secs(1);
     Server::builder()
-        .max_concurrent_streams(streams)
+        .max_concurrent_streams(STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .timeout(backstop)
@@ -287,19 +303,18 @@ fn reflected(router: Router<Layers>) -> Result<Router<Layers>, ServeError> {
 
 async fn run(
     router: Router<Layers>,
-    incoming: TcpIncoming,
+    listener: Listener,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
-    let stop = shutdown.clone();
-    let serving = router.serve_with_incoming_shutdown(incoming, async move {
-        stop.requested().await;
-    });
+    // A server for each connection: only so has each an end of its own.
+    let serve_one = move |one, end| router.clone().serve_with_incoming_shutdown(one, end);
+    let serving = listener.serve(serve_one, shutdown.clone());
     let patience = async {
         shutdown.requested().await;
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
-        ended = serving => Ok(ended?),
+        () = serving => Ok(()),
         () = patience => {
             tracing::warn!("calls still open {} s after the stop are cut off", GRACE.as_secs());
             Ok(())

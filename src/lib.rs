@@ -33,6 +33,7 @@ pub mod forecast;
 pub mod grpc;
 pub mod history;
 pub mod lane;
+pub mod listener;
 pub mod maintenance;
 pub mod outage;
 pub mod pipeline;

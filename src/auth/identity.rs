@@ -12,6 +12,8 @@ use crate::event::{TenantId, UserId};
 const MAX_NAME_BYTES: usize = 512;
 /// Most tenants that one identity is given by name.
 pub(super) const MAX_TENANTS: usize = 1_000;
+/// The name of anybody.
+const ANONYMOUS: &str = "anonymous";
 /// What stands for all tenants.
 const EVERY_TENANT: &str = "*";
 
@@ -182,7 +184,13 @@ impl Identity {
 
     /// Anybody, where nobody is asked.
     pub fn anonymous() -> Arc<Self> {
-        Arc::new(Self::almighty("anonymous"))
+        Arc::new(Self::almighty(ANONYMOUS))
+    }
+
+    /// Whether it is the one whom nobody has asked.
+    pub fn is_anonymous(&self) -> bool {
+        // Other names have the way before them.
+        self.name == ANONYMOUS
     }
 
     /// Whoever runs this process: they have the URLs of both servers anyway.

@@ -12,9 +12,15 @@ use tower_layer::Layer;
 
 use super::guard::Guard;
 
+use super::body::{Keeping, Timely};
+use super::limits::Kept;
+
 /// Largest metadata of a call, as HTTP/2 measures it: names, values, and 32
 /// bytes for each. More is refused with RESOURCE_EXHAUSTED.
 pub(super) const MAX_METADATA_BYTES: usize = 16 << 10;
+
+/// The only calls of which the requests are a stream, which lasts.
+const REFLECTION: &str = "/grpc.reflection.";
 
 /// How the library reports a request that is no such Protobuf message.
 const NOT_DECODED: &str = "failed to decode Protobuf message";
@@ -63,8 +69,12 @@ where
         if let Err(refused) = self.guard.pass(&mut call) {
             return Box::pin(async move { Ok(refused.into_http()) });
         }
+        let call = match call.uri().path().starts_with(REFLECTION) {
+            true => call,
+            false => call.map(|body| Body::new(Timely::new(body))),
+        };
         let answer = self.services.call(call);
-        Box::pin(async move { answer.await.map(blame_the_caller) })
+        Box::pin(async move { answer.await.map(blame_the_caller).map(keep) })
     }
 }
 
@@ -83,5 +93,13 @@ fn blame_the_caller(answer: http::Response<Body>) -> http::Response<Body> {
             Status::new(Code::InvalidArgument, status.message()).into_http()
         }
         _ => answer,
+    }
+}
+
+/// What was taken for a call is kept until its answer is out.
+fn keep(mut answer: http::Response<Body>) -> http::Response<Body> {
+    match answer.extensions_mut().remove::<Kept>() {
+        Some(kept) => answer.map(|body| Body::new(Keeping::new(body, kept))),
+        None => answer,
     }
 }

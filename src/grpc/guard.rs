@@ -11,6 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::auth::methods::{Allowed, allowed};
 use crate::auth::{Authenticator, Identity, Refusal, Shown};
+use crate::listener::Peer;
 use crate::telemetry::metrics::Metrics;
 
 /// Whose reasons they are, in `ErrorInfo`.
@@ -61,11 +62,7 @@ impl Guard {
         if allowed == Allowed::Everybody {
             return Ok(None);
         }
-        let header = call.headers().get(http::header::AUTHORIZATION);
-        let shown = Shown {
-            authorization: header.map(http::HeaderValue::as_bytes),
-            certificate: None,
-        };
+        let shown = shown(call).map_err(Refused::Unknown)?;
         let identity = self.authenticator.identify(shown, SystemTime::now());
         let identity = identity.map_err(Refused::Unknown)?;
         match allowed.admits(&identity) {
@@ -73,6 +70,22 @@ impl Guard {
             false => Err(Refused::NotAllowed(identity, allowed)),
         }
     }
+}
+
+/// What a call shows of who makes it.
+fn shown(call: &http::Request<Body>) -> Result<Shown<'_>, Refusal> {
+    let mut headers = call.headers().get_all(http::header::AUTHORIZATION).iter();
+    let authorization = headers.next().map(http::HeaderValue::as_bytes);
+    if headers.next().is_some() {
+        // Which one somebody else has looked at cannot be known.
+        return Err(Refusal::NotBearer);
+    }
+    let peer = call.extensions().get::<Peer>();
+    let certificate = peer.and_then(|peer| peer.certificate.as_ref()?.chain.first());
+    Ok(Shown {
+        authorization,
+        certificate: certificate.map(AsRef::as_ref),
+    })
 }
 
 enum Refused {
@@ -156,8 +169,17 @@ impl Caller {
         let identity = identity.ok_or_else(|| Status::internal("nobody has asked who calls"))?;
         Ok(Self {
             identity: Arc::clone(identity),
-            address: request.remote_addr(),
+            address: Peer::address_of(request),
         })
+    }
+
+    /// Among whom places are shared: by name, or by address where callers have
+    /// none.
+    pub(super) fn sharer(&self) -> String {
+        match self.address {
+            Some(address) if self.identity.is_anonymous() => address.ip().to_string(),
+            _ => self.identity.name().to_owned(),
+        }
     }
 
     /// Anybody, of this process.

@@ -1,7 +1,6 @@
 //! `/metrics` and `/healthz` over HTTP/1.
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +12,15 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::warn;
 
+use crate::listener::Places;
 use crate::shutdown::Shutdown;
 
-/// Connections at the same time; more wait to be accepted.
+/// Connections at the same time. The oldest gives way to one more: it is idle
+/// in all likelihood, for an answer takes milliseconds, and a probe must not
+/// wait.
 const CONNECTIONS: usize = 32;
 /// How long a client may take for the header of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,22 +39,27 @@ pub async fn serve(
     ready: impl Fn() -> bool + Send + Sync + Clone + 'static,
     shutdown: Shutdown,
 ) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(CONNECTIONS);
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = listener.accept() => accepted,
             () = shutdown.requested() => return,
         };
         match accepted {
-            Ok((stream, slot)) => {
+            Ok((stream, _)) => {
                 let (registry, ready) = (registry.clone(), ready.clone());
+                let (Some(mut place), _) = places.take() else {
+                    continue;
+                };
                 connections.spawn(async move {
-                    // An error is the client's: it has gone or speaks no HTTP.
                     let served = connection(stream, registry, ready);
-                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
-                    drop(slot);
+                    tokio::select! {
+                        // An error is the client's: it has gone or speaks no HTTP.
+                        _ = tokio::time::timeout(CONNECTION_TIMEOUT, served) => {}
+                        () = place.lost() => {}
+                    }
                 });
             }
             Err(error) => {
@@ -62,19 +68,6 @@ pub async fn serve(
             }
         }
     }
-}
-
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = slots
-        .clone()
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, slot))
 }
 
 async fn connection(

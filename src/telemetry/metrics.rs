@@ -39,6 +39,32 @@ pub struct Label {
     pub kind: &'static str,
 }
 
+/// A port that gRPC is served on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ListenerLabel {
+    /// Its section of the configuration.
+    pub listener: &'static str,
+}
+
+/// A connection that was not served.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusalLabel {
+    /// The section of the configuration of its port.
+    pub listener: &'static str,
+    /// Why.
+    pub kind: &'static str,
+}
+
+/// Counts a connection as open until it is dropped.
+#[derive(Debug)]
+pub struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// The type of an event, one of a bounded set.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TypeLabel {
@@ -93,6 +119,10 @@ pub struct Metrics {
     auth_sources_broken: Family<Label, Gauge>,
     /// When the issuer's keys were last fetched, in seconds since the epoch.
     auth_keys_fetched: Gauge,
+    /// Connections to the gRPC ports.
+    connections: Family<ListenerLabel, Gauge>,
+    /// Connections that were closed before a call could come, by cause.
+    connections_refused: Family<RefusalLabel, Counter>,
     /// Events that are none of ours, by type.
     ignored: Family<TypeLabel, Counter>,
     /// The types that have a label of their own.
@@ -122,6 +152,8 @@ impl Metrics {
             auth_calls: Family::default(),
             auth_sources_broken: Family::default(),
             auth_keys_fetched: Gauge::default(),
+            connections: Family::default(),
+            connections_refused: Family::default(),
             ignored: Family::default(),
             ignored_types: Arc::default(),
         };
@@ -223,6 +255,16 @@ impl Metrics {
             metrics.differences.clone(),
         );
         registry.register(
+            "connections",
+            "Connections that are open to the gRPC ports, by port",
+            metrics.connections.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Connections closed before a call could come, by port and cause",
+            metrics.connections_refused.clone(),
+        );
+        registry.register(
             "auth_calls",
             "gRPC calls by what came of asking who calls",
             metrics.auth_calls.clone(),
@@ -294,6 +336,20 @@ impl Metrics {
             kind: kind.as_str(),
         };
         self.implausible_times.get_or_create(&label).inc();
+    }
+
+    /// Counts a connection to a gRPC port for as long as it is open.
+    pub fn connection_open(&self, listener: &'static str) -> OpenConnection {
+        let label = ListenerLabel { listener };
+        let open = self.connections.get_or_create_owned(&label);
+        open.inc();
+        OpenConnection(open)
+    }
+
+    /// Counts connections that were not served.
+    pub fn connections_refused(&self, listener: &'static str, kind: &'static str, count: u64) {
+        let label = RefusalLabel { listener, kind };
+        self.connections_refused.get_or_create(&label).inc_by(count);
     }
 
     /// Counts an event that is none of ours, by its type.

@@ -39,6 +39,7 @@ mod history_size;
 mod implausible_times;
 mod large_events;
 mod layers;
+mod listener;
 mod memory;
 mod mutations;
 mod outages;

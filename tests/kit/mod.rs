@@ -8,6 +8,7 @@ pub mod broker;
 pub mod model;
 pub mod random;
 pub mod raw_amqp;
+pub mod raw_http2;
 pub mod read_back;
 pub mod scenario;
 pub mod servers;

@@ -181,6 +181,22 @@ impl Service {
                 "BUS__WATCHDOG_SECONDS",
                 config.bus.watchdog_seconds.to_string(),
             ),
+            (
+                "GRPC__MAX_CONNECTIONS",
+                config.grpc.max_connections.to_string(),
+            ),
+            (
+                "GRPC__MAX_CONNECTION_AGE_SECONDS",
+                config.grpc.max_connection_age_seconds.to_string(),
+            ),
+            (
+                "GRPC__MAX_DEADLINE_MS",
+                config.grpc.max_deadline_ms.to_string(),
+            ),
+            (
+                "GRPC__DEFAULT_DEADLINE_MS",
+                config.grpc.default_deadline_ms.to_string(),
+            ),
             ("LANES__COUNT", config.lanes.count.to_string()),
             ("LANES__BATCH_EVENTS", config.lanes.batch_events.to_string()),
             ("LANES__BATCH_AGE_MS", config.lanes.batch_age_ms.to_string()),

@@ -1,0 +1,173 @@
+//! A connection as a server has it, and who is at its other end.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use rustls::pki_types::CertificateDer;
+use time::OffsetDateTime;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
+use tonic::transport::server::Connected;
+
+/// Who is at the other end: in the extensions of every request.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its address, or that of the proxy before it.
+    pub address: SocketAddr,
+    /// The connection, among all that this process has ever had.
+    pub connection: u64,
+    /// What it proved at the handshake, where that is asked for.
+    pub certificate: Option<Arc<PeerCertificate>>,
+}
+
+impl Peer {
+    /// The peer of a request, if a [`Connection`] brought it. What tonic says of
+    /// its own connections it does not say of ours.
+    pub fn of<T>(request: &tonic::Request<T>) -> Option<&Peer> {
+        request.extensions().get()
+    }
+
+    /// Its address.
+    pub fn address_of<T>(request: &tonic::Request<T>) -> Option<SocketAddr> {
+        Peer::of(request).map(|peer| peer.address)
+    }
+}
+
+/// A client's certificate, which an authority of ours has signed.
+#[derive(Debug)]
+pub struct PeerCertificate {
+    /// As sent: its own first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// When the first of them ends. A connection outlives that; what is asked
+    /// on it must not.
+    pub not_after: OffsetDateTime,
+}
+
+/// A connection whose client speaks HTTP/2.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    peer: Peer,
+    /// What was read before the server had it, and how much of it was given.
+    begun: (Vec<u8>, usize),
+    cut: Option<Pin<Box<Sleep>>>,
+    _alive: Option<oneshot::Sender<()>>,
+}
+
+impl Connection {
+    pub(super) fn plain(stream: TcpStream, address: SocketAddr) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let peer = Peer {
+            address,
+            connection: NEXT.fetch_add(1, Ordering::Relaxed),
+            certificate: None,
+        };
+        Self {
+            stream,
+            peer,
+            begun: (Vec::new(), 0),
+            cut: None,
+            _alive: None,
+        }
+    }
+
+    /// Gives these bytes first.
+    pub(super) fn beginning_with(mut self, bytes: Vec<u8>) -> Self {
+        self.begun = (bytes, 0);
+        self
+    }
+
+    /// Fails whatever is read or written from then on.
+    pub(super) fn cut_at(&mut self, at: Instant) {
+        self.cut = Some(Box::pin(tokio::time::sleep_until(at.into())));
+    }
+
+    /// Keeps this for as long as the connection is there.
+    pub(super) fn hold(&mut self, alive: oneshot::Sender<()>) {
+        self._alive = Some(alive);
+    }
+
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// An error once the connection has had its time. HTTP/2 has a read pending
+    /// at all times, so this is noticed also when nothing comes or goes.
+    fn uncut(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let is_over = |cut: &mut Pin<Box<Sleep>>| cut.as_mut().poll(context).is_ready();
+        match self.cut.as_mut().is_some_and(is_over) {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.uncut(context)?;
+        let (bytes, given) = &mut self.begun;
+        if *given < bytes.len() {
+            let count = buffer.remaining().min(bytes.len() - *given);
+            buffer.put_slice(&bytes[*given..*given + count]);
+            *given += count;
+            if *given == bytes.len() {
+                self.begun = (Vec::new(), 0);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.uncut(context)?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.uncut(context)?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.uncut(context)?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.uncut(context)?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,95 @@
+//! What an HTTP/2 client says first: 24 fixed bytes and a SETTINGS frame.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Length, type, flags and stream of a frame.
+const FRAME_HEADER: usize = 9;
+const SETTINGS: u8 = 4;
+/// Two hundred settings. HTTP/2 has six.
+const MAX_SETTINGS_BYTES: usize = 1_200;
+
+/// Reads all of it, and not a byte more. What cannot become a preface is
+/// refused with the first byte that is wrong.
+pub(super) async fn read(client: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(128);
+    let begin = PREFACE.len() + FRAME_HEADER;
+    while bytes.len() < begin {
+        let missing = (begin - bytes.len()) as u64;
+        if (&mut *client).take(missing).read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !bytes
+            .iter()
+            .zip(PREFACE)
+            .all(|(found, expected)| found == expected)
+        {
+            return Err(refused("the preface of HTTP/2"));
+        }
+    }
+    let payload = settings_bytes(&bytes[PREFACE.len()..])?;
+    bytes.resize(begin + payload, 0);
+    client.read_exact(&mut bytes[begin..]).await?;
+    Ok(bytes)
+}
+
+/// The length of the SETTINGS whose header this is.
+fn settings_bytes(header: &[u8]) -> io::Result<usize> {
+    match *header {
+        [a, b, c, SETTINGS, 0, 0, 0, 0, 0] => {
+            let bytes = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            match bytes <= MAX_SETTINGS_BYTES {
+                true => Ok(bytes),
+                false => Err(refused("SETTINGS of a sensible size")),
+            }
+        }
+        _ => Err(refused("SETTINGS")),
+    }
+}
+
+fn refused(expected: &str) -> io::Error {
+    let words = format!("expected {expected}, found something else");
+    io::Error::new(io::ErrorKind::InvalidData, words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGINNING: &[u8] =
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+
+    #[tokio::test]
+    async fn the_beginning_is_read_and_nothing_after_it() {
+        let all = [BEGINNING, b"after"].concat();
+        let mut client = all.as_slice();
+        assert_eq!(read(&mut client).await.unwrap(), BEGINNING);
+        assert_eq!(client, b"after");
+        for end in 0..BEGINNING.len() {
+            let cut = read(&mut &BEGINNING[..end]).await.unwrap_err();
+            assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof, "{end}");
+        }
+    }
+
+    #[tokio::test]
+    async fn anything_else_is_refused_with_its_first_wrong_byte() {
+        for wrong in 0..BEGINNING.len() - 6 {
+            let mut bytes = BEGINNING.to_vec();
+            bytes[wrong] ^= 0x80;
+            // A flag or a stream is no SETTINGS at the beginning, and 32,774
+            // bytes of them are too many; a length of 134 is not.
+            let refused = read(&mut bytes.as_slice()).await.unwrap_err();
+            let expected = match wrong {
+                26 => io::ErrorKind::UnexpectedEof,
+                _ => io::ErrorKind::InvalidData,
+            };
+            assert_eq!(refused.kind(), expected, "byte {wrong}");
+        }
+        for words in [&b"G"[..], b"\x16\x03\x01", b"PRI * HTTP/1"] {
+            let refused = read(&mut &*words).await.unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidData, "{words:?}");
+        }
+    }
+}
