@@ -83,7 +83,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     serve(
         &mut parts,
         &config,
-        (registry, metrics.clone()),
+        (registry, &metrics),
         (reader, store.clone(), redrive.clone()),
         &ready,
         shutdown.clone(),
@@ -157,13 +157,13 @@ async fn listen(address: &str) -> Result<TcpListener, AppError> {
 async fn serve(
     parts: &mut JoinSet<Result<(), AppError>>,
     config: &Config,
-    (registry, metrics): (Registry, Metrics),
+    (registry, metrics): (Registry, &Metrics),
     (reader, store, redrive): (Reader, Store, Redrive),
     ready: &Ready,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
-    let guard = guard(&config.auth, &metrics, &shutdown)?;
-    let bound = Bound::bind(config, &metrics).await?;
+    let guard = guard(&config.auth, metrics, &shutdown)?;
+    let bound = Bound::bind(config, metrics).await?;
     info!(address = %bound.local_addr(), "serving counters over gRPC");
     if let Some(address) = bound.admin_addr() {
         info!(%address, "serving dead letters and maintenance over gRPC");

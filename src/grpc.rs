@@ -10,6 +10,7 @@ mod admission;
 mod body;
 mod dead_letters;
 mod edge;
+mod gate;
 mod guard;
 mod health;
 mod limits;
@@ -39,6 +40,7 @@ use crate::telemetry::metrics::Metrics;
 
 pub use dead_letters::DeadLetters;
 use edge::EdgeLayer;
+use gate::Gate;
 pub use guard::Guard;
 use health::{Probe, StoreState};
 use limits::Limits;
@@ -253,7 +255,7 @@ fn counters(
     let counters = CounterServiceServer::new(Counters::new(reader, limits, store))
         .max_decoding_message_size(config.max_message_bytes)
         .max_encoding_message_size(config.max_message_bytes.max(MAX_ANSWER_BYTES));
-    server(config, guard).add_service(counters)
+    server(config, guard, None).add_service(counters)
 }
 
 fn admin(
@@ -262,7 +264,8 @@ fn admin(
     store: Store,
     letters: DeadLetters,
 ) -> Router<Layers> {
-    server(config, guard)
+    let gate = Gate::new(config);
+    server(config, guard, Some(gate))
         .add_service(
             MaintenanceServiceServer::new(Maintenance::new(store))
                 .max_decoding_message_size(config.max_message_bytes),
@@ -277,7 +280,8 @@ fn admin(
 /// What every call goes through.
 type Layers = Stack<EdgeLayer, Identity>;
 
-fn server(config: &config::Grpc, guard: &Guard) -> Server<Layers> {
+fn server(config: &config::Grpc, guard: &Guard, gate: Option<Gate>) -> Server<Layers> {
+    let guard = guard.clone();
     // Behind the calls' own deadlines: for a body that never ends.
     let backstop = Duration::from_millis(config.max_deadline_ms) + Duration::from_secs(1);
     Server::builder()
@@ -286,7 +290,7 @@ fn server(config: &config::Grpc, guard: &Guard) -> Server<Layers> {
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .timeout(backstop)
-        .layer(EdgeLayer(guard.clone()))
+        .layer(EdgeLayer { guard, gate })
 }
 
 /// With reflection of everything, which says what may be asked where.

@@ -28,7 +28,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
-pub use connection::{Connection, Peer, PeerCertificate};
+pub use connection::{Connection, Cut, Peer, PeerCertificate};
 pub use places::{Place, Places};
 
 /// How long a client may take to begin to speak HTTP/2.

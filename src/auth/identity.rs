@@ -8,6 +8,9 @@ use serde::Deserialize;
 
 use crate::event::{TenantId, UserId};
 
+/// Who calls where nobody is asked.
+const ANONYMOUS: &str = "anonymous";
+
 /// Longest name of anybody.
 const MAX_NAME_BYTES: usize = 512;
 /// Most tenants that one identity is given by name.
@@ -187,9 +190,8 @@ impl Identity {
         Arc::new(Self::almighty(ANONYMOUS))
     }
 
-    /// Whether it is the one whom nobody has asked.
+    /// Whether nobody was asked who this is.
     pub fn is_anonymous(&self) -> bool {
-        // Other names have the way before them.
         self.name == ANONYMOUS
     }
 

@@ -10,10 +10,12 @@ use tonic::codegen::{Service, http};
 use tonic::{Code, Status};
 use tower_layer::Layer;
 
+use super::gate::Gate;
 use super::guard::Guard;
 
 use super::body::{Keeping, Timely};
 use super::limits::Kept;
+use crate::listener::{Cut, Peer};
 
 /// Largest metadata of a call, as HTTP/2 measures it: names, values, and 32
 /// bytes for each. More is refused with RESOURCE_EXHAUSTED.
@@ -21,6 +23,8 @@ pub(super) const MAX_METADATA_BYTES: usize = 16 << 10;
 
 /// The only calls of which the requests are a stream, which lasts.
 const REFLECTION: &str = "/grpc.reflection.";
+/// What probes and tools ask for takes no place.
+const FREE: &str = "/grpc.";
 
 /// How the library reports a request that is no such Protobuf message.
 const NOT_DECODED: &str = "failed to decode Protobuf message";
@@ -30,18 +34,27 @@ const NOT_DECODED: &str = "failed to decode Protobuf message";
 pub(super) struct Edge<S> {
     services: S,
     guard: Guard,
+    gate: Option<Gate>,
 }
 
 /// Puts the edge in front of services.
 #[derive(Debug, Clone)]
-pub(super) struct EdgeLayer(pub(super) Guard);
+pub(super) struct EdgeLayer {
+    pub(super) guard: Guard,
+    /// For methods that have no places of their own.
+    pub(super) gate: Option<Gate>,
+}
 
 impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
     fn layer(&self, services: S) -> Edge<S> {
-        let guard = self.0.clone();
-        Edge { services, guard }
+        let Self { guard, gate } = self.clone();
+        Edge {
+            services,
+            guard,
+            gate,
+        }
     }
 }
 
@@ -69,11 +82,20 @@ where
         if let Err(refused) = self.guard.pass(&mut call) {
             return Box::pin(async move { Ok(refused.into_http()) });
         }
-        let call = match call.uri().path().starts_with(REFLECTION) {
-            true => call,
-            false => call.map(|body| Body::new(Timely::new(body))),
+        let cut = call.extensions().get().map(|peer: &Peer| peer.cut.clone());
+        let is_free = call.uri().path().starts_with(FREE);
+        let answer: Self::Future = match &self.gate {
+            Some(gate) if !is_free => gate.call(&mut self.services, call),
+            _ => {
+                let is_stream = call.uri().path().starts_with(REFLECTION);
+                let call = match is_stream {
+                    true => call,
+                    false => call.map(|body| Body::new(Timely::new(body))),
+                };
+                Box::pin(self.services.call(call))
+            }
         };
-        let answer = self.services.call(call);
+        let keep = |answer| keep(answer, cut);
         Box::pin(async move { answer.await.map(blame_the_caller).map(keep) })
     }
 }
@@ -97,9 +119,9 @@ fn blame_the_caller(answer: http::Response<Body>) -> http::Response<Body> {
 }
 
 /// What was taken for a call is kept until its answer is out.
-fn keep(mut answer: http::Response<Body>) -> http::Response<Body> {
+fn keep(mut answer: http::Response<Body>, cut: Option<Cut>) -> http::Response<Body> {
     match answer.extensions_mut().remove::<Kept>() {
-        Some(kept) => answer.map(|body| Body::new(Keeping::new(body, kept))),
+        Some(kept) => answer.map(|body| Body::new(Keeping::new(body, kept, cut))),
         None => answer,
     }
 }

@@ -62,7 +62,13 @@ impl Guard {
         if allowed == Allowed::Everybody {
             return Ok(None);
         }
-        let shown = shown(call).map_err(Refused::Unknown)?;
+        let peer = call.extensions().get::<Peer>();
+        let certificate = peer.and_then(|peer| peer.certificate.as_ref()?.chain.first());
+        let header = call.headers().get(http::header::AUTHORIZATION);
+        let shown = Shown {
+            authorization: header.map(http::HeaderValue::as_bytes),
+            certificate: certificate.map(|certificate| certificate.as_ref()),
+        };
         let identity = self.authenticator.identify(shown, SystemTime::now());
         let identity = identity.map_err(Refused::Unknown)?;
         match allowed.admits(&identity) {
@@ -188,6 +194,14 @@ impl Caller {
         Self {
             identity: Identity::anonymous(),
             address: None,
+        }
+    }
+
+    /// On whose account places are taken: whoever has no name has an address.
+    pub(super) fn account(&self) -> String {
+        match self.address {
+            Some(address) if self.identity.is_anonymous() => address.ip().to_string(),
+            _ => self.identity.name().to_owned(),
         }
     }
 

@@ -32,6 +32,11 @@ const HISTORIES: usize = 2;
 /// Histories under way at once: what is not replayed waits its turn.
 const HISTORIES_UNDER_WAY: usize = 16;
 
+/// Calls of operators under way at once, jobs among them.
+const WORK: usize = 32;
+/// Those of them at once whose answers may be as large as a letter.
+const LARGE: usize = 4;
+
 /// After how long a caller that was refused may try again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
@@ -45,6 +50,8 @@ pub(super) struct Limits {
     resumed: Arc<Semaphore>,
     histories: Places,
     turns: Arc<Semaphore>,
+    work: Places,
+    large: Arc<Semaphore>,
 }
 
 /// What a call keeps while it is under way: free again when all clones are gone,
@@ -62,6 +69,10 @@ pub(super) enum Cost {
     Read,
     /// All that ever happened to something.
     History,
+    /// What operators do.
+    Work,
+    /// The same, with an answer that may be large.
+    Large,
 }
 
 impl Limits {
@@ -75,25 +86,29 @@ impl Limits {
             resumed: Arc::new(Semaphore::new(RESUMED)),
             histories: Places::new(HISTORIES_UNDER_WAY),
             turns: Arc::new(Semaphore::new(HISTORIES)),
+            work: Places::new(WORK),
+            large: Arc::new(Semaphore::new(LARGE)),
         }
     }
 
-    /// Lets a call read, whose request is there, or sheds it. A history waits
-    /// its turn.
+    /// Lets a call go on, whose request is there, or sheds it. Histories and
+    /// large answers wait their turn.
     pub(super) async fn enter(
         &self,
         cost: Cost,
         sharers: Vec<Sharer>,
         deadline: Deadline,
     ) -> Result<Kept, Status> {
-        let places = match cost {
-            Cost::Read => &self.reads,
-            Cost::History => &self.histories,
+        let (places, turns) = match cost {
+            Cost::Read => (&self.reads, None),
+            Cost::History => (&self.histories, Some(&self.turns)),
+            Cost::Work => (&self.work, None),
+            Cost::Large => (&self.work, Some(&self.large)),
         };
         let place = places.take(sharers).map_err(shed)?;
-        let turn = match cost {
-            Cost::Read => None,
-            Cost::History => Some(turn(&self.turns, deadline).await?),
+        let turn = match turns {
+            Some(turns) => Some(turn(turns, deadline).await?),
+            None => None,
         };
         Ok(Kept {
             _place: Some(Arc::new(place)),
@@ -118,7 +133,7 @@ impl Limits {
                 _place: None,
                 _turn: Some(turn(&self.resumed, deadline).await?),
             }),
-            Cost::History => self.enter(cost, sharers, deadline).await,
+            _ => self.enter(cost, sharers, deadline).await,
         }
     }
 

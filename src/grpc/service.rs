@@ -28,10 +28,10 @@ pub(super) struct Counters {
 /// What a call is apart from its message.
 struct Call {
     method: &'static str,
-    who: Arc<Identity>,
     cost: Cost,
+    who: Arc<Identity>,
     deadline: Deadline,
-    /// By whom: an address, where callers have no name.
+    /// On whose account it takes a place.
     caller: String,
 }
 
@@ -176,7 +176,7 @@ impl Counters {
             method,
             cost: Cost::Read,
             deadline: self.limits.deadline(request.metadata()),
-            caller: caller.sharer(),
+            caller: caller.account(),
             who: caller.identity,
         };
         Ok((call, request.into_inner()))
@@ -293,7 +293,7 @@ pub(super) fn unavailable() -> Status {
     Status::unavailable("the store cannot be reached, try again later")
 }
 
-fn internal() -> Status {
+pub(super) fn internal() -> Status {
     Status::internal("an error of the service: its log says more")
 }
 

@@ -111,6 +111,10 @@ pub struct Metrics {
     pub verified_dialogs: Counter,
     /// Counters found there that differ from the recorded facts.
     pub differences: Counter,
+    /// Connections to the gRPC ports.
+    connections: Family<ListenerLabel, Gauge>,
+    /// Connections that were closed before a call could come, by cause.
+    connections_refused: Family<RefusalLabel, Counter>,
     /// gRPC calls by what came of asking who calls: `accepted`, `missing`,
     /// `invalid`, `expired`, `keys_unavailable`, `denied`.
     pub auth_calls: Family<Label, Counter>,
@@ -119,10 +123,6 @@ pub struct Metrics {
     auth_sources_broken: Family<Label, Gauge>,
     /// When the issuer's keys were last fetched, in seconds since the epoch.
     auth_keys_fetched: Gauge,
-    /// Connections to the gRPC ports.
-    connections: Family<ListenerLabel, Gauge>,
-    /// Connections that were closed before a call could come, by cause.
-    connections_refused: Family<RefusalLabel, Counter>,
     /// Events that are none of ours, by type.
     ignored: Family<TypeLabel, Counter>,
     /// The types that have a label of their own.
@@ -149,11 +149,11 @@ impl Metrics {
             consumer_paused: Gauge::default(),
             verified_dialogs: Counter::default(),
             differences: Counter::default(),
+            connections: Family::default(),
+            connections_refused: Family::default(),
             auth_calls: Family::default(),
             auth_sources_broken: Family::default(),
             auth_keys_fetched: Gauge::default(),
-            connections: Family::default(),
-            connections_refused: Family::default(),
             ignored: Family::default(),
             ignored_types: Arc::default(),
         };
