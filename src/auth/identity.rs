@@ -15,8 +15,6 @@ const ANONYMOUS: &str = "anonymous";
 const MAX_NAME_BYTES: usize = 512;
 /// Most tenants that one identity is given by name.
 pub(super) const MAX_TENANTS: usize = 1_000;
-/// The name of anybody.
-const ANONYMOUS: &str = "anonymous";
 /// What stands for all tenants.
 const EVERY_TENANT: &str = "*";
 

@@ -62,13 +62,7 @@ impl Guard {
         if allowed == Allowed::Everybody {
             return Ok(None);
         }
-        let peer = call.extensions().get::<Peer>();
-        let certificate = peer.and_then(|peer| peer.certificate.as_ref()?.chain.first());
-        let header = call.headers().get(http::header::AUTHORIZATION);
-        let shown = Shown {
-            authorization: header.map(http::HeaderValue::as_bytes),
-            certificate: certificate.map(|certificate| certificate.as_ref()),
-        };
+        let shown = shown(call).map_err(Refused::Unknown)?;
         let identity = self.authenticator.identify(shown, SystemTime::now());
         let identity = identity.map_err(Refused::Unknown)?;
         match allowed.admits(&identity) {
@@ -177,15 +171,6 @@ impl Caller {
             identity: Arc::clone(identity),
             address: Peer::address_of(request),
         })
-    }
-
-    /// Among whom places are shared: by name, or by address where callers have
-    /// none.
-    pub(super) fn sharer(&self) -> String {
-        match self.address {
-            Some(address) if self.identity.is_anonymous() => address.ip().to_string(),
-            _ => self.identity.name().to_owned(),
-        }
     }
 
     /// Anybody, of this process.
