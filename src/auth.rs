@@ -33,7 +33,7 @@ pub use jwks::{KeySet, KeySetError};
 pub use jwt::Verifier;
 pub use refusal::Refusal;
 pub use start::{StartError, Started};
-pub use tokens::{Tokens, digest_hex, generate};
+pub use tokens::{NoRandomness, Tokens, digest_hex, generate};
 
 /// What a caller shows.
 #[derive(Debug, Clone, Copy, Default)]

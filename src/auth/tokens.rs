@@ -100,6 +100,11 @@ impl Tokens {
     }
 }
 
+/// The system has no random numbers to give.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("no token can be made: the system has no random numbers to give")]
+pub struct NoRandomness;
+
 /// What a file has of a token.
 pub fn digest_hex(token: &str) -> String {
     hex(&Sha256::digest(token))
@@ -109,10 +114,11 @@ pub fn digest_hex(token: &str) -> String {
 ///
 /// # Errors
 /// When the system has no randomness.
-pub fn generate() -> Result<String, ring::error::Unspecified> {
+pub fn generate() -> Result<String, NoRandomness> {
     use ring::rand::SecureRandom as _;
     let mut bits = [0; 32];
-    ring::rand::SystemRandom::new().fill(&mut bits)?;
+    let random = ring::rand::SystemRandom::new().fill(&mut bits);
+    random.map_err(|_| NoRandomness)?;
     Ok(format!("{PREFIX}{}", hex(&bits)))
 }
 

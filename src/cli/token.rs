@@ -58,9 +58,7 @@ impl Token {
         let usage = |message: String| Failure::new(ExitCode::Usage, message);
         let token = match self.stdin {
             true => given()?,
-            false => generate().map_err(|_| {
-                Failure::new(ExitCode::No, "the system has no random numbers to give")
-            })?,
+            false => generate().map_err(|error| Failure::new(ExitCode::No, error.to_string()))?,
         };
         let entry = self.entry(&token);
         // As the service will read it.

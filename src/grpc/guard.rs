@@ -62,13 +62,7 @@ impl Guard {
         if allowed == Allowed::Everybody {
             return Ok(None);
         }
-        let peer = call.extensions().get::<Peer>();
-        let certificate = peer.and_then(|peer| peer.certificate.as_ref()?.chain.first());
-        let header = call.headers().get(http::header::AUTHORIZATION);
-        let shown = Shown {
-            authorization: header.map(http::HeaderValue::as_bytes),
-            certificate: certificate.map(|certificate| certificate.as_ref()),
-        };
+        let shown = shown(call).map_err(Refused::Unknown)?;
         let identity = self.authenticator.identify(shown, SystemTime::now());
         let identity = identity.map_err(Refused::Unknown)?;
         match allowed.admits(&identity) {
@@ -76,6 +70,22 @@ impl Guard {
             false => Err(Refused::NotAllowed(identity, allowed)),
         }
     }
+}
+
+/// What a call shows of who makes it.
+fn shown(call: &http::Request<Body>) -> Result<Shown<'_>, Refusal> {
+    let mut headers = call.headers().get_all(http::header::AUTHORIZATION).iter();
+    let authorization = headers.next().map(http::HeaderValue::as_bytes);
+    if headers.next().is_some() {
+        // Which one somebody else has looked at cannot be known.
+        return Err(Refusal::NotBearer);
+    }
+    let peer = call.extensions().get::<Peer>();
+    let certificate = peer.and_then(|peer| peer.certificate.as_ref()?.chain.first());
+    Ok(Shown {
+        authorization,
+        certificate: certificate.map(AsRef::as_ref),
+    })
 }
 
 enum Refused {

@@ -53,9 +53,11 @@ pub async fn showing(address: impl ToString, token: Option<&str>) -> Result<Show
 /// Code and reason of a refusal.
 pub fn why<T: std::fmt::Debug>(answer: std::result::Result<T, Status>) -> (Code, String) {
     let status = answer.expect_err("it was answered");
-    let info = status.get_details_error_info().unwrap_or_default();
-    assert!(info.domain == "chatcounters" || info.reason.is_empty());
-    (status.code(), info.reason)
+    let reason = status.get_details_error_info().map(|info| {
+        assert_eq!(info.domain, "chatcounters");
+        info.reason
+    });
+    (status.code(), reason.unwrap_or_default())
 }
 
 pub fn refused(code: Code, reason: &str) -> (Code, String) {

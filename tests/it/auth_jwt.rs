@@ -27,8 +27,9 @@ struct Key(Ed25519KeyPair, &'static str);
 impl Key {
     fn new(id: &'static str) -> Result<Self> {
         let random = ring::rand::SystemRandom::new();
-        let key = Ed25519KeyPair::generate_pkcs8(&random)?;
-        Ok(Self(Ed25519KeyPair::from_pkcs8(key.as_ref())?, id))
+        let key = Ed25519KeyPair::generate_pkcs8(&random).map_err(|e| e.to_string())?;
+        let key = Ed25519KeyPair::from_pkcs8(key.as_ref()).map_err(|e| e.to_string())?;
+        Ok(Self(key, id))
     }
 
     fn public(&self) -> Value {

@@ -366,6 +366,8 @@ async fn a_letter_that_failed_again_does_not_wait_for_a_dead_job() -> Result<()>
     world.service().await?.stop().await?;
     let store = Store::connect(&world.config.store).await?;
     let order = Order {
+        claimed_actor: String::new(),
+        tenants: None,
         kind: JobKind::Replay,
         actor: "tester".into(),
         reason: String::new(),

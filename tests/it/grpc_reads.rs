@@ -78,10 +78,7 @@ impl Bench {
             reader: Reader::new(store.clone(), feed.clone()),
             store: store.clone(),
             letters: DeadLetters::new(Redrive::new(store.clone(), &config::Config::default())),
-            guard: Guard::new(
-                Authenticator::open(),
-                Metrics::new(&mut Registry::default()),
-            ),
+            guard: Guard::new(Authenticator::open(), metrics),
         };
         let server = bound.serve(asked, ready, stop);
         let server = tokio::spawn(async move { server.await.unwrap() });
