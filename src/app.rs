@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
+use crate::auth::{StartError, Started};
 use crate::bus::{BusError, Consumer, upkeep};
 use crate::config::Config;
 use crate::event::decode::Decoder;
-use crate::grpc::{Asked, Bound, DeadLetters, ServeError};
+use crate::grpc::{Asked, Bound, DeadLetters, Guard, ServeError};
 use crate::lane::{Lane, Shared, TypesInFlight, ask_in_doubt};
 use crate::maintenance::background;
 use crate::outage::Outage;
@@ -48,6 +49,9 @@ pub enum AppError {
     /// The broker cannot be used as configured.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// Callers cannot be asked who they are.
+    #[error(transparent)]
+    Auth(#[from] StartError),
     /// The gRPC server failed.
     #[error(transparent)]
     Grpc(#[from] ServeError),
@@ -79,7 +83,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     serve(
         &mut parts,
         &config,
-        (registry, metrics.clone()),
+        (registry, &metrics),
         (reader, store.clone(), redrive.clone()),
         &ready,
         shutdown.clone(),
@@ -153,12 +157,13 @@ async fn listen(address: &str) -> Result<TcpListener, AppError> {
 async fn serve(
     parts: &mut JoinSet<Result<(), AppError>>,
     config: &Config,
-    (registry, metrics): (Registry, Metrics),
+    (registry, metrics): (Registry, &Metrics),
     (reader, store, redrive): (Reader, Store, Redrive),
     ready: &Ready,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
-    let bound = Bound::bind(config, &metrics).await?;
+    let guard = guard(&config.auth, metrics, &shutdown)?;
+    let bound = Bound::bind(config, metrics).await?;
     info!(address = %bound.local_addr(), "serving counters over gRPC");
     if let Some(address) = bound.admin_addr() {
         info!(%address, "serving dead letters and maintenance over gRPC");
@@ -167,6 +172,7 @@ async fn serve(
         reader,
         store,
         letters: DeadLetters::new(redrive),
+        guard,
     };
     let grpc = bound.serve(asked, ready.store.clone(), shutdown.clone());
     parts.spawn(async move { grpc.await.map_err(AppError::from) });
@@ -181,6 +187,24 @@ async fn serve(
         });
     }
     Ok(())
+}
+
+/// Who is let in, and what keeps that up to date.
+fn guard(
+    config: &crate::config::Auth,
+    metrics: &Metrics,
+    shutdown: &Shutdown,
+) -> Result<Guard, AppError> {
+    let Started {
+        authenticator,
+        sources,
+    } = Started::new(config)?;
+    match config.modes().is_empty() {
+        true => warn!("auth.mode is none: whoever reaches gRPC may read and do everything"),
+        false => info!(mode = config.mode, "callers are asked who they are"),
+    }
+    tokio::spawn(sources.run(metrics.clone(), shutdown.clone()));
+    Ok(Guard::new(authenticator, metrics.clone()))
 }
 
 /// Takes events from the bus to the store until a stop is requested and all

@@ -1,5 +1,6 @@
 //! The command line: one file per verb.
 
+mod access;
 mod check;
 mod completions;
 mod config;
@@ -14,6 +15,7 @@ mod publish;
 mod rebuild;
 mod remote;
 mod serve;
+mod token;
 mod verify;
 mod when;
 
@@ -79,6 +81,8 @@ struct Global {
     )]
     output: Output,
     #[command(flatten)]
+    access: access::Access,
+    #[command(flatten)]
     overrides: Overrides,
 }
 
@@ -130,6 +134,7 @@ enum Command {
     Verify(verify::Verify),
     Rebuild(rebuild::Rebuild),
     Dlq(dlq::Dlq),
+    Token(token::Token),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -200,6 +205,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Verify(verify) => verify.run(&global).await,
         Command::Rebuild(rebuild) => rebuild.run(&global).await,
         Command::Dlq(dlq) => dlq.run(&global).await,
+        Command::Token(token) => token.run(),
         Command::Config(config) => config.run(&global),
         Command::Completions(completions) => completions.run(),
     };

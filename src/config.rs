@@ -3,6 +3,7 @@
 //! is in [`keys::KEYS`].
 
 mod across;
+mod auth;
 pub mod keys;
 mod load;
 mod rules;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::decode::DEFAULT_SENDER_TYPES;
 
+pub use auth::{Auth, Jwt, Mode};
 pub use load::{ConfigError, Loaded, PREFIX, Problem, Source, Sources, load};
 pub use secret::{Url, redacted};
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub grpc: Grpc,
     /// Where dead letters and maintenance are served.
     pub admin: Admin,
+    /// Who may ask.
+    pub auth: Auth,
     /// The HTTP endpoint for metrics.
     pub metrics: Metrics,
     /// Logs.

@@ -6,12 +6,17 @@
 //! the rest is shed), streams per connection, sizes of messages and headers,
 //! time per call.
 
+mod admission;
+mod body;
 mod dead_letters;
 mod edge;
+mod gate;
+mod guard;
 mod health;
 mod limits;
 mod maintenance;
 mod map;
+
 mod rebuild;
 mod service;
 mod token;
@@ -21,12 +26,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tonic::service::Routes;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic_health::server::health_reporter;
-use tower_layer::{Identity, LayerFn, Stack, layer_fn};
+use tower_layer::{Identity, Stack};
 
 use crate::config;
 use crate::listener::{ListenError, Listener, Settings, descriptors};
@@ -36,7 +39,9 @@ use crate::store::read::Reader;
 use crate::telemetry::metrics::Metrics;
 
 pub use dead_letters::DeadLetters;
-use edge::Edge;
+use edge::EdgeLayer;
+use gate::Gate;
+pub use guard::Guard;
 use health::{Probe, StoreState};
 use limits::Limits;
 use maintenance::Maintenance;
@@ -111,6 +116,8 @@ pub struct Asked {
     pub store: Store,
     /// Dead letters.
     pub letters: DeadLetters,
+    /// Who is let in.
+    pub guard: Guard,
 }
 
 /// Servers that listen but do not answer yet.
@@ -187,15 +194,16 @@ impl Bound {
             reader,
             store,
             letters,
+            guard,
         } = asked;
         let (reporter, health) = health_reporter();
         let (probe, state) = Probe::new(reader.clone(), reporter, HEALTH_NAMES, ready).await;
-        let counters = counters(&self.config, reader, state).add_service(health.clone());
+        let counters = counters(&self.config, &guard, reader, state).add_service(health.clone());
         let counters = match self.config.reflection {
             true => reflected(counters)?,
             false => counters,
         };
-        let admin = reflected(admin(&self.config, store, letters).add_service(health))?;
+        let admin = reflected(admin(&self.config, &guard, store, letters).add_service(health))?;
         let probing = tokio::spawn(probe.run(shutdown.clone()));
         let administering = async {
             match self.admin {
@@ -213,25 +221,27 @@ impl Bound {
     }
 }
 
-fn counters(config: &config::Grpc, reader: Reader, store: StoreState) -> Router<Layers> {
+fn counters(
+    config: &config::Grpc,
+    guard: &Guard,
+    reader: Reader,
+    store: StoreState,
+) -> Router<Layers> {
     let limits = Limits::new(config);
-    let counters = Counters::new(reader, limits.clone(), store.clone());
-    let counters = CounterServiceServer::new(counters)
+    let counters = CounterServiceServer::new(Counters::new(reader, limits, store))
         .max_decoding_message_size(config.max_message_bytes)
         .max_encoding_message_size(config.max_message_bytes.max(MAX_ANSWER_BYTES));
-    let admit = move |call| {
-        let shed = limits.admit(call);
-        // Calls that wait for the store may be what takes all the places.
-        shed.map_err(|busy| match store.is_unreachable() {
-            true => service::unavailable(),
-            false => busy,
-        })
-    };
-    server(config).add_service(InterceptedService::new(counters, admit))
+    server(config, guard, None).add_service(counters)
 }
 
-fn admin(config: &config::Grpc, store: Store, letters: DeadLetters) -> Router<Layers> {
-    server(config)
+fn admin(
+    config: &config::Grpc,
+    guard: &Guard,
+    store: Store,
+    letters: DeadLetters,
+) -> Router<Layers> {
+    let gate = Gate::new(config);
+    server(config, guard, Some(gate))
         .add_service(
             MaintenanceServiceServer::new(Maintenance::new(store))
                 .max_decoding_message_size(config.max_message_bytes),
@@ -244,9 +254,10 @@ fn admin(config: &config::Grpc, store: Store, letters: DeadLetters) -> Router<La
 }
 
 /// What every call goes through.
-type Layers = Stack<LayerFn<fn(Routes) -> Edge<Routes>>, Identity>;
+type Layers = Stack<EdgeLayer, Identity>;
 
-fn server(config: &config::Grpc) -> Server<Layers> {
+fn server(config: &config::Grpc, guard: &Guard, gate: Option<Gate>) -> Server<Layers> {
+    let guard = guard.clone();
     // Behind the calls' own deadlines: for a body that never ends.
     let backstop = Duration::from_millis(config.max_deadline_ms) + Duration::from_secs(1);
     Server::builder()
@@ -255,7 +266,7 @@ fn server(config: &config::Grpc) -> Server<Layers> {
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .timeout(backstop)
-        .layer(layer_fn(Edge as fn(Routes) -> Edge<Routes>))
+        .layer(EdgeLayer { guard, gate })
 }
 
 /// With reflection of everything, which says what may be asked where.

@@ -21,6 +21,7 @@
 //! - Every queue, batch, cache and command has a limit.
 
 pub mod app;
+pub mod auth;
 pub mod bus;
 pub mod cli;
 pub mod config;

@@ -29,7 +29,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
-pub use connection::{Connection, Peer, PeerCertificate};
+pub use connection::{Connection, Cut, Peer, PeerCertificate};
 pub use door::{End, One};
 pub use places::{Place, Places};
 

@@ -140,13 +140,18 @@ impl Redrive {
         Ok(self.store.letter_groups(filter).await?)
     }
 
-    /// One letter, in the queue or discarded, by its id or the beginning of it.
+    /// One letter, in the queue or discarded, by its id or the beginning of it,
+    /// of the tenants `permitted` (see [`Filter::permitted`]).
     ///
     /// # Errors
     /// [`RedriveError`].
-    pub async fn letter(&self, id: &LetterId) -> Result<Kept, RedriveError> {
+    pub async fn letter(
+        &self,
+        id: &LetterId,
+        permitted: Option<&[String]>,
+    ) -> Result<Kept, RedriveError> {
         for shelf in [Shelf::Queue, Shelf::Discarded] {
-            let mut found = self.store.letters_named(shelf, id).await?;
+            let mut found = self.store.letters_named(shelf, id, permitted).await?;
             match (found.pop(), found.pop()) {
                 (None, _) => {}
                 (Some(letter), None) => return Ok(letter),
@@ -179,15 +184,17 @@ impl Redrive {
         })
     }
 
-    /// The record of jobs before this one, latest first.
+    /// The record of jobs before this one, latest first; of those on letters of
+    /// the tenants `permitted` alone.
     ///
     /// # Errors
     /// [`RedriveError::Store`].
     pub async fn audit(
         &self,
         before: Option<&str>,
+        permitted: Option<&[String]>,
         limit: usize,
     ) -> Result<Vec<Job>, RedriveError> {
-        Ok(self.store.list_jobs(before, limit).await?)
+        Ok(self.store.list_jobs(before, permitted, limit).await?)
     }
 }

@@ -10,6 +10,7 @@ mod work;
 
 use clap::{Args, Subcommand};
 
+use super::access::Side;
 use super::{ExitCode, Failure, Global};
 use way::Way;
 
@@ -61,7 +62,12 @@ impl Dlq {
         let config = global.quietly()?.config;
         let mut way = match self.direct {
             true => Way::direct(&config).await?,
-            false => Way::find(self.address.as_deref(), &config).await?,
+            false => {
+                let address = self.address.as_deref();
+                let listen = &config.admin.listen;
+                let target = global.access.target(address, Side::Admin, listen)?;
+                Way::find(target, &config).await?
+            }
         };
         let output = global.output;
         let done = match self.verb {

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use super::access::{Side, Target};
 use super::output::{self, Output, table};
-use super::remote::{self, moment};
+use super::remote::{self, Connection, moment};
 use super::{ExitCode, Failure, Global};
 use crate::grpc::v1;
 use v1::counter_service_client::CounterServiceClient;
@@ -100,8 +100,10 @@ impl Get {
     pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         self.usage()?;
         let config = global.quietly()?.config;
-        let address = self.address.as_ref().unwrap_or(&config.grpc.listen);
-        let mut client = Client::connect(address, &self).await?;
+        let address = self.address.as_deref();
+        let listen = &config.grpc.listen;
+        let target = global.access.target(address, Side::Counters, listen)?;
+        let mut client = Client::connect(target, &self).await?;
         let (records, single) = client.get(self.what).await?;
         match (global.output, records.as_slice()) {
             (Output::Json, [record]) if single => output::print_json(&record.0)?,
@@ -137,7 +139,7 @@ impl Get {
 
 /// A connection and what goes into every request.
 struct Client {
-    service: CounterServiceClient<Channel>,
+    service: CounterServiceClient<Connection>,
     address: String,
     tenant: String,
     after_event: String,
@@ -145,10 +147,10 @@ struct Client {
 }
 
 impl Client {
-    async fn connect(address: &str, get: &Get) -> Result<Client, Failure> {
-        let (address, channel) = remote::connect(address).await?;
+    async fn connect(target: Target, get: &Get) -> Result<Client, Failure> {
+        let (address, connection) = remote::connect(target).await?;
         Ok(Client {
-            service: CounterServiceClient::new(channel),
+            service: CounterServiceClient::new(connection),
             address,
             tenant: get.tenant.clone(),
             after_event: get.after_event.clone().unwrap_or_default(),

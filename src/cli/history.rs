@@ -6,10 +6,10 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 use tonic::Request;
-use tonic::transport::Channel;
 
+use super::access::Side;
 use super::output::{self, Output, or_dash, table};
-use super::remote::{self, moment};
+use super::remote::{self, Connection, moment};
 use super::when::point;
 use super::{ExitCode, Failure, Global};
 use crate::grpc::v1;
@@ -210,7 +210,7 @@ impl Whose {
 
 /// The service that is asked, and what it said.
 struct Service {
-    client: CounterServiceClient<Channel>,
+    client: CounterServiceClient<Connection>,
     address: String,
     timeout: Duration,
     entries: Vec<v1::CounterHistoryEntry>,
@@ -219,10 +219,12 @@ struct Service {
 impl Service {
     async fn connect(whose: &Whose, global: &Global) -> Result<Self, Failure> {
         let config = global.quietly()?.config;
-        let address = whose.address.as_ref().unwrap_or(&config.grpc.listen);
-        let (address, channel) = remote::connect(address).await?;
+        let address = whose.address.as_deref();
+        let listen = &config.grpc.listen;
+        let target = global.access.target(address, Side::Counters, listen)?;
+        let (address, connection) = remote::connect(target).await?;
         Ok(Self {
-            client: CounterServiceClient::new(channel),
+            client: CounterServiceClient::new(connection),
             address,
             timeout: Duration::from_secs(whose.timeout),
             entries: Vec::new(),

@@ -1,34 +1,97 @@
 //! A running service, asked over gRPC.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
+use super::access::Target;
 use super::{ExitCode, Failure};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection on which every call says who calls.
+pub(super) type Connection = InterceptedService<Channel, Bearer>;
+
+/// Adds the bearer token to each call, if there is one.
+#[derive(Clone)]
+pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut call: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            let metadata = call.metadata_mut();
+            metadata.insert("authorization", token.clone());
+        }
+        Ok(call)
+    }
+}
+
 /// A connection to a service, and its address as it is to be shown.
-pub(super) async fn connect(address: &str) -> Result<(String, Channel), Failure> {
-    let address = address.strip_prefix("http://").unwrap_or(address);
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
+pub(super) async fn connect(target: Target) -> Result<(String, Connection), Failure> {
+    let Target {
+        address,
+        tls,
+        token,
+        ..
+    } = target;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|_| {
         let message = format!("--address: expected host:port, found {address:?}");
         Failure::new(ExitCode::Usage, message)
     })?;
+    if let Some(tls) = tls {
+        endpoint = endpoint.tls_config(tls).map_err(|error| {
+            let message = format!("--tls-ca, --tls-cert, --tls-key: {}", innermost(&error));
+            Failure::new(ExitCode::Usage, message)
+        })?;
+    }
     let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await;
     let channel = channel.map_err(|error| {
-        let message = format!(
-            "no gRPC server answers at {address}: {}. Is `chat-counters serve` running? --address names another",
-            innermost(&error)
-        );
+        let why = innermost(&error);
+        let hint =
+            hint(&why).unwrap_or("Is `chat-counters serve` running? --address names another");
+        let message = format!("no gRPC server answers at {address}: {why}. {hint}");
         Failure::new(ExitCode::Server, message)
     })?;
-    Ok((address.to_owned(), channel))
+    let connection = InterceptedService::new(channel, Bearer(token));
+    Ok((address, connection))
+}
+
+/// What may help when TLS does not come about.
+fn hint(why: &str) -> Option<&'static str> {
+    let hints = [
+        (
+            "UnknownIssuer",
+            "--tls-ca FILE names the authority that has certified it",
+        ),
+        (
+            "not valid for name",
+            "--tls-name NAME says which name its certificate has",
+        ),
+        (
+            "NotValidForName",
+            "--tls-name NAME says which name its certificate has",
+        ),
+        (
+            "InvalidContentType",
+            "Perhaps it is served without TLS: leave --tls-... out",
+        ),
+        (
+            "ertificateRequired",
+            "--tls-cert and --tls-key say who you are",
+        ),
+    ];
+    let known = hints.iter().find(|(part, _)| why.contains(part));
+    known.map(|(_, hint)| *hint)
 }
 
 /// Why the service did not answer.
@@ -42,7 +105,24 @@ pub(super) fn refused(address: &str, status: &Status) -> Failure {
             );
             Failure::new(ExitCode::Server, message)
         }
+        Code::Unauthenticated => {
+            let message = format!(
+                "the service at {address} does not know you: {message}. --token-file, or --tls-cert and --tls-key, say who you are"
+            );
+            Failure::new(ExitCode::Server, message)
+        }
+        Code::PermissionDenied => {
+            let message = format!("the service at {address} refuses: {message}");
+            Failure::new(ExitCode::Server, message)
+        }
         code => {
+            // Of the connection, not of the service.
+            let broken = status.source().map(innermost).unwrap_or_default();
+            let message = match hint(&broken) {
+                Some(hint) => format!("{message}: {broken}. {hint}"),
+                None if broken.is_empty() => message.to_owned(),
+                None => format!("{message}: {broken}. Perhaps it wants TLS: --tls-ca FILE"),
+            };
             let message = format!("the service at {address} cannot answer: {message} ({code:?})");
             Failure::new(ExitCode::Server, message)
         }

@@ -116,5 +116,6 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
             );
         }
     }
+    problems.extend(super::auth::problems(config, sources));
     problems
 }

@@ -105,6 +105,10 @@ pub(super) fn file(text: &str) -> Result<(), &'static str> {
         .ok_or("the path of a file, or nothing")
 }
 
+pub(super) fn anything(_: &str) -> Result<(), &'static str> {
+    Ok(())
+}
+
 pub(super) fn address(text: &str) -> Result<(), &'static str> {
     let named = |text: &str| {
         let (host, port) = text.rsplit_once(':')?;

@@ -36,6 +36,9 @@ pub struct Filter {
     pub younger_than: Option<Duration>,
     /// Last failed longer ago.
     pub older_than: Option<Duration>,
+    /// Ids of the tenants whose letters can be meant at all: of whoever asks.
+    /// `None`: all, and letters of no tenant.
+    pub permitted: Option<Vec<String>>,
 }
 
 /// One condition, in words.
@@ -46,6 +49,15 @@ impl Filter {
     /// Whether it has no condition: it means all letters.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Ids of the tenants whose letters can be among those that are meant; `None`:
+    /// any, or of no tenant.
+    pub fn tenants(&self) -> Option<Vec<String>> {
+        match &self.tenant {
+            Some(tenant) => Some(vec![tenant.clone()]),
+            None => self.permitted.clone(),
+        }
     }
 
     /// The same text for the same conditions, and for no others: to find the
@@ -64,6 +76,12 @@ impl Filter {
         }
         let lists = [("id", ids), ("reason", reasons)];
         let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
+        let permitted = self.permitted.as_ref().map(|tenants| {
+            let tenants = tenants.iter().map(|tenant| format!("{tenant:?}"));
+            let mut tenants: Vec<_> = tenants.collect();
+            tenants.sort_unstable();
+            Condition("only of", tenants.join(", "))
+        });
         let lists = lists.map(|(name, list)| Condition(name, list.join(", ")));
         let moment = |at: Option<OffsetDateTime>| at.and_then(|at| at.format(&Rfc3339).ok());
         let age = |age: Option<Duration>| age.map(|age| format!("{age:?}"));
@@ -81,7 +99,7 @@ impl Filter {
         ];
         let single = single.into_iter();
         let single = single.filter_map(|(name, value)| Some(Condition(name, value?)));
-        lists.chain(single).collect()
+        lists.chain(single).chain(permitted).collect()
     }
 }
 
@@ -122,6 +140,14 @@ mod tests {
         };
         assert_eq!(one.to_string(), two.to_string());
         assert_ne!(one.key(), two.key());
+        let of = |tenants: &[&str]| Filter {
+            permitted: Some(tenants.iter().map(ToString::to_string).collect()),
+            ..Default::default()
+        };
+        assert_eq!(of(&["a", "b"]).key(), of(&["b", "a"]).key());
+        assert_ne!(of(&["a", "b"]).key(), of(&["a\", \"b"]).key());
+        assert_ne!(of(&[]).key(), Filter::default().key());
+        assert!(!of(&[]).is_empty());
         assert_eq!(Filter::default().to_string(), "all");
         assert!(Filter::default().is_empty() && !one.is_empty());
     }

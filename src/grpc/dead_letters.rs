@@ -3,18 +3,19 @@
 mod answer;
 mod request;
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use tracing::info;
 
 use self::answer::{int, refused};
+use super::guard::Caller;
 use super::v1::{self, dead_letter_service_server::DeadLetterService};
-use crate::listener::Peer;
-use crate::redrive::{Progress, Redrive, RedriveError, Selection};
+use super::validate;
+use crate::redrive::{Progress, Redrive, RedriveError};
 use crate::store::letters::{Entry, Place, Shelf};
 
 /// Answers waiting for the caller to read them.
@@ -40,6 +41,15 @@ impl DeadLetters {
     pub async fn close(&self) {
         self.redrive.leave().await;
     }
+
+    /// How index and queue agree, for those who may know of all letters.
+    async fn index_for(&self, caller: &Caller) -> Result<Option<v1::IndexState>, Status> {
+        if !caller.identity.tenants().are_all() {
+            return Ok(None);
+        }
+        let state = self.redrive.index_state().await.map_err(refused)?;
+        Ok(Some(state.into()))
+    }
 }
 
 #[tonic::async_trait]
@@ -48,9 +58,10 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<v1::ListDeadLettersRequest>,
     ) -> Result<Response<v1::ListDeadLettersResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let discarded = request.discarded;
-        let asked = request::list(request)?;
+        let asked = request::list(request, &caller.identity)?;
         let shelf = match discarded {
             true => Shelf::Discarded,
             false => Shelf::Queue,
@@ -61,7 +72,7 @@ impl DeadLetterService for DeadLetters {
         let total = redrive.count(shelf, filter).await.map_err(refused)?;
         let index = match discarded {
             true => None,
-            false => Some(redrive.index_state().await.map_err(refused)?.into()),
+            false => self.index_for(&caller).await?,
         };
         let next = page.entries.last().filter(|_| page.more).and_then(place);
         let next = next.map(|place| request::next_page(filter, discarded, &place));
@@ -77,12 +88,16 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<v1::GetDeadLetterRequest>,
     ) -> Result<Response<v1::GetDeadLetterResponse>, Status> {
+        let Caller { identity, .. } = Caller::of(&request)?;
         let id = request::id(&request.into_inner().id)?;
-        let letter = self.redrive.letter(&id).await.map_err(refused)?;
+        let permitted = identity.tenants().ids();
+        let letter = self.redrive.letter(&id, permitted.as_deref());
+        let letter = letter.await.map_err(refused)?;
         let headers = self.redrive.headers(&letter);
+        let body = letter.body.filter(|_| identity.reads_bodies());
         Ok(Response::new(v1::GetDeadLetterResponse {
             dead_letter: Some(letter.entry.into()),
-            body: letter.body.unwrap_or_default(),
+            body: body.unwrap_or_default(),
             headers,
         }))
     }
@@ -91,13 +106,13 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<v1::ListDeadLetterGroupsRequest>,
     ) -> Result<Response<v1::ListDeadLetterGroupsResponse>, Status> {
-        let filter = request::groups(request.into_inner())?;
+        let caller = Caller::of(&request)?;
+        let filter = request::groups(request.into_inner(), &caller.identity)?;
         let groups = self.redrive.groups(&filter).await.map_err(refused)?;
-        let index = self.redrive.index_state().await.map_err(refused)?;
         Ok(Response::new(v1::ListDeadLetterGroupsResponse {
             total: int(groups.iter().map(|group| group.count).sum()),
             groups: groups.into_iter().map(Into::into).collect(),
-            index: Some(index.into()),
+            index: self.index_for(&caller).await?,
         }))
     }
 
@@ -107,9 +122,9 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<v1::ReplayDeadLettersRequest>,
     ) -> Streamed<v1::ReplayDeadLettersResponse> {
-        let caller = Peer::address_of(&request);
+        let caller = Caller::of(&request)?;
         let mut request = request.into_inner();
-        let selection = account(request::selection(request.selection.take(), false)?, caller);
+        let selection = request::selection(request.selection.take(), false, &caller)?;
         if request.dry_run {
             let plan = self
                 .redrive
@@ -134,10 +149,11 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<v1::EditDeadLetterRequest>,
     ) -> Result<Response<v1::EditDeadLetterResponse>, Status> {
-        let caller = Peer::address_of(&request);
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let id = request::edit(&request)?;
-        let checked = self.redrive.check_edit(&id, &request.body);
+        let (id, by) = request::edit(&request, &caller)?;
+        let permitted = by.filter.permitted.as_deref();
+        let checked = self.redrive.check_edit(&id, &request.body, permitted);
         let (edit, event_type, event) = checked.await.map_err(refused)?;
         let mut answer = v1::EditDeadLetterResponse {
             job_id: String::new(),
@@ -145,8 +161,8 @@ impl DeadLetterService for DeadLetters {
             event_id: event.to_string(),
         };
         if !request.validate_only {
-            let (redrive, actor) = (self.redrive.clone(), named(&request.actor, caller));
-            let job = |to| async move { redrive.edit(edit, actor, request.reason, to).await };
+            let redrive = self.redrive.clone();
+            let job = |to| async move { redrive.edit(edit, by, to).await };
             let mut progress = std::pin::pin!(streamed(job));
             let mut last = None;
             while let Some(progress) = progress.next().await {
@@ -174,13 +190,10 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<v1::DiscardDeadLettersRequest>,
     ) -> Streamed<v1::DiscardDeadLettersResponse> {
-        let caller = Peer::address_of(&request);
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let reason_needed = !request.dry_run;
-        let selection = account(
-            request::selection(request.selection, reason_needed)?,
-            caller,
-        );
+        let selection = request::selection(request.selection, reason_needed, &caller)?;
         if request.dry_run {
             let count = self.redrive.count(Shelf::Queue, &selection.filter);
             let progress = v1::JobProgress {
@@ -206,9 +219,9 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<v1::UndiscardDeadLettersRequest>,
     ) -> Streamed<v1::UndiscardDeadLettersResponse> {
-        let caller = Peer::address_of(&request);
+        let caller = Caller::of(&request)?;
         let selection = request.into_inner().selection;
-        let selection = account(request::selection(selection, false)?, caller);
+        let selection = request::selection(selection, false, &caller)?;
         let redrive = self.redrive.clone();
         let job = |to| async move { redrive.undiscard(selection, to).await };
         let progress = streamed(job).map(|progress| {
@@ -220,8 +233,14 @@ impl DeadLetterService for DeadLetters {
 
     async fn sync_dead_letters(
         &self,
-        _request: Request<v1::SyncDeadLettersRequest>,
+        request: Request<v1::SyncDeadLettersRequest>,
     ) -> Result<Response<v1::SyncDeadLettersResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        validate::of_all_tenants(&caller.identity)?;
+        info!(
+            by = caller.described(),
+            "the index of dead letters is compared with the queue"
+        );
         let synced = self.redrive.sync().await.map_err(refused)?;
         Ok(Response::new(v1::SyncDeadLettersResponse {
             examined: int(synced.examined),
@@ -234,13 +253,22 @@ impl DeadLetterService for DeadLetters {
         &self,
         request: Request<v1::ListDeadLetterAuditRequest>,
     ) -> Result<Response<v1::ListDeadLetterAuditResponse>, Status> {
+        let Caller { identity, .. } = Caller::of(&request)?;
         let (before, limit) = request::audit(&request.into_inner())?;
-        let jobs = self.redrive.audit(before.as_deref(), limit + 1);
+        let permitted = identity.tenants().ids();
+        let jobs = self
+            .redrive
+            .audit(before.as_deref(), permitted.as_deref(), limit + 1);
         let mut jobs = jobs.await.map_err(refused)?;
         let more = jobs.len() > limit;
         jobs.truncate(limit);
         let next = jobs.last().filter(|_| more);
         let next = next.map(|last| request::next_audit(last.id.as_str()));
+        if !identity.reads_bodies() {
+            for edit in jobs.iter_mut().filter_map(|job| job.edit.as_mut()) {
+                (edit.before, edit.after) = Default::default();
+            }
+        }
         Ok(Response::new(v1::ListDeadLetterAuditResponse {
             jobs: jobs.into_iter().map(Into::into).collect(),
             next_page_token: next.unwrap_or_default(),
@@ -267,25 +295,6 @@ where
     });
     let progress = ReceiverStream::new(progress).map(|progress| Ok(progress.into()));
     progress.chain(ReceiverStream::new(failure).map(Err))
-}
-
-/// A selection on account of who calls.
-fn account(selection: Selection, caller: Option<SocketAddr>) -> Selection {
-    Selection {
-        actor: named(&selection.actor, caller),
-        ..selection
-    }
-}
-
-/// Who asks: by their own word, and by where they call from.
-fn named(actor: &str, caller: Option<SocketAddr>) -> String {
-    match (actor, caller) {
-        ("", None) => "unknown".into(),
-        ("", Some(address)) => format!("grpc:{address}"),
-        // In the same process.
-        (actor, None) => actor.into(),
-        (actor, Some(address)) => format!("{actor} (grpc:{address})"),
-    }
 }
 
 fn place(last: &Entry) -> Option<Place> {

@@ -8,17 +8,55 @@ use futures::future::BoxFuture;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::{Code, Status};
+use tower_layer::Layer;
+
+use super::gate::Gate;
+use super::guard::Guard;
+
+use super::body::{Keeping, Timely};
+use super::limits::Kept;
+use crate::listener::{Cut, Peer};
 
 /// Largest metadata of a call, as HTTP/2 measures it: names, values, and 32
 /// bytes for each. More is refused with RESOURCE_EXHAUSTED.
 pub(super) const MAX_METADATA_BYTES: usize = 16 << 10;
+
+/// The only calls of which the requests are a stream, which lasts.
+const REFLECTION: &str = "/grpc.reflection.";
+/// What probes and tools ask for takes no place.
+const FREE: &str = "/grpc.";
 
 /// How the library reports a request that is no such Protobuf message.
 const NOT_DECODED: &str = "failed to decode Protobuf message";
 
 /// All services behind the edge: nothing is done for a call that is refused here.
 #[derive(Debug, Clone)]
-pub(super) struct Edge<S>(pub(super) S);
+pub(super) struct Edge<S> {
+    services: S,
+    guard: Guard,
+    gate: Option<Gate>,
+}
+
+/// Puts the edge in front of services.
+#[derive(Debug, Clone)]
+pub(super) struct EdgeLayer {
+    pub(super) guard: Guard,
+    /// For methods that have no places of their own.
+    pub(super) gate: Option<Gate>,
+}
+
+impl<S> Layer<S> for EdgeLayer {
+    type Service = Edge<S>;
+
+    fn layer(&self, services: S) -> Edge<S> {
+        let Self { guard, gate } = self.clone();
+        Edge {
+            services,
+            guard,
+            gate,
+        }
+    }
+}
 
 impl<S> Service<http::Request<Body>> for Edge<S>
 where
@@ -30,10 +68,10 @@ where
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(context)
+        self.services.poll_ready(context)
     }
 
-    fn call(&mut self, call: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut call: http::Request<Body>) -> Self::Future {
         let bytes = metadata_bytes(call.headers());
         if bytes > MAX_METADATA_BYTES {
             let refused = Status::resource_exhausted(format!(
@@ -41,8 +79,24 @@ where
             ));
             return Box::pin(async move { Ok(refused.into_http()) });
         }
-        let answer = self.0.call(call);
-        Box::pin(async move { answer.await.map(blame_the_caller) })
+        if let Err(refused) = self.guard.pass(&mut call) {
+            return Box::pin(async move { Ok(refused.into_http()) });
+        }
+        let cut = call.extensions().get().map(|peer: &Peer| peer.cut.clone());
+        let is_free = call.uri().path().starts_with(FREE);
+        let answer: Self::Future = match &self.gate {
+            Some(gate) if !is_free => gate.call(&mut self.services, call),
+            _ => {
+                let is_stream = call.uri().path().starts_with(REFLECTION);
+                let call = match is_stream {
+                    true => call,
+                    false => call.map(|body| Body::new(Timely::new(body))),
+                };
+                Box::pin(self.services.call(call))
+            }
+        };
+        let keep = |answer| keep(answer, cut);
+        Box::pin(async move { answer.await.map(blame_the_caller).map(keep) })
     }
 }
 
@@ -61,5 +115,13 @@ fn blame_the_caller(answer: http::Response<Body>) -> http::Response<Body> {
             Status::new(Code::InvalidArgument, status.message()).into_http()
         }
         _ => answer,
+    }
+}
+
+/// What was taken for a call is kept until its answer is out.
+fn keep(mut answer: http::Response<Body>, cut: Option<Cut>) -> http::Response<Body> {
+    match answer.extensions_mut().remove::<Kept>() {
+        Some(kept) => answer.map(|body| Body::new(Keeping::new(body, kept, cut))),
+        None => answer,
     }
 }

@@ -1,4 +1,4 @@
-//! Deadlines of calls, and how many there may be at once.
+//! Deadlines of calls, and what they keep while they are under way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,8 +6,10 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Status};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::admission::{Full, Place, Places, Sharer};
 use crate::config;
 
 /// Until when a call is to be answered.
@@ -20,17 +22,58 @@ pub(super) struct Deadline {
     pub(super) hard: Instant,
 }
 
+/// Calls that wait for an event at once. They cost some memory and nothing else.
+const WAITING: usize = 4_096;
+/// Calls that read at once after they have waited: an event that many wait for
+/// must not take the places of all others.
+const RESUMED: usize = 64;
+/// Histories replayed at once. Each may take 200 MB.
+const HISTORIES: usize = 2;
+/// Histories under way at once: what is not replayed waits its turn.
+const HISTORIES_UNDER_WAY: usize = 16;
+
+/// Calls of operators under way at once, jobs among them.
+const WORK: usize = 32;
+/// Those of them at once whose answers may be as large as a letter.
+const LARGE: usize = 4;
+
+/// After how long a caller that was refused may try again.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
 /// Bounds of time and number.
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
     default_deadline: Duration,
     max_deadline: Duration,
-    calls: Arc<Semaphore>,
+    reads: Places,
+    waiting: Places,
+    resumed: Arc<Semaphore>,
+    histories: Places,
+    turns: Arc<Semaphore>,
+    work: Places,
+    large: Arc<Semaphore>,
 }
 
-/// A call's place among those that may run at once. Shared between the call
-/// and its reads: it is free again when all of them are done.
-pub(super) type Permit = Arc<OwnedSemaphorePermit>;
+/// What a call keeps while it is under way: free again when all clones are gone,
+/// of which its read has one, and its answer.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    _place: Option<Arc<Place>>,
+    _turn: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// How much a call costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cost {
+    /// Some documents.
+    Read,
+    /// All that ever happened to something.
+    History,
+    /// What operators do.
+    Work,
+    /// The same, with an answer that may be large.
+    Large,
+}
 
 impl Limits {
     pub(super) fn new(config: &config::Grpc) -> Self {
@@ -38,21 +81,60 @@ impl Limits {
         Self {
             default_deadline: Duration::from_millis(config.default_deadline_ms).min(max_deadline),
             max_deadline,
-            calls: Arc::new(Semaphore::new(
-                config.max_concurrent_requests.min(Semaphore::MAX_PERMITS),
-            )),
+            reads: Places::new(config.max_concurrent_requests),
+            waiting: Places::new(WAITING),
+            resumed: Arc::new(Semaphore::new(RESUMED)),
+            histories: Places::new(HISTORIES_UNDER_WAY),
+            turns: Arc::new(Semaphore::new(HISTORIES)),
+            work: Places::new(WORK),
+            large: Arc::new(Semaphore::new(LARGE)),
         }
     }
 
-    /// Lets a call in, before its body is read, or sheds it.
-    pub(super) fn admit(&self, mut call: Request<()>) -> Result<Request<()>, Status> {
-        let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else {
-            return Err(Status::resource_exhausted(
-                "too many calls at once, try again later",
-            ));
+    /// Lets a call go on, whose request is there, or sheds it. Histories and
+    /// large answers wait their turn.
+    pub(super) async fn enter(
+        &self,
+        cost: Cost,
+        sharers: Vec<Sharer>,
+        deadline: Deadline,
+    ) -> Result<Kept, Status> {
+        let (places, turns) = match cost {
+            Cost::Read => (&self.reads, None),
+            Cost::History => (&self.histories, Some(&self.turns)),
+            Cost::Work => (&self.work, None),
+            Cost::Large => (&self.work, Some(&self.large)),
         };
-        call.extensions_mut().insert::<Permit>(Arc::new(permit));
-        Ok(call)
+        let place = places.take(sharers).map_err(shed)?;
+        let turn = match turns {
+            Some(turns) => Some(turn(turns, deadline).await?),
+            None => None,
+        };
+        Ok(Kept {
+            _place: Some(Arc::new(place)),
+            _turn: turn,
+        })
+    }
+
+    /// Lets a call wait, for something that costs nobody anything.
+    pub(super) fn wait(&self, sharers: Vec<Sharer>) -> Result<Place, Status> {
+        self.waiting.take(sharers).map_err(shed)
+    }
+
+    /// Lets a call read that has waited.
+    pub(super) async fn resume(
+        &self,
+        cost: Cost,
+        sharers: Vec<Sharer>,
+        deadline: Deadline,
+    ) -> Result<Kept, Status> {
+        match cost {
+            Cost::Read => Ok(Kept {
+                _place: None,
+                _turn: Some(turn(&self.resumed, deadline).await?),
+            }),
+            _ => self.enter(cost, sharers, deadline).await,
+        }
     }
 
     /// The deadline of a call that arrived now.
@@ -71,6 +153,31 @@ impl Limits {
             hard: now + (limit - margin / 2),
         }
     }
+}
+
+async fn turn(
+    turns: &Arc<Semaphore>,
+    deadline: Deadline,
+) -> Result<Arc<OwnedSemaphorePermit>, Status> {
+    let free = Arc::clone(turns).acquire_owned();
+    match tokio::time::timeout_at(deadline.soft, free).await {
+        Ok(Ok(turn)) => Ok(Arc::new(turn)),
+        _ => Err(shed(Full::All)),
+    }
+}
+
+/// What a caller is told for whom there is no place.
+pub(super) fn shed(full: Full) -> Status {
+    let why = match full {
+        Full::All => "too many calls at once",
+        Full::Caller => "too many calls at once by this caller, while others call too",
+        Full::Tenant => "too many calls at once about this tenant, while others call too",
+    };
+    Status::with_error_details(
+        Code::ResourceExhausted,
+        format!("{why}: try again later"),
+        ErrorDetails::with_retry_info(Some(RETRY_AFTER)),
+    )
 }
 
 /// The `grpc-timeout` header: at most eight digits and a unit.
@@ -137,13 +244,43 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_call_too_many_is_shed_and_its_place_comes_back() {
+    fn by(caller: &str) -> Vec<Sharer> {
+        vec![Sharer::Caller(caller.into())]
+    }
+
+    #[tokio::test]
+    async fn a_call_too_many_is_shed_and_its_place_comes_back() {
         let limits = limits(1);
-        let first = limits.admit(Request::new(())).unwrap();
-        let refused = limits.admit(Request::new(())).unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        let deadline = limits.deadline(&MetadataMap::new());
+        let enter = |cost| limits.enter(cost, by("a"), deadline);
+        let first = enter(Cost::Read).await.unwrap();
+        let refused = enter(Cost::Read).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        let retry = refused.get_details_retry_info().unwrap();
+        assert_eq!(retry.retry_delay, Some(RETRY_AFTER));
+        // Whoever waits, or asks for a history, has other places.
+        drop(limits.wait(by("a")).unwrap());
+        drop(enter(Cost::History).await.unwrap());
+        drop(limits.resume(Cost::Read, by("a"), deadline).await.unwrap());
+        let answer = first.clone();
         drop(first);
-        assert!(limits.admit(Request::new(())).is_ok());
+        assert!(enter(Cost::Read).await.is_err(), "the answer is not out");
+        drop(answer);
+        assert!(enter(Cost::Read).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn histories_wait_their_turn_until_the_deadline() {
+        let limits = limits(1);
+        let mut metadata = MetadataMap::new();
+        metadata.insert("grpc-timeout", "200m".parse().unwrap());
+        let deadline = limits.deadline(&metadata);
+        let enter = |caller| limits.enter(Cost::History, by(caller), deadline);
+        let first = enter("a").await.unwrap();
+        let _second = enter("b").await.unwrap();
+        let (third, ()) = tokio::join!(enter("c"), async { drop(first) });
+        let _third = third.unwrap();
+        assert!(enter("d").await.is_err());
+        assert!(Instant::now() >= deadline.soft);
     }
 }

@@ -1,6 +1,5 @@
 //! `MaintenanceService`: verifying and rebuilding on request.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +9,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use tracing::info;
 
+use super::guard::Caller;
 use super::v1::{self, maintenance_service_server::MaintenanceService};
 use super::{rebuild, validate};
-use crate::listener::Peer;
 use crate::maintenance::rebuild::abandon;
-use crate::maintenance::sweep::{Sweep, Tally, Unit};
+use crate::maintenance::sweep::{Scope, Sweep, Tally, Unit};
 use crate::maintenance::{Verified, Verifier};
 use crate::store::repair::Reason;
 use crate::store::{Store, StoreError};
@@ -54,15 +54,16 @@ impl MaintenanceService for Maintenance {
         &self,
         request: Request<v1::VerifyCountersRequest>,
     ) -> Result<Response<Self::VerifyCountersStream>, Status> {
-        let caller = Peer::address_of(&request);
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let scope = validate::verification(&request)?;
+        let scope = validate::verification(&request, &caller.identity)?;
         let permit = only_one(&self.verifying, "verification")?;
         let repair = request.repair.then(|| Reason {
-            actor: named(caller),
+            actor: caller.described(),
             text: request.reason,
         });
         let one_tenant = scope.tenant.is_some();
+        tell_begun(&caller, &scope, repair.as_ref());
         let sweep = Sweep::new(Verifier::new(self.store.clone(), repair), scope);
         let estimated_dialogs = match one_tenant {
             true => 0,
@@ -85,8 +86,9 @@ impl MaintenanceService for Maintenance {
         &self,
         request: Request<v1::RebuildCountersRequest>,
     ) -> Result<Response<Self::RebuildCountersStream>, Status> {
-        let by = named(Peer::address_of(&request));
-        let tenant = validate::rebuild(&request.into_inner())?;
+        let caller = Caller::of(&request)?;
+        let tenant = validate::rebuild(&request.into_inner(), &caller.identity)?;
+        let by = caller.described();
         let permit = only_one(&self.rebuilding, "rebuild")?;
         let stream = rebuild::begin(self.store.clone(), tenant, by, permit);
         Ok(Response::new(Box::pin(stream)))
@@ -96,7 +98,10 @@ impl MaintenanceService for Maintenance {
         &self,
         request: Request<v1::AbandonRebuildRequest>,
     ) -> Result<Response<v1::AbandonRebuildResponse>, Status> {
-        let by = named(Peer::address_of(&request));
+        let caller = Caller::of(&request)?;
+        validate::of_all_tenants(&caller.identity)?;
+        let by = caller.described();
+        info!(by, "a rebuild is given up");
         let abandoned = abandon(&self.store, &by).await.map_err(rebuild::refused)?;
         Ok(Response::new(v1::AbandonRebuildResponse { abandoned }))
     }
@@ -109,9 +114,16 @@ fn only_one(free: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, S
     })
 }
 
-/// How a caller is named in records.
-fn named(caller: Option<SocketAddr>) -> String {
-    caller.map_or("grpc:unknown".into(), |address| format!("grpc:{address}"))
+/// The line in the log for who has what verified.
+fn tell_begun(caller: &Caller, scope: &Scope, repair: Option<&Reason>) {
+    let tenant = scope.tenant.as_ref().map(ToString::to_string);
+    info!(
+        by = caller.described(),
+        tenant = tenant.as_deref().unwrap_or("all"),
+        repair = repair.is_some(),
+        reason = repair.map(|repair| repair.text.as_str()),
+        "a verification begins"
+    );
 }
 
 /// A verification under way.
@@ -148,6 +160,12 @@ impl Call {
                 return Ok(());
             }
         }
+        let Tally {
+            differences,
+            repaired,
+            ..
+        } = self.sweep.tally();
+        info!(differences, repaired, "a verification has ended");
         let _ = self.answers.send(Ok(self.progress(true))).await;
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use tracing::info;
 
 use super::v1;
 use crate::event::TenantId;
@@ -29,6 +30,8 @@ pub(super) fn begin(
     permit: OwnedSemaphorePermit,
 ) -> ReceiverStream<Answer> {
     let (answers, stream) = mpsc::channel(WAITING);
+    let of = tenant.as_ref().map_or("all", |tenant| tenant.as_str());
+    info!(by, tenant = of, "a rebuild begins, or goes on");
     tokio::spawn(async move {
         if let Some(last) = run(&store, tenant.as_ref(), &by, &answers).await {
             let _ = answers.send(last).await;
@@ -66,8 +69,14 @@ async fn run(
         }
     };
     match outcome {
-        Ok(Outcome::SwitchedOver) => Some(Ok(answer(*seen.borrow(), true))),
-        Ok(Outcome::Interrupted) => None,
+        Ok(Outcome::SwitchedOver) => {
+            info!(by, "a rebuild has ended: readers see the new counters");
+            Some(Ok(answer(*seen.borrow(), true)))
+        }
+        Ok(Outcome::Interrupted) => {
+            info!(by, "a rebuild was interrupted");
+            None
+        }
         Err(error) => Some(Err(refused(error))),
     }
 }

@@ -2,21 +2,20 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
+use crate::auth::Identity;
 use crate::event::EventId;
 use crate::store::read::{self, Query, ReadError, Reader};
 
+use super::admission::Sharer;
+use super::guard::Caller;
 use super::health::StoreState;
-use super::limits::{Deadline, Limits, Permit};
+use super::limits::{Cost, Deadline, Kept, Limits};
 use super::token::{self, Scope};
 use super::v1::{self, counter_service_server::CounterService};
 use super::validate;
-
-/// Histories replayed at once; others wait. Each may take 200 MB.
-const HISTORIES: usize = 2;
 
 /// Answers from the store.
 #[derive(Debug)]
@@ -24,16 +23,30 @@ pub(super) struct Counters {
     reader: Reader,
     limits: Limits,
     store: StoreState,
-    histories: Arc<Semaphore>,
 }
 
 /// What a call is apart from its message.
 struct Call {
     method: &'static str,
+    cost: Cost,
+    who: Arc<Identity>,
     deadline: Deadline,
-    permit: Option<Permit>,
-    /// Its place among the histories, if it is one.
-    turn: Option<OwnedSemaphorePermit>,
+    /// On whose account it takes a place.
+    caller: String,
+}
+
+/// An answer, and what it keeps until the caller has it.
+struct Answered<A> {
+    answer: A,
+    kept: Kept,
+}
+
+impl<A> Answered<A> {
+    fn with<M>(self, message: impl FnOnce(A) -> M) -> Response<M> {
+        let mut response = Response::new(message(self.answer));
+        response.extensions_mut().insert(self.kept);
+        response
+    }
 }
 
 #[tonic::async_trait]
@@ -42,8 +55,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetUserStatsRequest>,
     ) -> Result<Response<v1::UserStats>, Status> {
-        let (call, request) = self.open("GetUserStats", request);
-        let (query, after) = validate::user(&request)?;
+        let (call, request) = self.open("GetUserStats", request)?;
+        let (query, after) = validate::user(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         only(answer)
     }
@@ -52,34 +65,34 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::BatchGetUserStatsRequest>,
     ) -> Result<Response<v1::BatchGetUserStatsResponse>, Status> {
-        let (call, request) = self.open("BatchGetUserStats", request);
-        let (query, after) = validate::users(&request)?;
+        let (call, request) = self.open("BatchGetUserStats", request)?;
+        let (query, after) = validate::users(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
-        let user_stats = all(answer);
-        Ok(Response::new(v1::BatchGetUserStatsResponse { user_stats }))
+        Ok(answer.with(|answer| v1::BatchGetUserStatsResponse {
+            user_stats: all(answer),
+        }))
     }
 
     async fn get_user_dialog_stats(
         &self,
         request: Request<v1::GetUserDialogStatsRequest>,
     ) -> Result<Response<v1::UserDialogStats>, Status> {
-        let (call, request) = self.open("GetUserDialogStats", request);
-        let (query, after) = validate::user_in_dialog(&request)?;
+        let (call, request) = self.open("GetUserDialogStats", request)?;
+        let (query, after) = validate::user_in_dialog(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
-        Ok(Response::new(answer.into()))
+        Ok(answer.with(Into::into))
     }
 
     async fn list_user_dialog_stats(
         &self,
         request: Request<v1::ListUserDialogStatsRequest>,
     ) -> Result<Response<v1::ListUserDialogStatsResponse>, Status> {
-        let (call, request) = self.open("ListUserDialogStats", request);
-        let (query, after) = validate::dialogs_of_user(&request)?;
+        let (call, request) = self.open("ListUserDialogStats", request)?;
+        let (query, after) = validate::dialogs_of_user(&request, &call.who)?;
         let page = self.answer(call, query.clone(), after).await?;
-        let next_page_token = next_page_token(&query, &page);
-        Ok(Response::new(v1::ListUserDialogStatsResponse {
+        Ok(page.with(|page| v1::ListUserDialogStatsResponse {
+            next_page_token: next_page_token(&query, &page),
             user_dialog_stats: all(page.dialogs),
-            next_page_token,
         }))
     }
 
@@ -87,8 +100,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetDialogStatsRequest>,
     ) -> Result<Response<v1::DialogStats>, Status> {
-        let (call, request) = self.open("GetDialogStats", request);
-        let (query, after) = validate::dialog(&request)?;
+        let (call, request) = self.open("GetDialogStats", request)?;
+        let (query, after) = validate::dialog(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         only(answer)
     }
@@ -97,12 +110,11 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::BatchGetDialogStatsRequest>,
     ) -> Result<Response<v1::BatchGetDialogStatsResponse>, Status> {
-        let (call, request) = self.open("BatchGetDialogStats", request);
-        let (query, after) = validate::dialogs(&request)?;
+        let (call, request) = self.open("BatchGetDialogStats", request)?;
+        let (query, after) = validate::dialogs(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
-        let dialog_stats = all(answer);
-        Ok(Response::new(v1::BatchGetDialogStatsResponse {
-            dialog_stats,
+        Ok(answer.with(|answer| v1::BatchGetDialogStatsResponse {
+            dialog_stats: all(answer),
         }))
     }
 
@@ -110,8 +122,8 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetMessageStatsRequest>,
     ) -> Result<Response<v1::MessageStats>, Status> {
-        let (call, request) = self.open("GetMessageStats", request);
-        let (query, after) = validate::message(&request)?;
+        let (call, request) = self.open("GetMessageStats", request)?;
+        let (query, after) = validate::message(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
         only(answer)
     }
@@ -120,12 +132,11 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::BatchGetMessageStatsRequest>,
     ) -> Result<Response<v1::BatchGetMessageStatsResponse>, Status> {
-        let (call, request) = self.open("BatchGetMessageStats", request);
-        let (query, after) = validate::messages(&request)?;
+        let (call, request) = self.open("BatchGetMessageStats", request)?;
+        let (query, after) = validate::messages(&request, &call.who)?;
         let answer = self.answer(call, query, after).await?;
-        let message_stats = all(answer);
-        Ok(Response::new(v1::BatchGetMessageStatsResponse {
-            message_stats,
+        Ok(answer.with(|answer| v1::BatchGetMessageStatsResponse {
+            message_stats: all(answer),
         }))
     }
 
@@ -133,17 +144,19 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::ListCounterHistoryRequest>,
     ) -> Result<Response<v1::ListCounterHistoryResponse>, Status> {
-        let (mut call, request) = self.open("ListCounterHistory", request);
-        let (query, after) = validate::history(&request)?;
-        call.turn = Some(self.turn(&call).await?);
+        let (mut call, request) = self.open("ListCounterHistory", request)?;
+        call.cost = Cost::History;
+        let (query, after) = validate::history(&request, &call.who)?;
         let page = self.answer(call, query.clone(), after).await?;
-        let next = page.next.as_ref().map(|next| token::after(&query, next));
-        let values = page.values.into_iter();
-        let values = values.map(|(counter, value)| (counter.to_string(), value));
-        Ok(Response::new(v1::ListCounterHistoryResponse {
-            entries: all(page.entries),
-            next_page_token: next.unwrap_or_default(),
-            current_values: values.filter(|(_, value)| *value != 0).collect(),
+        Ok(page.with(|page| {
+            let next = page.next.as_ref().map(|next| token::after(&query, next));
+            let values = page.values.into_iter();
+            let values = values.map(|(counter, value)| (counter.to_string(), value));
+            v1::ListCounterHistoryResponse {
+                entries: all(page.entries),
+                next_page_token: next.unwrap_or_default(),
+                current_values: values.filter(|(_, value)| *value != 0).collect(),
+            }
         }))
     }
 }
@@ -154,64 +167,100 @@ impl Counters {
             reader,
             limits,
             store,
-            histories: Arc::new(Semaphore::new(HISTORIES)),
         }
     }
 
-    /// Waits until there is a place for one more history.
-    async fn turn(&self, call: &Call) -> Result<OwnedSemaphorePermit, Status> {
-        let free = Arc::clone(&self.histories).acquire_owned();
-        match tokio::time::timeout_at(call.deadline.soft, free).await {
-            Ok(Ok(turn)) => Ok(turn),
-            _ => Err(Status::resource_exhausted(
-                "too many histories at once, try again later",
-            )),
-        }
-    }
-
-    fn open<T>(&self, method: &'static str, mut request: Request<T>) -> (Call, T) {
+    fn open<T>(&self, method: &'static str, request: Request<T>) -> Result<(Call, T), Status> {
+        let caller = Caller::of(&request)?;
         let call = Call {
             method,
+            cost: Cost::Read,
             deadline: self.limits.deadline(request.metadata()),
-            permit: request.extensions_mut().remove::<Permit>(),
-            turn: None,
+            caller: caller.account(),
+            who: caller.identity,
         };
-        (call, request.into_inner())
+        Ok((call, request.into_inner()))
     }
 
-    /// Reads in a task of its own, which outlives a caller that is gone or out
-    /// of patience and keeps the call's permit: the driver's futures are not to
-    /// be dropped half-way, and a slow store must not pile reads up.
+    /// Answers; when the event `after` is not there yet, waits for it meanwhile
+    /// without keeping others from reading.
     async fn answer<Q: Query<Answer: 'static> + 'static>(
         &self,
         call: Call,
         query: Q,
         after: Option<EventId>,
-    ) -> Result<Q::Answer, Status> {
-        let Call {
-            method,
-            deadline,
-            permit,
-            turn,
-        } = call;
+    ) -> Result<Answered<Q::Answer>, Status> {
         if self.store.is_lost() {
             return Err(unavailable());
         }
+        let query = Arc::new(query);
+        let sharers = vec![
+            Sharer::Caller(call.caller.clone()),
+            Sharer::Tenant(query.tenant().to_string()),
+        ];
+        let entered = self.limits.enter(call.cost, sharers.clone(), call.deadline);
+        // Calls that wait for the store may be what takes all the places.
+        let mut kept = entered.await.map_err(|busy| self.or_unavailable(busy))?;
+        loop {
+            let read = self.read(&call, Arc::clone(&query), after.clone(), kept);
+            match (read.await?, &after) {
+                (Some(answered), _) => return Ok(answered),
+                (None, None) => return Err(internal()),
+                (None, Some(after)) => {
+                    let waiting = self.limits.wait(sharers.clone())?;
+                    let taken = self.reader.taken(query.tenant(), after, call.deadline.soft);
+                    tokio::select! {
+                        taken = taken => taken.map_err(|error| status(&error))?,
+                        () = self.store.lost() => return Err(unavailable()),
+                    }
+                    drop(waiting);
+                    let resumed = self
+                        .limits
+                        .resume(call.cost, sharers.clone(), call.deadline);
+                    kept = resumed.await?;
+                }
+            }
+        }
+    }
+
+    /// Reads in a task of its own, which outlives a caller that is gone or out
+    /// of patience and keeps the call's place: the driver's futures are not to
+    /// be dropped half-way, and a slow store must not pile reads up. `None` when
+    /// the event `after` is not there yet.
+    async fn read<Q: Query<Answer: 'static> + 'static>(
+        &self,
+        call: &Call,
+        query: Arc<Q>,
+        after: Option<EventId>,
+        kept: Kept,
+    ) -> Result<Option<Answered<Q::Answer>>, Status> {
+        let Deadline { soft, hard } = call.deadline;
+        let method = call.method;
         let span = tracing::info_span!("grpc", method, tenant = %query.tenant());
         let reader = self.reader.clone();
         let read = async move {
-            let _places = (permit, turn);
-            let answer = reader.ask(&query, after.as_ref(), deadline.soft).await;
-            answer.map_err(|error| status(&error))
+            match reader.ask(&*query, after.as_ref(), soft).await {
+                Ok(answer) => Ok(Some(Answered { answer, kept })),
+                Err(ReadError::EventNotSeen) => Ok(None),
+                Err(error) => Err(status(&error)),
+            }
         };
         let read = tokio::spawn(read.instrument(span));
         tokio::select! {
             answer = read => answer.unwrap_or_else(|_panicked| Err(internal())),
             () = self.store.lost() => Err(unavailable()),
-            () = tokio::time::sleep_until(deadline.hard) => match self.store.is_unreachable() {
-                true => Err(unavailable()),
-                false => Err(status(&ReadError::TooSlow)),
-            },
+            () = tokio::time::sleep_until(hard) => {
+                Err(self.or_unavailable(status(&ReadError::TooSlow)))
+            }
+        }
+    }
+
+    /// What a caller is told while the store cannot be reached, whatever it
+    /// shows in.
+    fn or_unavailable(&self, status: Status) -> Status {
+        match self.store.is_unreachable() {
+            true => unavailable(),
+            false => status,
         }
     }
 }
@@ -244,7 +293,7 @@ pub(super) fn unavailable() -> Status {
     Status::unavailable("the store cannot be reached, try again later")
 }
 
-fn internal() -> Status {
+pub(super) fn internal() -> Status {
     Status::internal("an error of the service: its log says more")
 }
 
@@ -253,11 +302,10 @@ fn all<A, M: From<A>>(answers: Vec<A>) -> Vec<M> {
 }
 
 /// The answer to a question about one thing.
-fn only<A, M: From<A>>(mut answers: Vec<A>) -> Result<Response<M>, Status> {
-    match answers.pop() {
-        Some(answer) => Ok(Response::new(answer.into())),
-        None => Err(internal()),
-    }
+fn only<A, M: From<A>>(answered: Answered<Vec<A>>) -> Result<Response<M>, Status> {
+    let Answered { mut answer, kept } = answered;
+    let answer = answer.pop().ok_or_else(internal)?;
+    Ok(Answered { answer, kept }.with(Into::into))
 }
 
 fn next_page_token(query: &read::DialogsOfUser, page: &read::Page) -> String {

@@ -1,16 +1,18 @@
 //! From requests to questions: everything that is wrong with a request is told
-//! at once.
+//! at once, but for what the caller may not ask, which is told alone.
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use prost_types::Timestamp;
 
+use crate::auth::Identity;
 use crate::event::{DialogId, EventId, InvalidId, MessageId, TenantId, UserId};
 use crate::history::{Counter, Part};
 use crate::maintenance::sweep::Scope;
 use crate::store::read;
 
+use super::guard::Denied;
 use super::token::{self, Scope as PageScope};
 use super::v1;
 
@@ -29,10 +31,10 @@ const MAX_VIOLATIONS: usize = 16;
 /// A question, and the event that its answer is to include.
 pub(super) type Valid<Q> = Result<(Q, Option<EventId>), Status>;
 
-pub(super) fn user(request: &v1::GetUserStatsRequest) -> Valid<read::Users> {
+pub(super) fn user(request: &v1::GetUserStatsRequest, who: &Identity) -> Valid<read::Users> {
     let mut found = Violations::default();
-    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
-    let user = found.id("user_id", &request.user_id, UserId::new);
+    let tenant = found.tenant(&request.tenant_id, who);
+    let user = found.user(&request.user_id, who);
     let after = found.after(&request.after_event_id);
     let (Some(tenant), Some(user), Some(after)) = (tenant, user, after) else {
         return Err(found.into_status());
@@ -41,20 +43,23 @@ pub(super) fn user(request: &v1::GetUserStatsRequest) -> Valid<read::Users> {
     Ok((read::Users { tenant, users }, after))
 }
 
-pub(super) fn users(request: &v1::BatchGetUserStatsRequest) -> Valid<read::Users> {
+pub(super) fn users(request: &v1::BatchGetUserStatsRequest, who: &Identity) -> Valid<read::Users> {
     let mut found = Violations::default();
-    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
-    let users = found.ids("user_ids", &request.user_ids, UserId::new);
+    let tenant = found.tenant(&request.tenant_id, who);
+    let users = found.users(&request.user_ids, who);
     let (Some(tenant), Some(users)) = (tenant, users) else {
         return Err(found.into_status());
     };
     Ok((read::Users { tenant, users }, None))
 }
 
-pub(super) fn user_in_dialog(request: &v1::GetUserDialogStatsRequest) -> Valid<read::UserInDialog> {
+pub(super) fn user_in_dialog(
+    request: &v1::GetUserDialogStatsRequest,
+    who: &Identity,
+) -> Valid<read::UserInDialog> {
     let mut found = Violations::default();
-    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
-    let user = found.id("user_id", &request.user_id, UserId::new);
+    let tenant = found.tenant(&request.tenant_id, who);
+    let user = found.user(&request.user_id, who);
     let dialog = found.id("dialog_id", &request.dialog_id, DialogId::new);
     let after = found.after(&request.after_event_id);
     let (Some(tenant), Some(user), Some(dialog), Some(after)) = (tenant, user, dialog, after)
@@ -71,10 +76,11 @@ pub(super) fn user_in_dialog(request: &v1::GetUserDialogStatsRequest) -> Valid<r
 
 pub(super) fn dialogs_of_user(
     request: &v1::ListUserDialogStatsRequest,
+    who: &Identity,
 ) -> Valid<read::DialogsOfUser> {
     let mut found = Violations::default();
-    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
-    let user = found.id("user_id", &request.user_id, UserId::new);
+    let tenant = found.tenant(&request.tenant_id, who);
+    let user = found.user(&request.user_id, who);
     let limit = found.page_size(request.page_size);
     let (Some(tenant), Some(user), Some(limit)) = (tenant, user, limit) else {
         return Err(found.into_status());
@@ -107,9 +113,9 @@ pub(super) fn dialogs_of_user(
     Ok((query, None))
 }
 
-pub(super) fn dialog(request: &v1::GetDialogStatsRequest) -> Valid<read::Dialogs> {
+pub(super) fn dialog(request: &v1::GetDialogStatsRequest, who: &Identity) -> Valid<read::Dialogs> {
     let mut found = Violations::default();
-    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let tenant = found.tenant(&request.tenant_id, who);
     let dialog = found.id("dialog_id", &request.dialog_id, DialogId::new);
     let after = found.after(&request.after_event_id);
     let (Some(tenant), Some(dialog), Some(after)) = (tenant, dialog, after) else {
@@ -119,9 +125,12 @@ pub(super) fn dialog(request: &v1::GetDialogStatsRequest) -> Valid<read::Dialogs
     Ok((read::Dialogs { tenant, dialogs }, after))
 }
 
-pub(super) fn dialogs(request: &v1::BatchGetDialogStatsRequest) -> Valid<read::Dialogs> {
+pub(super) fn dialogs(
+    request: &v1::BatchGetDialogStatsRequest,
+    who: &Identity,
+) -> Valid<read::Dialogs> {
     let mut found = Violations::default();
-    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let tenant = found.tenant(&request.tenant_id, who);
     let dialogs = found.ids("dialog_ids", &request.dialog_ids, DialogId::new);
     let (Some(tenant), Some(dialogs)) = (tenant, dialogs) else {
         return Err(found.into_status());
@@ -129,9 +138,12 @@ pub(super) fn dialogs(request: &v1::BatchGetDialogStatsRequest) -> Valid<read::D
     Ok((read::Dialogs { tenant, dialogs }, None))
 }
 
-pub(super) fn message(request: &v1::GetMessageStatsRequest) -> Valid<read::Messages> {
+pub(super) fn message(
+    request: &v1::GetMessageStatsRequest,
+    who: &Identity,
+) -> Valid<read::Messages> {
     let mut found = Violations::default();
-    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let tenant = found.tenant(&request.tenant_id, who);
     let message = found.id("message_id", &request.message_id, MessageId::new);
     let after = found.after(&request.after_event_id);
     let (Some(tenant), Some(message), Some(after)) = (tenant, message, after) else {
@@ -141,9 +153,12 @@ pub(super) fn message(request: &v1::GetMessageStatsRequest) -> Valid<read::Messa
     Ok((read::Messages { tenant, messages }, after))
 }
 
-pub(super) fn messages(request: &v1::BatchGetMessageStatsRequest) -> Valid<read::Messages> {
+pub(super) fn messages(
+    request: &v1::BatchGetMessageStatsRequest,
+    who: &Identity,
+) -> Valid<read::Messages> {
     let mut found = Violations::default();
-    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
+    let tenant = found.tenant(&request.tenant_id, who);
     let messages = found.ids("message_ids", &request.message_ids, MessageId::new);
     let (Some(tenant), Some(messages)) = (tenant, messages) else {
         return Err(found.into_status());
@@ -151,10 +166,13 @@ pub(super) fn messages(request: &v1::BatchGetMessageStatsRequest) -> Valid<read:
     Ok((read::Messages { tenant, messages }, None))
 }
 
-pub(super) fn history(request: &v1::ListCounterHistoryRequest) -> Valid<read::History> {
+pub(super) fn history(
+    request: &v1::ListCounterHistoryRequest,
+    who: &Identity,
+) -> Valid<read::History> {
     let mut found = Violations::default();
-    let tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
-    let scope = found.scope(request);
+    let tenant = found.tenant(&request.tenant_id, who);
+    let scope = found.scope(request, who);
     let counter = found.counter(&request.counter, scope.as_ref());
     let part = found.part(request);
     let after = found.after(&request.after_event_id);
@@ -207,12 +225,15 @@ pub(super) fn millis(at: &Timestamp) -> Option<i64> {
 }
 
 /// What to verify. Fields of a repair are checked as well.
-pub(super) fn verification(request: &v1::VerifyCountersRequest) -> Result<Scope, Status> {
+pub(super) fn verification(
+    request: &v1::VerifyCountersRequest,
+    who: &Identity,
+) -> Result<Scope, Status> {
     let mut found = Violations::default();
-    let mut scope = Scope::default();
-    if !request.tenant_id.is_empty() {
-        scope.tenant = found.id("tenant_id", &request.tenant_id, TenantId::new);
-    }
+    let mut scope = Scope {
+        tenant: found.tenant_or_all(&request.tenant_id, who),
+        ..Scope::default()
+    };
     if !request.dialog_id.is_empty() {
         scope.dialog = found.id("dialog_id", &request.dialog_id, DialogId::new);
         if request.tenant_id.is_empty() {
@@ -236,21 +257,30 @@ pub(super) fn verification(request: &v1::VerifyCountersRequest) -> Result<Scope,
     if request.reason.len() > MAX_REASON_BYTES {
         found.add("reason", format!("at most {MAX_REASON_BYTES} bytes"));
     }
-    match found.told.is_empty() {
+    match found.is_empty() {
         true => Ok(scope),
         false => Err(found.into_status()),
     }
 }
 
 /// The tenant to rebuild; `None`: all.
-pub(super) fn rebuild(request: &v1::RebuildCountersRequest) -> Result<Option<TenantId>, Status> {
-    if request.tenant_id.is_empty() {
-        return Ok(None);
-    }
+pub(super) fn rebuild(
+    request: &v1::RebuildCountersRequest,
+    who: &Identity,
+) -> Result<Option<TenantId>, Status> {
     let mut found = Violations::default();
-    match found.id("tenant_id", &request.tenant_id, TenantId::new) {
-        Some(tenant) => Ok(Some(tenant)),
-        None => Err(found.into_status()),
+    let tenant = found.tenant_or_all(&request.tenant_id, who);
+    match found.is_empty() {
+        true => Ok(tenant),
+        false => Err(found.into_status()),
+    }
+}
+
+/// For what is about all tenants.
+pub(super) fn of_all_tenants(who: &Identity) -> Result<(), Status> {
+    match who.tenants().are_all() {
+        true => Ok(()),
+        false => Err(Denied::AllTenants.status()),
     }
 }
 
@@ -259,11 +289,56 @@ pub(super) fn rebuild(request: &v1::RebuildCountersRequest) -> Result<Option<Ten
 pub(super) struct Violations {
     told: Vec<FieldViolation>,
     untold: usize,
+    denied: Option<Denied>,
 }
 
 impl Violations {
     pub(super) fn is_empty(&self) -> bool {
-        self.told.is_empty()
+        self.told.is_empty() && self.denied.is_none()
+    }
+
+    pub(super) fn deny(&mut self, denied: Denied) {
+        self.denied = Some(denied);
+    }
+
+    /// A tenant that the caller may ask about.
+    fn tenant(&mut self, id: &str, who: &Identity) -> Option<TenantId> {
+        let tenant = self.id("tenant_id", id, TenantId::new)?;
+        if !who.tenants().contains(tenant.as_str()) {
+            self.deny(Denied::Tenant);
+            return None;
+        }
+        Some(tenant)
+    }
+
+    /// As [`tenant`](Self::tenant); empty: all, if the caller may.
+    fn tenant_or_all(&mut self, id: &str, who: &Identity) -> Option<TenantId> {
+        if !id.is_empty() {
+            return self.tenant(id, who);
+        }
+        if !who.tenants().are_all() {
+            self.deny(Denied::AllTenants);
+        }
+        None
+    }
+
+    /// A user that the caller may ask about.
+    fn user(&mut self, id: &str, who: &Identity) -> Option<UserId> {
+        let user = self.id("user_id", id, UserId::new)?;
+        if !who.reads_user(&user) {
+            self.deny(Denied::User);
+            return None;
+        }
+        Some(user)
+    }
+
+    fn users(&mut self, ids: &[String], who: &Identity) -> Option<Vec<UserId>> {
+        let users = self.ids("user_ids", ids, UserId::new)?;
+        if !users.iter().all(|user| who.reads_user(user)) {
+            self.deny(Denied::User);
+            return None;
+        }
+        Some(users)
     }
 
     pub(super) fn add(&mut self, field: impl Into<String>, expected: impl Into<String>) {
@@ -307,7 +382,11 @@ impl Violations {
     }
 
     /// Whose history.
-    fn scope(&mut self, request: &v1::ListCounterHistoryRequest) -> Option<read::Scope> {
+    fn scope(
+        &mut self,
+        request: &v1::ListCounterHistoryRequest,
+        who: &Identity,
+    ) -> Option<read::Scope> {
         let v1::ListCounterHistoryRequest {
             user_id,
             dialog_id,
@@ -315,14 +394,19 @@ impl Violations {
             ..
         } = request;
         let given = [user_id, dialog_id, message_id].map(|id| !id.is_empty());
+        // What is not one user's is nothing for who reads their own alone.
+        if matches!(given, [false, true, false] | [false, false, true]) && !who.reads_everybody() {
+            self.deny(Denied::User);
+            return None;
+        }
         match given {
             [true, true, false] => {
-                let user = self.id("user_id", user_id, UserId::new);
+                let user = self.user(user_id, who);
                 let dialog = self.id("dialog_id", dialog_id, DialogId::new);
                 Some(read::Scope::UserInDialog(user?, dialog?))
             }
             [true, false, false] => {
-                let user = self.id("user_id", user_id, UserId::new);
+                let user = self.user(user_id, who);
                 user.map(read::Scope::User)
             }
             [false, true, false] => {
@@ -408,6 +492,9 @@ impl Violations {
     }
 
     pub(super) fn into_status(self) -> Status {
+        if let Some(denied) = self.denied {
+            return denied.status();
+        }
         let mut message = "invalid request".to_owned();
         for violation in &self.told {
             let separator = if message.contains(':') { ";" } else { ":" };
@@ -428,6 +515,97 @@ impl Violations {
 mod tests {
     use super::*;
 
+    use crate::auth::{Role, Tenants};
+
+    /// By somebody who may ask everything.
+    fn asked<R, Q>(of: impl Fn(&R, &Identity) -> Valid<Q>, request: &R) -> Valid<Q> {
+        of(request, &Identity::anonymous())
+    }
+
+    /// Somebody with a role in the tenants `a` and `b`, who is the user `ann`.
+    fn somebody(role: Role) -> Identity {
+        let tenants = ["a", "b"].map(String::from);
+        let (roles, tenants) = ([role].into_iter().collect(), Tenants::Only(tenants.into()));
+        Identity::new("test", "x", roles, tenants, UserId::new("ann").ok()).unwrap()
+    }
+
+    fn denied<T: std::fmt::Debug>(asked: Result<T, Status>) -> String {
+        let status = asked.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+        status.get_details_error_info().unwrap().reason
+    }
+
+    #[test]
+    fn a_tenant_is_the_callers_or_the_call_is_denied() {
+        let reader = somebody(Role::Reader);
+        let of = |tenant: &str, after: &str| v1::GetDialogStatsRequest {
+            tenant_id: tenant.into(),
+            dialog_id: "d".into(),
+            after_event_id: after.into(),
+        };
+        assert!(dialog(&of("a", ""), &reader).is_ok());
+        assert_eq!(denied(dialog(&of("c", ""), &reader)), "TENANT_DENIED");
+        // Nothing else is told of it.
+        let both = dialog(&of("A", &"x".repeat(513)), &reader);
+        assert_eq!(denied(both), "TENANT_DENIED");
+        let admin = somebody(Role::Admin);
+        let verify = |tenant: &str| {
+            let tenant_id = tenant.into();
+            let request = v1::VerifyCountersRequest {
+                tenant_id,
+                ..Default::default()
+            };
+            verification(&request, &admin)
+        };
+        assert!(verify("a").is_ok());
+        assert_eq!(denied(verify("c")), "TENANT_DENIED");
+        assert_eq!(denied(verify("")), "TENANT_DENIED");
+        let rebuilt = |tenant: &str| {
+            let tenant_id = tenant.into();
+            rebuild(&v1::RebuildCountersRequest { tenant_id }, &admin)
+        };
+        assert!(rebuilt("b").is_ok());
+        assert_eq!(denied(rebuilt("c")), "TENANT_DENIED");
+        assert_eq!(denied(rebuilt("")), "TENANT_DENIED");
+        assert_eq!(denied(of_all_tenants(&admin)), "TENANT_DENIED");
+    }
+
+    #[test]
+    fn a_user_asks_about_themselves() {
+        let ann = somebody(Role::User);
+        let of = |user: &str| v1::GetUserStatsRequest {
+            tenant_id: "a".into(),
+            user_id: user.into(),
+            ..Default::default()
+        };
+        assert!(user(&of(" Ann"), &ann).is_ok());
+        assert_eq!(denied(user(&of("bob"), &ann)), "USER_DENIED");
+        assert!(user(&of("bob"), &somebody(Role::Reader)).is_ok());
+        let batch = |ids: &[&str]| v1::BatchGetUserStatsRequest {
+            tenant_id: "a".into(),
+            user_ids: ids.iter().map(ToString::to_string).collect(),
+        };
+        assert!(users(&batch(&["ann", "ANN"]), &ann).is_ok());
+        assert_eq!(denied(users(&batch(&["ann", "bob"]), &ann)), "USER_DENIED");
+        let of = |user: &str, dialog: &str, message: &str| v1::ListCounterHistoryRequest {
+            tenant_id: "a".into(),
+            user_id: user.into(),
+            dialog_id: dialog.into(),
+            message_id: message.into(),
+            ..Default::default()
+        };
+        assert!(history(&of("ann", "", ""), &ann).is_ok());
+        assert!(history(&of("ann", "d", ""), &ann).is_ok());
+        for request in [
+            of("bob", "d", ""),
+            of("bob", "", ""),
+            of("", "d", ""),
+            of("", "", "m"),
+        ] {
+            assert_eq!(denied(history(&request, &ann)), "USER_DENIED");
+        }
+    }
+
     fn fields(status: &Status) -> Vec<String> {
         assert_eq!(status.code(), Code::InvalidArgument);
         let bad_request = status.get_details_bad_request().expect("details");
@@ -437,12 +615,15 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_told_at_once_by_field() {
-        let status = user_in_dialog(&v1::GetUserDialogStatsRequest {
-            tenant_id: String::new(),
-            user_id: "  ".into(),
-            dialog_id: "a\nb".into(),
-            after_event_id: "x".repeat(513),
-        })
+        let status = asked(
+            user_in_dialog,
+            &v1::GetUserDialogStatsRequest {
+                tenant_id: String::new(),
+                user_id: "  ".into(),
+                dialog_id: "a\nb".into(),
+                after_event_id: "x".repeat(513),
+            },
+        )
         .unwrap_err();
         assert_eq!(
             fields(&status),
@@ -463,10 +644,13 @@ mod tests {
     #[test]
     fn ids_of_a_batch_are_named_by_their_place() {
         let ids = ["a", "", "c", "\u{7f}"].map(String::from).to_vec();
-        let status = dialogs(&v1::BatchGetDialogStatsRequest {
-            tenant_id: "t".into(),
-            dialog_ids: ids,
-        })
+        let status = asked(
+            dialogs,
+            &v1::BatchGetDialogStatsRequest {
+                tenant_id: "t".into(),
+                dialog_ids: ids,
+            },
+        )
         .unwrap_err();
         assert_eq!(fields(&status), ["dialog_ids[1]", "dialog_ids[3]"]);
     }
@@ -478,13 +662,13 @@ mod tests {
             user_ids: vec![id.to_owned(); count],
         };
         assert_eq!(
-            users(&batch(1_000, " Ann")).unwrap().0.users[999].as_str(),
+            asked(users, &batch(1_000, " Ann")).unwrap().0.users[999].as_str(),
             "ann"
         );
-        assert!(users(&batch(0, "")).unwrap().0.users.is_empty());
-        let status = users(&batch(1_001, "a")).unwrap_err();
+        assert!(asked(users, &batch(0, "")).unwrap().0.users.is_empty());
+        let status = asked(users, &batch(1_001, "a")).unwrap_err();
         assert_eq!(fields(&status), ["user_ids"]);
-        let status = users(&batch(1_000, "")).unwrap_err();
+        let status = asked(users, &batch(1_000, "")).unwrap_err();
         assert_eq!(fields(&status).len(), MAX_VIOLATIONS);
         assert!(status.message().ends_with("; and 984 more"));
         assert!(status.message().len() + status.details().len() < 4_096);
@@ -493,13 +677,16 @@ mod tests {
     #[test]
     fn a_page_has_1_to_500_dialogs_and_a_token_of_the_same_query() {
         let list = |page_size, page_token: &str| {
-            dialogs_of_user(&v1::ListUserDialogStatsRequest {
-                tenant_id: "t".into(),
-                user_id: "U ".into(),
-                unread_only: true,
-                page_size,
-                page_token: page_token.into(),
-            })
+            asked(
+                dialogs_of_user,
+                &v1::ListUserDialogStatsRequest {
+                    tenant_id: "t".into(),
+                    user_id: "U ".into(),
+                    unread_only: true,
+                    page_size,
+                    page_token: page_token.into(),
+                },
+            )
         };
         assert_eq!(list(0, "").unwrap().0.limit, DEFAULT_PAGE);
         assert_eq!(list(500, "").unwrap().0.limit, 500);

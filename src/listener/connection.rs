@@ -5,10 +5,11 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use futures::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,6 +26,26 @@ pub struct Peer {
     pub connection: u64,
     /// What it proved at the handshake, where that is asked for.
     pub certificate: Option<Arc<PeerCertificate>>,
+    /// Ends the connection.
+    pub cut: Cut,
+}
+
+/// Ends a connection on the spot, from wherever it is known that it must end.
+#[derive(Debug, Clone, Default)]
+pub struct Cut(Arc<(AtomicBool, AtomicWaker)>);
+
+impl Cut {
+    /// Whatever is read or written from now on fails.
+    pub fn now(&self) {
+        self.0.0.store(true, Ordering::Release);
+        self.0.1.wake();
+    }
+
+    /// Whether it was cut; wakes who asks when it is later on.
+    fn is_done(&self, context: &mut Context<'_>) -> bool {
+        self.0.1.register(context.waker());
+        self.0.0.load(Ordering::Acquire)
+    }
 }
 
 impl Peer {
@@ -77,6 +98,7 @@ impl Connection {
             address,
             connection: NEXT.fetch_add(1, Ordering::Relaxed),
             certificate,
+            cut: Cut::default(),
         };
         Self {
             stream: Box::new(stream),
@@ -111,7 +133,8 @@ impl Connection {
     /// at all times, so this is noticed also when nothing comes or goes.
     fn uncut(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let is_over = |cut: &mut Pin<Box<Sleep>>| cut.as_mut().poll(context).is_ready();
-        match self.cut.as_mut().is_some_and(is_over) {
+        let is_over = self.cut.as_mut().is_some_and(is_over);
+        match is_over || self.peer.cut.is_done(context) {
             true => Err(io::ErrorKind::TimedOut.into()),
             false => Ok(()),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::info;
 
 use super::action::{Action, Sending};
 use super::pace::{Pace, Pacer};
@@ -41,6 +42,8 @@ pub struct Selection {
     pub filter: Filter,
     /// Who asks.
     pub actor: String,
+    /// What they say of themselves; empty: nothing else.
+    pub claimed_actor: String,
     /// Why.
     pub reason: String,
 }
@@ -171,7 +174,8 @@ impl Redrive {
     }
 
     /// Checks a new body for a letter: it must be a counter event, with the
-    /// letter's event id if the letter has one. Returns type and id.
+    /// letter's event id if the letter has one, and of a tenant of those
+    /// `permitted`, as the letter. Returns type and id.
     ///
     /// # Errors
     /// [`RedriveError::NotThisBody`], and those of [`Redrive::letter`].
@@ -179,8 +183,9 @@ impl Redrive {
         &self,
         id: &LetterId,
         body: &[u8],
+        permitted: Option<&[String]>,
     ) -> Result<(Edit, &'static str, EventId), RedriveError> {
-        let kept = self.letter(id).await?;
+        let kept = self.letter(id, permitted).await?;
         let id = kept.entry.id;
         if kept.entry.discarded_at.is_some() {
             return Err(RedriveError::NotThisBody(format!(
@@ -199,6 +204,12 @@ impl Redrive {
             }
             Err(failure) => return Err(RedriveError::NotThisBody(failure.error)),
         };
+        let tenant = event.tenant.as_str();
+        if permitted.is_some_and(|permitted| permitted.iter().all(|of| of != tenant)) {
+            return Err(RedriveError::NotThisBody(format!(
+                "tenantId: expected a tenant of the caller's, found {tenant:?}"
+            )));
+        }
         let event_id = event.stamp.event;
         if let Some(kept) = outline(&before).event
             && kept != event_id.as_str()
@@ -217,26 +228,23 @@ impl Redrive {
         Ok((edit, event.fact.event_type(), event_id))
     }
 
-    /// Replays one letter with another body.
+    /// Replays one letter with another body. `by` says on whose account; of its
+    /// filter only whom that permits counts.
     ///
     /// # Errors
     /// [`RedriveError`]; calling it again goes on.
     pub async fn edit(
         &self,
         edit: Edit,
-        actor: String,
-        reason: String,
+        by: Selection,
         progress: mpsc::Sender<Progress>,
     ) -> Result<(), RedriveError> {
         let filter = Filter {
             ids: vec![edit.letter.clone()],
+            permitted: by.filter.permitted.clone(),
             ..Default::default()
         };
-        let selection = Selection {
-            filter,
-            actor,
-            reason,
-        };
+        let selection = Selection { filter, ..by };
         let mut order = order(JobKind::Edit, &selection);
         order.key.push_str(&String::from_utf8_lossy(&edit.after));
         let body = Some(edit.after.clone());
@@ -290,6 +298,17 @@ impl Redrive {
             self.select(&mut job, filter).await?;
         }
         failpoint::pass(Point::Selected);
+        info!(
+            job = job.id.as_str(),
+            kind = order.kind.as_str(),
+            by = order.actor,
+            says = order.claimed_actor,
+            reason = order.reason,
+            selection = order.selection,
+            selected = job.tally.selected,
+            resumed,
+            "a job on dead letters begins"
+        );
         let mut reporter = Reporter {
             kind: order.kind,
             progress: Progress {
@@ -378,6 +397,17 @@ impl Redrive {
             ..
         } = reporter;
         lease.give_up().await;
+        let tally = progress.tally;
+        info!(
+            job = progress.job.as_str(),
+            finished,
+            selected = tally.selected,
+            done = tally.done,
+            missing = tally.missing,
+            taken = tally.taken,
+            failed = tally.failed,
+            "a job on dead letters has ended"
+        );
         ended?;
         recorded?;
         // The last one must arrive; closed, there is nobody to tell.
@@ -427,6 +457,8 @@ pub(super) fn order(kind: JobKind, selection: &Selection) -> Order {
     Order {
         kind,
         actor: selection.actor.clone(),
+        claimed_actor: selection.claimed_actor.clone(),
+        tenants: selection.filter.tenants(),
         reason: selection.reason.clone(),
         selection: selection.filter.to_string(),
         key: selection.filter.key(),

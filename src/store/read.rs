@@ -7,6 +7,7 @@
 //! Who has read a message is counted from the dialog's members as they pass by,
 //! and from a few thousand receipts at a time ([`readership`]).
 
+mod awaited;
 mod feed;
 mod history;
 mod journal;
@@ -22,9 +23,11 @@ use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{ReadPreference, SelectionCriteria};
 use tokio::time::Instant;
 
-use crate::event::EventId;
+use crate::event::{EventId, TenantId};
 
 use super::Store;
+
+use awaited::Awaited;
 
 pub use feed::CommitFeed;
 pub use history::{Entry, History, HistoryPage, Scope};
@@ -38,6 +41,7 @@ pub use stats::{Counts, DialogStats, MessageStats, UserDialogStats, UserStats};
 pub struct Reader {
     store: Store,
     feed: CommitFeed,
+    awaited: Awaited,
 }
 
 /// Why a question has no answer. Driver errors are shown by their kind: in full
@@ -82,18 +86,24 @@ pub enum ReadError {
 impl Reader {
     /// Reads from `store`; `feed` tells of commits by this process.
     pub fn new(store: Store, feed: CommitFeed) -> Self {
-        Self { store, feed }
+        let awaited = Awaited::new(store.clone(), feed.clone());
+        Self {
+            store,
+            feed,
+            awaited,
+        }
     }
 
-    /// Answers from one snapshot, which includes the effect of the event
-    /// `after` when there is one: waits for it until the deadline.
+    /// Answers from one snapshot, if that includes the effect of the event
+    /// `after`, when there is one.
     ///
     /// To be run to its end rather than dropped half-way, as with all that
     /// uses the driver: spawn it and abandon the task. Each find is limited to
     /// the time that is left.
     ///
     /// # Errors
-    /// [`ReadError`]; a snapshot that is not available is tried again first.
+    /// [`ReadError`]; [`ReadError::EventNotSeen`] at once, and a snapshot that is
+    /// not available is tried again until the deadline first.
     pub async fn ask<Q: Query>(
         &self,
         query: &Q,
@@ -103,9 +113,8 @@ impl Reader {
         let mut commits = self.feed.watch();
         loop {
             commits.mark();
-            let not_yet = match self.attempt(query, after, deadline).await {
-                Ok(Some(answer)) => return Ok(answer),
-                Ok(None) => ReadError::EventNotSeen,
+            let no_snapshot = match self.attempt(query, after, deadline).await {
+                Ok(answer) => return answer.ok_or(ReadError::EventNotSeen),
                 Err(error @ ReadError::NoSnapshot(_)) => error,
                 Err(error) => return Err(error),
             };
@@ -113,9 +122,24 @@ impl Reader {
                 .await
                 .is_err()
             {
-                return Err(not_yet);
+                return Err(no_snapshot);
             }
         }
+    }
+
+    /// Waits until an event was taken, by whichever replica: an answer asked for
+    /// after that includes it. However many wait, the store is asked for all of
+    /// them together; dropping this is fine.
+    ///
+    /// # Errors
+    /// [`ReadError::EventNotSeen`] at the deadline.
+    pub async fn taken(
+        &self,
+        tenant: &TenantId,
+        event: &EventId,
+        deadline: Instant,
+    ) -> Result<(), ReadError> {
+        self.awaited.taken(tenant, event, deadline).await
     }
 
     /// `None` when the snapshot does not have the event.

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -15,6 +16,16 @@ use prometheus_client::registry::{Registry, Unit};
 use super::process::Resident;
 use crate::derive::changes::Disagreement;
 use crate::event::stated::Implausible;
+
+/// What can come of asking who calls.
+const AUTH_OUTCOMES: [&str; 6] = [
+    "accepted",
+    "missing",
+    "invalid",
+    "expired",
+    "keys_unavailable",
+    "denied",
+];
 
 /// Distinct types of ignored events that are told apart; the rest is `other`.
 const IGNORED_TYPES: usize = 64;
@@ -108,6 +119,14 @@ pub struct Metrics {
     certificates_end: Family<ListenerLabel, Gauge>,
     /// 1 while the files of a port's TLS are not those that it is served with.
     certificates_unusable: Family<ListenerLabel, Gauge>,
+    /// gRPC calls by what came of asking who calls: `accepted`, `missing`,
+    /// `invalid`, `expired`, `keys_unavailable`, `denied`.
+    pub auth_calls: Family<Label, Counter>,
+    /// 1 while a source of identities cannot be read anew, by source: `tokens`,
+    /// `certificates`, `keys`.
+    auth_sources_broken: Family<Label, Gauge>,
+    /// When the issuer's keys were last fetched, in seconds since the epoch.
+    auth_keys_fetched: Gauge,
     /// Events that are none of ours, by type.
     ignored: Family<TypeLabel, Counter>,
     /// The types that have a label of their own.
@@ -138,6 +157,9 @@ impl Metrics {
             connections_refused: Family::default(),
             certificates_end: Family::default(),
             certificates_unusable: Family::default(),
+            auth_calls: Family::default(),
+            auth_sources_broken: Family::default(),
+            auth_keys_fetched: Gauge::default(),
             ignored: Family::default(),
             ignored_types: Arc::default(),
         };
@@ -148,6 +170,9 @@ impl Metrics {
                 kind: kind.as_str(),
             };
             drop(metrics.implausible_times.get_or_create(&label));
+        }
+        for kind in AUTH_OUTCOMES {
+            drop(metrics.auth_calls.get_or_create(&Label { kind }));
         }
         metrics
     }
@@ -256,6 +281,21 @@ impl Metrics {
             metrics.certificates_unusable.clone(),
         );
         registry.register(
+            "auth_calls",
+            "gRPC calls by what came of asking who calls",
+            metrics.auth_calls.clone(),
+        );
+        registry.register(
+            "auth_sources_broken",
+            "Whether a source of identities cannot be read anew, by source: 1 if so, else 0",
+            metrics.auth_sources_broken.clone(),
+        );
+        registry.register(
+            "auth_keys_fetched_timestamp_seconds",
+            "When the issuer's keys were last fetched, since the epoch; 0 = never",
+            metrics.auth_keys_fetched.clone(),
+        );
+        registry.register(
             "ignored_events",
             "Events of types that have no effect on any counter, by type",
             metrics.ignored.clone(),
@@ -271,6 +311,26 @@ impl Metrics {
             Unit::Bytes,
             Resident,
         );
+    }
+
+    /// Counts a call by what came of asking who calls.
+    pub fn asked_who(&self, outcome: &'static str) {
+        let label = Label { kind: outcome };
+        self.auth_calls.get_or_create(&label).inc();
+    }
+
+    /// Shows whether a source of identities cannot be read anew.
+    pub fn auth_source(&self, source: &'static str, broken: bool) {
+        let label = Label { kind: source };
+        let gauge = self.auth_sources_broken.get_or_create(&label);
+        gauge.set(i64::from(broken));
+    }
+
+    /// Shows that the issuer's keys were fetched now.
+    pub fn auth_keys_are_fresh(&self) {
+        let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        self.auth_keys_fetched
+            .set(i64::try_from(now).unwrap_or(i64::MAX));
     }
 
     /// Counts a settled event by its outcome.

@@ -358,7 +358,7 @@ async fn what_can_be_counted_by_now_is_replayed_and_nothing_else() -> Result<()>
                 .all(|job| job.kind == "replay" && job.finished_at.is_some())
         );
         assert!(
-            jobs[0].actor.starts_with("tester (grpc:127.0.0.1:"),
+            jobs[0].actor.starts_with("anonymous (grpc:127.0.0.1:"),
             "{}",
             jobs[0].actor
         );

@@ -14,6 +14,9 @@ mod kit;
 #[path = "../kit/strategy.rs"]
 mod strategy;
 
+mod auth;
+mod auth_jwt;
+mod auth_letters;
 mod chat3;
 mod command_line;
 mod commits;

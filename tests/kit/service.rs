@@ -167,6 +167,19 @@ impl Service {
             .env("CHAT_COUNTERS__ADMIN__LISTEN", admin.to_string())
             .env("CHAT_COUNTERS__METRICS__LISTEN", metrics.to_string())
             .env("CHAT_COUNTERS__LOG__LEVEL", level);
+        let auth = &config.auth;
+        for (key, value) in [
+            ("MODE", &auth.mode),
+            ("TOKEN_FILE", &auth.token_file),
+            ("MTLS_FILE", &auth.mtls_file),
+            ("JWT__ISSUER", &auth.jwt.issuer),
+            ("JWT__AUDIENCE", &auth.jwt.audience),
+            ("JWT__JWKS_FILE", &auth.jwt.jwks_file),
+            ("JWT__JWKS_URL", &auth.jwt.jwks_url),
+            ("JWT__JWKS_CA_FILE", &auth.jwt.jwks_ca_file),
+        ] {
+            command.env(format!("CHAT_COUNTERS__AUTH__{key}"), value);
+        }
         for (key, value) in [
             ("BUS__PREFETCH", config.bus.prefetch.to_string()),
             ("BUS__PREFETCH_BYTES", config.bus.prefetch_bytes.to_string()),

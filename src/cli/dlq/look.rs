@@ -339,10 +339,11 @@ impl Audit {
     }
 }
 
-const JOB_HEADER: [&str; 12] = [
+const JOB_HEADER: [&str; 13] = [
     "started_at",
     "kind",
     "actor",
+    "says",
     "selected",
     "done",
     "missing",
@@ -359,6 +360,7 @@ fn job_row(job: &v1::DeadLetterJob) -> Vec<String> {
         at(job.started_at),
         job.kind.clone(),
         or_dash(&job.actor),
+        or_dash(&job.claimed_actor),
         job.selected.to_string(),
         job.done.to_string(),
         job.missing.to_string(),
@@ -386,6 +388,7 @@ fn job(job: &v1::DeadLetterJob) -> Value {
         "job_id": job.job_id,
         "kind": job.kind,
         "actor": job.actor,
+        "claimed_actor": job.claimed_actor,
         "reason": job.reason,
         "selection": job.selection,
         "started_at": moment(job.started_at),

@@ -4,10 +4,12 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-use crate::cli::{ExitCode, Failure, output, remote};
+use crate::auth::Identity;
+use crate::cli::access::Target;
+use crate::cli::remote::Connection;
+use crate::cli::{ExitCode, Failure, operator, output, remote};
 use crate::config::Config;
 use crate::grpc::DeadLetters;
 use crate::grpc::v1::{
@@ -34,7 +36,7 @@ pub(super) struct Way {
 }
 
 enum To {
-    Service(DeadLetterServiceClient<Channel>),
+    Service(DeadLetterServiceClient<Connection>),
     /// The service's own code, in this process.
     Servers(Box<DeadLetters>, Store),
 }
@@ -45,7 +47,7 @@ macro_rules! method {
         pub(super) async fn $name(&mut self, request: $request) -> Result<$answer, Failure> {
             let answer = match &mut self.to {
                 To::Service(client) => client.$name(request).await,
-                To::Servers(letters, _) => letters.$name(Request::new(request)).await,
+                To::Servers(letters, _) => letters.$name(by_operator(request)).await,
             };
             let answer = answer.map(Response::into_inner);
             answer.map_err(|status| refused(&self.address, &status))
@@ -59,7 +61,7 @@ macro_rules! method {
                         Ok(answers) => Box::pin(answers.into_inner()),
                         Err(status) => return Err(refused(&self.address, &status)),
                     },
-                    To::Servers(letters, _) => match letters.$name(Request::new(request)).await {
+                    To::Servers(letters, _) => match letters.$name(by_operator(request)).await {
                         Ok(answers) => answers.into_inner(),
                         Err(status) => return Err(refused(&self.address, &status)),
                     },
@@ -83,20 +85,20 @@ impl Way {
     method!(discard_dead_letters(v1::DiscardDeadLettersRequest) -> stream v1::DiscardDeadLettersResponse);
     method!(undiscard_dead_letters(v1::UndiscardDeadLettersRequest) -> stream v1::UndiscardDeadLettersResponse);
 
-    /// A running service; the servers themselves when none answers. An address
-    /// that was given must answer.
-    pub(super) async fn find(address: Option<&str>, config: &Config) -> Result<Self, Failure> {
-        match remote::connect(address.unwrap_or(&config.admin.listen)).await {
-            Ok((address, channel)) => {
-                let client = DeadLetterServiceClient::new(channel)
+    /// A running service; the servers themselves when none answers. A service
+    /// that was named must answer.
+    pub(super) async fn find(target: Target, config: &Config) -> Result<Self, Failure> {
+        let (address, named) = (target.address.clone(), target.named);
+        match remote::connect(target).await {
+            Ok((address, connection)) => {
+                let client = DeadLetterServiceClient::new(connection)
                     .max_decoding_message_size(MAX_ANSWER_BYTES);
                 let to = To::Service(client);
                 Ok(Self { to, address })
             }
-            Err(failure) if failure.is_server() && address.is_none() => {
+            Err(failure) if failure.is_server() && !named => {
                 output::aside(&format!(
-                    "no service answers at {}: working on RabbitMQ and MongoDB directly",
-                    config.admin.listen
+                    "no service answers at {address}: working on RabbitMQ and MongoDB directly"
                 ));
                 Self::direct(config).await
             }
@@ -130,6 +132,14 @@ impl Way {
         letters.close().await;
         store.close().await;
     }
+}
+
+/// A request of whoever runs this process.
+fn by_operator<T>(request: T) -> Request<T> {
+    let mut request = Request::new(request);
+    let operator = Identity::local(&operator());
+    request.extensions_mut().insert(operator);
+    request
 }
 
 /// What the person at the terminal is told of a refusal.

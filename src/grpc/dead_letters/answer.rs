@@ -79,6 +79,7 @@ impl From<Job> for v1::DeadLetterJob {
             job_id: job.id.to_string(),
             kind: job.kind.as_str().to_owned(),
             actor: job.actor,
+            claimed_actor: job.claimed_actor,
             reason: job.reason,
             selection: job.selection,
             started_at: Some(timestamp(job.started_at)),

@@ -6,7 +6,9 @@ use prost_types::Timestamp;
 use time::OffsetDateTime;
 use tonic::Status;
 
+use crate::auth::Identity;
 use crate::deadletter::{Filter, LetterId, Reason, UNKNOWN, shortened};
+use crate::grpc::guard::{Caller, Denied};
 use crate::grpc::validate::{Violations, millis};
 use crate::grpc::{token, v1};
 use crate::redrive::{Pace, Selection};
@@ -28,9 +30,9 @@ pub(super) struct Asked {
     pub(super) limit: usize,
 }
 
-pub(super) fn list(request: v1::ListDeadLettersRequest) -> Result<Asked, Status> {
+pub(super) fn list(request: v1::ListDeadLettersRequest, who: &Identity) -> Result<Asked, Status> {
     let mut found = Violations::default();
-    let filter = found.filter("filter.", request.filter.unwrap_or_default());
+    let filter = found.filter("filter.", request.filter.unwrap_or_default(), who);
     let limit = found.page(request.page_size);
     let query = query(&filter, request.discarded);
     let after = match request.page_token.as_str() {
@@ -82,9 +84,12 @@ fn parse(place: &str) -> Option<Place> {
     })
 }
 
-pub(super) fn groups(request: v1::ListDeadLetterGroupsRequest) -> Result<Filter, Status> {
+pub(super) fn groups(
+    request: v1::ListDeadLetterGroupsRequest,
+    who: &Identity,
+) -> Result<Filter, Status> {
     let mut found = Violations::default();
-    let filter = found.filter("filter.", request.filter.unwrap_or_default());
+    let filter = found.filter("filter.", request.filter.unwrap_or_default(), who);
     found.checked()?;
     Ok(filter)
 }
@@ -101,6 +106,7 @@ pub(super) fn id(id: &str) -> Result<LetterId, Status> {
 pub(super) fn selection(
     request: Option<v1::DeadLetterSelection>,
     reason_needed: bool,
+    caller: &Caller,
 ) -> Result<Selection, Status> {
     let mut found = Violations::default();
     let v1::DeadLetterSelection {
@@ -109,8 +115,10 @@ pub(super) fn selection(
         actor,
         reason,
     } = request.unwrap_or_default();
-    let filter = found.filter("selection.filter.", filter.unwrap_or_default());
-    if filter.is_empty() && !all {
+    let filter = filter.unwrap_or_default();
+    let without_condition = filter == v1::DeadLetterFilter::default();
+    let filter = found.filter("selection.filter.", filter, &caller.identity);
+    if without_condition && !all {
         found.add(
             "selection.all",
             "true when no condition is given, so that nothing is selected by mistake",
@@ -119,22 +127,45 @@ pub(super) fn selection(
     found.said("selection.actor", &actor, false);
     found.said("selection.reason", &reason, reason_needed);
     found.checked()?;
-    Ok(Selection {
-        filter,
-        actor,
-        reason,
-    })
+    Ok(on_account(caller, filter, actor, reason))
 }
 
-/// What an edit is to be, apart from its body.
-pub(super) fn edit(request: &v1::EditDeadLetterRequest) -> Result<LetterId, Status> {
+/// What an edit is to be, apart from its body: the letter, and on whose account.
+pub(super) fn edit(
+    request: &v1::EditDeadLetterRequest,
+    caller: &Caller,
+) -> Result<(LetterId, Selection), Status> {
+    let v1::EditDeadLetterRequest { actor, reason, .. } = request;
     let mut found = Violations::default();
     let id = found.letter("id", &request.id);
-    found.said("actor", &request.actor, false);
-    found.said("reason", &request.reason, !request.validate_only);
-    match id {
-        Some(id) => found.checked().map(|()| id),
-        None => Err(found.into_status()),
+    found.said("actor", actor, false);
+    found.said("reason", reason, !request.validate_only);
+    let Some(id) = id else {
+        return Err(found.into_status());
+    };
+    found.checked()?;
+    let filter = Filter {
+        permitted: caller.identity.tenants().ids(),
+        ..Filter::default()
+    };
+    Ok((
+        id,
+        on_account(caller, filter, actor.clone(), reason.clone()),
+    ))
+}
+
+/// The actor is who the caller is; what they say of themselves is a note.
+fn on_account(caller: &Caller, filter: Filter, claimed: String, reason: String) -> Selection {
+    let actor = caller.described();
+    Selection {
+        filter,
+        claimed_actor: if claimed == actor {
+            String::new()
+        } else {
+            claimed
+        },
+        actor,
+        reason,
     }
 }
 
@@ -219,7 +250,8 @@ impl Violations {
         }
     }
 
-    fn filter(&mut self, path: &str, filter: v1::DeadLetterFilter) -> Filter {
+    /// The filter, with whose letters the caller may mean: it cannot be left out.
+    fn filter(&mut self, path: &str, filter: v1::DeadLetterFilter, who: &Identity) -> Filter {
         if filter.ids.len() > MAX_IDS {
             self.add(format!("{path}ids"), format!("at most {MAX_IDS}"));
         }
@@ -245,6 +277,12 @@ impl Violations {
         let event = condition("event_id", filter.event_id);
         let dialog = condition("dialog_id", filter.dialog_id);
         let error = condition("error_contains", filter.error_contains);
+        if tenant
+            .as_deref()
+            .is_some_and(|id| !who.tenants().contains(id))
+        {
+            self.deny(Denied::Tenant);
+        }
         Filter {
             ids,
             reasons: filter.reasons,
@@ -258,6 +296,7 @@ impl Violations {
             until: self.time(&format!("{path}until"), filter.until),
             younger_than: self.age(&format!("{path}younger_than"), filter.younger_than),
             older_than: self.age(&format!("{path}older_than"), filter.older_than),
+            permitted: who.tenants().ids(),
         }
     }
 
@@ -298,6 +337,7 @@ mod tests {
                     ..Default::default()
                 }),
                 false,
+                &Caller::anonymous(),
             )
         };
         assert!(selected(true, "").is_ok() && selected(false, "t").is_ok());
@@ -307,14 +347,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_condition_is_told_by_field() {
-        let refused = groups(v1::ListDeadLetterGroupsRequest {
-            filter: Some(v1::DeadLetterFilter {
-                ids: vec!["abcdef".into(), "abc".into(), "not hex".into()],
-                reasons: vec!["invalid_event".into(), "bad".into()],
-                error_contains: "x".repeat(1_001),
-                ..Default::default()
-            }),
-        });
+        let refused = groups(
+            v1::ListDeadLetterGroupsRequest {
+                filter: Some(v1::DeadLetterFilter {
+                    ids: vec!["abcdef".into(), "abc".into(), "not hex".into()],
+                    reasons: vec!["invalid_event".into(), "bad".into()],
+                    error_contains: "x".repeat(1_001),
+                    ..Default::default()
+                }),
+            },
+            &Identity::anonymous(),
+        );
         let refused = refused.unwrap_err();
         for field in ["ids[1]", "ids[2]", "reasons[1]", "error_contains"] {
             assert!(refused.message().contains(field), "{refused}");
@@ -334,14 +377,17 @@ mod tests {
         };
         let page_token = next_page(&filter, false, &place);
         let asked = |tenant: &str| {
-            list(v1::ListDeadLettersRequest {
-                filter: Some(v1::DeadLetterFilter {
-                    tenant_id: tenant.into(),
+            list(
+                v1::ListDeadLettersRequest {
+                    filter: Some(v1::DeadLetterFilter {
+                        tenant_id: tenant.into(),
+                        ..Default::default()
+                    }),
+                    page_token: page_token.clone(),
                     ..Default::default()
-                }),
-                page_token: page_token.clone(),
-                ..Default::default()
-            })
+                },
+                &Identity::anonymous(),
+            )
         };
         assert_eq!(asked("t").unwrap().after, Some(place.clone()));
         assert!(asked("u").is_err());

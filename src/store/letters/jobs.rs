@@ -109,6 +109,8 @@ pub struct Job {
     pub kind: JobKind,
     /// Who asked for it.
     pub actor: String,
+    /// What they said of themselves, if that was something else.
+    pub claimed_actor: String,
     /// Why.
     pub reason: String,
     /// Which letters, in words.
@@ -145,6 +147,10 @@ pub struct Order {
     pub kind: JobKind,
     /// Who asks.
     pub actor: String,
+    /// What they say of themselves.
+    pub claimed_actor: String,
+    /// Tenants whose letters can be selected, by their ids; `None`: any.
+    pub tenants: Option<Vec<String>>,
     /// Why.
     pub reason: String,
     /// Which letters, in words.
@@ -168,6 +174,12 @@ struct JobDocument {
     id: String,
     kind: JobKind,
     actor: String,
+    /// Not there in records of earlier versions.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    claimed_actor: String,
+    /// Absent: of any tenant, and so to be seen by those alone who may see all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tenants: Option<Vec<String>>,
     reason: String,
     selection: String,
     key: String,
@@ -232,6 +244,8 @@ impl Store {
             id: JobId::unique().0,
             kind: order.kind,
             actor: order.actor.clone(),
+            claimed_actor: order.claimed_actor.clone(),
+            tenants: order.tenants.clone(),
             reason: order.reason.clone(),
             selection: order.selection.clone(),
             key: order.key.clone(),
@@ -326,16 +340,26 @@ impl Store {
         Ok(found.map(JobDocument::job))
     }
 
-    /// The record of jobs before this one, latest first, at most so many.
+    /// The record of jobs before this one, latest first, at most so many; of
+    /// those on letters of the tenants `permitted` alone (see
+    /// [`Filter::permitted`](crate::deadletter::Filter::permitted)).
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn list_jobs(
         &self,
         before: Option<&str>,
+        permitted: Option<&[String]>,
         limit: usize,
     ) -> Result<Vec<Job>, StoreError> {
-        let filter = before.map_or_else(Document::new, |before| doc! { "_id": { "$lt": before } });
+        let mut filter = Document::new();
+        if let Some(before) = before {
+            filter.insert("_id", doc! { "$lt": before });
+        }
+        if let Some(permitted) = permitted {
+            let others = doc! { "$elemMatch": { "$nin": permitted } };
+            filter.insert("tenants", doc! { "$exists": true, "$not": others });
+        }
         let found = self
             .jobs::<JobDocument>()
             .find(filter)
@@ -378,6 +402,7 @@ impl JobDocument {
             id: JobId(self.id),
             kind: self.kind,
             actor: self.actor,
+            claimed_actor: self.claimed_actor,
             reason: self.reason,
             selection: self.selection,
             started_at: moment(self.started_at),

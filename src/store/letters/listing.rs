@@ -106,7 +106,8 @@ impl Store {
         Ok(entries + self.further_copies(shelf, matching(filter)).await?)
     }
 
-    /// The letters with this id, or whose ids begin so: two of them at most.
+    /// The letters with this id, or whose ids begin so, of the tenants
+    /// `permitted` (see [`Filter::permitted`]): two of them at most.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -114,9 +115,12 @@ impl Store {
         &self,
         shelf: Shelf,
         id: &LetterId,
+        permitted: Option<&[String]>,
     ) -> Result<Vec<Kept>, StoreError> {
         let letters = self.shelf::<LetterDocument>(shelf);
-        let found = letters.find(named(id)).limit(2).await?;
+        let mut wanted = named(id);
+        wanted.extend(permitted.map(of_tenants).unwrap_or_default());
+        let found = letters.find(wanted).limit(2).await?;
         let found = found.map_ok(LetterDocument::kept);
         Ok(found.try_collect().await?)
     }
@@ -230,6 +234,7 @@ impl GroupDocument {
 /// The conditions of a filter on documents, of entries that stand for letters.
 pub(super) fn matching(filter: &Filter) -> Document {
     let mut all = vec![doc! { "state": { "$ne": GONE } }];
+    all.extend(filter.permitted.as_deref().map(of_tenants));
     if !filter.ids.is_empty() {
         let ids: Vec<Document> = filter.ids.iter().map(named).collect();
         all.push(doc! { "$or": ids });
@@ -268,6 +273,11 @@ pub(super) fn matching(filter: &Filter) -> Document {
         all.push(doc! { "last_failed_at": { "$lt": millis(until) } });
     }
     doc! { "$and": all }
+}
+
+/// Of these tenants, and not of none.
+fn of_tenants(permitted: &[String]) -> Document {
+    doc! { "tenant": { "$in": permitted } }
 }
 
 fn named(id: &LetterId) -> Document {

@@ -1,0 +1,287 @@
+//! Keys that an issuer publishes under a URL.
+//!
+//! Fetched in the background only: no caller waits for it, and none can have
+//! more than one fetch in half a minute made. An issuer that is down, or says
+//! nonsense, takes away no key for a day.
+
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Request, Uri, header};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tracing::{info, warn};
+
+use super::{KeySet, KeySetError};
+use crate::shutdown::Shutdown;
+
+/// How often keys are fetched without anybody asking.
+const REFRESH: Duration = Duration::from_secs(300);
+/// Least time between two fetches.
+const APART: Duration = Duration::from_secs(30);
+/// Least time between two fetches while there are no keys yet.
+const IMPATIENT: Duration = Duration::from_secs(2);
+/// How long a fetch may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long keys are good when no newer ones are to be had.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Largest answer that is read.
+const MAX_BYTES: usize = 1 << 20;
+
+/// Why keys could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The server does not answer.
+    #[error("cannot connect: {0}")]
+    Connect(#[from] std::io::Error),
+    /// It does not speak HTTP.
+    #[error("no HTTP answer: {0}")]
+    Http(#[from] hyper::Error),
+    /// It says something else. Redirections are not followed: they could lead
+    /// to where anybody answers.
+    #[error("expected the status 200, found {0}")]
+    Status(u16),
+    /// Its answer breaks off, or does not end.
+    #[error("the answer cannot be read: {0}")]
+    Body(Box<dyn std::error::Error + Send + Sync>),
+    /// It takes too long.
+    #[error("no answer in {} s", PATIENCE.as_secs())]
+    TooSlow,
+    /// What it says is no set of keys.
+    #[error(transparent)]
+    Keys(#[from] KeySetError),
+}
+
+/// The keys that were fetched last. Cloning shares them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fetched {
+    latest: Arc<RwLock<Option<Latest>>>,
+    wanted: Arc<Notify>,
+}
+
+#[derive(Debug, Clone)]
+struct Latest {
+    keys: Arc<KeySet>,
+    at: SystemTime,
+}
+
+impl Fetched {
+    /// The keys, if there are any that are not too old.
+    pub(super) fn current(&self, now: SystemTime) -> Option<Arc<KeySet>> {
+        let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
+        let latest = latest.as_ref()?;
+        // A clock that was set back makes nothing old.
+        let age = now.duration_since(latest.at).unwrap_or_default();
+        (age <= KEPT).then(|| Arc::clone(&latest.keys))
+    }
+
+    /// Somebody has shown a key that is not among them.
+    pub(super) fn want(&self) {
+        // Remembered once, however many ask.
+        self.wanted.notify_one();
+    }
+
+    fn replace(&self, keys: KeySet, at: SystemTime) {
+        let keys = Arc::new(keys);
+        let mut latest = self.latest.write().unwrap_or_else(PoisonError::into_inner);
+        *latest = Some(Latest { keys, at });
+    }
+}
+
+/// Fetches keys from one URL.
+pub(super) struct Fetcher {
+    url: Uri,
+    tls: TlsConnector,
+    fetched: Fetched,
+}
+
+impl Fetcher {
+    /// From a URL that [`checked`] has passed; `roots`: who must have certified
+    /// the server.
+    pub(super) fn new(url: Uri, roots: RootCertStore) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self {
+            url,
+            tls: TlsConnector::from(Arc::new(config)),
+            fetched: Fetched::default(),
+        })
+    }
+
+    pub(super) fn fetched(&self) -> Fetched {
+        self.fetched.clone()
+    }
+
+    /// Fetches until the stop: from time to time, and soon when a key is
+    /// missed. Tells `done` of each fetch whether it brought keys.
+    pub(super) async fn run(self, done: impl Fn(bool) + Send, shutdown: Shutdown) {
+        let mut failing = false;
+        loop {
+            let begun = Instant::now();
+            let outcome = tokio::select! {
+                outcome = self.fetch() => outcome,
+                () = shutdown.requested() => return,
+            };
+            done(outcome.is_ok());
+            match outcome {
+                Ok(keys) => {
+                    self.fetched.replace(keys, SystemTime::now());
+                    if std::mem::take(&mut failing) {
+                        info!(url = %self.url, "the issuer's keys are to be had again");
+                    }
+                }
+                Err(error) if !std::mem::replace(&mut failing, true) => {
+                    warn!(%error, url = %self.url, "the issuer's keys cannot be fetched; those fetched before hold for a day");
+                }
+                Err(_) => {}
+            }
+            let apart = match self.fetched.current(SystemTime::now()) {
+                Some(_) => APART,
+                None => IMPATIENT,
+            };
+            let asked = async {
+                tokio::time::sleep_until(begun + apart).await;
+                if !failing {
+                    let _ = timeout(REFRESH, self.fetched.wanted.notified()).await;
+                }
+            };
+            tokio::select! {
+                () = asked => {}
+                () = shutdown.requested() => return,
+            }
+        }
+    }
+
+    async fn fetch(&self) -> Result<KeySet, FetchError> {
+        let text = timeout(PATIENCE, self.get());
+        let text = text.await.map_err(|_| FetchError::TooSlow)??;
+        Ok(KeySet::parse(&text)?)
+    }
+
+    async fn get(&self) -> Result<String, FetchError> {
+        let host = self.url.host().unwrap_or_default();
+        let name = host.trim_start_matches('[').trim_end_matches(']');
+        let secure = self.url.scheme_str() == Some("https");
+        let port = self.url.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let stream = TcpStream::connect((name, port)).await?;
+        if !secure {
+            return self.ask(stream).await;
+        }
+        let server = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
+        let stream = self.tls.connect(server, stream).await?;
+        self.ask(stream).await
+    }
+
+    async fn ask(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<String, FetchError> {
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await?;
+        let path = self.url.path_and_query().map_or("/", |path| path.as_str());
+        let host = self.url.authority().map_or("", |host| host.as_str());
+        let request = Request::get(path)
+            .header(header::HOST, host)
+            .header(header::ACCEPT, "application/json")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| FetchError::Body(error.into()))?;
+        let answered = async {
+            let answer = sender.send_request(request).await?;
+            match answer.status().as_u16() {
+                200 => {}
+                status => return Err(FetchError::Status(status)),
+            }
+            let body = Limited::new(answer.into_body(), MAX_BYTES).collect();
+            let body = body.await.map_err(FetchError::Body)?;
+            String::from_utf8(body.to_bytes().into()).map_err(|e| FetchError::Body(e.into()))
+        };
+        let mut answered = std::pin::pin!(answered);
+        // The connection is driven for as long as the answer needs it, and gone
+        // with this future.
+        tokio::select! {
+            text = &mut answered => text,
+            _ = connection => answered.await,
+        }
+    }
+}
+
+/// A URL that keys may be fetched from: https; http on this machine alone,
+/// where nobody is in between.
+///
+/// # Errors
+/// What was expected.
+pub fn checked(url: &str) -> Result<Uri, &'static str> {
+    const EXPECTED: &str =
+        "a URL that begins with https:// (or http:// on a loopback address), without a user";
+    let url: Uri = url.parse().map_err(|_| EXPECTED)?;
+    let authority = url.authority().ok_or(EXPECTED)?;
+    let host = authority.host();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let address = address.parse::<IpAddr>();
+    let local = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    let good = match url.scheme_str() {
+        Some("https") => true,
+        Some("http") => local,
+        _ => false,
+    };
+    (good && !host.is_empty() && !authority.as_str().contains('@'))
+        .then_some(url)
+        .ok_or(EXPECTED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_fetched_where_nobody_can_answer_instead() {
+        for good in [
+            "https://issuer.example/keys?v=2",
+            "http://127.0.0.1:8080/keys",
+            "http://[::1]/keys",
+            "http://localhost/keys",
+        ] {
+            assert!(checked(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "issuer.example",
+            "http://issuer.example/keys",
+            "http://127.0.0.1.example/keys",
+            "https://user:password@issuer.example",
+            "file:///keys",
+            "https://",
+        ] {
+            assert!(checked(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_are_good_for_a_day() {
+        let fetched = Fetched::default();
+        let then = SystemTime::now();
+        assert!(fetched.current(then).is_none());
+        let x = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        let set = format!(r#"{{"keys": [{{"kty": "OKP", "crv": "Ed25519", "x": "{x}"}}]}}"#);
+        fetched.replace(KeySet::parse(&set).unwrap(), then);
+        assert!(fetched.current(then + KEPT).is_some());
+        assert!(fetched.current(then - KEPT).is_some());
+        assert!(
+            fetched
+                .current(then + KEPT + Duration::from_secs(1))
+                .is_none()
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! Static tokens: for small set-ups and the command line.
+//!
+//! The file has the SHA-256 of each, not the token: who reads the file cannot
+//! use it. That holds for random tokens only, which [`generate`] makes; a word
+//! that somebody thought of could be found by trying.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::Identity;
+use super::identity::Grant;
+
+/// Tokens of a file at most.
+const MAX_TOKENS: usize = 1_000;
+const DIGEST_BYTES: usize = 32;
+/// So that a token that was left lying about can be searched for.
+const PREFIX: &str = "cct_";
+
+type Digest = [u8; DIGEST_BYTES];
+
+/// The tokens that are known.
+#[derive(Debug)]
+pub struct Tokens(Vec<(Digest, Arc<Identity>)>);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    token: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    sha256: String,
+    roles: Vec<String>,
+    tenants: Vec<String>,
+    user: Option<String>,
+}
+
+impl Tokens {
+    /// Reads a file: TOML with a table `[[token]]` for each.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let File { token } = toml::from_str(text).map_err(super::file::toml_trouble(text))?;
+        if token.len() > MAX_TOKENS {
+            return Err(format!(
+                "expected at most {MAX_TOKENS} tokens, found {}",
+                token.len()
+            ));
+        }
+        let mut tokens: Vec<(Digest, Arc<Identity>)> = Vec::with_capacity(token.len());
+        for Entry {
+            name,
+            sha256,
+            roles,
+            tenants,
+            user,
+        } in token
+        {
+            let of = |error: String| format!("token {name:?}: {error}");
+            let digest = unhex(&sha256).ok_or_else(|| {
+                of(
+                    "sha256: expected 64 hexadecimal digits, as `chat-counters token` prints"
+                        .into(),
+                )
+            })?;
+            let grant = Grant {
+                roles,
+                tenants,
+                user,
+            };
+            let identity = grant.to("token", &name).map_err(of)?;
+            if let Some((_, other)) = tokens.iter().find(|(known, _)| *known == digest) {
+                return Err(of(format!("it is the same token as {}", other.name())));
+            }
+            tokens.push((digest, identity));
+        }
+        Ok(Self(tokens))
+    }
+
+    /// Whose token this is. Takes as long for one that is known as for any
+    /// other.
+    pub fn find(&self, token: &str) -> Option<Arc<Identity>> {
+        let digest = Sha256::digest(token);
+        let mut found = None;
+        for (known, identity) in &self.0 {
+            if bool::from(known[..].ct_eq(&digest[..])) {
+                found = Some(identity);
+            }
+        }
+        found.cloned()
+    }
+}
+
+/// What a file has of a token.
+pub fn digest_hex(token: &str) -> String {
+    hex(&Sha256::digest(token))
+}
+
+/// A token that nobody can guess: 256 random bits.
+///
+/// # Errors
+/// When the system has no randomness.
+pub fn generate() -> Result<String, ring::error::Unspecified> {
+    use ring::rand::SecureRandom as _;
+    let mut bits = [0; 32];
+    ring::rand::SystemRandom::new().fill(&mut bits)?;
+    Ok(format!("{PREFIX}{}", hex(&bits)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Option<Digest> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * DIGEST_BYTES || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let mut digest = [0; DIGEST_BYTES];
+    for (byte, pair) in digest.iter_mut().zip(digits.chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, token: &str, rest: &str) -> String {
+        let digest = digest_hex(token);
+        format!("[[token]]\nname = {name:?}\nsha256 = {digest:?}\n{rest}\n")
+    }
+
+    const READER: &str = "roles = [\"reader\"]\ntenants = [\"a\"]";
+
+    #[test]
+    fn a_token_is_its_owners_and_no_one_elses() {
+        let token = generate().unwrap();
+        assert_eq!(token.len(), PREFIX.len() + 64);
+        assert_ne!(token, generate().unwrap());
+        let text = entry("x", &token, READER) + &entry("y", "another", READER);
+        let tokens = Tokens::parse(&text).unwrap();
+        assert_eq!(tokens.find(&token).unwrap().name(), "token:x");
+        assert_eq!(tokens.find("another").unwrap().name(), "token:y");
+        for wrong in ["", "x", &token[1..], &digest_hex(&token)] {
+            assert_eq!(tokens.find(wrong), None);
+        }
+        assert!(Tokens::parse("").unwrap().find("").is_none());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_meant_is_refused_by_name() {
+        let rows = [
+            (entry("x", "t", ""), "missing field"),
+            (
+                entry("x", "t", "roles = []\ntenants = []\nrole = 1"),
+                "role",
+            ),
+            (
+                entry("x", "t", "roles = [\"root\"]\ntenants = []"),
+                "\"root\"",
+            ),
+            (entry("x", "t", "roles = [\"user\"]\ntenants = []"), "user"),
+            (
+                entry("x", "t", READER) + &entry("y", "t", READER),
+                "token:x",
+            ),
+            (
+                entry("x", "t", READER).replace("sha256 = \"", "sha256 = \"0"),
+                "64",
+            ),
+            (entry("", "t", READER), "name"),
+        ];
+        for (text, said) in rows {
+            let error = Tokens::parse(&text).unwrap_err();
+            assert!(error.contains(said), "{said}: {error}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The section `auth`: who may ask.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use super::load::{Problem, Source};
+use crate::auth::fetched_from;
+
+/// Who may ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// How callers say who they are, with commas between.
+    pub mode: String,
+    /// Whether nobody need be asked on an address that others reach.
+    pub allow_none: bool,
+    /// Static tokens.
+    pub token_file: String,
+    /// Who is meant by which certificate.
+    pub mtls_file: String,
+    /// Tokens of an issuer.
+    pub jwt: Jwt,
+}
+
+/// Tokens of an issuer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Jwt {
+    /// Who issues them.
+    pub issuer: String,
+    /// For whom they must be.
+    pub audience: String,
+    /// The issuer's keys, in a file.
+    pub jwks_file: String,
+    /// The issuer's keys, published.
+    pub jwks_url: String,
+    /// Who certifies the server of that URL.
+    pub jwks_ca_file: String,
+    /// How long a token may be valid.
+    pub max_lifetime_seconds: u64,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            mode: "none".into(),
+            allow_none: false,
+            token_file: String::new(),
+            mtls_file: String::new(),
+            jwt: Jwt::default(),
+        }
+    }
+}
+
+impl Default for Jwt {
+    fn default() -> Self {
+        Self {
+            issuer: String::new(),
+            audience: String::new(),
+            jwks_file: String::new(),
+            jwks_url: String::new(),
+            jwks_ca_file: String::new(),
+            max_lifetime_seconds: 86_400,
+        }
+    }
+}
+
+/// One way of saying who one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A client certificate.
+    Mtls,
+    /// A token of an issuer.
+    Jwt,
+    /// A static token.
+    Token,
+}
+
+impl Mode {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Mtls => "mtls",
+            Mode::Jwt => "jwt",
+            Mode::Token => "token",
+        }
+    }
+}
+
+const NONE: &str = "none";
+
+impl Auth {
+    /// The ways that are open; none: nobody is asked.
+    pub fn modes(&self) -> Vec<Mode> {
+        parsed(&self.mode).unwrap_or_default()
+    }
+}
+
+fn parsed(text: &str) -> Option<Vec<Mode>> {
+    if text == NONE {
+        return Some(Vec::new());
+    }
+    let mode = |name: &str| {
+        let all = [Mode::Mtls, Mode::Jwt, Mode::Token];
+        all.into_iter().find(|mode| mode.as_str() == name.trim())
+    };
+    text.split(',').map(mode).collect()
+}
+
+pub(super) fn modes(text: &str) -> Result<(), &'static str> {
+    parsed(text)
+        .map(drop)
+        .ok_or("none, or some of mtls, jwt and token with commas between")
+}
+
+pub(super) fn jwks_url(text: &str) -> Result<(), &'static str> {
+    match text {
+        "" => Ok(()),
+        url => fetched_from(url).map(drop),
+    }
+}
+
+/// Whether other machines cannot reach an address to listen on.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    match address.parse::<SocketAddr>() {
+        Ok(address) => address.ip().to_canonical().is_loopback(),
+        Err(_) => host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+    }
+}
+
+/// What of this section does not fit together, or not with the others.
+pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>) -> Vec<Problem> {
+    let Auth {
+        token_file,
+        mtls_file,
+        jwt,
+        allow_none,
+        ..
+    } = &config.auth;
+    let modes = config.auth.modes();
+    let mut problems = Vec::new();
+    let mut refuse = |key: &'static str, expected: &str, found: String| {
+        let source = sources.get(key).cloned().unwrap_or(Source::Default);
+        let expected = expected.to_owned();
+        problems.push(Problem {
+            key: key.into(),
+            source,
+            expected,
+            found,
+        });
+    };
+    let needed = [
+        (Mode::Token, "auth.token_file", token_file),
+        (Mode::Mtls, "auth.mtls_file", mtls_file),
+        (Mode::Jwt, "auth.jwt.issuer", &jwt.issuer),
+        (Mode::Jwt, "auth.jwt.audience", &jwt.audience),
+    ];
+    for (mode, key, value) in needed {
+        if modes.contains(&mode) && value.is_empty() {
+            let expected = format!("a value, since auth.mode has {}", mode.as_str());
+            refuse(key, &expected, "none".into());
+        }
+    }
+    if modes.contains(&Mode::Jwt) && jwt.jwks_file.is_empty() == jwt.jwks_url.is_empty() {
+        let found = match jwt.jwks_url.is_empty() {
+            true => "neither",
+            false => "both",
+        };
+        refuse(
+            "auth.jwt.jwks_file",
+            "the issuer's keys in a file, or auth.jwt.jwks_url, one of them",
+            found.into(),
+        );
+    }
+    for (key, listen) in listeners(config) {
+        if modes.is_empty() && !allow_none && !listen.is_empty() && !is_loopback(listen) {
+            refuse(
+                key,
+                "a loopback address while auth.mode is none; set auth.mode so that callers are \
+                 asked who they are, or auth.allow_none = true if all who reach it may do everything",
+                format!("{listen:?}"),
+            );
+        }
+    }
+    problems
+}
+
+fn listeners(config: &Config) -> [(&'static str, &str); 2] {
+    [
+        ("grpc.listen", &config.grpc.listen),
+        ("admin.listen", &config.admin.listen),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(change: impl FnOnce(&mut Config)) -> Vec<String> {
+        let mut config = Config::default();
+        change(&mut config);
+        let problems = problems(&config, &BTreeMap::new());
+        problems.into_iter().map(|problem| problem.key).collect()
+    }
+
+    #[test]
+    fn nobody_is_asked_on_this_machine_only_unless_allowed() {
+        let listening = |listen: &str, mode: &str, allow_none| {
+            told(|config| {
+                config.grpc.listen = listen.into();
+                config.auth.mode = mode.into();
+                config.auth.allow_none = allow_none;
+                config.auth.token_file = "tokens.toml".into();
+            })
+        };
+        for local in ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "localhost:1"] {
+            assert!(listening(local, "none", false).is_empty(), "{local}");
+        }
+        for open in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "counters:1"] {
+            assert_eq!(listening(open, "none", false), ["grpc.listen"], "{open}");
+            assert!(listening(open, "none", true).is_empty());
+            assert!(listening(open, "token", false).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_mode_has_what_it_needs() {
+        let with = |mode: &str| told(|config| config.auth.mode = mode.into());
+        assert_eq!(with("token"), ["auth.token_file"]);
+        assert_eq!(with("mtls"), ["auth.mtls_file"]);
+        let jwt = ["auth.jwt.issuer", "auth.jwt.audience", "auth.jwt.jwks_file"];
+        assert_eq!(with("jwt"), jwt);
+        let both = told(|config| {
+            config.auth.mode = "jwt".into();
+            config.auth.jwt = Jwt {
+                issuer: "i".into(),
+                audience: "a".into(),
+                jwks_file: "f".into(),
+                jwks_url: "https://i".into(),
+                ..Jwt::default()
+            };
+        });
+        assert_eq!(both, ["auth.jwt.jwks_file"]);
+    }
+
+    #[test]
+    fn modes_are_a_list_or_none() {
+        for good in ["none", "jwt", "mtls, token", "token,jwt,mtls"] {
+            assert!(modes(good).is_ok(), "{good}");
+        }
+        for bad in ["", "none,jwt", "jwt,", "basic", "JWT"] {
+            assert!(modes(bad).is_err(), "{bad}");
+        }
+    }
+}

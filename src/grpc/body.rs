@@ -1,0 +1,229 @@
+//! Bodies of calls: a request's has a time to come in, an answer's keeps what
+//! was taken for it until it is out.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::limits::Kept;
+use crate::listener::Cut;
+
+/// How long the body of a request may take, which is one message. The headers
+/// alone cost nothing, so that whoever sends nothing else holds nothing.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a client may leave a part of an answer untaken, at least, and twice
+/// as long at most. It loses its connection then: nothing else gives back what
+/// the server holds for it.
+const UNTAKEN: Duration = Duration::from_secs(10);
+
+type Polled = Poll<Option<Result<Frame<Bytes>, Status>>>;
+
+/// The body of a request, which fails when it is not there in time.
+#[derive(Debug)]
+pub(super) struct Timely {
+    body: Body,
+    until: Instant,
+    /// None before there was anything to wait for: most bodies come at once.
+    over: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timely {
+    pub(super) fn new(body: Body) -> Self {
+        Self {
+            body,
+            until: Instant::now() + PATIENCE,
+            over: None,
+        }
+    }
+}
+
+impl HttpBody for Timely {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) {
+            return Poll::Ready(frame);
+        }
+        let over = this
+            .over
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(this.until)));
+        ready!(over.as_mut().poll(context));
+        Poll::Ready(Some(Err(Status::deadline_exceeded(format!(
+            "the request was not there {} s after its headers",
+            PATIENCE.as_secs()
+        )))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Waits until a call may be worked on.
+type Entering = BoxFuture<'static, Result<Kept, Status>>;
+
+/// What a call keeps, once it was let in.
+pub(super) type Entered = Arc<Mutex<Option<Kept>>>;
+
+/// The body of a request that is let in when all of it is there: its last part
+/// waits for that.
+pub(super) struct Admitted {
+    body: Timely,
+    /// The part that waits.
+    last: Option<Frame<Bytes>>,
+    entering: Option<Entering>,
+    entered: Entered,
+}
+
+impl Admitted {
+    /// The body, and where it puts what the call keeps.
+    pub(super) fn new(body: Body, entering: Entering) -> (Self, Entered) {
+        let entered = Entered::default();
+        let admitted = Self {
+            body: Timely::new(body),
+            last: None,
+            entering: Some(entering),
+            entered: Arc::clone(&entered),
+        };
+        (admitted, entered)
+    }
+}
+
+impl HttpBody for Admitted {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        let this = &mut *self;
+        if this.last.is_none() && !this.body.is_end_stream() {
+            match ready!(Pin::new(&mut this.body).poll_frame(context)) {
+                Some(Ok(frame)) if this.body.is_end_stream() => this.last = Some(frame),
+                None => {}
+                more => return Poll::Ready(more),
+            }
+        }
+        if let Some(entering) = &mut this.entering {
+            let entered = ready!(entering.as_mut().poll(context));
+            this.entering = None;
+            match entered {
+                Ok(kept) => {
+                    let mut slot = this.entered.lock().unwrap_or_else(PoisonError::into_inner);
+                    *slot = Some(kept);
+                }
+                Err(refused) => return Poll::Ready(Some(Err(refused))),
+            }
+        }
+        Poll::Ready(this.last.take().map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream() && self.last.is_none() && self.entering.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of an answer, and what is kept until the caller has taken it.
+#[derive(Debug)]
+pub(super) struct Keeping {
+    body: Body,
+    _kept: Kept,
+    given: Arc<Given>,
+    watch: Option<JoinHandle<()>>,
+}
+
+/// The parts of an answer that were given to the server, which asks for the next
+/// one when it can send more. Twice their number, and one more while the next
+/// one is not there: then it is not the client that is waited for.
+#[derive(Debug, Default)]
+struct Given(AtomicU64);
+
+impl Given {
+    fn note(&self, frame: &Polled) {
+        let parts = self.0.load(Ordering::Relaxed) & !1;
+        let now = match frame {
+            Poll::Ready(_) => parts + 2,
+            Poll::Pending => parts | 1,
+        };
+        self.0.store(now, Ordering::Relaxed);
+    }
+
+    /// Returns when the client has taken nothing for a while.
+    async fn left(&self) {
+        let mut before = None;
+        loop {
+            tokio::time::sleep(UNTAKEN).await;
+            let now = self.0.load(Ordering::Relaxed);
+            let is_waited_for = now & 1 == 0;
+            if is_waited_for && before == Some(now) {
+                return;
+            }
+            before = Some(now);
+        }
+    }
+}
+
+impl Keeping {
+    /// `cut` ends the connection of a client that does not take its answer.
+    pub(super) fn new(body: Body, kept: Kept, cut: Option<Cut>) -> Self {
+        let given = Arc::new(Given::default());
+        let watched = Arc::clone(&given);
+        let watch = |cut: Cut| {
+            tokio::spawn(async move {
+                watched.left().await;
+                tracing::debug!("a client does not take its answer: its connection is closed");
+                cut.now();
+            })
+        };
+        Self {
+            body,
+            _kept: kept,
+            given,
+            watch: cut.map(watch),
+        }
+    }
+}
+
+impl HttpBody for Keeping {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        self.given.note(&frame);
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The gate before methods that have no places of their own, which are those of
+//! operators: one place a call, an end to each, and large answers a few at a
+//! time.
+
+use std::convert::Infallible;
+use std::sync::{Arc, PoisonError};
+
+use futures::future::BoxFuture;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::metadata::MetadataMap;
+
+use super::admission::Sharer;
+use super::body::Admitted;
+use super::limits::{Cost, Deadline, Kept, Limits};
+use crate::auth::Identity;
+use crate::config;
+use crate::listener::Peer;
+
+/// Methods whose answers hold letters, of which each may have megabytes.
+const LARGE: &[&str] = &[
+    "/chatcounters.v1.DeadLetterService/GetDeadLetter",
+    "/chatcounters.v1.DeadLetterService/ListDeadLetters",
+];
+
+type Answer = Result<http::Response<Body>, Infallible>;
+
+/// Lets calls in. Clones have the same places.
+#[derive(Debug, Clone)]
+pub(super) struct Gate {
+    limits: Arc<Limits>,
+}
+
+impl Gate {
+    /// Calls without a deadline get the longest: what operators ask for may go
+    /// through a hundred thousand letters.
+    pub(super) fn new(config: &config::Grpc) -> Self {
+        let limits = Limits::new(&config::Grpc {
+            default_deadline_ms: config.max_deadline_ms,
+            ..config.clone()
+        });
+        let limits = Arc::new(limits);
+        Self { limits }
+    }
+
+    /// Has the call answered, in a task that goes on when the caller is gone or
+    /// out of patience: work on the servers is not to be dropped half-way.
+    pub(super) fn call<S>(
+        &self,
+        services: &mut S,
+        call: http::Request<Body>,
+    ) -> BoxFuture<'static, Answer>
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+        S::Future: Send + 'static,
+    {
+        let metadata = MetadataMap::from_headers(call.headers().clone());
+        let deadline = self.limits.deadline(&metadata);
+        let entering = self.entering(&call, deadline);
+        let (parts, body) = call.into_parts();
+        let (body, entered) = Admitted::new(body, entering);
+        let answer = services.call(http::Request::from_parts(parts, Body::new(body)));
+        let kept = Arc::clone(&entered);
+        let answer = tokio::spawn(async move {
+            let answer = answer.await;
+            drop(kept);
+            answer
+        });
+        Box::pin(async move {
+            let mut answer = tokio::select! {
+                answer = answer => match answer {
+                    Ok(answer) => answer?,
+                    Err(_panicked) => return Ok(super::service::internal().into_http()),
+                },
+                () = tokio::time::sleep_until(deadline.hard) => {
+                    let late = "not answered within the deadline; what was begun goes on";
+                    return Ok(Status::deadline_exceeded(late).into_http());
+                }
+            };
+            let kept = entered.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(kept) = kept.clone() {
+                answer.extensions_mut().insert(kept);
+            }
+            Ok(answer)
+        })
+    }
+
+    fn entering(
+        &self,
+        call: &http::Request<Body>,
+        deadline: Deadline,
+    ) -> BoxFuture<'static, Result<Kept, Status>> {
+        let cost = match LARGE.contains(&call.uri().path()) {
+            true => Cost::Large,
+            false => Cost::Work,
+        };
+        let sharers = vec![Sharer::Caller(account(call))];
+        let limits = Arc::clone(&self.limits);
+        Box::pin(async move { limits.enter(cost, sharers, deadline).await })
+    }
+}
+
+/// On whose account a call takes its place.
+fn account(call: &http::Request<Body>) -> String {
+    let identity = call.extensions().get::<Arc<Identity>>();
+    let named = identity.filter(|identity| !identity.is_anonymous());
+    let peer = || call.extensions().get::<Peer>();
+    match named {
+        Some(identity) => identity.name().to_owned(),
+        None => peer().map_or_else(String::new, |peer| peer.address.ip().to_string()),
+    }
+}
