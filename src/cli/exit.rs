@@ -99,9 +99,7 @@ impl From<AppError> for Failure {
         match error {
             AppError::Store(error) => error.into(),
             AppError::Bus(error) => error.into(),
-            AppError::Listen { .. }
-            | AppError::Auth(_)
-            | AppError::Grpc(ServeError::Bind { .. }) => {
+            AppError::Listen { .. } | AppError::Auth(_) | AppError::Grpc(ServeError::Listen(_)) => {
                 Failure::new(ExitCode::Usage, error.to_string())
             }
             _ => Failure::new(ExitCode::No, error.to_string()),

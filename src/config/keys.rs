@@ -51,6 +51,7 @@ const fn number(min: i64, max: i64) -> Rule {
 }
 
 const NAME: Rule = Rule::Text(rules::name);
+const FILE: Rule = Rule::Text(rules::file);
 
 /// All keys, by section.
 #[rustfmt::skip]
@@ -113,10 +114,22 @@ pub const KEYS: &[Key] = &[
         "Longest deadline that a caller gets, in milliseconds"),
     key("grpc.reflection", "false", Rule::Boolean,
         "Whether grpc.listen answers reflection too; admin.listen always does"),
+    key("grpc.tls.cert_file", "\"\"", FILE,
+        "PEM file with the certificate of grpc.listen and its chain; empty = no TLS. TLS files are looked at every 10 s, and new connections get what has changed"),
+    key("grpc.tls.key_file", "\"\"", FILE,
+        "PEM file with its private key"),
+    key("grpc.tls.client_ca_file", "\"\"", FILE,
+        "PEM file with the authorities of clients' certificates; without such a certificate there is no connection then; empty = none is asked for"),
     key("admin.listen", "\"127.0.0.1:50052\"", Rule::Text(rules::address_or_off),
         "Where dead letters and maintenance are served over gRPC (DeadLetterService, MaintenanceService, health, reflection), host:port; empty = off"),
     key("admin.max_connections", "256", number(16, 1_000_000),
         "Connections to it at the same time, as grpc.max_connections"),
+    key("admin.tls.cert_file", "\"\"", FILE,
+        "PEM file with the certificate of admin.listen and its chain; empty = no TLS. As grpc.tls"),
+    key("admin.tls.key_file", "\"\"", FILE,
+        "PEM file with its private key"),
+    key("admin.tls.client_ca_file", "\"\"", FILE,
+        "PEM file with the authorities of clients' certificates; without such a certificate there is no connection then; empty = none is asked for"),
     key("auth.mode", "\"none\"", Rule::Text(super::auth::modes),
         "How callers say who they are: mtls, jwt, token, or several with commas between; none: nobody is asked, and everybody may do everything"),
     key("auth.allow_none", "false", Rule::Boolean,

@@ -120,6 +120,10 @@ pub struct Metrics {
     connections: Family<ListenerLabel, Gauge>,
     /// Connections that were closed before a call could come, by cause.
     connections_refused: Family<RefusalLabel, Counter>,
+    /// When the certificate of a gRPC port ends, in seconds since the epoch.
+    certificates_end: Family<ListenerLabel, Gauge>,
+    /// 1 while the files of a port's TLS are not those that it is served with.
+    certificates_unusable: Family<ListenerLabel, Gauge>,
     /// gRPC calls by what came of asking who calls: `accepted`, `missing`,
     /// `invalid`, `expired`, `keys_unavailable`, `denied`.
     pub auth_calls: Family<Label, Counter>,
@@ -158,6 +162,8 @@ impl Metrics {
             differences: Counter::default(),
             connections: Family::default(),
             connections_refused: Family::default(),
+            certificates_end: Family::default(),
+            certificates_unusable: Family::default(),
             auth_calls: Family::default(),
             auth_sources_broken: Family::default(),
             auth_keys_fetched: Gauge::default(),
@@ -282,6 +288,16 @@ impl Metrics {
             metrics.connections_refused.clone(),
         );
         registry.register(
+            "certificate_not_after_timestamp_seconds",
+            "When the certificate that a gRPC port shows ends, in seconds since the epoch, by port",
+            metrics.certificates_end.clone(),
+        );
+        registry.register(
+            "certificate_unusable",
+            "Whether the TLS files of a gRPC port have changed into what cannot be used: 1 if so, else 0, by port",
+            metrics.certificates_unusable.clone(),
+        );
+        registry.register(
             "auth_calls",
             "gRPC calls by what came of asking who calls",
             metrics.auth_calls.clone(),
@@ -373,6 +389,20 @@ impl Metrics {
     pub fn connections_refused(&self, listener: &'static str, kind: &'static str, count: u64) {
         let label = RefusalLabel { listener, kind };
         self.connections_refused.get_or_create(&label).inc_by(count);
+    }
+
+    /// Says when the certificate of a gRPC port ends, in seconds since the epoch.
+    pub fn certificate_ends(&self, listener: &'static str, at: i64) {
+        let label = ListenerLabel { listener };
+        self.certificates_end.get_or_create(&label).set(at);
+    }
+
+    /// Says whether the TLS files of a gRPC port cannot take the place of what
+    /// was read before.
+    pub fn certificate_unusable(&self, listener: &'static str, is_so: bool) {
+        let label = ListenerLabel { listener };
+        let unusable = self.certificates_unusable.get_or_create(&label);
+        unusable.set(i64::from(is_so));
     }
 
     /// Counts an event that is none of ours, by its type.
