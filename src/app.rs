@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::bus::{BusError, Consumer, upkeep};
+use crate::bus::{BusError, Consumer, Flow, upkeep};
 use crate::config::Config;
 use crate::event::decode::Decoder;
 use crate::grpc::{Bound, DeadLetters, ServeError};
@@ -71,7 +71,8 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let store = Store::connect(&config.store).await?;
     let feed = CommitFeed::default();
     let reader = Reader::new(store.clone(), feed.clone());
-    let redrive = Redrive::new(store.clone(), &config);
+    let flow = Flow::shown_in(metrics.bus_blocked.clone());
+    let redrive = Redrive::new(store.clone(), &config, flow.clone());
     let (closed, left) = (store.clone(), redrive.clone());
 
     let mut parts = JoinSet::new();
@@ -90,7 +91,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     parts.spawn(ingest(
         config,
         store,
-        redrive,
+        (redrive, flow),
         feed,
         metrics,
         consuming,
@@ -187,7 +188,7 @@ async fn serve(
 async fn ingest(
     config: Config,
     store: Store,
-    redrive: Redrive,
+    (redrive, flow): (Redrive, Flow),
     feed: CommitFeed,
     metrics: Metrics,
     consuming: watch::Sender<bool>,
@@ -201,7 +202,7 @@ async fn ingest(
         config.bus.clone(),
         config.retry.clone(),
         metrics.clone(),
-        outage.clone(),
+        (outage.clone(), flow),
     );
     let consumer = tokio::select! {
         consumer = consumer => consumer?,
@@ -212,6 +213,7 @@ async fn ingest(
     let (verified, background_metrics) = (store.clone(), metrics.clone());
     let background_upkeep = metrics.clone();
     let waiting = metrics.dead_letters_waiting.clone();
+    let unsent = metrics.dead_letters_unsent.clone();
     let registered = store.clone();
     let shared = Shared {
         store,
@@ -257,6 +259,7 @@ async fn ingest(
         shutdown.clone(),
     );
     tasks.spawn(register);
+    tasks.spawn(redrive::send(redrive.clone(), unsent, shutdown.clone()));
     tasks.spawn(redrive::watch(redrive, waiting, shutdown.clone()));
     tasks.spawn(upkeep::run(
         config.bus.clone(),

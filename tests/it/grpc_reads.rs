@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use chat_counters::bus::Flow;
 use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
 use chat_counters::grpc::v1::*;
 use chat_counters::grpc::{Bound, DeadLetters};
@@ -66,7 +67,11 @@ impl Bench {
         let (reader, served) = (Reader::new(store.clone(), feed.clone()), store.clone());
         let ready = tokio::sync::watch::Sender::new(false);
         let mut is_ready = ready.subscribe();
-        let letters = DeadLetters::new(Redrive::new(store.clone(), &config::Config::default()));
+        let letters = DeadLetters::new(Redrive::new(
+            store.clone(),
+            &config::Config::default(),
+            Flow::default(),
+        ));
         let server = bound.serve(reader, served, letters, ready, stop);
         let server = tokio::spawn(async move { server.await.unwrap() });
         is_ready.wait_for(|ready| *ready).await.unwrap();

@@ -7,6 +7,7 @@ use futures::{Stream, StreamExt as _};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
+use crate::bus::Flow;
 use crate::cli::{ExitCode, Failure, output, remote};
 use crate::config::Config;
 use crate::grpc::DeadLetters;
@@ -107,7 +108,7 @@ impl Way {
     /// The servers themselves.
     pub(super) async fn direct(config: &Config) -> Result<Self, Failure> {
         let store = Store::connect(&config.store).await?;
-        let letters = DeadLetters::new(Redrive::new(store.clone(), config));
+        let letters = DeadLetters::new(Redrive::new(store.clone(), config, Flow::default()));
         Ok(Self {
             to: To::Servers(Box::new(letters), store),
             address: "this process".into(),

@@ -65,6 +65,7 @@ impl From<IndexState> for v1::IndexState {
             indexed: int(state.indexed),
             queued: state.queued.map(int),
             busy: state.busy,
+            unsent: int(state.unsent),
         }
     }
 }
@@ -197,7 +198,9 @@ pub(super) fn refused(error: RedriveError) -> Status {
             tracing::error!(%error, "dead letters cannot be worked with");
             Status::internal(message)
         }
-        RedriveError::Store(_) | RedriveError::Bus(_) => Status::unavailable(message),
+        RedriveError::Store(_) | RedriveError::Bus(_) | RedriveError::Unsent(_) => {
+            Status::unavailable(message)
+        }
         RedriveError::Forecast(ForecastError::TooMuch(_) | ForecastError::TooSlow(_)) => {
             Status::resource_exhausted(message)
         }

@@ -285,17 +285,6 @@ impl Store {
         self.forget_acted(shelf, job).await
     }
 
-    /// Counts a letter that a job had replayed and that is back.
-    ///
-    /// # Errors
-    /// Any [`StoreError`].
-    pub async fn note_failed_again(&self, job: &str, letters: i64) -> Result<(), StoreError> {
-        let change = doc! { "$inc": { "failed_again": letters } };
-        let job = JobId(job.to_owned());
-        // The job may have died in the middle of changing its record.
-        self.in_nobodys_way(self.change_job(&job, change)).await
-    }
-
     /// The other jobs on letters of a shelf that were begun and not finished.
     ///
     /// # Errors

@@ -345,7 +345,7 @@ pub(super) fn one_of(ids: &[LetterId]) -> Document {
 }
 
 /// How many documents were there already, if nothing else went wrong.
-fn duplicates_alone(error: &Error) -> Option<u64> {
+pub(super) fn duplicates_alone(error: &Error) -> Option<u64> {
     let ErrorKind::InsertMany(failed) = error.kind.as_ref() else {
         return None;
     };
