@@ -148,6 +148,7 @@ impl Bound {
         let (reporter, health) = health_reporter();
         let (probe, store) = Probe::new(reader.clone(), reporter, HEALTH_NAMES, ready).await;
         let limits = Limits::new(&self.config);
+        let lost = store.clone();
         let counters = Counters::new(reader, limits.clone(), store.clone());
         let counters = CounterServiceServer::new(counters)
             .max_decoding_message_size(self.config.max_message_bytes)
@@ -160,17 +161,20 @@ impl Bound {
                 false => busy,
             })
         };
+        let maintenance = MaintenanceServiceServer::new(Maintenance::new(maintained))
+            .max_decoding_message_size(self.config.max_message_bytes);
+        let letters = DeadLetterServiceServer::new(letters)
+            .max_decoding_message_size(self.config.max_message_bytes.max(MAX_LETTER_BYTES))
+            .max_encoding_message_size(MAX_LETTERS_BYTES);
+        // Each call would else wait for the driver to give the server up.
+        let unless_lost = move |call: tonic::Request<()>| match lost.is_lost() {
+            true => Err(service::unavailable()),
+            false => Ok(call),
+        };
         let router = server(&self.config)
             .add_service(InterceptedService::new(counters, admit))
-            .add_service(
-                MaintenanceServiceServer::new(Maintenance::new(maintained))
-                    .max_decoding_message_size(self.config.max_message_bytes),
-            )
-            .add_service(
-                DeadLetterServiceServer::new(letters)
-                    .max_decoding_message_size(self.config.max_message_bytes.max(MAX_LETTER_BYTES))
-                    .max_encoding_message_size(MAX_LETTERS_BYTES),
-            )
+            .add_service(InterceptedService::new(maintenance, unless_lost.clone()))
+            .add_service(InterceptedService::new(letters, unless_lost))
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);

@@ -8,7 +8,7 @@ use lapin::BasicProperties;
 use super::error::{BusError, short};
 use super::flow::Flow;
 use super::line::{Answer, Line, Patience};
-use super::{filter, reading, topology};
+use super::{connect, filter, reading, topology};
 use crate::config;
 use crate::deadletter::{DeadLetter, Sealed};
 
@@ -137,14 +137,7 @@ impl Outbox {
     /// Whether the frame of these properties may be sent: over a larger one the
     /// broker ends the connection, and whatever goes with it is lost.
     fn measure(&self, properties: &BasicProperties) -> Result<(), Unsent> {
-        let most = self.line.frame_max();
-        let bytes = reading::encoded(properties).ok_or(Unsent::Damaged)?.len();
-        let bytes = bytes + filter::AROUND_PROPERTIES;
-        // 0 is no limit.
-        match most > 0 && bytes > most {
-            true => Err(Unsent::FrameTooLarge { bytes, most }),
-            false => Ok(()),
-        }
+        measured(properties, self.line.frame_max())
     }
 
     /// Events that wait in the service's queue.
@@ -160,6 +153,35 @@ impl Outbox {
     pub async fn close(self) {
         self.line.close().await;
     }
+}
+
+fn measured(properties: &BasicProperties, most: usize) -> Result<(), Unsent> {
+    let bytes = reading::encoded(properties).ok_or(Unsent::Damaged)?.len();
+    let bytes = bytes + filter::AROUND_PROPERTIES;
+    // 0 is no limit.
+    match most > 0 && bytes > most {
+        true => Err(Unsent::FrameTooLarge { bytes, most }),
+        false => Ok(()),
+    }
+}
+
+/// Bytes of a frame that are asked for; the broker may want smaller ones.
+pub fn frame_asked_for(bus: &config::Bus) -> usize {
+    connect::frame_asked_for(bus.url.expose())
+}
+
+/// Whether a letter that was kept can be replayed, with frames of so many bytes.
+///
+/// # Errors
+/// Why not.
+pub fn replayable(
+    letter: &DeadLetter,
+    sealed_properties: &[u8],
+    job: &str,
+    frame_max: usize,
+) -> Result<(), Unsent> {
+    let properties = reading::opened(sealed_properties).ok_or(Unsent::Damaged)?;
+    measured(&reading::replayed(&properties, letter, job), frame_max)
 }
 
 /// What a letter that was kept says of itself, apart from its body, by name.

@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::maintenance::interrupted;
 use super::v1;
 use crate::event::TenantId;
 use crate::maintenance::rebuild::{Outcome, Progress, RebuildError, rebuild};
@@ -91,7 +92,7 @@ pub(super) fn refused(error: RebuildError) -> Status {
     match error {
         RebuildError::Store(error) => {
             tracing::warn!(%error, "a rebuild ended before its end");
-            Status::unavailable(format!("not rebuilt to the end: {error}"))
+            interrupted("not rebuilt to the end", &error)
         }
         refused => Status::failed_precondition(refused.to_string()),
     }

@@ -14,6 +14,7 @@ mod kit;
 #[path = "../kit/strategy.rs"]
 mod strategy;
 
+mod away;
 mod blocked;
 mod chat3;
 mod command_line;

@@ -22,7 +22,7 @@ pub struct JobId(String);
 
 impl JobId {
     /// One that no other job has; later ones are greater.
-    fn unique() -> Self {
+    pub fn unique() -> Self {
         Self(ObjectId::new().to_hex())
     }
 

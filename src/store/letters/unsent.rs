@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::documents::{Kept, LetterDocument};
 use super::lease::Lease;
-use super::shelf::duplicates_alone;
+use super::shelf::{duplicates_alone, fitting};
 use crate::deadletter::{DeadLetter, Sealed};
 use crate::store::schema::collection::UNSENT_LETTERS;
 use crate::store::{Store, StoreError};
@@ -118,8 +118,8 @@ impl Store {
         }))
     }
 
-    /// Letters to be sent next, so many at most, and no more once their bodies come
-    /// to so many bytes; one at least, if there is one.
+    /// Letters to be sent next, so many at most, and no more than have
+    /// bodies of so many bytes; one at least, if there is one.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -137,14 +137,8 @@ impl Store {
             .await?
             .try_collect()
             .await?;
-        let (mut ids, mut sum) = (Vec::new(), 0);
-        for Size { id, bytes: size } in sizes {
-            sum += usize::try_from(size).unwrap_or(0);
-            if sum > bytes && !ids.is_empty() {
-                break;
-            }
-            ids.push(id);
-        }
+        let sizes = sizes.into_iter().map(|size| (size.id, size.bytes));
+        let ids = fitting(sizes.collect(), bytes);
         let these = doc! { "_id": { "$in": &ids } };
         let documents = self.unsent_documents::<UnsentDocument>();
         let letters = documents.find(these).await?;
