@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::auth::{StartError, Started};
-use crate::bus::{BusError, Consumer, upkeep};
+use crate::bus::{BusError, Consumer, Flow, upkeep};
 use crate::config::Config;
 use crate::event::decode::Decoder;
 use crate::grpc::{Asked, Bound, DeadLetters, Guard, ServeError};
@@ -77,7 +77,8 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let store = Store::connect(&config.store).await?;
     let feed = CommitFeed::default();
     let reader = Reader::new(store.clone(), feed.clone());
-    let redrive = Redrive::new(store.clone(), &config);
+    let flow = Flow::shown_in(metrics.bus_blocked.clone());
+    let redrive = Redrive::new(store.clone(), &config, flow.clone());
     let (closed, left) = (store.clone(), redrive.clone());
 
     let mut parts = JoinSet::new();
@@ -96,7 +97,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     parts.spawn(ingest(
         config,
         store,
-        redrive,
+        (redrive, flow),
         feed,
         metrics,
         consuming,
@@ -232,7 +233,7 @@ fn guard(
 async fn ingest(
     config: Config,
     store: Store,
-    redrive: Redrive,
+    (redrive, flow): (Redrive, Flow),
     feed: CommitFeed,
     metrics: Metrics,
     consuming: watch::Sender<bool>,
@@ -246,7 +247,7 @@ async fn ingest(
         config.bus.clone(),
         config.retry.clone(),
         metrics.clone(),
-        outage.clone(),
+        (outage.clone(), flow),
     );
     let consumer = tokio::select! {
         consumer = consumer => consumer?,
@@ -257,6 +258,7 @@ async fn ingest(
     let (verified, background_metrics) = (store.clone(), metrics.clone());
     let background_upkeep = metrics.clone();
     let waiting = metrics.dead_letters_waiting.clone();
+    let unsent = metrics.dead_letters_unsent.clone();
     let registered = store.clone();
     let shared = Shared {
         store,
@@ -302,6 +304,7 @@ async fn ingest(
         shutdown.clone(),
     );
     tasks.spawn(register);
+    tasks.spawn(redrive::send(redrive.clone(), unsent, shutdown.clone()));
     tasks.spawn(redrive::watch(redrive, waiting, shutdown.clone()));
     tasks.spawn(upkeep::run(
         config.bus.clone(),

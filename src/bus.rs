@@ -15,6 +15,7 @@
 //!   broker      ^          ^                                  │ ack, requeue
 //!               └── acks ──┴───────── settle <────────────────┤
 //!             dead-letter queue <──── letters <───────────────┘ dead_letter
+//!                                        └──> (the database, while the broker takes none)
 //! ```
 //!
 //! Invariants kept here: an acknowledgement with `multiple` never covers an
@@ -30,11 +31,13 @@ mod death;
 mod delivery;
 mod error;
 mod filter;
+mod flow;
 pub mod inspect;
 mod intake;
 mod letter;
 pub mod letterbox;
 mod letters;
+mod line;
 pub mod lookout;
 pub mod outbox;
 mod publisher;
@@ -49,6 +52,8 @@ mod watchdog;
 pub use consumer::Consumer;
 pub use delivery::Delivery;
 pub use error::{BusError, Mismatch};
+pub use flow::Flow;
 pub use inspect::inspect;
 pub use letters::Written;
+pub use line::Patience;
 pub use publisher::{EventHeaders, Publisher, Tally, routing_key};

@@ -11,6 +11,10 @@ pub use cause::{GroupId, cause};
 pub use filter::Filter;
 pub use letter::{DeadLetter, LetterId, Sealed, UNKNOWN};
 
+/// Largest body of a letter that the database can keep whole, in bytes: larger ones
+/// do not fit into a document.
+pub const MAX_KEPT_BYTES: usize = 15 << 20;
+
 /// Why an event was dead-lettered. A closed set, documented in README.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {

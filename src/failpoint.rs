@@ -34,6 +34,13 @@ pub enum Point {
     AfterLetter,
     /// It is in the index, and its original not acknowledged.
     AfterIndexed,
+    /// It is kept in the database until the broker takes it, and its original not
+    /// acknowledged.
+    Kept,
+    /// It is confirmed at last, and neither in the index nor out of the database.
+    KeptSent,
+    /// It is in the index, and in the database still.
+    KeptIndexed,
     /// A job on dead letters has selected them.
     Selected,
     /// What becomes of some is durable, and they are still in the queue.
@@ -70,6 +77,9 @@ impl Point {
         Point::AfterIndexed,
     ];
 
+    /// Those of a letter that waits until the broker takes it.
+    pub const WAITING: [Point; 3] = [Point::Kept, Point::KeptSent, Point::KeptIndexed];
+
     /// Those of a job on dead letters, in their order.
     pub const JOB: [Point; 5] = [
         Point::Selected,
@@ -89,6 +99,7 @@ impl Point {
 
     fn all() -> impl Iterator<Item = Point> {
         let delivery = Self::DELIVERY.into_iter();
+        let delivery = delivery.chain(Self::WAITING);
         delivery.chain(Self::JOB).chain(Self::REBUILD)
     }
 
@@ -106,6 +117,9 @@ impl Point {
             Point::BeforeLetter => "before_letter",
             Point::AfterLetter => "after_letter",
             Point::AfterIndexed => "after_indexed",
+            Point::Kept => "kept",
+            Point::KeptSent => "kept_sent",
+            Point::KeptIndexed => "kept_indexed",
             Point::Selected => "selected",
             Point::Acted => "acted",
             Point::Marked => "marked",

@@ -198,12 +198,15 @@ impl Bound {
         } = asked;
         let (reporter, health) = health_reporter();
         let (probe, state) = Probe::new(reader.clone(), reporter, HEALTH_NAMES, ready).await;
-        let counters = counters(&self.config, &guard, reader, state).add_service(health.clone());
+        let counters =
+            counters(&self.config, &guard, reader, state.clone()).add_service(health.clone());
         let counters = match self.config.reflection {
             true => reflected(counters)?,
             false => counters,
         };
-        let admin = reflected(admin(&self.config, &guard, store, letters).add_service(health))?;
+        let admin = reflected(
+            admin(&self.config, &guard, state.clone(), store, letters).add_service(health),
+        )?;
         let probing = tokio::spawn(probe.run(shutdown.clone()));
         let administering = async {
             match self.admin {
@@ -237,10 +240,11 @@ fn counters(
 fn admin(
     config: &config::Grpc,
     guard: &Guard,
+    state: StoreState,
     store: Store,
     letters: DeadLetters,
 ) -> Router<Layers> {
-    let gate = Gate::new(config);
+    let gate = Gate::new(config, state);
     server(config, guard, Some(gate))
         .add_service(
             MaintenanceServiceServer::new(Maintenance::new(store))

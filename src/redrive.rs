@@ -20,11 +20,12 @@ mod pace;
 mod pass;
 mod plan;
 mod register;
+mod sender;
 mod sync;
 mod undiscard;
 
 use crate::bus::lookout::Lookout;
-use crate::bus::{BusError, outbox};
+use crate::bus::{BusError, Flow, outbox};
 use crate::config;
 use crate::deadletter::{Filter, LetterId};
 use crate::event::decode::Decoder;
@@ -36,6 +37,7 @@ pub use job::{Progress, Selection};
 pub use pace::Pace;
 pub use plan::{Failures, Plan};
 pub use register::register;
+pub use sender::send;
 pub use sync::{Synced, watch};
 
 /// Why something cannot be done about dead letters.
@@ -47,6 +49,9 @@ pub enum RedriveError {
     /// RabbitMQ.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// RabbitMQ takes no letter.
+    #[error(transparent)]
+    Unsent(#[from] outbox::Unsent),
     /// What a replay would change cannot be told.
     #[error(transparent)]
     Forecast(#[from] ForecastError),
@@ -78,6 +83,7 @@ pub struct Redrive {
     bus: config::Bus,
     decoder: Decoder,
     lookout: Lookout,
+    flow: Flow,
 }
 
 /// Whether the index has what the queue has.
@@ -85,6 +91,8 @@ pub struct Redrive {
 pub struct IndexState {
     /// Letters in the index, copies included.
     pub indexed: u64,
+    /// Letters that wait in the database until the broker takes them.
+    pub unsent: u64,
     /// Letters in the queue that nobody holds; `None` when the broker does not
     /// answer.
     pub queued: Option<u64>,
@@ -94,7 +102,8 @@ pub struct IndexState {
 
 impl Redrive {
     /// Works on this store and the bus of this configuration.
-    pub fn new(store: Store, config: &config::Config) -> Self {
+    /// What the broker says to those who publish is told to `flow`.
+    pub fn new(store: Store, config: &config::Config, flow: Flow) -> Self {
         let bus = config.bus.clone();
         let lookout = Lookout::new(bus.clone());
         Self {
@@ -102,6 +111,7 @@ impl Redrive {
             bus,
             decoder: Decoder::new(&config.counters.sender_types),
             lookout,
+            flow,
         }
     }
 
@@ -172,13 +182,15 @@ impl Redrive {
     /// [`RedriveError::Store`].
     pub async fn index_state(&self) -> Result<IndexState, RedriveError> {
         // Together: a broker that does not answer is waited for.
-        let (indexed, busy, sight) = futures::join!(
+        let (indexed, unsent, busy, sight) = futures::join!(
             self.store.indexed_copies(),
+            self.store.unsent(),
             self.store.lease_taken(),
             self.lookout.look(),
         );
         Ok(IndexState {
             indexed: u64::try_from(indexed?).unwrap_or(0),
+            unsent: unsent?.letters,
             busy: busy? || sight.as_ref().is_ok_and(|sight| sight.held),
             queued: sight.ok().map(|sight| sight.letters.into()),
         })

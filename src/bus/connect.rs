@@ -223,6 +223,11 @@ pub(super) async fn wire(
     Ok(Wire::new(stream, frame_max(uri), scales))
 }
 
+/// Bytes of a frame at most, by a URL; the broker may want smaller ones.
+pub(super) fn frame_asked_for(url: &str) -> usize {
+    parse(url).map_or(FRAME_MAX, |uri| frame_max(&uri)) as usize
+}
+
 fn frame_max(uri: &AMQPUri) -> u32 {
     uri.query.frame_max.unwrap_or_default()
 }

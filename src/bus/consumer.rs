@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::delivery::Delivery;
 use super::error::BusError;
+use super::flow::Flow;
 use super::intake::{Intake, Window};
 use super::letter::Letter;
 use super::letters::{Letters, Written};
@@ -30,6 +31,7 @@ pub struct Consumer {
     intake: Arc<Intake>,
     window: Window,
     outage: Outage,
+    flow: Flow,
     backoff: Backoff,
     trouble: Trouble,
     /// A session that is open already.
@@ -50,7 +52,7 @@ impl Consumer {
         config: config::Bus,
         retry: config::Retry,
         metrics: Metrics,
-        outage: Outage,
+        (outage, flow): (Outage, Flow),
     ) -> Result<Consumer, BusError> {
         let intake = Intake::new(config.prefetch_bytes);
         let mut trouble = Trouble::new("consuming nothing");
@@ -67,6 +69,7 @@ impl Consumer {
             bus: Arc::new(config),
             intake,
             outage,
+            flow,
             backoff: backoff(&retry),
             retry,
             metrics,
@@ -82,8 +85,8 @@ impl Consumer {
     }
 
     /// Forwards deliveries into `sink`, settles them, and reconnects after
-    /// whatever goes wrong. Dead letters that are in their queue come out of
-    /// `written`, for someone to settle.
+    /// whatever goes wrong. Dead letters that are in their queue, or cannot get
+    /// there now, come out of `written`, for someone to settle.
     ///
     /// Returns once a shutdown was requested (or the receiver of `sink` is
     /// gone), `sink` was dropped, every delivery handed out is settled or
@@ -99,9 +102,10 @@ impl Consumer {
         #[allow(clippy::disallowed_methods, reason = "the prefetch is its limit")]
         let (letters, incoming) = mpsc::unbounded_channel();
         let (bus, metrics) = (self.bus.clone(), self.metrics.clone());
-        let publishing = Letters::new(bus, backoff(&self.retry), metrics, written);
+        let flow = self.flow.clone();
+        let publishing = Letters::new(bus, backoff(&self.retry), metrics, flow, written);
         let mut tasks = JoinSet::new();
-        tasks.spawn(publishing.run(incoming));
+        tasks.spawn(publishing.run(incoming, shutdown.clone()));
         self.sessions(sink, &shutdown, letters).await;
         self.health.send_replace(false);
         // Ends by itself: every sender of letters is gone.

@@ -1,6 +1,7 @@
 //! One message of the queue, to be settled exactly once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
@@ -33,6 +34,15 @@ pub(super) enum Outcome {
 pub(super) struct Return {
     pub(super) settle: mpsc::UnboundedSender<(Tag, Outcome)>,
     pub(super) letters: mpsc::UnboundedSender<Letter>,
+    /// How many deliveries may be in flight now.
+    pub(super) wide: Arc<AtomicUsize>,
+}
+
+impl Return {
+    /// How many deliveries may be in flight now.
+    pub(super) fn window(&self) -> usize {
+        self.wide.load(Ordering::Relaxed)
+    }
 }
 
 /// One message of the queue, not yet settled. It is settled by exactly one of

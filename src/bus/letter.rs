@@ -250,6 +250,7 @@ pub(super) mod tests {
         let back = Arc::new(Return {
             settle: mpsc::unbounded_channel().0,
             letters: mpsc::unbounded_channel().0,
+            wide: Arc::default(),
         });
         let message = Message {
             body: b"{}".to_vec(),

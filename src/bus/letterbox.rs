@@ -34,10 +34,13 @@ const LOOK: Duration = Duration::from_millis(50);
 /// For how long a number must not change to be believed.
 const STEADY: Duration = Duration::from_secs(3);
 /// Letters in one window at least: each window is a consumer of its own.
-const LEAST_WINDOW: u16 = 4;
-/// Of the bytes that may be in hand, the letters that are worked on together,
-/// and those of a window, may be one in so many parts.
-const TOGETHER: usize = 4;
+const LEAST_WINDOW: u16 = 2;
+/// Bytes that may be read and not dealt with, where `bus.prefetch_bytes` is not
+/// less; those of a window are as many. What is dealt with exists several times: in
+/// the form of the broker, of the database, and of what is sent to either.
+const IN_HAND: usize = 8 << 20;
+/// Of these, the letters that are worked on together are one in so many parts.
+const TOGETHER: usize = 2;
 /// Letters that are given back together.
 const GIVEN_BACK: usize = 1_000;
 /// So often, before a queue that has letters and delivers none is given up.
@@ -86,7 +89,7 @@ impl Pass {
     /// # Errors
     /// Any [`BusError`].
     pub async fn open(bus: &config::Bus, supposed: usize) -> Result<Pass, BusError> {
-        let scales = Scales::new(&Intake::new(bus.prefetch_bytes));
+        let scales = Scales::new(&Intake::new(in_hand(bus)));
         let (name, weighing) = ("chat-counters dead letters, pass", Arc::clone(&scales));
         let link = Link::weighed(bus.url.expose(), name, Some(weighing)).await?;
         let Some(ready) = untouched(&link, bus, supposed).await? else {
@@ -189,7 +192,7 @@ impl Pass {
             0 => self.bus.max_body_bytes,
             _ => self.scales.heaviest(),
         };
-        let fitting = together(&self.bus) / largest.max(1);
+        let fitting = in_hand(&self.bus) / largest.max(1);
         let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
         fitting.max(LEAST_WINDOW).min(self.bus.prefetch)
     }
@@ -288,7 +291,11 @@ impl Pass {
 
 /// Bytes of letters that are worked on together, and one letter more.
 pub fn together(bus: &config::Bus) -> usize {
-    bus.prefetch_bytes / TOGETHER
+    in_hand(bus) / TOGETHER
+}
+
+fn in_hand(bus: &config::Bus) -> usize {
+    bus.prefetch_bytes.min(IN_HAND)
 }
 
 /// Waits until nobody holds letters, and those that somebody held are there

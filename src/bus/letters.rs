@@ -1,41 +1,55 @@
-//! Getting dead letters to the dead-letter queue, confirmed, and on to whoever
-//! keeps an index of them.
+//! Getting dead letters out of hand: confirmed into the dead-letter queue, or, while
+//! the broker takes none, on to whoever keeps them for it.
+//!
+//! What is published and not confirmed stays in hand, for it may arrive; so that is a
+//! part of the window at most. All other letters leave at once: they would fill the
+//! window, and events could be counted no more.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use lapin::BasicProperties;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::connect::{Link, in_time};
+use super::connect;
 use super::delivery::{Origin, Outcome};
 use super::error::{BusError, short};
+use super::flow::Flow;
 use super::letter::Letter;
+use super::line::{Answer, Line, Patience};
 use super::reading;
 use super::topology;
 use super::trouble::Trouble;
 use crate::config;
-use crate::deadletter::{DeadLetter, Reason, Sealed};
+use crate::deadletter::{DeadLetter, MAX_KEPT_BYTES, Reason, Sealed};
 use crate::failpoint::{self, Point};
 use crate::retry::Backoff;
+use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::{Label, Metrics};
 
 /// Letters, and bytes of their bodies, that await their confirms together.
 const WAVE_LETTERS: usize = 256;
 const WAVE_BYTES: usize = 4 << 20;
-/// A queue without a leader confirms nothing: tried again after this long.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// They are one in so many parts of the window, and of the bytes in flight, at most.
+const WINDOW_SHARE: usize = 2;
+const BYTES_SHARE: usize = 4;
+/// A broker that confirms nothing for so long takes none.
+const SOON: Duration = Duration::from_secs(5);
+const PUBLISHING: &str = "publishing dead letters";
 
-/// A letter that the broker has confirmed. Its original is still unsettled.
+/// A letter that is written. Its original is still unsettled.
 #[derive(Debug)]
 pub struct Written {
     /// What it says.
     pub letter: DeadLetter,
-    /// The letter as it is in the queue.
+    /// The letter as it is in the queue, or is to be.
     pub sealed: Sealed,
+    /// Whether the broker has confirmed it. It is to be kept elsewhere until then.
+    pub is_queued: bool,
     origin: Origin,
 }
 
@@ -43,134 +57,206 @@ impl Written {
     /// Acknowledges the original. One that is dropped instead leaves it to the
     /// broker, which delivers it again when the session ends.
     pub fn settle(self) {
-        failpoint::pass(Point::AfterIndexed);
+        failpoint::pass(match self.is_queued {
+            true => Point::AfterIndexed,
+            false => Point::Kept,
+        });
         self.origin.settle(Outcome::DoneAtLast);
     }
 }
 
-/// Publishes the letters that come in, and hands on those that the broker has
-/// confirmed. Never gives up; a letter whose session is gone is dropped, since
-/// the broker delivers its original again.
+/// Publishes the letters that come in, and hands them on once the broker has
+/// confirmed them, or when it takes none. Never gives up; a letter whose session is
+/// gone is dropped, since the broker delivers its original again.
 pub(super) struct Letters {
-    bus: Arc<config::Bus>,
+    desk: Arc<Desk>,
+    flow: Flow,
     written: mpsc::Sender<Written>,
     metrics: Metrics,
-    host: String,
     backoff: Backoff,
     trouble: Trouble,
-    /// Opened with the first letter.
-    line: Option<(Link, Channel)>,
+    /// Not under way.
+    waiting: Vec<Letter>,
+    /// Opened with the first letter; an attempt has it meanwhile.
+    line: Option<Line>,
+    attempt: Option<Attempt>,
+    /// Before the next attempt.
+    pause: Option<Duration>,
+    /// Since when no letter could be published, if so.
+    failing: Option<Instant>,
 }
+
+/// What every attempt needs.
+struct Desk {
+    bus: Arc<config::Bus>,
+    host: String,
+    /// Bytes of a frame, by the configuration.
+    frame: usize,
+}
+
+/// Letters on their way to the broker.
+struct Attempt {
+    letters: Arc<Vec<Letter>>,
+    outcome: BoxFuture<'static, (Option<Line>, Result<Sent, BusError>)>,
+}
+
+/// What the broker said to each letter, and the properties that it was sent with;
+/// nothing for one whose session is gone.
+type Sent = Vec<Option<(BasicProperties, Answer)>>;
 
 impl Letters {
     pub(super) fn new(
         bus: Arc<config::Bus>,
         backoff: Backoff,
         metrics: Metrics,
+        flow: Flow,
         written: mpsc::Sender<Written>,
     ) -> Self {
+        let frame = connect::frame_asked_for(bus.url.expose());
+        let host = host();
         Self {
-            bus,
+            desk: Arc::new(Desk { bus, host, frame }),
+            flow,
             written,
             metrics,
-            host: host(),
             backoff,
-            trouble: Trouble::new("dead letters stay with their originals, unacknowledged,"),
+            trouble: Trouble::new("dead letters wait in the database"),
+            waiting: Vec::new(),
             line: None,
+            attempt: None,
+            pause: None,
+            failing: None,
         }
     }
 
     /// Until every sender of `letters` is gone.
-    pub(super) async fn run(mut self, mut letters: mpsc::UnboundedReceiver<Letter>) {
-        let mut batch = Vec::with_capacity(WAVE_LETTERS);
-        while letters.recv_many(&mut batch, WAVE_LETTERS).await > 0 {
-            self.publish(&mut batch).await;
+    pub(super) async fn run(
+        mut self,
+        mut letters: mpsc::UnboundedReceiver<Letter>,
+        shutdown: Shutdown,
+    ) {
+        let mut words = self.flow.words();
+        let mut more = Vec::with_capacity(WAVE_LETTERS);
+        let (mut is_open, mut is_stopping) = (true, false);
+        while is_open || self.attempt.is_some() {
+            self.waiting
+                .retain(|letter| !letter.message.origin.is_gone());
+            let takes_none = self.takes_none();
+            match (takes_none, is_stopping) {
+                // Nobody would be there to hear the confirm.
+                (true, true) => self.give_up(),
+                (true, false) => self.begin(1),
+                (false, _) => self.begin(WAVE_LETTERS),
+            }
+            if takes_none {
+                self.set_aside().await;
+            }
+            let due = self.failing.map(|since| since + SOON);
+            let due = due.filter(|due| *due > Instant::now());
+            tokio::select! {
+                (line, outcome) = outcome(&mut self.attempt) => self.end(line, outcome).await,
+                count = letters.recv_many(&mut more, WAVE_LETTERS), if is_open => {
+                    is_open = count > 0;
+                    self.waiting.append(&mut more);
+                }
+                () = words.next() => {}
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                () = shutdown.requested(), if !is_stopping => is_stopping = true,
+            }
         }
-        if let Some((link, _)) = self.line.take() {
-            link.close().await;
+        if let Some(line) = self.line.take() {
+            line.close().await;
         }
     }
 
-    async fn publish(&mut self, letters: &mut Vec<Letter>) {
-        loop {
-            letters.retain(|letter| !letter.message.origin.is_gone());
-            if letters.is_empty() {
-                return;
-            }
-            match self.wave(letters).await {
-                Ok(()) => {
-                    self.trouble.over("dead letters are published again");
-                    self.backoff.reset();
-                }
-                Err(error) => {
-                    self.line = None;
-                    self.trouble.failed(&error);
-                    self.backoff.wait().await;
-                }
-            }
-        }
+    /// Whether the broker says that it takes no letters, or has taken none for a
+    /// while.
+    fn takes_none(&self) -> bool {
+        let lasting = |since: Instant| since.elapsed() >= SOON;
+        self.flow.is_blocked() || self.failing.is_some_and(lasting)
     }
 
-    /// Publishes some letters, and takes those that were confirmed out.
-    async fn wave(&mut self, letters: &mut Vec<Letter>) -> Result<(), BusError> {
-        let channel = self.channel().await?;
-        let size = wave_size(letters);
-        let mut confirms = Vec::with_capacity(size);
-        let mut sent = Vec::with_capacity(size);
-        for letter in &letters[..size] {
-            failpoint::pass(Point::BeforeLetter);
-            let (confirm, properties) = self.send(&channel, letter).await?;
-            confirms.push(confirm);
-            sent.push(properties);
+    /// Publishes some letters, so many at most, unless some are on their way. The
+    /// first on a connection goes alone: before that the broker does not tell it
+    /// that it takes none.
+    fn begin(&mut self, most: usize) {
+        if self.attempt.is_some() || self.waiting.is_empty() || self.flow.is_blocked() {
+            return;
         }
-        let answers = in_confirm_time(confirms).await?;
-        // lapin may hand a returned message to another letter's confirm when
-        // one answer covers several: with one return, trust none of the wave.
-        if answers
-            .iter()
-            .any(|answer| matches!(answer, Answer::Returned))
-        {
-            return Err(lost("the dead-letter queue is missing"));
-        }
-        let mut refused = false;
-        let wave: Vec<_> = letters.drain(..size).collect();
-        for ((letter, properties), answer) in wave.into_iter().zip(sent).zip(answers) {
-            match answer {
-                Answer::Confirmed => self.confirmed(letter, &properties).await,
-                _ => {
-                    refused = true;
-                    letters.push(letter);
-                }
-            }
-        }
-        match refused {
-            false => Ok(()),
-            true => Err(lost("the broker refused some (nack)")),
-        }
-    }
-
-    async fn send(
-        &self,
-        channel: &Channel,
-        letter: &Letter,
-    ) -> Result<(PublisherConfirm, BasicProperties), BusError> {
-        let frame = self.line.as_ref().map_or(0, |(link, _)| {
-            link.connection.configuration().frame_max() as usize
+        let most = if self.line.is_some() { most } else { 1 };
+        let size = wave_size(&self.waiting, most, self.desk.bus.prefetch_bytes);
+        let letters = Arc::new(self.waiting.drain(..size).collect::<Vec<_>>());
+        let (desk, line, pause) = (self.desk.clone(), self.line.take(), self.pause.take());
+        let outcome = desk.attempt(letters.clone(), line, self.flow.clone(), pause);
+        self.failing.get_or_insert_with(Instant::now);
+        self.attempt = Some(Attempt {
+            letters,
+            outcome: outcome.boxed(),
         });
-        let properties = letter.properties(OffsetDateTime::now_utc(), &self.host, frame);
-        let queue = short("bus.dead_letter_queue", &self.bus.dead_letter_queue)?;
-        let options = BasicPublishOptions {
-            mandatory: true,
-            ..Default::default()
-        };
-        let body = &letter.message.body;
-        let sent = channel.basic_publish("".into(), queue, options, body, properties.clone());
-        let confirm = in_time("publishing a dead letter", sent).await?;
-        Ok((confirm, properties))
     }
 
-    async fn confirmed(&self, letter: Letter, properties: &BasicProperties) {
-        failpoint::pass(Point::AfterLetter);
+    /// Takes letters back that are on their way. They may arrive all the same.
+    fn give_up(&mut self) {
+        let Some(Attempt { letters, outcome }) = self.attempt.take() else {
+            return;
+        };
+        // It shares the letters.
+        drop(outcome);
+        let letters = Arc::into_inner(letters).unwrap_or_default();
+        self.waiting.splice(..0, letters);
+    }
+
+    /// Hands on the letters that the broker has confirmed; keeps the others for
+    /// another attempt.
+    async fn end(&mut self, line: Option<Line>, outcome: Result<Sent, BusError>) {
+        self.give_up();
+        let error = match outcome {
+            Ok(sent) if sent.iter().any(is_returned) => lost("the dead-letter queue is missing"),
+            Ok(sent) => {
+                let letters: Vec<_> = self.waiting.drain(..sent.len()).collect();
+                let mut refused = Vec::new();
+                for (letter, sent) in letters.into_iter().zip(sent) {
+                    match sent {
+                        Some((properties, Answer::Confirmed)) => {
+                            failpoint::pass(Point::AfterLetter);
+                            self.hand_on(letter, properties, true).await;
+                        }
+                        Some(_) => refused.push(letter),
+                        // Its session is gone.
+                        None => {}
+                    }
+                }
+                if refused.is_empty() {
+                    self.line = line;
+                    self.failing = None;
+                    self.backoff.reset();
+                    return self.trouble.over("dead letters are published again");
+                }
+                self.waiting.splice(..0, refused);
+                lost("the broker refused some (nack)")
+            }
+            Err(error) => error,
+        };
+        self.trouble.failed(&error);
+        self.pause = Some(self.backoff.next_delay());
+    }
+
+    /// Hands on all letters that are not on their way, to be kept until the broker
+    /// takes letters. One that is too large for that goes on waiting.
+    async fn set_aside(&mut self) {
+        let mut too_large = Vec::new();
+        for letter in std::mem::take(&mut self.waiting) {
+            if letter.message.body.len() > MAX_KEPT_BYTES {
+                too_large.push(letter);
+                continue;
+            }
+            let properties = self.desk.properties(&letter, self.desk.frame);
+            self.hand_on(letter, properties, false).await;
+        }
+        self.waiting = too_large;
+    }
+
+    async fn hand_on(&mut self, letter: Letter, properties: BasicProperties, is_queued: bool) {
         let Letter { message, failure } = letter;
         let kind = failure.reason.as_str();
         self.metrics
@@ -182,75 +268,110 @@ impl Letters {
             let kind = "dead_lettered";
             self.metrics.events.get_or_create(&Label { kind }).inc();
         }
-        let letter = reading::read(properties, &message.body, &self.bus);
-        if let Some(sealed) = reading::seal(properties, message.body) {
-            let origin = message.origin;
+        let letter = reading::read(&properties, &message.body, &self.desk.bus);
+        if let Some(sealed) = reading::seal(&properties, message.body) {
+            let written = Written {
+                letter,
+                sealed,
+                is_queued,
+                origin: message.origin,
+            };
             // An error says that the service ends: the broker redelivers.
-            let _ = self
-                .written
-                .send(Written {
-                    letter,
-                    sealed,
-                    origin,
-                })
-                .await;
+            let _ = self.written.send(written).await;
         }
-    }
-
-    /// The open channel, or a new one on a new connection, with the queue made
-    /// sure of.
-    async fn channel(&mut self) -> Result<Channel, BusError> {
-        if let Some((_, channel)) = &self.line
-            && channel.status().connected()
-        {
-            return Ok(channel.clone());
-        }
-        let link = Link::open(self.bus.url.expose(), "chat-counters dead letters").await?;
-        topology::dead_letter_queue(&link, &self.bus).await?;
-        let channel = link.channel().await?;
-        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
-        in_time("asking for publisher confirms", confirms).await?;
-        self.line = Some((link, channel.clone()));
-        Ok(channel)
     }
 }
 
-pub(super) enum Answer {
-    Confirmed,
-    Returned,
-    Refused,
+impl Desk {
+    /// Publishes letters, on a new connection if there is none, with the queue made
+    /// sure of; the connection, if it may be used again.
+    async fn attempt(
+        self: Arc<Self>,
+        letters: Arc<Vec<Letter>>,
+        line: Option<Line>,
+        flow: Flow,
+        pause: Option<Duration>,
+    ) -> (Option<Line>, Result<Sent, BusError>) {
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+        }
+        let line = match line.filter(Line::is_open) {
+            Some(line) => Ok(line),
+            None => self.open(&flow).await,
+        };
+        match line {
+            Ok(line) => {
+                let sent = self.publish(&line, &letters).await;
+                (Some(line), sent)
+            }
+            Err(error) => (None, Err(error)),
+        }
+    }
+
+    async fn open(&self, flow: &Flow) -> Result<Line, BusError> {
+        let name = "chat-counters dead letters";
+        let line = Line::open(&self.bus, name, flow, Patience::Long).await?;
+        topology::dead_letter_queue(&line.link, &self.bus).await?;
+        Ok(line)
+    }
+
+    async fn publish(&self, line: &Line, letters: &[Letter]) -> Result<Sent, BusError> {
+        let is_here = |letter: &Letter| !letter.message.origin.is_gone();
+        let here: Vec<_> = letters.iter().map(is_here).collect();
+        let letters = letters.iter().zip(&here);
+        let letters = letters.filter_map(|(letter, here)| here.then_some(letter));
+        let sent: Vec<_> = letters
+            .map(|letter| (self.properties(letter, line.frame_max()), letter))
+            .collect();
+        let messages = sent.iter().map(|(properties, letter)| {
+            failpoint::pass(Point::BeforeLetter);
+            (properties.clone(), letter.message.body.as_slice())
+        });
+        let queue = short("bus.dead_letter_queue", &self.bus.dead_letter_queue)?;
+        let answers = line.publish((PUBLISHING, queue), messages).await?;
+        let properties = sent.into_iter().map(|(properties, _)| properties);
+        let mut sent = properties.zip(answers);
+        let sent = here.into_iter().map(|here| here.then(|| sent.next())?);
+        Ok(sent.collect())
+    }
+
+    fn properties(&self, letter: &Letter, frame: usize) -> BasicProperties {
+        letter.properties(OffsetDateTime::now_utc(), &self.host, frame)
+    }
 }
 
-pub(super) async fn in_confirm_time(
-    confirms: Vec<PublisherConfirm>,
-) -> Result<Vec<Answer>, BusError> {
-    let all = tokio::time::timeout(CONFIRM_TIMEOUT, join_all(confirms)).await;
-    let all = all.map_err(|_| lost("no confirm came in time"))?;
-    let read = |answer: lapin::Result<Confirmation>| match answer {
-        Ok(Confirmation::Ack(None)) => Ok(Answer::Confirmed),
-        Ok(Confirmation::Ack(Some(_))) | Ok(Confirmation::Nack(Some(_))) => Ok(Answer::Returned),
-        Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => Ok(Answer::Refused),
-        Err(error) => Err(BusError::while_doing(
-            "awaiting the confirm of a dead letter",
-            &error,
-        )),
-    };
-    all.into_iter().map(read).collect()
+/// What an attempt comes to, if there is one.
+async fn outcome(attempt: &mut Option<Attempt>) -> (Option<Line>, Result<Sent, BusError>) {
+    match attempt {
+        Some(attempt) => (&mut attempt.outcome).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// lapin may hand a returned message to another letter's confirm when one answer
+/// covers several: with one return, none is to be trusted.
+fn is_returned(sent: &Option<(BasicProperties, Answer)>) -> bool {
+    matches!(sent, Some((_, Answer::Returned)))
 }
 
 /// How many letters go together: one at least.
-fn wave_size(letters: &[Letter]) -> usize {
+fn wave_size(letters: &[Letter], most: usize, bytes_in_flight: usize) -> usize {
+    let window = letters
+        .first()
+        .map_or(1, |first| first.message.origin.back.window());
+    let most = most.min(window / WINDOW_SHARE).min(WAVE_LETTERS);
+    let most_bytes = WAVE_BYTES.min(bytes_in_flight / BYTES_SHARE);
     let mut bytes = 0;
-    let fitting = letters.iter().take(WAVE_LETTERS).take_while(|letter| {
+    let fitting = letters.iter().take(most).take_while(|letter| {
         bytes += letter.message.body.len();
-        bytes <= WAVE_BYTES
+        bytes <= most_bytes
     });
     fitting.count().max(1)
 }
 
 fn lost(why: &str) -> BusError {
     BusError::Lost {
-        doing: "publishing dead letters".into(),
+        doing: PUBLISHING.into(),
         why: why.into(),
     }
 }

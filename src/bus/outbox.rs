@@ -3,14 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel, PublisherConfirm};
+use lapin::BasicProperties;
 
-use super::connect::{Link, in_time};
 use super::error::{BusError, short};
-use super::letters::{Answer, in_confirm_time};
-use super::{filter, reading, topology};
+use super::flow::Flow;
+use super::line::{Answer, Line, Patience};
+use super::{connect, filter, reading, topology};
 use crate::config;
 use crate::deadletter::{DeadLetter, Sealed};
 
@@ -48,8 +46,7 @@ pub type Sent = Vec<Result<(), Unsent>>;
 /// A connection of its own: a broker short of memory stops reading from those
 /// that publish, and removals must still get through then.
 pub struct Outbox {
-    link: Link,
-    channel: Channel,
+    line: Line,
     bus: config::Bus,
 }
 
@@ -58,17 +55,16 @@ impl Outbox {
     ///
     /// # Errors
     /// Any [`BusError`].
-    pub async fn open(bus: &config::Bus) -> Result<Self, BusError> {
-        let link = Link::open(bus.url.expose(), "chat-counters dead letters, outbox").await?;
-        topology::declare(&link, bus).await?;
-        let channel = link.channel().await?;
-        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
-        in_time("asking for publisher confirms", confirms).await?;
-        Ok(Self {
-            link,
-            channel,
-            bus: bus.clone(),
-        })
+    pub async fn open(
+        bus: &config::Bus,
+        flow: &Flow,
+        patience: Patience,
+    ) -> Result<Self, BusError> {
+        let name = "chat-counters dead letters, outbox";
+        let line = Line::open(bus, name, flow, patience).await?;
+        topology::declare(&line.link, bus).await?;
+        let bus = bus.clone();
+        Ok(Self { line, bus })
     }
 
     /// Sends letters to the service's queue, on account of a job. When it
@@ -109,21 +105,16 @@ impl Outbox {
         messages: impl Iterator<Item = Result<(BasicProperties, &'m [u8]), Unsent>>,
     ) -> Result<Sent, BusError> {
         let mut sent = Sent::new();
-        let mut confirms = Vec::new();
+        let mut messages_sent = Vec::new();
         for message in messages {
             let message = message.and_then(|(properties, body)| {
                 self.measure(&properties)?;
                 Ok((properties, body))
             });
-            sent.push(match message {
-                Ok((properties, body)) => {
-                    confirms.push(self.send(short(key, queue)?, properties, body).await?);
-                    Ok(())
-                }
-                Err(unsent) => Err(unsent),
-            });
+            sent.push(message.map(|message| messages_sent.push(message)));
         }
-        let answers = in_confirm_time(confirms).await?;
+        let to = ("sending dead letters on", short(key, queue)?);
+        let answers = self.line.publish(to, messages_sent.into_iter()).await?;
         // lapin may hand a returned message to another's confirm: with one
         // return, trust none.
         let returned = |answer: &Answer| matches!(answer, Answer::Returned);
@@ -146,30 +137,7 @@ impl Outbox {
     /// Whether the frame of these properties may be sent: over a larger one the
     /// broker ends the connection, and whatever goes with it is lost.
     fn measure(&self, properties: &BasicProperties) -> Result<(), Unsent> {
-        let most = self.link.connection.configuration().frame_max() as usize;
-        let bytes = reading::encoded(properties).ok_or(Unsent::Damaged)?.len();
-        let bytes = bytes + filter::AROUND_PROPERTIES;
-        // 0 is no limit.
-        match most > 0 && bytes > most {
-            true => Err(Unsent::FrameTooLarge { bytes, most }),
-            false => Ok(()),
-        }
-    }
-
-    async fn send(
-        &self,
-        queue: ShortString,
-        properties: BasicProperties,
-        body: &[u8],
-    ) -> Result<PublisherConfirm, BusError> {
-        let options = BasicPublishOptions {
-            mandatory: true,
-            ..Default::default()
-        };
-        let sent = self
-            .channel
-            .basic_publish("".into(), queue, options, body, properties);
-        in_time("sending a dead letter on", sent).await
+        measured(properties, self.line.frame_max())
     }
 
     /// Events that wait in the service's queue.
@@ -177,14 +145,43 @@ impl Outbox {
     /// # Errors
     /// When the broker is lost.
     pub async fn waiting(&self) -> Result<u32, BusError> {
-        let counts = topology::counts(&self.link, "bus.queue", &self.bus.queue).await?;
+        let counts = topology::counts(&self.line.link, "bus.queue", &self.bus.queue).await?;
         Ok(counts.map_or(0, |counts| counts.ready))
     }
 
     /// Says good-bye to the broker.
     pub async fn close(self) {
-        self.link.close().await;
+        self.line.close().await;
     }
+}
+
+fn measured(properties: &BasicProperties, most: usize) -> Result<(), Unsent> {
+    let bytes = reading::encoded(properties).ok_or(Unsent::Damaged)?.len();
+    let bytes = bytes + filter::AROUND_PROPERTIES;
+    // 0 is no limit.
+    match most > 0 && bytes > most {
+        true => Err(Unsent::FrameTooLarge { bytes, most }),
+        false => Ok(()),
+    }
+}
+
+/// Bytes of a frame that are asked for; the broker may want smaller ones.
+pub fn frame_asked_for(bus: &config::Bus) -> usize {
+    connect::frame_asked_for(bus.url.expose())
+}
+
+/// Whether a letter that was kept can be replayed, with frames of so many bytes.
+///
+/// # Errors
+/// Why not.
+pub fn replayable(
+    letter: &DeadLetter,
+    sealed_properties: &[u8],
+    job: &str,
+    frame_max: usize,
+) -> Result<(), Unsent> {
+    let properties = reading::opened(sealed_properties).ok_or(Unsent::Damaged)?;
+    measured(&reading::replayed(&properties, letter, job), frame_max)
 }
 
 /// What a letter that was kept says of itself, apart from its body, by name.

@@ -110,6 +110,7 @@ impl Upkeep {
     }
 
     async fn look_on(&mut self, link: &Link) -> Result<(), BusError> {
+        self.look_after_letters(link).await?;
         // Without the permission to have a witness, that it is missing says nothing.
         if self.forbidden || witness(link, &self.bus, true).await? != Witness::Missing {
             return topology::bind(link, &self.bus).await;
@@ -121,6 +122,21 @@ impl Upkeep {
             queue = self.bus.queue,
             "the exchange was deleted and its bindings with it; the queue is bound again, what was published meanwhile is lost unless its producer repeats it"
         );
+        Ok(())
+    }
+
+    /// The next letter of this service would have it declared, but what the broker
+    /// itself gives up until then has nowhere to go.
+    async fn look_after_letters(&self, link: &Link) -> Result<(), BusError> {
+        let name = &self.bus.dead_letter_queue;
+        let found = topology::counts(link, "bus.dead_letter_queue", name).await?;
+        if found.is_none() {
+            topology::dead_letter_queue(link, &self.bus).await?;
+            warn!(
+                queue = name,
+                "the dead-letter queue was deleted, and the letters in it; it is declared again"
+            );
+        }
         Ok(())
     }
 

@@ -13,7 +13,9 @@ use tonic::metadata::MetadataMap;
 
 use super::admission::Sharer;
 use super::body::Admitted;
+use super::health::StoreState;
 use super::limits::{Cost, Deadline, Kept, Limits};
+use super::service;
 use crate::auth::Identity;
 use crate::config;
 use crate::listener::Peer;
@@ -30,18 +32,19 @@ type Answer = Result<http::Response<Body>, Infallible>;
 #[derive(Debug, Clone)]
 pub(super) struct Gate {
     limits: Arc<Limits>,
+    store: StoreState,
 }
 
 impl Gate {
     /// Calls without a deadline get the longest: what operators ask for may go
     /// through a hundred thousand letters.
-    pub(super) fn new(config: &config::Grpc) -> Self {
+    pub(super) fn new(config: &config::Grpc, store: StoreState) -> Self {
         let limits = Limits::new(&config::Grpc {
             default_deadline_ms: config.max_deadline_ms,
             ..config.clone()
         });
         let limits = Arc::new(limits);
-        Self { limits }
+        Self { limits, store }
     }
 
     /// Has the call answered, in a task that goes on when the caller is gone or
@@ -55,6 +58,10 @@ impl Gate {
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
         S::Future: Send + 'static,
     {
+        if self.store.is_lost() {
+            // Else each call would wait for the driver to give the server up.
+            return Box::pin(async { Ok(service::unavailable().into_http()) });
+        }
         let metadata = MetadataMap::from_headers(call.headers().clone());
         let deadline = self.limits.deadline(&metadata);
         let entering = self.entering(&call, deadline);
@@ -71,7 +78,7 @@ impl Gate {
             let mut answer = tokio::select! {
                 answer = answer => match answer {
                     Ok(answer) => answer?,
-                    Err(_panicked) => return Ok(super::service::internal().into_http()),
+                    Err(_panicked) => return Ok(service::internal().into_http()),
                 },
                 () = tokio::time::sleep_until(deadline.hard) => {
                     let late = "not answered within the deadline; what was begun goes on";

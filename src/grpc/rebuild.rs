@@ -8,6 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::info;
 
+use super::maintenance::interrupted;
 use super::v1;
 use crate::event::TenantId;
 use crate::maintenance::rebuild::{Outcome, Progress, RebuildError, rebuild};
@@ -100,7 +101,7 @@ pub(super) fn refused(error: RebuildError) -> Status {
     match error {
         RebuildError::Store(error) => {
             tracing::warn!(%error, "a rebuild ended before its end");
-            Status::unavailable(format!("not rebuilt to the end: {error}"))
+            interrupted("not rebuilt to the end", &error)
         }
         refused => Status::failed_precondition(refused.to_string()),
     }

@@ -4,9 +4,9 @@ use super::RedriveError;
 use super::pace::Pacer;
 use crate::bus::letterbox::Held;
 use crate::bus::outbox::{Outbox, Unsent};
-use crate::deadletter::{LetterId, Sealed};
+use crate::deadletter::{LetterId, MAX_KEPT_BYTES, Sealed};
 use crate::store::Store;
-use crate::store::letters::{Failed, JobId, MAX_DISCARDED_BYTES};
+use crate::store::letters::{Failed, JobId};
 
 /// Letters discarded together at most.
 const DISCARDED: usize = 256;
@@ -33,7 +33,7 @@ pub(super) enum Unable {
     #[error(transparent)]
     Send(#[from] Unsent),
     #[error(
-        "its body of {0} bytes is too large to be kept elsewhere, which {MAX_DISCARDED_BYTES} bytes are at most; it can be replayed"
+        "its body of {0} bytes is too large to be kept elsewhere, which {MAX_KEPT_BYTES} bytes are at most; it can be replayed"
     )]
     Keep(usize),
     #[error("its body was not kept: it cannot be put back")]
@@ -50,7 +50,7 @@ impl Unable {
 
 fn kept_whole(letter: &Held) -> Result<(), Unable> {
     match letter.sealed.body.len() {
-        bytes if bytes > MAX_DISCARDED_BYTES => Err(Unable::Keep(bytes)),
+        bytes if bytes > MAX_KEPT_BYTES => Err(Unable::Keep(bytes)),
         _ => Ok(()),
     }
 }

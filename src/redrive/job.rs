@@ -12,6 +12,7 @@ use super::action::{Action, Sending};
 use super::pace::{Pace, Pacer};
 use super::pass::{Ended, Task, Walk};
 use super::{Redrive, RedriveError};
+use crate::bus::Patience;
 use crate::bus::outbox::Outbox;
 use crate::deadletter::{Filter, LetterId};
 use crate::event::EventId;
@@ -120,6 +121,11 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    pub(super) fn renewed(lease: Lease) -> Self {
+        let renewing = tokio::spawn(renew(lease.clone()));
+        Self { lease, renewing }
+    }
+
     /// Whether it could not be renewed.
     pub(super) fn is_lost(&self) -> bool {
         self.renewing.is_finished()
@@ -255,7 +261,7 @@ impl Redrive {
 
     async fn sending(&self, pace: Pace, body: Option<Vec<u8>>) -> Result<Action, RedriveError> {
         Ok(Action::Replay(Box::new(Sending {
-            outbox: Outbox::open(&self.bus).await?,
+            outbox: Outbox::open(&self.bus, &self.flow, Patience::Brief).await?,
             pacer: Pacer::new(pace),
             body,
         })))
@@ -439,11 +445,11 @@ impl Redrive {
         loop {
             match self.store.lease(purpose).await? {
                 Ok(lease) => {
-                    let renewing = tokio::spawn(renew(lease.clone()));
+                    let lease = Kept::renewed(lease);
                     // The holder before may have been killed in the middle of one.
                     // Should this fail, it ends by itself.
                     let _ = self.store.end_stale_transactions().await;
-                    return Ok(Kept { lease, renewing });
+                    return Ok(lease);
                 }
                 Err(by) if Instant::now() >= deadline => return Err(RedriveError::Busy(by)),
                 Err(_) => tokio::time::sleep(ASKED).await,

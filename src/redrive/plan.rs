@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{Redrive, RedriveError};
+use crate::bus::letterbox;
+use crate::bus::outbox::{self, Unsent};
 use crate::deadletter::{Filter, Reason, cause};
 use crate::event::Event;
 use crate::event::decode::Decoded;
 use crate::forecast::{Forecast, Forecaster, Limits};
+use crate::store::StoreError;
+use crate::store::letters::{Entry, Failed, JobId, Kept};
 
+/// Letters that cannot be sent which are named.
+const UNSENDABLE_TOLD: usize = 100;
 /// Events handed to the forecast together.
 const CHUNK: usize = 1_000;
 
@@ -22,6 +28,10 @@ pub struct Plan {
     pub ignored: u64,
     /// Letters that would come back.
     pub failures: Vec<Failures>,
+    /// Letters that cannot be sent, and would stay where they are.
+    pub unsendable: u64,
+    /// The first of them, and why.
+    pub unsendable_letters: Vec<Failed>,
     /// Letters that were not looked at: the body is too large for the index, or
     /// may be what ends the process.
     pub not_examined: u64,
@@ -40,6 +50,18 @@ pub struct Failures {
     pub count: u64,
 }
 
+impl Plan {
+    fn stays(&mut self, entry: &Entry, why: &Unsent) {
+        self.unsendable += entry.copies.max(1);
+        if self.unsendable_letters.len() < UNSENDABLE_TOLD {
+            self.unsendable_letters.push(Failed {
+                letter: entry.id.clone(),
+                cause: why.to_string(),
+            });
+        }
+    }
+}
+
 impl Redrive {
     /// What a replay of these letters would do now. Writes nothing, and touches
     /// no letter.
@@ -50,11 +72,28 @@ impl Redrive {
         let mut plan = Plan::default();
         let mut failures: BTreeMap<(&'static str, String), Failures> = BTreeMap::new();
         let mut forecaster = Forecaster::begin(&self.store, Limits::default()).await?;
-        let mut letters = self.store.letters_whole(filter).await?;
+        // Without an answer, as large as is asked for.
+        let frame_max = match self.lookout.look().await {
+            Ok(sight) => sight.frame_max,
+            Err(_) => outbox::frame_asked_for(&self.bus),
+        };
+        let job = JobId::unique();
+        let together = (CHUNK, letterbox::together(&self.bus));
+        let letters = self.store.letters_whole(filter, together).await?;
+        let letters = letters.map_ok(|some| stream::iter(some).map(Ok::<_, StoreError>));
+        let mut letters = std::pin::pin!(letters.try_flatten());
         let mut events: Vec<Event> = Vec::with_capacity(CHUNK);
         let mut copies = 0;
         while let Some(kept) = letters.try_next().await? {
             plan.selected += kept.entry.copies.max(1);
+            let Kept {
+                entry, properties, ..
+            } = &kept;
+            let sendable = outbox::replayable(&entry.letter, properties, job.as_str(), frame_max);
+            if let Err(unsent) = sendable {
+                plan.stays(entry, &unsent);
+                continue;
+            }
             // Copies are sent once.
             copies += kept.entry.copies.saturating_sub(1);
             // What may be what ends the process is not opened here.

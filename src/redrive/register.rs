@@ -1,6 +1,6 @@
-//! Giving each new dead letter its entry in the index.
+//! Giving each new dead letter its entry in the index, or a place in which it waits
+//! until the broker takes it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -9,17 +9,27 @@ use tracing::{error, info, warn};
 
 use crate::bus::Written;
 use crate::config;
+use crate::deadletter::LetterId;
 use crate::outage::Outage;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
+use crate::store::letters::UnsentId;
 use crate::store::{Class, Store, StoreError};
 
 /// Letters taken together at most, and bytes of their bodies.
 const AT_ONCE: usize = 256;
+const BYTES_AT_ONCE: usize = 4 << 20;
+/// Letters that may wait in the database, and bytes of their bodies. What is more
+/// stays in the service's queue, and holds up what is behind it.
+const MAX_UNSENT: u64 = 100_000;
+const MAX_UNSENT_BYTES: u64 = 1 << 30;
+/// How often it is looked whether there is room again.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// Enters letters into the index and settles their originals, until no more
-/// come. Waits for a store that is away, for as long as it takes: a letter is
-/// never less urgent than the events behind it, which wait for the store too.
+/// Enters letters into the index, keeps those that the broker does not take, and
+/// settles the originals of both, until no more come. Waits for a store that is
+/// away, for as long as it takes: a letter is never less urgent than the events
+/// behind it, which wait for the store too.
 pub async fn register(
     store: Store,
     retry: config::Retry,
@@ -27,8 +37,8 @@ pub async fn register(
     outage: Outage,
     shutdown: Shutdown,
 ) {
-    let mut batch = Vec::with_capacity(AT_ONCE);
-    while letters.recv_many(&mut batch, AT_ONCE).await > 0 {
+    let mut next = None;
+    while let Some(batch) = Batch::next(&mut letters, &mut next).await {
         let mut backoff = Backoff::new(
             Duration::from_millis(retry.initial_ms),
             Duration::from_millis(retry.max_ms),
@@ -36,21 +46,26 @@ pub async fn register(
         let mut failing = false;
         loop {
             let began = Instant::now();
-            let Err(failed) = enter(&store, &batch).await else {
+            let noted = tokio::select! {
+                noted = batch.note(&store) => noted,
+                // There may be no room for a long time. Unsettled, they come again.
+                () = shutdown.requested(), if !batch.are_queued => return,
+            };
+            let Err(failed) = noted else {
                 outage.over();
                 break;
             };
             if failed.class() == Class::Retryable {
                 outage.seen(began);
             }
-            if failed.class() == Class::Permanent {
+            if failed.class() == Class::Permanent && batch.are_queued {
                 // The letters are in the queue: a pass will enter what can be.
-                error!(error = %failed, letters = batch.len(),
+                error!(error = %failed, letters = batch.letters.len(),
                     "the store refuses entries of dead letters; they are in the queue");
                 break;
             }
             if !std::mem::replace(&mut failing, true) {
-                warn!(error = %failed, letters = batch.len(),
+                warn!(error = %failed, letters = batch.letters.len(),
                     "dead letters cannot be entered into the index; retrying until they can");
             }
             tokio::select! {
@@ -62,27 +77,86 @@ pub async fn register(
         if failing {
             info!("dead letters are entered into the index again");
         }
-        batch.drain(..).for_each(Written::settle);
+        batch.letters.into_iter().for_each(Written::settle);
     }
 }
 
-async fn enter(store: &Store, batch: &[Written]) -> Result<(), StoreError> {
-    let ids: Vec<_> = batch
-        .iter()
-        .map(|written| written.letter.id(&written.sealed.body))
-        .collect();
-    let entries = ids.iter().zip(batch);
-    let entries = entries.map(|(id, written)| (id, &written.letter, &written.sealed));
-    store.index_letters(entries).await?;
-    let mut back: BTreeMap<&str, i64> = BTreeMap::new();
-    for job in batch
-        .iter()
-        .filter_map(|written| written.letter.replayed_by.as_deref())
-    {
-        *back.entry(job).or_default() += 1;
+/// Letters that are dealt with together: all in the queue, or none.
+struct Batch {
+    letters: Vec<Written>,
+    ids: Vec<LetterId>,
+    /// Of those that are to be kept: noted twice, they are kept once.
+    unsent: Vec<UnsentId>,
+    are_queued: bool,
+}
+
+impl Batch {
+    /// What has come, or comes next; `next` is left for the batch after.
+    async fn next(
+        letters: &mut mpsc::Receiver<Written>,
+        next: &mut Option<Written>,
+    ) -> Option<Self> {
+        let first = match next.take() {
+            Some(first) => first,
+            None => letters.recv().await?,
+        };
+        let are_queued = first.is_queued;
+        let (mut bytes, mut batch) = (first.sealed.body.len(), vec![first]);
+        while batch.len() < AT_ONCE
+            && let Ok(letter) = letters.try_recv()
+        {
+            bytes += letter.sealed.body.len();
+            if letter.is_queued != are_queued || bytes > BYTES_AT_ONCE {
+                *next = Some(letter);
+                break;
+            }
+            batch.push(letter);
+        }
+        let ids = batch
+            .iter()
+            .map(|written| written.letter.id(&written.sealed.body));
+        Some(Self {
+            ids: ids.collect(),
+            unsent: batch.iter().map(|_| UnsentId::unique()).collect(),
+            letters: batch,
+            are_queued,
+        })
     }
-    for (job, letters) in back {
-        store.note_failed_again(job, letters).await?;
+
+    /// Makes the letters known, so that their originals may go.
+    async fn note(&self, store: &Store) -> Result<(), StoreError> {
+        let letters = self.letters.iter();
+        if !self.are_queued {
+            room(store).await?;
+            let unsent = self.unsent.iter().zip(letters);
+            let unsent = unsent.map(|(id, written)| (*id, &written.letter, &written.sealed));
+            return store.keep_unsent(unsent).await;
+        }
+        let entries = self.ids.iter().zip(letters);
+        let entries = entries.map(|(id, written)| (id, &written.letter, &written.sealed));
+        store.index_letters(entries).await?;
+        let back = self.ids.iter().zip(&self.letters);
+        let back = back.filter(|(_, written)| written.letter.replayed_by.is_some());
+        let back: Vec<_> = back.map(|(id, _)| id.clone()).collect();
+        store.count_failed_again(&back).await
     }
-    Ok(())
+}
+
+/// Returns once more letters may wait in the database.
+async fn room(store: &Store) -> Result<(), StoreError> {
+    let mut is_told = false;
+    loop {
+        let unsent = store.unsent().await?;
+        if unsent.letters < MAX_UNSENT && unsent.bytes < MAX_UNSENT_BYTES {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            warn!(
+                letters = unsent.letters,
+                bytes = unsent.bytes,
+                "as many dead letters wait for RabbitMQ to take them as may: the queue goes on when it does"
+            );
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }

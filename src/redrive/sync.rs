@@ -170,6 +170,7 @@ mod tests {
     fn state(indexed: u64, queued: Option<u64>, busy: bool) -> IndexState {
         IndexState {
             indexed,
+            unsent: 0,
             queued,
             busy,
         }

@@ -5,6 +5,7 @@ use tokio::sync::mpsc;
 use super::action::Unable;
 use super::job::{Progress, Reporter, Selection, order};
 use super::{Redrive, RedriveError};
+use crate::bus::Patience;
 use crate::bus::letterbox;
 use crate::bus::outbox::Outbox;
 use crate::deadletter::Sealed;
@@ -33,7 +34,7 @@ impl Redrive {
     }
 
     async fn put_back(&self, reporter: &mut Reporter) -> Result<bool, RedriveError> {
-        let outbox = Outbox::open(&self.bus).await?;
+        let outbox = Outbox::open(&self.bus, &self.flow, Patience::Brief).await?;
         let job = reporter.job().clone();
         loop {
             let letters = self

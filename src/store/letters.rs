@@ -1,5 +1,6 @@
 //! The index of the dead-letter queue: what the queue holds, so that it can be
-//! looked at without touching it; what was discarded; and who did what.
+//! looked at without touching it; what was discarded; what waits until the broker
+//! takes it; and who did what.
 //!
 //! The queue is the truth. A letter gets its entry after the broker has
 //! confirmed it and before its original is acknowledged, and loses it after the
@@ -14,9 +15,11 @@ mod lease;
 mod listing;
 mod reading;
 mod shelf;
+mod unsent;
 
-pub use documents::{Entry, Kept, MAX_DISCARDED_BYTES};
+pub use documents::{Entry, Kept};
 pub use jobs::{Edit, Failed, Job, JobId, JobKind, Order, Tally};
 pub use lease::Lease;
 pub use listing::{Group, Page, Place};
 pub use shelf::{Census, Shelf, Standing};
+pub use unsent::{Unsent, UnsentId};

@@ -186,6 +186,14 @@ impl Store {
                 letters.create_index(index).await?;
             }
         }
+        self.create(collection::UNSENT_LETTERS, Document::new())
+            .await?;
+        // How many there are, and how large, is read from it alone.
+        let unsent = self
+            .database()
+            .collection::<Document>(collection::UNSENT_LETTERS);
+        let sizes = IndexModel::builder().keys(doc! { "bytes": 1 }).build();
+        unsent.create_index(sizes).await?;
         self.create(collection::DEAD_LETTER_JOBS, Document::new())
             .await?;
         self.note_empty_index().await

@@ -21,6 +21,7 @@
 //! | `writers` | a random id | a writer, and the epoch in which it may write ([`super::fence`]) |
 //! | `dead_letters` | a digest | a letter of the dead-letter queue ([`super::letters`]) |
 //! | `discarded_letters` | a digest | a letter that was discarded |
+//! | `unsent_letters` | time and a random id | a letter that waits until the broker takes it |
 //! | `dead_letter_jobs` | time and a random id | who did what about which letters |
 //!
 //! After a rebuild, all before `journal` have the number of their generation
@@ -55,6 +56,8 @@ pub mod collection {
     pub const DEAD_LETTERS: &str = "dead_letters";
     /// Letters that were discarded.
     pub const DISCARDED_LETTERS: &str = "discarded_letters";
+    /// Letters that wait until the broker takes them.
+    pub const UNSENT_LETTERS: &str = "unsent_letters";
     /// The record of what was done about dead letters.
     pub const DEAD_LETTER_JOBS: &str = "dead_letter_jobs";
 

@@ -20,24 +20,6 @@ use super::{APP_NAME, Store, StoreError};
 const IDLE: Duration = Duration::from_secs(3);
 
 impl Store {
-    /// Awaits a write outside any transaction, which waits at the server for
-    /// transactions that have changed the same document. One that a dead process
-    /// has left is ended, lest that take a minute.
-    pub(super) async fn in_nobodys_way<T>(
-        &self,
-        write: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let mut write = std::pin::pin!(write);
-        loop {
-            // The write goes on meanwhile: sent twice, it could count twice.
-            tokio::select! {
-                written = &mut write => return written,
-                () = tokio::time::sleep(IDLE) => {}
-            }
-            self.end_stale_transactions().await?;
-        }
-    }
-
     /// Ends idle transactions of this service, of whichever process; returns
     /// how many there were. Needs no privileges beyond those on one's own
     /// sessions.

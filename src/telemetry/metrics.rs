@@ -83,10 +83,14 @@ pub struct Metrics {
     /// Events settled, by outcome: `applied`,
     /// `unchanged`, `duplicate`, `ignored`, `dead_lettered`.
     pub events: Family<Label, Counter>,
-    /// Dead letters published and confirmed, by reason.
+    /// Dead letters confirmed by the broker or kept in the database, by reason.
     pub dead_letters: Family<Label, Counter>,
     /// Dead letters in their queue that nobody holds, at the latest look.
     pub dead_letters_waiting: Gauge,
+    /// Dead letters in the database until the broker takes them, at the latest look.
+    pub dead_letters_unsent: Gauge,
+    /// 1 while the broker takes no messages from this process.
+    pub bus_blocked: Gauge,
     /// Creates of one message id that disagreed with what was recorded, by what
     /// they disagreed about.
     pub disagreeing_creates: Family<Label, Counter>,
@@ -147,6 +151,8 @@ impl Metrics {
             events: Family::default(),
             dead_letters: Family::default(),
             dead_letters_waiting: Gauge::default(),
+            dead_letters_unsent: Gauge::default(),
+            bus_blocked: Gauge::default(),
             disagreeing_creates: Family::default(),
             implausible_times: Family::default(),
             topology_restored: Counter::default(),
@@ -204,13 +210,23 @@ impl Metrics {
         );
         registry.register(
             "dead_letters",
-            "Dead letters published and confirmed, by reason",
+            "Dead letters confirmed by RabbitMQ, or kept until it takes them, by reason",
             metrics.dead_letters.clone(),
         );
         registry.register(
             "dead_letters_waiting",
             "Dead letters in their queue, at the latest look at it",
             metrics.dead_letters_waiting.clone(),
+        );
+        registry.register(
+            "dead_letters_unsent",
+            "Dead letters that wait in the database until RabbitMQ takes them, at the latest look",
+            metrics.dead_letters_unsent.clone(),
+        );
+        registry.register(
+            "bus_blocked",
+            "Whether RabbitMQ takes no dead letters, as it says: 1 if so, else 0",
+            metrics.bus_blocked.clone(),
         );
         registry.register(
             "disagreeing_creates",

@@ -39,8 +39,9 @@ impl Listing {
             indexed,
             queued,
             busy,
+            unsent,
         } = self.index;
-        !busy && queued == Some(indexed)
+        !busy && unsent == 0 && queued == Some(indexed)
     }
 }
 

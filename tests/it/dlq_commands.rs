@@ -627,6 +627,17 @@ async fn a_letter_that_cannot_be_sent_is_told_and_all_others_go() -> Result<()> 
     let queue = &world.config.bus.dead_letter_queue;
     let large = json(&world, None, &["list", "--event", "evt_m_1"]).await?;
     let id = large["dead_letters"][0]["id"].as_str().unwrap_or_default();
+    let plan = json(&world, None, &["replay", "--all", "--dry-run"]).await?;
+    assert_eq!(
+        (&plan["selected"], &plan["unsendable"]),
+        (&3.into(), &1.into())
+    );
+    assert_eq!(plan["unsendable_letters"][0]["letter_id"], id);
+    let cause = plan["unsendable_letters"][0]["cause"].as_str();
+    assert!(
+        cause.unwrap_or_default().contains("frames of 131072"),
+        "{plan}"
+    );
 
     let replay = ["--output", "json", "replay", "--all"];
     let replayed = dlq(&world, None, &replay).await?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chat_counters::auth::Authenticator;
+use chat_counters::bus::Flow;
 use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
 use chat_counters::grpc::v1::*;
 use chat_counters::grpc::{Asked, Bound, DeadLetters, Guard};
@@ -77,7 +78,11 @@ impl Bench {
         let asked = Asked {
             reader: Reader::new(store.clone(), feed.clone()),
             store: store.clone(),
-            letters: DeadLetters::new(Redrive::new(store.clone(), &config::Config::default())),
+            letters: DeadLetters::new(Redrive::new(
+                store.clone(),
+                &config::Config::default(),
+                Flow::default(),
+            )),
             guard: Guard::new(Authenticator::open(), metrics),
         };
         let server = bound.serve(asked, ready, stop);

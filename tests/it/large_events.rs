@@ -4,6 +4,9 @@
 
 use std::time::{Duration, Instant};
 
+use lapin::BasicProperties;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+
 use crate::command_line::command;
 use crate::events::{self, join};
 use crate::kit::broker;
@@ -95,6 +98,54 @@ async fn large_events_are_counted_within_the_memory_that_is_allowed() -> Result<
     assert_eq!(unread(&service, "bob", "d").await?, all as i64);
     is_within_bounds(&service)?;
     assert_eq!(world.depth(&world.config.bus.dead_letter_queue).await?, 0);
+    service.stop().await?;
+    forget(&world).await
+}
+
+/// Letters of another hand, so that nothing but passes has held any.
+async fn put(world: &World, letters: usize, bytes: usize) -> Result<()> {
+    let (connection, channel) = world.channel().await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
+    let queue = world.config.bus.dead_letter_queue.as_str();
+    for number in 0..letters {
+        let mut body = format!("letter {number} ").into_bytes();
+        body.resize(bytes, b'x');
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        let sent = channel.basic_publish("".into(), queue.into(), options, &body, properties);
+        sent.await?.await?;
+    }
+    Ok(connection.close(200, "done".into()).await?)
+}
+
+#[tokio::test]
+async fn passes_hold_little_however_much_the_letters_come_to() -> Result<()> {
+    let (letters, mib) = (number("MESSAGES", MESSAGES), number("MIB", MIB));
+    let world = World::new("passes");
+    world.service().await?.stop().await?;
+    put(&world, letters, mib << 20).await?;
+    let service = world.service().await?;
+    let address = service.grpc.to_string();
+    for arguments in [
+        &["sync"][..],
+        &["replay", "--all", "--dry-run"],
+        &["discard", "--all", "--reason", "a test", "--yes"],
+        &["undiscard", "--all"],
+        &["discard", "--all", "--reason", "again", "--yes"],
+    ] {
+        let all = [&["dlq", "--address", &address][..], arguments].concat();
+        let done = command(&world, &all).output().await?;
+        assert!(done.status.success(), "{done:?}");
+        let peak = service.peak_rss_mib()?;
+        println!(
+            "{letters} letters of {mib} MiB, {}: peak {peak:.0} MiB",
+            arguments[0]
+        );
+    }
+    let left = world.depth(&world.config.bus.dead_letter_queue).await?;
+    assert_eq!(left, 0);
+    is_within_bounds(&service)?;
     service.stop().await?;
     forget(&world).await
 }

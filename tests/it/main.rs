@@ -17,6 +17,8 @@ mod strategy;
 mod auth;
 mod auth_jwt;
 mod auth_letters;
+mod away;
+mod blocked;
 mod chat3;
 mod command_line;
 mod commits;

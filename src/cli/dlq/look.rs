@@ -431,11 +431,17 @@ impl Sync {
 }
 
 fn state(index: v1::IndexState) -> Value {
-    json!({ "indexed": index.indexed, "queued": index.queued, "busy": index.busy })
+    json!({ "indexed": index.indexed, "queued": index.queued, "busy": index.busy, "unsent": index.unsent })
 }
 
 fn tell_disagreement(index: Option<v1::IndexState>) {
     let Some(index) = index else { return };
+    if index.unsent > 0 {
+        output::aside(&format!(
+            "{} more letters wait in the database until RabbitMQ takes them",
+            index.unsent
+        ));
+    }
     match index.queued {
         None => output::aside("RabbitMQ does not answer: this is what its queue had last"),
         Some(queued) if queued != index.indexed && !index.busy => output::aside(&format!(

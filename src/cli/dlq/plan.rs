@@ -36,6 +36,7 @@ fn text(plan: &v1::ReplayPlan) -> String {
         ),
         (plan.ignored, "are no counter events"),
         (failing, "would fail again"),
+        (plan.unsendable, "cannot be sent, and stay where they are"),
         (
             plan.not_examined,
             "not looked at: too large for the index, or of the reason delivery_limit",
@@ -62,6 +63,9 @@ fn text(plan: &v1::ReplayPlan) -> String {
         ]
     });
     section(&["would fail", "reason", "cause"], failures.collect());
+    let unsendable = plan.unsendable_letters.iter();
+    let unsendable = unsendable.map(|failed| vec![failed.letter_id.clone(), failed.cause.clone()]);
+    section(&["cannot be sent", "cause"], unsendable.collect());
     let totals = plan.totals.iter().map(|total| {
         vec![
             total.counter.clone(),
@@ -117,6 +121,9 @@ fn object(plan: &v1::ReplayPlan) -> serde_json::Value {
             "subjects": change.subjects,
         })
     });
+    let unsendable = plan.unsendable_letters.iter();
+    let unsendable =
+        unsendable.map(|failed| json!({ "letter_id": failed.letter_id, "cause": failed.cause }));
     json!({
         "selected": plan.selected,
         "applied": plan.applied,
@@ -125,6 +132,8 @@ fn object(plan: &v1::ReplayPlan) -> serde_json::Value {
         "ignored": plan.ignored,
         "uncertain": plan.uncertain,
         "not_examined": plan.not_examined,
+        "unsendable": plan.unsendable,
+        "unsendable_letters": unsendable.collect::<Vec<_>>(),
         "failures": failures.collect::<Vec<_>>(),
         "totals": totals.collect::<Vec<_>>(),
         "changes": changes.collect::<Vec<_>>(),

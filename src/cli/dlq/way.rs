@@ -7,6 +7,7 @@ use futures::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status};
 
 use crate::auth::Identity;
+use crate::bus::Flow;
 use crate::cli::access::Target;
 use crate::cli::remote::Connection;
 use crate::cli::{ExitCode, Failure, operator, output, remote};
@@ -109,7 +110,7 @@ impl Way {
     /// The servers themselves.
     pub(super) async fn direct(config: &Config) -> Result<Self, Failure> {
         let store = Store::connect(&config.store).await?;
-        let letters = DeadLetters::new(Redrive::new(store.clone(), config));
+        let letters = DeadLetters::new(Redrive::new(store.clone(), config, Flow::default()));
         Ok(Self {
             to: To::Servers(Box::new(letters), store),
             address: "this process".into(),

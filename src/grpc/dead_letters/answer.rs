@@ -6,7 +6,7 @@ use tonic::Status;
 
 use crate::derive::state::DialogKey;
 use crate::forecast::{Change, Forecast, ForecastError, Subject};
-use crate::grpc::v1;
+use crate::grpc::{service, v1};
 use crate::redrive::{IndexState, Plan, Progress, RedriveError};
 use crate::store::letters::{Entry, Failed, Group, Job};
 
@@ -65,6 +65,7 @@ impl From<IndexState> for v1::IndexState {
             indexed: int(state.indexed),
             queued: state.queued.map(int),
             busy: state.busy,
+            unsent: int(state.unsent),
         }
     }
 }
@@ -158,6 +159,12 @@ impl From<Plan> for v1::ReplayPlan {
             totals: totals.collect(),
             changes: changes.into_iter().map(Into::into).collect(),
             not_examined: int(plan.not_examined),
+            unsendable: int(plan.unsendable),
+            unsendable_letters: plan
+                .unsendable_letters
+                .into_iter()
+                .map(Into::into)
+                .collect(),
         }
     }
 }
@@ -194,11 +201,16 @@ impl From<Change> for v1::CounterChange {
 pub(super) fn refused(error: RedriveError) -> Status {
     let message = error.to_string();
     match error {
-        RedriveError::Store(error) if !error.is_unreachable() => {
+        RedriveError::Store(error) if error.is_unreachable() => {
+            // The driver's own words are of its servers, and long.
+            tracing::warn!(%error, "dead letters cannot be worked with now");
+            service::unavailable()
+        }
+        RedriveError::Store(error) => {
             tracing::error!(%error, "dead letters cannot be worked with");
             Status::internal(message)
         }
-        RedriveError::Store(_) | RedriveError::Bus(_) => Status::unavailable(message),
+        RedriveError::Bus(_) | RedriveError::Unsent(_) => Status::unavailable(message),
         RedriveError::Forecast(ForecastError::TooMuch(_) | ForecastError::TooSlow(_)) => {
             Status::resource_exhausted(message)
         }

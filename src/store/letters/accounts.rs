@@ -24,6 +24,8 @@ use crate::store::commit::commit;
 use crate::store::schema::collection::DEAD_LETTER_JOBS;
 use crate::store::{Class, Store, StoreError};
 
+/// Says of an entry that the job which has replayed its letter knows of it.
+const COUNTED: &str = "counted";
 /// Entries changed in one transaction at most.
 const AT_ONCE: usize = 1_000;
 /// Letters that failed which the record of a job names.
@@ -46,6 +48,13 @@ struct Settling {
     counted_as: &'static str,
     /// What else that record is to say: operators of an update.
     noted: Document,
+}
+
+/// A change of entries and of what their jobs come to, in one transaction.
+enum Change<'a> {
+    Settled(&'a Settling),
+    /// These are back, after a job had replayed them.
+    Counted(&'a [LetterId]),
 }
 
 enum Becomes {
@@ -209,10 +218,70 @@ impl Store {
         Ok(())
     }
 
+    /// Counts letters that jobs had replayed and that are back, for each job; one
+    /// that was counted before counts no more.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn count_failed_again(&self, ids: &[LetterId]) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.persevere(Change::Counted(ids)).await
+    }
+
+    async fn count_back_within(
+        &self,
+        session: &mut ClientSession,
+        ids: &[LetterId],
+    ) -> Result<(), StoreError> {
+        #[derive(Deserialize)]
+        struct Back {
+            #[serde(rename = "_id")]
+            id: String,
+            replayed_by: String,
+        }
+        let mut new = one_of(ids);
+        new.insert("replayed_by", doc! { "$exists": true });
+        new.insert(COUNTED, doc! { "$ne": true });
+        let letters = self.shelf::<Back>(Shelf::Queue);
+        let mut found = letters
+            .find(new)
+            .projection(doc! { "replayed_by": 1 })
+            .batch_size(AT_ONCE as u32)
+            .session(&mut *session)
+            .await?;
+        let (mut ids, mut counts) = (Vec::new(), BTreeMap::<String, i64>::new());
+        while let Some(back) = found.next(&mut *session).await.transpose()? {
+            ids.push(back.id);
+            *counts.entry(back.replayed_by).or_default() += 1;
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let letters = self.shelf::<Document>(Shelf::Queue);
+        let counted = doc! { "$set": { COUNTED: true } };
+        let these = doc! { "_id": { "$in": ids } };
+        let counted = letters.update_many(these, counted);
+        counted.session(&mut *session).await?;
+        let jobs = self.database().collection::<Document>(DEAD_LETTER_JOBS);
+        for (job, count) in counts {
+            let more = doc! { "$inc": { "failed_again": count } };
+            let job = jobs.update_one(doc! { "_id": job }, more);
+            job.session(&mut *session).await?;
+        }
+        Ok(())
+    }
+
     async fn settle(&self, settling: &Settling) -> Result<(), StoreError> {
+        self.persevere(Change::Settled(settling)).await
+    }
+
+    /// Makes a change, as often as it meets somebody else's.
+    async fn persevere(&self, change: Change<'_>) -> Result<(), StoreError> {
         let mut tries = 0;
         loop {
-            match self.settle_once(settling).await {
+            match self.change_once(&change).await {
                 Err(error) if error.class() == Class::Conflict && tries < TRIES => {}
                 outcome => return outcome,
             }
@@ -224,16 +293,18 @@ impl Store {
         }
     }
 
-    async fn settle_once(&self, settling: &Settling) -> Result<(), StoreError> {
+    async fn change_once(&self, change: &Change<'_>) -> Result<(), StoreError> {
         let mut session = self.begin().await?;
-        match self.settle_within(&mut session, settling).await {
-            Ok(()) => commit(&mut session).await,
-            Err(error) => {
-                // The server ends the transaction by itself where this fails.
-                let _ = session.abort_transaction().await;
-                Err(error)
-            }
+        let changed = match *change {
+            Change::Settled(settling) => self.settle_within(&mut session, settling).await,
+            Change::Counted(ids) => self.count_back_within(&mut session, ids).await,
+        };
+        if changed.is_ok() {
+            return commit(&mut session).await;
         }
+        // The server ends the transaction by itself where this fails.
+        let _ = session.abort_transaction().await;
+        changed
     }
 
     async fn settle_within(

@@ -6,14 +6,11 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::jobs::JobId;
-use crate::deadletter::{DeadLetter, LetterId, Reason, Sealed, UNKNOWN, shortened};
+use crate::deadletter::{DeadLetter, LetterId, MAX_KEPT_BYTES, Reason, Sealed, UNKNOWN, shortened};
 use crate::event::decode::Outline;
 
 /// Largest body that the index keeps. Larger ones stay in the queue alone.
 const MAX_BODY_BYTES: usize = 1 << 20;
-/// Largest body of a letter that can be discarded: larger ones do not fit into
-/// a document, and a discarded letter is kept whole.
-pub const MAX_DISCARDED_BYTES: usize = 15 << 20;
 /// Longest error that the index keeps: another tool's may be of any length.
 const MAX_ERROR_BYTES: usize = 4 << 10;
 
@@ -105,8 +102,13 @@ impl LetterDocument {
             copies: 0,
             job: Some(job.to_string()),
             discarded_at: Some(DateTime::now()),
-            ..Self::of(id, letter, sealed, MAX_DISCARDED_BYTES)
+            ..Self::whole(id, letter, sealed)
         }
+    }
+
+    /// The document of a letter with its body, whatever its size up to what fits.
+    pub(super) fn whole(id: &LetterId, letter: &DeadLetter, sealed: &Sealed) -> Self {
+        Self::of(id, letter, sealed, MAX_KEPT_BYTES)
     }
 
     fn of(id: &LetterId, letter: &DeadLetter, sealed: &Sealed, largest_body: usize) -> Self {

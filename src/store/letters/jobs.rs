@@ -22,7 +22,7 @@ pub struct JobId(String);
 
 impl JobId {
     /// One that no other job has; later ones are greater.
-    fn unique() -> Self {
+    pub fn unique() -> Self {
         Self(ObjectId::new().to_hex())
     }
 
@@ -297,17 +297,6 @@ impl Store {
         let jobs = self.jobs::<Document>();
         jobs.update_one(this, vec![end]).await?;
         self.forget_acted(shelf, job).await
-    }
-
-    /// Counts a letter that a job had replayed and that is back.
-    ///
-    /// # Errors
-    /// Any [`StoreError`].
-    pub async fn note_failed_again(&self, job: &str, letters: i64) -> Result<(), StoreError> {
-        let change = doc! { "$inc": { "failed_again": letters } };
-        let job = JobId(job.to_owned());
-        // The job may have died in the middle of changing its record.
-        self.in_nobodys_way(self.change_job(&job, change)).await
     }
 
     /// The other jobs on letters of a shelf that were begun and not finished.

@@ -1,5 +1,5 @@
 //! One at a time at the dead-letter queue: two passes would each see a part of
-//! it only.
+//! it only. And one who sends what waits for it, lest it be sent twice.
 
 use std::time::Duration;
 
@@ -16,10 +16,11 @@ const LENGTH: Duration = Duration::from_secs(8);
 /// When a lease that is free ended.
 const LONG_AGO: DateTime = DateTime::from_millis(0);
 
-/// The right to be at the queue.
+/// The right to be the one.
 #[derive(Debug, Clone)]
 pub struct Lease {
     store: Store,
+    name: &'static str,
     holder: ObjectId,
 }
 
@@ -32,7 +33,7 @@ impl Lease {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn renew(&self) -> Result<bool, StoreError> {
-        let ours = doc! { "_id": LEASE, "holder": self.holder };
+        let ours = doc! { "_id": self.name, "holder": self.holder };
         let meta = self.store.meta::<Document>();
         let changed = meta.update_one(ours, vec![extension()]).await?;
         Ok(changed.matched_count == 1)
@@ -43,7 +44,7 @@ impl Lease {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn give_up(self) -> Result<(), StoreError> {
-        let ours = doc! { "_id": LEASE, "holder": self.holder };
+        let ours = doc! { "_id": self.name, "holder": self.holder };
         let free = doc! { "$set": { "until": LONG_AGO } };
         self.store.meta::<Document>().update_one(ours, free).await?;
         Ok(())
@@ -62,25 +63,41 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn lease(&self, purpose: &str) -> Result<Result<Lease, String>, StoreError> {
+        self.lease_named(LEASE, purpose).await
+    }
+
+    pub(super) async fn lease_named(
+        &self,
+        name: &'static str,
+        purpose: &str,
+    ) -> Result<Result<Lease, String>, StoreError> {
         // A condition on the server's clock is not allowed in an upsert.
-        self.create_lease().await?;
+        self.create_lease_named(name).await?;
         let meta = self.meta::<Document>();
         let holder = ObjectId::new();
-        let free = doc! { "_id": LEASE, "$expr": { "$lt": ["$until", "$$NOW"] } };
+        let free = doc! { "_id": name, "$expr": { "$lt": ["$until", "$$NOW"] } };
         let take = doc! { "$set": { "holder": holder, "purpose": { "$literal": purpose } } };
         let taken = meta.update_one(free, vec![take, extension()]).await?;
         if taken.matched_count == 0 {
-            return Ok(Err(self.purpose().await?));
+            return Ok(Err(self.purpose(name).await?));
         }
         let store = self.clone();
-        Ok(Ok(Lease { store, holder }))
+        Ok(Ok(Lease {
+            store,
+            name,
+            holder,
+        }))
     }
 
     /// Makes sure of its document.
     pub(super) async fn create_lease(&self) -> Result<(), StoreError> {
+        self.create_lease_named(LEASE).await
+    }
+
+    async fn create_lease_named(&self, name: &str) -> Result<(), StoreError> {
         let first = doc! { "$setOnInsert": { "until": LONG_AGO } };
         let meta = self.meta::<Document>();
-        let created = meta.update_one(doc! { "_id": LEASE }, first);
+        let created = meta.update_one(doc! { "_id": name }, first);
         created.upsert(true).await?;
         Ok(())
     }
@@ -94,11 +111,9 @@ impl Store {
         Ok(self.meta::<Document>().find_one(taken).await?.is_some())
     }
 
-    async fn purpose(&self) -> Result<String, StoreError> {
-        let found = self
-            .meta::<Document>()
-            .find_one(doc! { "_id": LEASE })
-            .await?;
+    async fn purpose(&self, name: &str) -> Result<String, StoreError> {
+        let meta = self.meta::<Document>();
+        let found = meta.find_one(doc! { "_id": name }).await?;
         let purpose = found.and_then(|lease| lease.get_str("purpose").map(str::to_owned).ok());
         Ok(purpose.unwrap_or_else(|| "something".into()))
     }

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use futures::{Stream, TryStreamExt as _};
+use futures::{Stream, TryStreamExt as _, stream};
 use mongodb::bson::{Bson, Document, doc};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::documents::{Entry, Kept, LetterDocument, millis, moment};
-use super::shelf::{GONE, Shelf};
+use super::shelf::{GONE, Shelf, Size};
 use crate::deadletter::{Filter, LetterId};
 use crate::store::{Store, StoreError};
 
@@ -125,17 +125,29 @@ impl Store {
         Ok(found.try_collect().await?)
     }
 
-    /// The letters of the queue that match, with their bodies.
+    /// The letters of the queue that match, with their bodies, some at a time: at
+    /// most so many, and no more than have bodies of so many bytes.
     ///
     /// # Errors
     /// Any [`StoreError`], also while they are read.
     pub async fn letters_whole(
         &self,
         filter: &Filter,
-    ) -> Result<impl Stream<Item = Result<Kept, StoreError>> + Unpin, StoreError> {
+        limits: (usize, usize),
+    ) -> Result<impl Stream<Item = Result<Vec<Kept>, StoreError>>, StoreError> {
+        let sizes = self.shelf::<Size>(Shelf::Queue);
+        let sizes = sizes.find(matching(filter)).projection(doc! { "bytes": 1 });
+        let sizes = sizes.await?.map_err(StoreError::from);
         let letters = self.shelf::<LetterDocument>(Shelf::Queue);
-        let found = letters.find(matching(filter)).await?;
-        Ok(found.map_ok(LetterDocument::kept).map_err(StoreError::from))
+        // Chosen by size first: an answer of the server has up to 16 MiB.
+        let some = grouped(sizes, limits).and_then(move |ids| {
+            let letters = letters.clone();
+            async move {
+                let found = letters.find(doc! { "_id": { "$in": ids } }).await?;
+                Ok(found.map_ok(LetterDocument::kept).try_collect().await?)
+            }
+        });
+        Ok(some)
     }
 
     /// The letters that match by cause, the most frequent first.
@@ -185,6 +197,32 @@ impl Store {
         let found = found.await?.map_ok(GroupDocument::group);
         Ok(found.try_collect().await?)
     }
+}
+
+/// Letters in the order in which they come, as many together as may be.
+fn grouped(
+    sizes: impl Stream<Item = Result<Size, StoreError>> + Unpin,
+    (most, most_bytes): (usize, usize),
+) -> impl Stream<Item = Result<Vec<String>, StoreError>> {
+    stream::try_unfold((sizes, None), move |(mut sizes, mut next)| async move {
+        let (mut some, mut sum) = (Vec::new(), 0);
+        loop {
+            let size = match next.take() {
+                Some(size) => size,
+                None => match sizes.try_next().await? {
+                    Some(size) => size,
+                    None => break,
+                },
+            };
+            sum += usize::try_from(size.bytes).unwrap_or(0);
+            if !some.is_empty() && (some.len() == most || sum > most_bytes) {
+                next = Some(size);
+                break;
+            }
+            some.push(size.id);
+        }
+        Ok((!some.is_empty()).then_some((some, (sizes, next))))
+    })
 }
 
 #[derive(Deserialize)]
@@ -304,6 +342,19 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn letters_are_read_as_many_together_as_may_be() {
+        let sizes = [3, 3, 3, 20, 1, 1, 1, 1].into_iter().enumerate();
+        let sizes = sizes.map(|(number, bytes)| {
+            let id = number.to_string();
+            Ok(Size { id, bytes })
+        });
+        let groups = grouped(stream::iter(sizes), (3, 8));
+        let groups: Vec<_> = groups.try_collect().await.unwrap();
+        let sizes: Vec<_> = groups.iter().map(Vec::len).collect();
+        assert_eq!((groups.concat().len(), sizes), (8, vec![2, 1, 1, 3, 1]));
+    }
 
     #[test]
     fn a_text_is_not_taken_for_a_pattern() {

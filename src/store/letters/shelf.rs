@@ -96,6 +96,26 @@ struct Line {
     state: Option<String>,
 }
 
+#[derive(Deserialize)]
+pub(super) struct Size {
+    #[serde(rename = "_id")]
+    pub(super) id: String,
+    pub(super) bytes: i64,
+}
+
+/// The first of some documents, no more than come to so many bytes; one at least.
+pub(super) fn fitting<Id>(sizes: Vec<(Id, i64)>, most: usize) -> Vec<Id> {
+    let (mut some, mut sum) = (Vec::new(), 0);
+    for (id, bytes) in sizes {
+        sum += usize::try_from(bytes).unwrap_or(0);
+        if sum > most && !some.is_empty() {
+            break;
+        }
+        some.push(id);
+    }
+    some
+}
+
 impl Store {
     pub(super) fn shelf<T: Send + Sync>(&self, shelf: Shelf) -> Collection<T> {
         self.database().collection(shelf.collection())
@@ -229,7 +249,7 @@ impl Store {
     }
 
     /// Discarded letters that a job is to put back, some of them: at most so many,
-    /// and no more once their bodies come to so many bytes.
+    /// and no more than have bodies of so many bytes; one at least, if there is one.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -239,19 +259,20 @@ impl Store {
         limit: usize,
         bytes: usize,
     ) -> Result<Vec<Kept>, StoreError> {
-        let letters = self.shelf::<LetterDocument>(Shelf::Discarded);
         let selected = doc! { "job": job.as_str(), "state": null };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut found = letters.find(selected).limit(limit).await?;
-        let (mut some, mut sum) = (Vec::new(), 0);
-        while sum < bytes
-            && let Some(letter) = found.try_next().await?
-        {
-            let letter = letter.kept();
-            sum += letter.body.as_ref().map_or(0, Vec::len);
-            some.push(letter);
-        }
-        Ok(some)
+        let sizes = self.shelf::<Size>(Shelf::Discarded);
+        let sizes = sizes.find(selected).limit(limit);
+        let sizes = sizes.projection(doc! { "bytes": 1 }).await?;
+        let sizes: Vec<_> = sizes
+            .map_ok(|size| (size.id, size.bytes))
+            .try_collect()
+            .await?;
+        // An answer of the server has up to 16 MiB, whatever is taken of it.
+        let these = doc! { "_id": { "$in": fitting(sizes, bytes) } };
+        let letters = self.shelf::<LetterDocument>(Shelf::Discarded);
+        let letters = letters.find(these).await?;
+        Ok(letters.map_ok(LetterDocument::kept).try_collect().await?)
     }
 
     /// Entries of a shelf that stand for letters, counted by their keys. Never
@@ -345,7 +366,7 @@ pub(super) fn one_of(ids: &[LetterId]) -> Document {
 }
 
 /// How many documents were there already, if nothing else went wrong.
-fn duplicates_alone(error: &Error) -> Option<u64> {
+pub(super) fn duplicates_alone(error: &Error) -> Option<u64> {
     let ErrorKind::InsertMany(failed) = error.kind.as_ref() else {
         return None;
     };

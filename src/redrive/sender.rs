@@ -1,0 +1,143 @@
+//! Sending the letters that wait in the database, once the broker takes them.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::gauge::Gauge;
+use tracing::{error, info, warn};
+
+use super::job::Kept;
+use super::{Redrive, RedriveError};
+use crate::bus::Patience;
+use crate::bus::outbox::{Outbox, Unsent};
+use crate::deadletter::Sealed;
+use crate::failpoint::{self, Point};
+use crate::shutdown::Shutdown;
+
+/// How often it is looked whether letters wait.
+const LOOK: Duration = Duration::from_secs(1);
+/// Letters sent together at most, and bytes of their bodies.
+const AT_ONCE: usize = 64;
+const BYTES_AT_ONCE: usize = 4 << 20;
+
+/// Sends letters whenever some wait, one replica at a time; shows how many wait.
+/// Until the shutdown.
+pub async fn send(redrive: Redrive, unsent: Gauge, shutdown: Shutdown) {
+    let mut failed = false;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = shutdown.requested() => return,
+        }
+        // An error is told by those for whom it is in the way.
+        let Ok(waiting) = redrive.store.unsent().await else {
+            continue;
+        };
+        unsent.set(i64::try_from(waiting.letters).unwrap_or(i64::MAX));
+        if waiting.letters == 0 || redrive.flow.is_blocked() {
+            continue;
+        }
+        let sent = tokio::select! {
+            sent = redrive.send_unsent() => sent,
+            // Should some be on their way, they may be sent once more.
+            () = shutdown.requested() => return,
+        };
+        match sent {
+            Ok(0) => {}
+            Ok(letters) => {
+                failed = false;
+                info!(
+                    letters,
+                    "letters that waited in the database are in the dead-letter queue"
+                );
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failed, true) {
+                    warn!(%error, "letters wait in the database until they can be sent");
+                }
+            }
+        }
+    }
+}
+
+impl Redrive {
+    /// Sends all letters that wait, if nobody else does; returns how many were sent.
+    ///
+    /// # Errors
+    /// [`RedriveError`]; what was not sent goes on waiting.
+    async fn send_unsent(&self) -> Result<u64, RedriveError> {
+        // Perhaps all that waits can never be sent.
+        if self.store.next_unsent(1, 0).await?.is_empty() {
+            return Ok(0);
+        }
+        let Some(lease) = self.store.sender_lease().await? else {
+            return Ok(0);
+        };
+        let lease = Kept::renewed(lease);
+        let outcome = self.send_while(&lease).await;
+        lease.give_up().await;
+        outcome
+    }
+
+    async fn send_while(&self, lease: &Kept) -> Result<u64, RedriveError> {
+        // Endless: what waits on a connection that is given up arrives all the same,
+        // and would be sent twice.
+        let outbox = Outbox::open(&self.bus, &self.flow, Patience::Endless).await?;
+        let mut sent = 0;
+        // The first goes alone: only then the broker says whether it takes any.
+        let mut most = 1;
+        while !lease.is_lost() {
+            match self.send_some(&outbox, most).await? {
+                Some(some) => sent += some,
+                None => break,
+            }
+            most = AT_ONCE;
+        }
+        outbox.close().await;
+        Ok(sent)
+    }
+
+    /// How many of the next letters were sent; `None` when there are none.
+    async fn send_some(&self, outbox: &Outbox, most: usize) -> Result<Option<u64>, RedriveError> {
+        let waiting = self.store.next_unsent(most, BYTES_AT_ONCE).await?;
+        if waiting.is_empty() {
+            return Ok(None);
+        }
+        let mut letters = Vec::with_capacity(waiting.len());
+        for (unsent, kept) in waiting {
+            let (properties, body) = (kept.properties, kept.body.unwrap_or_default());
+            letters.push((unsent, kept.entry, Sealed { properties, body }));
+        }
+        let sealed: Vec<_> = letters.iter().map(|(.., sealed)| sealed).collect();
+        let outcomes = outbox.put_back(&sealed).await?;
+        failpoint::pass(Point::KeptSent);
+        let (mut sent, mut was_refused) = (Vec::with_capacity(letters.len()), None);
+        for (letter, outcome) in letters.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => sent.push(letter),
+                // It goes on waiting.
+                Err(refused @ Unsent::Refused { .. }) => was_refused = Some(refused),
+                Err(cause) => {
+                    let (unsent, entry, _) = letter;
+                    error!(letter = %entry.id, %cause, "a letter that waits in the database can never be sent; it is kept there");
+                    self.store.refuse_unsent(unsent, &cause.to_string()).await?;
+                }
+            }
+        }
+        let entries = sent
+            .iter()
+            .map(|(_, entry, sealed)| (&entry.id, &entry.letter, sealed));
+        self.store.index_letters(entries).await?;
+        let back = sent
+            .iter()
+            .filter(|(_, entry, _)| entry.letter.replayed_by.is_some());
+        let back: Vec<_> = back.map(|(_, entry, _)| entry.id.clone()).collect();
+        self.store.count_failed_again(&back).await?;
+        failpoint::pass(Point::KeptIndexed);
+        let ids: Vec<_> = sent.iter().map(|(unsent, ..)| *unsent).collect();
+        self.store.forget_unsent(&ids).await?;
+        match was_refused {
+            Some(refused) => Err(refused.into()),
+            None => Ok(Some(ids.len() as u64)),
+        }
+    }
+}

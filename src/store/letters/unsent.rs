@@ -1,0 +1,192 @@
+//! Letters that wait for the dead-letter queue: the broker takes none now.
+//!
+//! Each that comes is one document, also where another one has the same id: in the
+//! queue they will be copies. It goes after the letter is confirmed by the broker and
+//! in the index, so that whoever dies in between sends it once more, and it is a copy.
+
+use std::collections::HashMap;
+
+use futures::TryStreamExt as _;
+use mongodb::Collection;
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{Document, doc};
+use mongodb::options::Hint;
+use serde::{Deserialize, Serialize};
+
+use super::documents::{Kept, LetterDocument};
+use super::lease::Lease;
+use super::shelf::{duplicates_alone, fitting};
+use crate::deadletter::{DeadLetter, Sealed};
+use crate::store::schema::collection::UNSENT_LETTERS;
+use crate::store::{Store, StoreError};
+
+/// The lease of whoever sends them, in `meta`.
+const SENDER: &str = "unsent_letters";
+
+/// Names one that waits. Made before it is kept, so that keeping it twice is keeping
+/// it once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UnsentId(ObjectId);
+
+impl UnsentId {
+    /// One that no other has; later ones are greater.
+    pub fn unique() -> Self {
+        Self(ObjectId::new())
+    }
+}
+
+/// How many letters wait, and bytes of their bodies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unsent {
+    /// Letters.
+    pub letters: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UnsentDocument {
+    #[serde(rename = "_id")]
+    id: ObjectId,
+    /// Of the body.
+    bytes: i64,
+    letter: LetterDocument,
+}
+
+#[derive(Deserialize)]
+struct Size {
+    #[serde(rename = "_id")]
+    id: ObjectId,
+    bytes: i64,
+}
+
+impl Store {
+    /// Keeps letters until they can be sent.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; some may be kept then.
+    pub async fn keep_unsent<'l>(
+        &self,
+        letters: impl IntoIterator<Item = (UnsentId, &'l DeadLetter, &'l Sealed)>,
+    ) -> Result<(), StoreError> {
+        let documents = letters.into_iter().map(|(id, letter, sealed)| {
+            let name = letter.id(&sealed.body);
+            UnsentDocument {
+                id: id.0,
+                bytes: i64::try_from(sealed.body.len()).unwrap_or(i64::MAX),
+                letter: LetterDocument::whole(&name, letter, sealed),
+            }
+        });
+        let documents: Vec<_> = documents.collect();
+        if documents.is_empty() {
+            return Ok(());
+        }
+        let kept = self.unsent_documents();
+        match kept.insert_many(documents).ordered(false).await {
+            Err(error) if duplicates_alone(&error).is_none() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What waits.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn unsent(&self) -> Result<Unsent, StoreError> {
+        #[derive(Deserialize)]
+        struct Sums {
+            letters: i64,
+            bytes: i64,
+        }
+        let stages = [
+            // True of all, and has them read from the index alone.
+            doc! { "$match": { "bytes": { "$gte": 0_i64 } } },
+            doc! { "$group": {
+                "_id": null,
+                "letters": { "$sum": 1_i64 },
+                "bytes": { "$sum": "$bytes" },
+            } },
+        ];
+        let documents = self.unsent_documents::<Document>();
+        let sums = documents.aggregate(stages);
+        let sums = sums.hint(Hint::Keys(doc! { "bytes": 1 }));
+        let found = sums.with_type::<Sums>().await?.try_next().await?;
+        let int = |count: i64| u64::try_from(count).unwrap_or(0);
+        Ok(found.map_or_else(Unsent::default, |sums| Unsent {
+            letters: int(sums.letters),
+            bytes: int(sums.bytes),
+        }))
+    }
+
+    /// Letters to be sent next, so many at most, and no more than have
+    /// bodies of so many bytes; one at least, if there is one.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn next_unsent(
+        &self,
+        most: usize,
+        bytes: usize,
+    ) -> Result<Vec<(UnsentId, Kept)>, StoreError> {
+        let documents = self.unsent_documents::<Size>();
+        let sizes = documents.find(doc! { "refused": null });
+        let sizes = sizes.sort(doc! { "_id": 1 });
+        let sizes = sizes.limit(i64::try_from(most).unwrap_or(i64::MAX));
+        let sizes: Vec<Size> = sizes
+            .projection(doc! { "bytes": 1 })
+            .await?
+            .try_collect()
+            .await?;
+        let sizes = sizes.into_iter().map(|size| (size.id, size.bytes));
+        let ids = fitting(sizes.collect(), bytes);
+        let these = doc! { "_id": { "$in": &ids } };
+        let documents = self.unsent_documents::<UnsentDocument>();
+        let letters = documents.find(these).await?;
+        let letters = letters.map_ok(|found| (found.id, found.letter.kept()));
+        let mut letters: HashMap<_, _> = letters.try_collect().await?;
+        let ordered = ids.into_iter();
+        let ordered = ordered.filter_map(|id| Some((UnsentId(id), letters.remove(&id)?)));
+        Ok(ordered.collect())
+    }
+
+    /// Takes letters that are in the queue by now.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn forget_unsent(&self, ids: &[UnsentId]) -> Result<(), StoreError> {
+        let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+        let these = doc! { "_id": { "$in": ids } };
+        let documents = self.unsent_documents::<Document>();
+        documents.delete_many(these).await?;
+        Ok(())
+    }
+
+    /// Notes of a letter why it can never be sent. It is kept, and in no other's way.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn refuse_unsent(&self, id: UnsentId, cause: &str) -> Result<(), StoreError> {
+        let note = doc! { "$set": { "refused": cause } };
+        let documents = self.unsent_documents::<Document>();
+        documents.update_one(doc! { "_id": id.0 }, note).await?;
+        Ok(())
+    }
+
+    /// Takes the lease of whoever sends them, if it is free.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn sender_lease(&self) -> Result<Option<Lease>, StoreError> {
+        Ok(self.lease_named(SENDER, "sending letters").await?.ok())
+    }
+
+    fn unsent_documents<T: Send + Sync>(&self) -> Collection<T> {
+        self.database().collection(UNSENT_LETTERS)
+    }
+}
+
+impl std::fmt::Display for UnsentId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
