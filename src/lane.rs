@@ -324,6 +324,10 @@ impl Lane {
                 Outcome::Applied => "applied",
                 Outcome::Unchanged => "unchanged",
                 Outcome::Duplicate => "duplicate",
+                Outcome::Refused(refusal) => {
+                    self.dead_letter(work, refusal.into());
+                    continue;
+                }
             };
             self.shared.metrics.settled(kind);
             self.shared.types.settled(&work.event);
@@ -340,7 +344,13 @@ impl Lane {
             if taken > 1 {
                 progress.limit = taken / 2;
             } else if let Some(work) = progress.queue.pop_front() {
-                self.reject(work, &failed);
+                error!(tenant = %work.event.tenant, event = %work.event.stamp.event,
+                    error = %failed, "the store refuses an event; it is dead-lettered");
+                let failure = Failure {
+                    reason: Reason::RejectedByStore,
+                    error: failed.to_string(),
+                };
+                self.dead_letter(work, failure);
                 progress.limit = usize::MAX;
             }
             return true;
@@ -386,18 +396,10 @@ impl Lane {
         }
     }
 
-    /// One event that the store refuses, now and always.
-    fn reject(&self, work: Work, failed: &StoreError) {
-        let Work {
-            event, delivery, ..
-        } = work;
-        error!(tenant = %event.tenant, event = %event.stamp.event, error = %failed,
-            "the store refuses an event; it is dead-lettered");
+    /// One event that is not counted, whatever is tried.
+    fn dead_letter(&self, work: Work, failure: Failure) {
         self.shared.metrics.settled("dead_lettered");
-        self.shared.types.settled(&event);
-        delivery.dead_letter(Failure {
-            reason: Reason::RejectedByStore,
-            error: failed.to_string(),
-        });
+        self.shared.types.settled(&work.event);
+        work.delivery.dead_letter(failure);
     }
 }

@@ -208,9 +208,13 @@ impl Writer {
         events: &[&Event],
         care: Care,
     ) -> Result<Vec<Fate>, StoreError> {
+        let target = self.target().await?;
         let mut attempt = Attempt {
-            batch: Batch::default(),
-            target: self.target().await?,
+            batch: match target {
+                Target::Served(_) => Batch::default(),
+                Target::Rebuilt { .. } => Batch::of_accepted(),
+            },
+            target,
             patience: self.patience,
             looked_at: HashSet::new(),
             readers: 0,

@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 
 use mongodb::bson::error::Result;
-use mongodb::bson::{DateTime, RawDocumentBuf, cstr, rawdoc};
+use mongodb::bson::{DateTime, RawBson, RawDocumentBuf, cstr, rawdoc};
 
 use super::documents::{
     Id, append_corrected, append_created, append_stamp, by_type_document, field, membership_facts,
 };
 use super::generation::{Generation, Generations};
-use super::journal;
 use super::schema::collection;
+use super::{journal, names};
 use crate::derive::Changes;
 use crate::derive::changes::{
     Consumed, DialogChange, MembershipChange, MessageBefore, MessageChange, WordChange,
@@ -73,6 +73,9 @@ pub fn writes(
     for (key, change) in &changes.messages {
         if let Some(statement) = message(key, change)? {
             writes.add(key, statement);
+            if let Some(statement) = without_zeros(key, change) {
+                writes.add(key, statement);
+            }
         }
     }
     for (key, change) in &changes.memberships {
@@ -140,7 +143,12 @@ fn insert(collection: &'static str, document: RawDocumentBuf) -> Statement {
     Statement(collection, Verb::Insert, document)
 }
 
-fn update(collection: &'static str, filter: RawDocumentBuf, change: RawDocumentBuf) -> Statement {
+fn update(
+    collection: &'static str,
+    filter: RawDocumentBuf,
+    change: impl Into<RawBson>,
+) -> Statement {
+    let change = change.into();
     let statement = rawdoc! { "q": filter, "u": change };
     Statement(collection, Verb::Update, statement)
 }
@@ -224,8 +232,20 @@ fn message(key: &MessageKey, change: &MessageChange) -> Result<Option<Statement>
             filter.append(cstr!("version"), expected);
             changed_message(filter, change)?
         }
-        MessageBefore::Created => changed_message(by_id(key), change)?,
+        MessageBefore::Created => {
+            let mut filter = by_id(key);
+            names::require_room(&mut filter, change)?;
+            changed_message(filter, change)?
+        }
     })
+}
+
+/// Takes reactions out that nobody has set any more, after counts went down:
+/// what is left of each would be a field for good.
+fn without_zeros(key: &MessageKey, change: &MessageChange) -> Option<Statement> {
+    let less = change.reactions.values().any(|more| *more < 0);
+    let stored = change.before != MessageBefore::Absent;
+    (less && stored).then(|| update(collection::MESSAGES, by_id(key), names::without_zeros()))
 }
 
 fn new_message(key: &MessageKey, change: &MessageChange) -> Result<Statement> {

@@ -36,6 +36,7 @@ mod history_size;
 mod implausible_times;
 mod large_events;
 mod layers;
+mod limits;
 mod memory;
 mod mutations;
 mod outages;
