@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use crate::bus::{BusError, Consumer, upkeep};
 use crate::config::Config;
 use crate::event::decode::Decoder;
-use crate::grpc::{Bound, DeadLetters, ServeError};
+use crate::grpc::{Asked, Bound, DeadLetters, ServeError};
 use crate::lane::{Lane, Shared, TypesInFlight, ask_in_doubt};
 use crate::maintenance::background;
 use crate::outage::Outage;
@@ -158,16 +158,17 @@ async fn serve(
     ready: &Ready,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
-    let bound = Bound::bind(&config.grpc).await?;
-    info!(address = %bound.local_addr(), "serving gRPC");
-    let letters = DeadLetters::new(redrive);
-    let grpc = bound.serve(
+    let bound = Bound::bind(config).await?;
+    info!(address = %bound.local_addr(), "serving counters over gRPC");
+    if let Some(address) = bound.admin_addr() {
+        info!(%address, "serving dead letters and maintenance over gRPC");
+    }
+    let asked = Asked {
         reader,
         store,
-        letters,
-        ready.store.clone(),
-        shutdown.clone(),
-    );
+        letters: DeadLetters::new(redrive),
+    };
+    let grpc = bound.serve(asked, ready.store.clone(), shutdown.clone());
     parts.spawn(async move { grpc.await.map_err(AppError::from) });
     if !config.metrics.listen.is_empty() {
         let listener = listen(&config.metrics.listen).await?;

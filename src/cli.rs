@@ -101,9 +101,12 @@ struct Overrides {
     /// Database of the counters (store.database)
     #[arg(long, global = true, value_name = "NAME")]
     database: Option<String>,
-    /// Where gRPC is served (grpc.listen)
+    /// Where counters are served over gRPC (grpc.listen)
     #[arg(long, global = true, value_name = "HOST:PORT")]
     grpc_listen: Option<String>,
+    /// Where dead letters and maintenance are served over gRPC, empty = off (admin.listen)
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    admin_listen: Option<String>,
     /// Where /metrics and /healthz are served, empty = off (metrics.listen)
     #[arg(long, global = true, value_name = "HOST:PORT")]
     metrics_listen: Option<String>,
@@ -141,6 +144,7 @@ impl Global {
             queue,
             database,
             grpc_listen,
+            admin_listen,
             metrics_listen,
             log_level,
             log_format,
@@ -152,6 +156,7 @@ impl Global {
             ("bus.queue", "--queue", queue),
             ("store.database", "--database", database),
             ("grpc.listen", "--grpc-listen", grpc_listen),
+            ("admin.listen", "--admin-listen", admin_listen),
             ("metrics.listen", "--metrics-listen", metrics_listen),
             ("log.level", "--log-level", log_level),
             ("log.format", "--log-format", log_format),

@@ -31,8 +31,10 @@ pub struct Config {
     pub lanes: Lanes,
     /// Waiting between tries.
     pub retry: Retry,
-    /// The gRPC server.
+    /// Where counters are served.
     pub grpc: Grpc,
+    /// Where dead letters and maintenance are served.
+    pub admin: Admin,
     /// The HTTP endpoint for metrics.
     pub metrics: Metrics,
     /// Logs.
@@ -115,7 +117,7 @@ pub struct Retry {
     pub max_ms: u64,
 }
 
-/// The gRPC server.
+/// The gRPC listener for counters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Grpc {
@@ -129,6 +131,16 @@ pub struct Grpc {
     pub default_deadline_ms: u64,
     /// Longest deadline.
     pub max_deadline_ms: u64,
+    /// Whether anybody may ask what there is.
+    pub reflection: bool,
+}
+
+/// The gRPC listener for dead letters and maintenance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Where it listens; empty = off.
+    pub listen: String,
 }
 
 /// The Prometheus endpoint.
@@ -231,6 +243,15 @@ impl Default for Grpc {
             max_concurrent_requests: 256,
             default_deadline_ms: 5_000,
             max_deadline_ms: 60_000,
+            reflection: false,
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:50052".into(),
         }
     }
 }

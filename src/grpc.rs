@@ -1,4 +1,6 @@
-//! The gRPC server: asks the store; of the bus it knows nothing.
+//! The gRPC servers: counters on one listener, for clients; dead letters and
+//! maintenance on another, for operators. What one is asked does not slow the
+//! other.
 //!
 //! Bounded throughout: calls at once ([`config::Grpc::max_concurrent_requests`],
 //! the rest is shed), streams per connection, sizes of messages and headers,
@@ -34,7 +36,7 @@ use crate::store::read::Reader;
 
 pub use dead_letters::DeadLetters;
 use edge::Edge;
-use health::Probe;
+use health::{Probe, StoreState};
 use limits::Limits;
 use maintenance::Maintenance;
 use service::Counters;
@@ -80,8 +82,10 @@ const MAX_LETTERS_BYTES: usize = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address cannot be listened on.
-    #[error("grpc.listen: cannot listen on {listen}: {reason}")]
+    #[error("{key}: cannot listen on {listen}: {reason}")]
     Bind {
+        /// Which of the listeners.
+        key: &'static str,
         /// The configured address.
         listen: String,
         /// What the system said.
@@ -96,39 +100,75 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// A server that listens but does not answer yet.
+/// A port that is listened on.
 #[derive(Debug)]
-pub struct Bound {
+struct Socket {
     incoming: TcpIncoming,
     address: SocketAddr,
-    config: config::Grpc,
 }
 
-impl Bound {
-    /// Listens on `grpc.listen`. Port 0 takes a free port.
-    ///
-    /// # Errors
-    /// [`ServeError::Bind`].
-    pub async fn bind(config: &config::Grpc) -> Result<Self, ServeError> {
+impl Socket {
+    async fn bind(key: &'static str, listen: &str) -> Result<Self, ServeError> {
         let failed = |reason| ServeError::Bind {
-            listen: config.listen.clone(),
+            key,
+            listen: listen.to_owned(),
             reason,
         };
-        let listener = TcpListener::bind(&config.listen).await.map_err(failed)?;
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let incoming = TcpIncoming::from(listener)
             .with_nodelay(Some(true))
             .with_keepalive(Some(KEEPALIVE));
+        Ok(Self { incoming, address })
+    }
+}
+
+/// What is asked for answers.
+#[derive(Debug)]
+pub struct Asked {
+    /// Reads of counters.
+    pub reader: Reader,
+    /// What is verified and rebuilt.
+    pub store: Store,
+    /// Dead letters.
+    pub letters: DeadLetters,
+}
+
+/// Servers that listen but do not answer yet.
+#[derive(Debug)]
+pub struct Bound {
+    counters: Socket,
+    admin: Option<Socket>,
+    config: config::Grpc,
+}
+
+impl Bound {
+    /// Listens on `grpc.listen`, and on `admin.listen` unless it is empty. Port 0
+    /// takes a free port.
+    ///
+    /// # Errors
+    /// [`ServeError::Bind`].
+    pub async fn bind(config: &config::Config) -> Result<Self, ServeError> {
+        let counters = Socket::bind("grpc.listen", &config.grpc.listen).await?;
+        let admin = match config.admin.listen.as_str() {
+            "" => None,
+            listen => Some(Socket::bind("admin.listen", listen).await?),
+        };
         Ok(Self {
-            incoming,
-            address,
-            config: config.clone(),
+            counters,
+            admin,
+            config: config.grpc.clone(),
         })
     }
 
-    /// Where it listens.
+    /// Where counters are served.
     pub fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.counters.address
+    }
+
+    /// Where dead letters and maintenance are served, if they are.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|admin| admin.address)
     }
 
     /// Answers until the stop is requested, then waits a few seconds for open
@@ -139,49 +179,68 @@ impl Bound {
     /// [`ServeError`].
     pub async fn serve(
         self,
-        reader: Reader,
-        maintained: Store,
-        letters: DeadLetters,
+        asked: Asked,
         ready: watch::Sender<bool>,
         shutdown: Shutdown,
     ) -> Result<(), ServeError> {
+        let Asked {
+            reader,
+            store,
+            letters,
+        } = asked;
         let (reporter, health) = health_reporter();
-        let (probe, store) = Probe::new(reader.clone(), reporter, HEALTH_NAMES, ready).await;
-        let limits = Limits::new(&self.config);
-        let counters = Counters::new(reader, limits.clone(), store.clone());
-        let counters = CounterServiceServer::new(counters)
-            .max_decoding_message_size(self.config.max_message_bytes)
-            .max_encoding_message_size(self.config.max_message_bytes.max(MAX_ANSWER_BYTES));
-        let admit = move |call| {
-            let shed = limits.admit(call);
-            // Calls that wait for the store may be what takes all the places.
-            shed.map_err(|busy| match store.is_unreachable() {
-                true => service::unavailable(),
-                false => busy,
-            })
+        let (probe, state) = Probe::new(reader.clone(), reporter, HEALTH_NAMES, ready).await;
+        let counters = counters(&self.config, reader, state).add_service(health.clone());
+        let counters = match self.config.reflection {
+            true => reflected(counters)?,
+            false => counters,
         };
-        let router = server(&self.config)
-            .add_service(InterceptedService::new(counters, admit))
-            .add_service(
-                MaintenanceServiceServer::new(Maintenance::new(maintained))
-                    .max_decoding_message_size(self.config.max_message_bytes),
-            )
-            .add_service(
-                DeadLetterServiceServer::new(letters)
-                    .max_decoding_message_size(self.config.max_message_bytes.max(MAX_LETTER_BYTES))
-                    .max_encoding_message_size(MAX_LETTERS_BYTES),
-            )
-            .add_service(health)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?);
+        let admin = reflected(admin(&self.config, store, letters).add_service(health))?;
         let probing = tokio::spawn(probe.run(shutdown.clone()));
-        let ended = run(router, self.incoming, shutdown).await;
+        let administering = async {
+            match self.admin {
+                Some(socket) => run(admin, socket.incoming, shutdown.clone()).await,
+                None => Ok(()),
+            }
+        };
+        let counting = run(counters, self.counters.incoming, shutdown.clone());
+        let ended = tokio::try_join!(counting, administering).map(drop);
         if ended.is_ok() {
             // After a stop it ends by itself.
             let _ = probing.await;
         }
         ended
     }
+}
+
+fn counters(config: &config::Grpc, reader: Reader, store: StoreState) -> Router<Layers> {
+    let limits = Limits::new(config);
+    let counters = Counters::new(reader, limits.clone(), store.clone());
+    let counters = CounterServiceServer::new(counters)
+        .max_decoding_message_size(config.max_message_bytes)
+        .max_encoding_message_size(config.max_message_bytes.max(MAX_ANSWER_BYTES));
+    let admit = move |call| {
+        let shed = limits.admit(call);
+        // Calls that wait for the store may be what takes all the places.
+        shed.map_err(|busy| match store.is_unreachable() {
+            true => service::unavailable(),
+            false => busy,
+        })
+    };
+    server(config).add_service(InterceptedService::new(counters, admit))
+}
+
+fn admin(config: &config::Grpc, store: Store, letters: DeadLetters) -> Router<Layers> {
+    server(config)
+        .add_service(
+            MaintenanceServiceServer::new(Maintenance::new(store))
+                .max_decoding_message_size(config.max_message_bytes),
+        )
+        .add_service(
+            DeadLetterServiceServer::new(letters)
+                .max_decoding_message_size(config.max_message_bytes.max(MAX_LETTER_BYTES))
+                .max_encoding_message_size(MAX_LETTERS_BYTES),
+        )
 }
 
 /// What every call goes through.
@@ -200,10 +259,16 @@ fn server(config: &config::Grpc) -> Server<Layers> {
         .layer(layer_fn(Edge as fn(Routes) -> Edge<Routes>))
 }
 
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+/// With reflection of everything, which says what may be asked where.
+fn reflected(router: Router<Layers>) -> Result<Router<Layers>, ServeError> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(router
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
 }
 
 async fn run(

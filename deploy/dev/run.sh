@@ -10,7 +10,8 @@ variables=$(deploy/dev/servers.sh env)
 cargo build --release --locked --bin chat-counters
 echo
 deploy/dev/servers.sh status
-echo "gRPC      ${CHAT_COUNTERS__GRPC__LISTEN:-127.0.0.1:50051}  (plaintext, with reflection)"
+echo "gRPC      ${CHAT_COUNTERS__GRPC__LISTEN:-127.0.0.1:50051}  (counters, plaintext)"
+echo "admin     ${CHAT_COUNTERS__ADMIN__LISTEN:-127.0.0.1:50052}  (gRPC: dead letters, maintenance, reflection)"
 echo "metrics   http://${CHAT_COUNTERS__METRICS__LISTEN:-127.0.0.1:9090}/metrics"
 echo "Ctrl-C stops the service, 'make down' the servers; the data stays."
 echo

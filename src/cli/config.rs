@@ -51,7 +51,8 @@ fn effective(loaded: &Loaded) -> Result<String, std::io::Error> {
             before = section;
         }
         // Strings and numbers are the same in JSON and TOML.
-        let _ = write!(text, "{name} = {}", values[section][name]);
+        let section = section.split('.').fold(&values, |of, part| &of[part]);
+        let _ = write!(text, "{name} = {}", section[name]);
         if let Some(source) = loaded.sources.get(key.name) {
             let _ = write!(text, "  # {source}");
         }

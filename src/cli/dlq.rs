@@ -35,7 +35,7 @@ use way::Way;
 pub(super) struct Dlq {
     #[command(subcommand)]
     verb: Verb,
-    /// The service; default: grpc.listen of the configuration
+    /// The service; default: admin.listen of the configuration
     #[arg(long, global = true, value_name = "HOST:PORT")]
     address: Option<String>,
     /// Ask no service: work on RabbitMQ and MongoDB from here

@@ -36,6 +36,12 @@ pub(super) fn refused(address: &str, status: &Status) -> Failure {
     let message = status.message();
     match status.code() {
         Code::InvalidArgument => Failure::new(ExitCode::Usage, message),
+        Code::Unimplemented => {
+            let message = format!(
+                "the service at {address} does not answer this there: counters are at grpc.listen, dead letters and maintenance at admin.listen of its configuration"
+            );
+            Failure::new(ExitCode::Server, message)
+        }
         code => {
             let message = format!("the service at {address} cannot answer: {message} ({code:?})");
             Failure::new(ExitCode::Server, message)

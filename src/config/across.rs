@@ -12,6 +12,7 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
         lanes,
         retry,
         grpc,
+        admin,
         metrics,
         ..
     } = config;
@@ -62,12 +63,24 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
         "grpc.max_deadline_ms",
         grpc.max_deadline_ms,
     );
-    if grpc.listen == metrics.listen && !grpc.listen.ends_with(":0") {
-        refuse(
-            "metrics.listen",
-            "another address than grpc.listen".into(),
-            format!("{:?} for both", grpc.listen),
-        );
+    let listeners = [
+        ("grpc.listen", &grpc.listen),
+        ("admin.listen", &admin.listen),
+        ("metrics.listen", &metrics.listen),
+    ];
+    for (index, (key, address)) in listeners.into_iter().enumerate() {
+        let before = listeners.iter().take(index);
+        let mut same = before.filter(|(_, other)| *other == address);
+        if let Some((other, _)) = same.next()
+            && !address.is_empty()
+            && !address.ends_with(":0")
+        {
+            refuse(
+                key,
+                format!("another address than {other}"),
+                format!("{address:?} for both"),
+            );
+        }
     }
     problems
 }

@@ -9,7 +9,7 @@ use super::rules::{self, Rule};
 /// One key.
 #[derive(Debug)]
 pub struct Key {
-    /// `section.key`, as in a file.
+    /// `section.key` or `section.part.key`, as in a file.
     pub name: &'static str,
     /// Its default, as TOML.
     pub default: &'static str,
@@ -26,9 +26,9 @@ impl Key {
         format!("{}{name}", super::load::PREFIX)
     }
 
-    /// Section and key.
+    /// Section, which may be a part of another (`bus.tls`), and key.
     pub fn parts(&self) -> (&'static str, &'static str) {
-        self.name.split_once('.').unwrap_or(("", self.name))
+        self.name.rsplit_once('.').unwrap_or(("", self.name))
     }
 }
 
@@ -98,7 +98,7 @@ pub const KEYS: &[Key] = &[
     key("retry.max_ms", "5000", number(1, 3_600_000),
         "Longest wait between tries, in milliseconds; an outage is waited out without an end"),
     key("grpc.listen", "\"127.0.0.1:50051\"", Rule::Text(rules::address),
-        "Where the gRPC server listens, host:port"),
+        "Where counters are served over gRPC (CounterService, health), host:port"),
     key("grpc.max_message_bytes", "1048576", number(1_024, 64 << 20),
         "Largest request and answer"),
     key("grpc.max_concurrent_requests", "256", number(1, 65_535),
@@ -107,6 +107,10 @@ pub const KEYS: &[Key] = &[
         "Deadline of a call that brings none, in milliseconds"),
     key("grpc.max_deadline_ms", "60000", number(1, 3_600_000),
         "Longest deadline that a caller gets, in milliseconds"),
+    key("grpc.reflection", "false", Rule::Boolean,
+        "Whether grpc.listen answers reflection too; admin.listen always does"),
+    key("admin.listen", "\"127.0.0.1:50052\"", Rule::Text(rules::address_or_off),
+        "Where dead letters and maintenance are served over gRPC (DeadLetterService, MaintenanceService, health, reflection), host:port; empty = off"),
     key("metrics.listen", "\"127.0.0.1:9090\"", Rule::Text(rules::address_or_off),
         "Where /metrics (OpenMetrics) and /healthz are served over HTTP, host:port; empty = off"),
     key("log.level", "\"info\"", Rule::Text(rules::level),
@@ -137,7 +141,7 @@ pub fn annotated() -> String {
         }
         let _ = writeln!(text, "# {}.", key.doc);
         let Key { rule, default, .. } = key;
-        if let Rule::Integer { .. } = rule {
+        if let Rule::Integer { .. } | Rule::Boolean = rule {
             let _ = writeln!(text, "# {}", rule.expected());
         }
         let _ = writeln!(text, "{name} = {default}");

@@ -161,6 +161,10 @@ fn parsed(key: &Key, text: &str) -> toml::Value {
             .trim()
             .parse()
             .map_or_else(|_| toml::Value::String(text.into()), toml::Value::Integer),
+        Rule::Boolean => text
+            .trim()
+            .parse()
+            .map_or_else(|_| toml::Value::String(text.into()), toml::Value::Boolean),
         Rule::Text(_) | Rule::Url(_) => toml::Value::String(text.into()),
     }
 }
@@ -175,15 +179,20 @@ struct Settings {
 impl Settings {
     fn file(&mut self, path: &Path, table: toml::Table) {
         let source = Source::File(path.to_owned());
-        for (section, value) in table {
-            match value {
-                toml::Value::Table(entries) if known_section(&section) => {
-                    for (name, value) in entries {
-                        self.named(&format!("{section}.{name}"), &source, value);
-                    }
+        for (name, value) in table {
+            self.entry(name, &source, value);
+        }
+    }
+
+    /// A value of a file, or a section with all that is in it.
+    fn entry(&mut self, name: String, source: &Source, value: toml::Value) {
+        match value {
+            toml::Value::Table(entries) if known_section(&name) => {
+                for (part, value) in entries {
+                    self.entry(format!("{name}.{part}"), source, value);
                 }
-                value => self.named(&section, &source, value),
             }
+            value => self.named(&name, source, value),
         }
     }
 
@@ -219,8 +228,10 @@ impl Settings {
     }
 
     fn unknown(&mut self, name: &str, source: &Source) {
-        let section = name.split('.').next().unwrap_or_default();
-        let expected = if known_section(section) {
+        let above = |name: &str| name.rsplit_once('.').map(|(above, _)| above.to_owned());
+        let mut sections = std::iter::successors(above(name), |section| above(section));
+        let section = sections.find(|section| known_section(section));
+        let expected = if let Some(section) = section {
             let keys = KEYS.iter().filter(|key| key.parts().0 == section);
             let keys: Vec<_> = keys.map(|key| key.parts().1).collect();
             format!("a key of the section {section}: {}", keys.join(", "))
@@ -244,11 +255,8 @@ impl Settings {
         let mut tables = toml::Table::new();
         let mut sources = BTreeMap::new();
         for (name, (value, source)) in std::mem::take(&mut self.values) {
-            let (section, key) = name.split_once('.').unwrap_or(("", name));
-            let table = tables
-                .entry(section)
-                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
-            if let toml::Value::Table(table) = table {
+            let (section, key) = name.rsplit_once('.').unwrap_or(("", name));
+            if let Some(table) = section_of(&mut tables, section) {
                 table.insert(key.into(), value);
             }
             sources.insert(name, source);
@@ -272,7 +280,22 @@ impl Settings {
 }
 
 fn known_section(section: &str) -> bool {
-    KEYS.iter().any(|key| key.parts().0 == section)
+    let within = |name: &str| {
+        let rest = name.strip_prefix(section);
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    };
+    KEYS.iter().any(|key| within(key.name))
+}
+
+/// The table of a section, made where it is missing. None when a value stands
+/// in its place.
+fn section_of<'a>(tables: &'a mut toml::Table, section: &str) -> Option<&'a mut toml::Table> {
+    section.split('.').try_fold(tables, |table, part| {
+        table
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+    })
 }
 
 /// Longest value that is quoted back.

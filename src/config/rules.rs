@@ -15,6 +15,8 @@ pub enum Rule {
         /// The largest.
         max: i64,
     },
+    /// true or false.
+    Boolean,
     /// A text that passes a check.
     Text(Check),
     /// A text that passes a check and may hold a password.
@@ -26,6 +28,7 @@ impl Rule {
     pub fn expected(&self) -> String {
         match self {
             Rule::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Rule::Boolean => "true or false".into(),
             Rule::Text(_) | Rule::Url(_) => "a string".into(),
         }
     }
@@ -38,6 +41,7 @@ impl Rule {
             {
                 Ok(())
             }
+            (Rule::Boolean, toml::Value::Boolean(_)) => Ok(()),
             (Rule::Text(check) | Rule::Url(check), toml::Value::String(text)) => {
                 check(text).map_err(Into::into)
             }

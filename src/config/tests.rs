@@ -9,22 +9,26 @@ use super::{Config, ConfigError, Loaded, PREFIX, Problem, Source, Sources, load}
 #[test]
 fn the_documented_keys_are_the_keys_and_their_defaults_the_defaults() {
     let serialised = serde_json::to_value(Config::default()).unwrap();
-    let of = |(section, keys): (&String, &serde_json::Value)| -> Vec<String> {
-        let keys = keys.as_object().unwrap().keys();
-        keys.map(|key| format!("{section}.{key}")).collect()
-    };
-    let real: BTreeSet<String> = serialised
-        .as_object()
-        .unwrap()
-        .iter()
-        .flat_map(of)
-        .collect();
+    let mut real = BTreeSet::new();
+    leaves("", &serialised, &mut real);
     let documented: BTreeSet<String> = KEYS.iter().map(|key| key.name.to_owned()).collect();
     assert_eq!(real, documented);
     assert_eq!(documented.len(), KEYS.len(), "a key is documented twice");
 
     let file: Config = toml::from_str(&keys::annotated()).unwrap();
     assert_eq!(file, Config::default());
+}
+
+/// The names of all values, those of sections within sections too.
+fn leaves(of: &str, value: &serde_json::Value, names: &mut BTreeSet<String>) {
+    let Some(entries) = value.as_object() else {
+        names.insert(of.to_owned());
+        return;
+    };
+    for (name, value) in entries {
+        let dot = if of.is_empty() { "" } else { "." };
+        leaves(&format!("{of}{dot}{name}"), value, names);
+    }
 }
 
 #[test]

@@ -44,11 +44,12 @@ impl Listing {
     }
 }
 
-/// Has the service compare its index with the queue, then lists all letters.
+/// Has the service compare its index with the queue: letters whose confirm was
+/// lost with a connection are in the queue, and known to nobody yet.
 ///
 /// # Errors
 /// When it cannot for so long.
-pub async fn list(url: String, patience: Duration) -> Result<Listing> {
+pub async fn sync(url: String, patience: Duration) -> Result<()> {
     let client = DeadLetterServiceClient::connect(url).await?;
     // Somebody who was killed may have the lease still.
     until_for(patience, "index compared with queue", || async {
@@ -56,6 +57,16 @@ pub async fn list(url: String, patience: Duration) -> Result<Listing> {
         client.clone().sync_dead_letters(request).await.ok()
     })
     .await?;
+    Ok(())
+}
+
+/// Has the service compare its index with the queue, then lists all letters.
+///
+/// # Errors
+/// When it cannot for so long.
+pub async fn list(url: String, patience: Duration) -> Result<Listing> {
+    sync(url.clone(), patience).await?;
+    let client = DeadLetterServiceClient::connect(url).await?;
     let agreed = until_for(patience, "index that agrees with the queue", || async {
         let listing = pages(client.clone()).await.ok()?;
         listing.agrees().then_some(listing)

@@ -20,7 +20,7 @@ pub struct Replica {
     log: PathBuf,
     service: Service,
     /// For those who ask whichever process there is.
-    url: watch::Sender<String>,
+    admin_url: watch::Sender<String>,
 }
 
 impl Replica {
@@ -30,7 +30,7 @@ impl Replica {
         Ok(Self {
             config,
             log,
-            url: watch::Sender::new(url(&service)),
+            admin_url: watch::Sender::new(admin_url(&service)),
             service,
         })
     }
@@ -45,14 +45,19 @@ impl Replica {
         self.service.is_ready().await
     }
 
-    /// Where it answers gRPC now.
+    /// Where it answers counters now.
     pub fn url(&self) -> String {
-        url(&self.service)
+        format!("http://{}", self.service.grpc)
     }
 
-    /// Where it answers gRPC, from process to process.
-    pub fn urls(&self) -> watch::Receiver<String> {
-        self.url.subscribe()
+    /// Where it answers dead letters now.
+    pub fn admin_url(&self) -> String {
+        admin_url(&self.service)
+    }
+
+    /// Where it answers dead letters, from process to process.
+    pub fn admin_urls(&self) -> watch::Receiver<String> {
+        self.admin_url.subscribe()
     }
 
     /// Ends it on the spot.
@@ -78,7 +83,7 @@ impl Replica {
     /// Starts it again.
     pub async fn start(&mut self) -> Result<()> {
         self.service = spawn(&self.config, &self.log).await?;
-        self.url.send_replace(self.url());
+        self.admin_url.send_replace(self.admin_url());
         Ok(())
     }
 
@@ -124,8 +129,8 @@ impl Replica {
     }
 }
 
-fn url(service: &Service) -> String {
-    format!("http://{}", service.grpc)
+fn admin_url(service: &Service) -> String {
+    format!("http://{}", service.admin)
 }
 
 async fn spawn(config: &Config, log: &Path) -> Result<Service> {

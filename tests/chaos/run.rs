@@ -116,7 +116,7 @@ fn replayer<'r>(
 ) -> Option<Replayer<'r>> {
     seed.is_multiple_of(2).then(|| {
         let config = replicas[0].config().clone();
-        let urls = replicas.iter().map(Replica::urls).collect();
+        let urls = replicas.iter().map(Replica::admin_urls).collect();
         let random = Random::new(seed ^ 0x0de4_d1e7);
         Replayer::new(config, logs.join("replay.log"), urls, random, record)
     })

@@ -149,11 +149,13 @@ impl Played<'_> {
         become_ready(&mut self.replicas).await?;
         let replica = &mut self.replicas[0];
         if let Some(replayer) = &mut self.replayer {
-            // Copies of events that are counted may have been refused, too.
-            replayer.until_none(&replica.url(), PATIENCE).await?;
+            // Copies of events that are counted may have been refused, too, by
+            // replicas that never heard the confirm of the letter.
+            listed::sync(replica.admin_url(), PATIENCE).await?;
+            replayer.until_none(&replica.admin_url(), PATIENCE).await?;
             outcome.replays = replayer.replays;
         }
-        let listing = listed::list(replica.url(), PATIENCE).await?;
+        let listing = listed::list(replica.admin_url(), PATIENCE).await?;
         let comparison = compare(replica, model).await?;
         outcome.compared = comparison.compared;
         let differences = comparison.differences.iter().map(ToString::to_string);

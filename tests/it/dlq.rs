@@ -24,7 +24,7 @@ use crate::world::{World, dialog, unread};
 pub type Client = DeadLetterServiceClient<Channel>;
 
 pub async fn client(service: &Service) -> Result<Client> {
-    Ok(DeadLetterServiceClient::connect(format!("http://{}", service.grpc)).await?)
+    Ok(DeadLetterServiceClient::connect(format!("http://{}", service.admin)).await?)
 }
 
 /// Letters that no replay can cure, of three causes: two at different places

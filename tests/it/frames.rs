@@ -230,7 +230,7 @@ async fn headers_that_the_broker_makes_larger_than_a_frame_are_read() -> Result<
 
 /// Runs `dlq` and expects it to do well.
 async fn dlq(world: &World, service: &Service, arguments: &[&str]) -> Result<String> {
-    let mut tool = command(world, &["dlq", "--address", &service.grpc.to_string()]);
+    let mut tool = command(world, &["dlq", "--address", &service.admin.to_string()]);
     let output = tokio::time::timeout(PATIENCE, tool.args(arguments).output()).await??;
     let (said, code) = (stdout(&output), output.status.code());
     assert_eq!(code, Some(0), "{arguments:?}: {said}{}", stderr(&output));

@@ -2,6 +2,7 @@
 
 use chat_counters::grpc::v1;
 use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
+use chat_counters::grpc::v1::dead_letter_service_client::DeadLetterServiceClient;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -261,28 +262,42 @@ async fn health_and_reflection_are_served() -> Result<()> {
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
     let (_world, service, _client) = with("health", &[]).await?;
-    let channel = Channel::from_shared(format!("http://{}", service.grpc))?
-        .connect()
-        .await?;
-    for name in ["", "chatcounters.v1.CounterService"] {
+    let at = |address| Channel::from_shared(format!("http://{address}"));
+    let counters = at(service.grpc)?.connect().await?;
+    let admin = at(service.admin)?.connect().await?;
+    for (channel, name) in [
+        (&counters, ""),
+        (&counters, "chatcounters.v1.CounterService"),
+        (&admin, "chatcounters.v1.DeadLetterService"),
+        (&admin, "chatcounters.v1.MaintenanceService"),
+    ] {
         let request = HealthCheckRequest {
             service: name.into(),
         };
         let answer = HealthClient::new(channel.clone()).check(request).await?;
         assert_eq!(answer.into_inner().status, 1, "{name:?} is serving");
     }
-    let request = ServerReflectionRequest {
-        message_request: Some(MessageRequest::ListServices(String::new())),
-        ..ServerReflectionRequest::default()
+    let request = || {
+        let request = ServerReflectionRequest {
+            message_request: Some(MessageRequest::ListServices(String::new())),
+            ..ServerReflectionRequest::default()
+        };
+        futures::stream::iter([request])
     };
-    let requests = futures::stream::iter([request]);
-    let mut reflection = ServerReflectionClient::new(channel);
-    let answers = reflection.server_reflection_info(requests);
-    let answer = answers.await?.into_inner().message().await?;
+    let mut reflection = ServerReflectionClient::new(admin);
+    let answers = reflection.server_reflection_info(request()).await?;
+    let answer = answers.into_inner().message().await?;
     assert!(
         format!("{answer:?}").contains("chatcounters.v1.CounterService"),
         "{answer:?}"
     );
+    // Whoever reads counters is not told what else there is, nor given it.
+    let mut reflection = ServerReflectionClient::new(counters.clone());
+    let refused = reflection.server_reflection_info(request()).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unimplemented);
+    let mut letters = DeadLetterServiceClient::new(counters);
+    let refused = letters.list_dead_letters(v1::ListDeadLettersRequest::default());
+    assert_eq!(refused.await.unwrap_err().code(), Code::Unimplemented);
     service.stop().await
 }
 
@@ -298,13 +313,14 @@ struct Bytes {
 #[tokio::test]
 async fn what_no_method_can_take_is_refused_in_words_of_grpc() -> Result<()> {
     let (_world, service, mut client) = with("edges", &[join("e1", "d1", "ann", 1)]).await?;
-    let channel = Channel::from_shared(format!("http://{}", service.grpc))?;
-    let channel = channel.connect().await?;
-    for method in [
-        "chatcounters.v1.CounterService/GetUserStats",
-        "chatcounters.v1.DeadLetterService/GetDeadLetter",
-        "chatcounters.v1.MaintenanceService/VerifyCounters",
-        "grpc.health.v1.Health/Check",
+    let at = |address| Channel::from_shared(format!("http://{address}"));
+    let counters = at(service.grpc)?.connect().await?;
+    let admin = at(service.admin)?.connect().await?;
+    for (channel, method) in [
+        (&counters, "chatcounters.v1.CounterService/GetUserStats"),
+        (&admin, "chatcounters.v1.DeadLetterService/GetDeadLetter"),
+        (&admin, "chatcounters.v1.MaintenanceService/VerifyCounters"),
+        (&counters, "grpc.health.v1.Health/Check"),
     ] {
         let mut raw = tonic::client::Grpc::new(channel.clone());
         raw.ready().await?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
 use chat_counters::grpc::v1::*;
-use chat_counters::grpc::{Bound, DeadLetters};
+use chat_counters::grpc::{Asked, Bound, DeadLetters};
 use chat_counters::redrive::Redrive;
 use chat_counters::store::Store;
 use chat_counters::store::read::{CommitFeed, Reader};
@@ -56,18 +56,27 @@ impl Bench {
         }
         let feed = CommitFeed::new();
         let (trigger, stop) = shutdown::channel();
-        let bound = Bound::bind(&config::Grpc {
-            listen: "127.0.0.1:0".into(),
-            ..config
+        let bound = Bound::bind(&config::Config {
+            grpc: config::Grpc {
+                listen: "127.0.0.1:0".into(),
+                ..config
+            },
+            admin: config::Admin {
+                listen: String::new(),
+            },
+            ..config::Config::default()
         })
         .await
         .unwrap();
         let address = format!("http://{}", bound.local_addr());
-        let (reader, served) = (Reader::new(store.clone(), feed.clone()), store.clone());
         let ready = tokio::sync::watch::Sender::new(false);
         let mut is_ready = ready.subscribe();
-        let letters = DeadLetters::new(Redrive::new(store.clone(), &config::Config::default()));
-        let server = bound.serve(reader, served, letters, ready, stop);
+        let asked = Asked {
+            reader: Reader::new(store.clone(), feed.clone()),
+            store: store.clone(),
+            letters: DeadLetters::new(Redrive::new(store.clone(), &config::Config::default())),
+        };
+        let server = bound.serve(asked, ready, stop);
         let server = tokio::spawn(async move { server.await.unwrap() });
         is_ready.wait_for(|ready| *ready).await.unwrap();
         let channel = Channel::from_shared(address.clone())

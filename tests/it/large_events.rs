@@ -121,7 +121,7 @@ async fn events_that_are_too_large_are_let_go_within_the_memory_that_is_allowed(
     );
     assert_eq!(unread(&service, "bob", "d").await?, small as i64);
     // Working through them as well.
-    let address = service.grpc.to_string();
+    let address = service.admin.to_string();
     let discard = ["discard", "--all", "--reason", "too large", "--yes"];
     let all = [&["dlq", "--address", &address][..], &discard].concat();
     let done = command(&world, &all).output().await?;

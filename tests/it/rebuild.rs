@@ -340,7 +340,7 @@ async fn the_api_rebuilds_and_tells_how_far_it_is() -> Result<()> {
     service.has_settled(known.len() as u64).await?;
     lose_facts(&world).await?;
     let mut maintenance: MaintenanceServiceClient<Channel> =
-        MaintenanceServiceClient::connect(format!("http://{}", service.grpc)).await?;
+        MaintenanceServiceClient::connect(format!("http://{}", service.admin)).await?;
     let abandoned = maintenance.abandon_rebuild(v1::AbandonRebuildRequest {});
     assert!(!abandoned.await?.into_inner().abandoned);
     let wrong = v1::RebuildCountersRequest {

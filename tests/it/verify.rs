@@ -222,7 +222,7 @@ async fn an_interrupted_run_goes_on_where_it_was() -> Result<()> {
 }
 
 async fn maintenance(service: &Service) -> Result<MaintenanceServiceClient<Channel>> {
-    let address = format!("http://{}", service.grpc);
+    let address = format!("http://{}", service.admin);
     Ok(MaintenanceServiceClient::connect(address).await?)
 }
 

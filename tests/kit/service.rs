@@ -80,8 +80,10 @@ pub async fn until_for<T, F: Future<Output = Option<T>>>(
 pub struct Service {
     process: Child,
     pid: u32,
-    /// Where it answers gRPC.
+    /// Where it answers counters.
     pub grpc: SocketAddr,
+    /// Where it answers dead letters and maintenance.
+    pub admin: SocketAddr,
     /// Where it answers `/metrics` and `/healthz`.
     pub metrics: SocketAddr,
 }
@@ -100,6 +102,8 @@ pub fn command(binary: &Path, config: &Config) -> Command {
         )
         .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
         .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
+        // None that another test's service has.
+        .env("CHAT_COUNTERS__ADMIN__LISTEN", "127.0.0.1:0")
         .stdin(Stdio::null())
         .kill_on_drop(true);
     command
@@ -144,12 +148,14 @@ impl Service {
         level: &str,
         log: Stdio,
     ) -> Result<Self> {
-        let (grpc, metrics) = (free_address().await?, free_address().await?);
+        let (grpc, admin) = (free_address().await?, free_address().await?);
+        let metrics = free_address().await?;
         let mut command = command(binary, config);
         command
             .arg("serve")
             .stderr(log)
             .env("CHAT_COUNTERS__GRPC__LISTEN", grpc.to_string())
+            .env("CHAT_COUNTERS__ADMIN__LISTEN", admin.to_string())
             .env("CHAT_COUNTERS__METRICS__LISTEN", metrics.to_string())
             .env("CHAT_COUNTERS__LOG__LEVEL", level);
         for (key, value) in [
@@ -182,6 +188,7 @@ impl Service {
             process,
             pid,
             grpc,
+            admin,
             metrics,
         })
     }

@@ -86,7 +86,7 @@ impl Way {
     /// A running service; the servers themselves when none answers. An address
     /// that was given must answer.
     pub(super) async fn find(address: Option<&str>, config: &Config) -> Result<Self, Failure> {
-        match remote::connect(address.unwrap_or(&config.grpc.listen)).await {
+        match remote::connect(address.unwrap_or(&config.admin.listen)).await {
             Ok((address, channel)) => {
                 let client = DeadLetterServiceClient::new(channel)
                     .max_decoding_message_size(MAX_ANSWER_BYTES);
@@ -96,7 +96,7 @@ impl Way {
             Err(failure) if failure.is_server() && address.is_none() => {
                 output::aside(&format!(
                     "no service answers at {}: working on RabbitMQ and MongoDB directly",
-                    config.grpc.listen
+                    config.admin.listen
                 ));
                 Self::direct(config).await
             }
