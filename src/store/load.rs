@@ -34,7 +34,13 @@ pub struct Loader {
     store: Store,
     pub(super) session: ClientSession,
     generations: Arc<Generations>,
+    /// Bytes of documents of one kind that are read at once.
+    most: usize,
 }
+
+/// What a lane reads for a batch of one kind of document: all of a batch are in
+/// memory together, and a few kinds of documents may be large.
+const MAX_READ: usize = 64 << 20;
 
 /// The needs that are looked up by key, by their kind.
 #[derive(Default)]
@@ -61,6 +67,7 @@ impl Store {
             store: self.clone(),
             session: self.snapshot_session().await?,
             generations,
+            most: MAX_READ,
         })
     }
 
@@ -76,6 +83,7 @@ impl Store {
             store: self.clone(),
             session,
             generations: Arc::new(generations),
+            most: usize::MAX,
         })
     }
 }
@@ -194,6 +202,7 @@ impl Loader {
         }
         // A key is recognised by the bytes of its `_id`.
         let mut found = HashMap::with_capacity(keys.len());
+        let mut bytes = 0;
         for (generation, ids) in sought {
             let documents = self
                 .store
@@ -202,6 +211,10 @@ impl Loader {
             let filter = doc! { "_id": { "$in": ids } };
             let mut cursor = documents.find(filter).session(&mut self.session).await?;
             while let Some(document) = cursor.stream(&mut self.session).try_next().await? {
+                bytes += document.as_bytes().len();
+                if bytes > self.most && keys.len() > 1 {
+                    return Err(StoreError::TooMuch { most: self.most });
+                }
                 let id = document.get_document("_id").map_err(unreadable)?;
                 found.insert(id.as_bytes().to_vec(), read(&document)?);
             }

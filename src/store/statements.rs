@@ -11,7 +11,7 @@ use super::documents::{
 };
 use super::generation::{Generation, Generations};
 use super::schema::collection;
-use super::{journal, names};
+use super::{StoreError, journal, names};
 use crate::derive::Changes;
 use crate::derive::changes::{
     Consumed, DialogChange, MembershipChange, MessageBefore, MessageChange, WordChange,
@@ -49,46 +49,59 @@ pub struct Write {
     pub statements: Vec<RawDocumentBuf>,
 }
 
+/// The largest document. What is listed in one has limits (`derive::Limits`), so
+/// this is met by what is stored since before those, if by anything.
+const MAX_DOCUMENT: usize = 8 << 20;
+/// What a batch of several events may take in memory as statements, and on the
+/// server in its transaction.
+const MAX_BATCH: usize = 64 << 20;
+
 /// All writes of a batch. Dialogs come first: a version that moved is noticed
 /// before anything else is sent.
 ///
 /// # Errors
-/// When something cannot be encoded.
+/// [`StoreError::TooLarge`] or [`StoreError::TooMuch`]; any other when something
+/// cannot be encoded.
 pub fn writes(
     changes: &Changes,
     generations: &Generations,
     events: Events,
     now: DateTime,
-) -> Result<Vec<Write>> {
+) -> std::result::Result<Vec<Write>, StoreError> {
     let mut writes = Writes::new(generations);
+    if changes.taken.len() > 1 {
+        writes.most = MAX_BATCH;
+    }
     for (key, change) in &changes.dialogs {
-        writes.add(key, dialog(key, change, now)?);
+        writes.add(key, dialog(key, change, now).map_err(unencodable)?)?;
     }
     if events == Events::Taken {
         for taken in &changes.taken {
-            let record = insert(collection::JOURNAL, journal::record(taken, now)?);
-            writes.add_to(Generation::default(), record);
+            let record = journal::record(taken, now).map_err(unencodable)?;
+            let record = insert(collection::JOURNAL, record);
+            writes.add_to(Generation::default(), record)?;
         }
     }
     for (key, change) in &changes.messages {
-        if let Some(statement) = message(key, change)? {
-            writes.add(key, statement);
+        if let Some(statement) = message(key, change).map_err(unencodable)? {
+            writes.add(key, statement)?;
             if let Some(statement) = without_zeros(key, change) {
-                writes.add(key, statement);
+                writes.add(key, statement)?;
             }
         }
     }
     for (key, change) in &changes.memberships {
-        writes.add(key, membership(key, change, now)?);
+        let membership = membership(key, change, now).map_err(unencodable)?;
+        writes.add(key, membership)?;
     }
     for key in &changes.receipts {
-        writes.add(key, insert(collection::RECEIPTS, by_id(key)));
+        writes.add(key, insert(collection::RECEIPTS, by_id(key)))?;
     }
     for (key, change) in &changes.reactions {
-        writes.add(key, reaction(key, change));
+        writes.add(key, reaction(key, change))?;
     }
     for key in &changes.topics {
-        writes.add(key, insert(collection::TOPICS, by_id(key)));
+        writes.add(key, insert(collection::TOPICS, by_id(key)))?;
     }
     for (key, (stamp, user_type)) in &changes.user_types {
         // Documents compare field by field: the latest stamp wins, whoever
@@ -97,15 +110,21 @@ pub fn writes(
         append_stamp(&mut typed, stamp);
         typed.append(cstr!("type"), user_type.as_str());
         let change = rawdoc! { "$max": { "typed": typed } };
-        writes.add(key, upsert(collection::USERS, by_id(key), change));
+        writes.add(key, upsert(collection::USERS, by_id(key), change))?;
     }
     Ok(writes.gathered)
+}
+
+fn unencodable(error: mongodb::bson::error::Error) -> StoreError {
+    StoreError::Driver(error.into())
 }
 
 /// Statements, gathered by collection and verb in order of first use.
 struct Writes<'g> {
     generations: &'g Generations,
     gathered: Vec<Write>,
+    bytes: usize,
+    most: usize,
 }
 
 impl<'g> Writes<'g> {
@@ -113,15 +132,29 @@ impl<'g> Writes<'g> {
         Self {
             generations,
             gathered: Vec::new(),
+            bytes: 0,
+            most: usize::MAX,
         }
     }
 
-    fn add(&mut self, key: &impl Id, statement: Statement) {
-        self.add_to(self.generations.of(key.tenant()), statement);
+    fn add(&mut self, key: &impl Id, statement: Statement) -> Added {
+        self.add_to(self.generations.of(key.tenant()), statement)
     }
 
-    fn add_to(&mut self, generation: Generation, statement: Statement) {
+    fn add_to(&mut self, generation: Generation, statement: Statement) -> Added {
         let Statement(collection, verb, document) = statement;
+        let (bytes, most) = (document.as_bytes().len(), MAX_DOCUMENT);
+        if bytes > most {
+            return Err(StoreError::TooLarge {
+                collection,
+                bytes,
+                most,
+            });
+        }
+        self.bytes += bytes;
+        if self.bytes > self.most {
+            return Err(StoreError::TooMuch { most: self.most });
+        }
         let same = |write: &&mut Write| {
             write.collection == collection && write.verb == verb && write.generation == generation
         };
@@ -134,8 +167,11 @@ impl<'g> Writes<'g> {
                 statements: vec![document],
             }),
         }
+        Ok(())
     }
 }
+
+type Added = std::result::Result<(), StoreError>;
 
 struct Statement(&'static str, Verb, RawDocumentBuf);
 

@@ -45,6 +45,7 @@ mod read_count_size;
 mod rebuild;
 mod rules;
 mod scenario;
+mod set_aside;
 mod stored;
 mod torture;
 mod verify;
