@@ -107,8 +107,10 @@ pub struct Lanes {
     pub batch_events: usize,
     /// Age of a batch at most.
     pub batch_age_ms: u64,
-    /// Dialogs that each lane keeps.
+    /// Dialogs that all lanes keep.
     pub cached_dialogs: usize,
+    /// Bytes that they take, with the events that are remembered.
+    pub cache_bytes: usize,
 }
 
 /// Waiting between tries, for the bus and the store alike.
@@ -250,6 +252,7 @@ impl Default for Lanes {
             batch_events: 1000,
             batch_age_ms: 5,
             cached_dialogs: 20_000,
+            cache_bytes: 64 << 20,
         }
     }
 }

@@ -7,6 +7,7 @@ mod letter;
 
 use std::fmt;
 
+use crate::derive::Refusal;
 pub use cause::{GroupId, cause};
 pub use filter::Filter;
 pub use letter::{DeadLetter, LetterId, Sealed, UNKNOWN};
@@ -26,6 +27,12 @@ pub enum Reason {
     InvalidEvent,
     /// The store refuses this one event, and no retry can cure it.
     RejectedByStore,
+    /// One more reaction on a message that has as many different ones as it may.
+    TooManyReactions,
+    /// One more status of a message that has as many different ones as it may.
+    TooManyStatuses,
+    /// One more add of a user to a dialog who was added as often as may be.
+    TooManyAdds,
     /// The broker gave up: the event was delivered too often without an end.
     DeliveryLimit,
     /// The broker's: it waited in a queue for longer than its time to live.
@@ -38,11 +45,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 11] = [
         Reason::Undecodable,
         Reason::TooLarge,
         Reason::InvalidEvent,
         Reason::RejectedByStore,
+        Reason::TooManyReactions,
+        Reason::TooManyStatuses,
+        Reason::TooManyAdds,
         Reason::DeliveryLimit,
         Reason::Expired,
         Reason::MaxLen,
@@ -57,6 +67,9 @@ impl Reason {
             Reason::TooLarge => "too_large",
             Reason::InvalidEvent => "invalid_event",
             Reason::RejectedByStore => "rejected_by_store",
+            Reason::TooManyReactions => "too_many_reactions",
+            Reason::TooManyStatuses => "too_many_statuses",
+            Reason::TooManyAdds => "too_many_adds",
             Reason::DeliveryLimit => "delivery_limit",
             Reason::Expired => "expired",
             Reason::MaxLen => "maxlen",
@@ -95,6 +108,20 @@ pub struct Failure {
     pub reason: Reason,
     /// What was wrong, in words.
     pub error: String,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let reason = match refusal {
+            Refusal::Reactions(_) => Reason::TooManyReactions,
+            Refusal::Statuses(_) => Reason::TooManyStatuses,
+            Refusal::Adds(_) => Reason::TooManyAdds,
+        };
+        Self {
+            reason,
+            error: refusal.to_string(),
+        }
+    }
 }
 
 /// At most so many bytes of a text, cut between characters.

@@ -24,8 +24,10 @@
 //! refused unless every version is the one that it was derived from.
 
 pub mod changes;
+mod limits;
 mod membership;
 mod message;
+mod names;
 mod reaction;
 pub mod state;
 pub mod tail;
@@ -34,8 +36,9 @@ mod touched;
 use crate::event::{DialogId, Event, Fact, MessageId, Micros, SenderType, TopicId, UserId};
 pub use changes::{Changes, Outcome};
 use changes::{DialogChange, MembershipChange, MessageBefore, MessageChange, Taken, Trace};
+pub use limits::{Limits, Refusal};
 use state::{
-    Dialog, DialogKey, EventKey, Membership, MembershipKey, Message, MessageKey, Need, ReactionKey,
+    Dialog, DialogKey, EventKey, Membership, MembershipKey, Message, MessageKey, Name, Need,
     ReceiptKey, State, TopicKey, UserKey,
 };
 use touched::Touched;
@@ -61,11 +64,20 @@ pub enum Care {
 pub const FORESEEN_ROUNDS: usize = 4;
 
 /// Events that are to be committed as one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Batch {
     state: State,
     changes: Changes,
     touched: Touched,
+    /// None, for events that were accepted before.
+    limits: Option<Limits>,
+}
+
+impl Default for Batch {
+    /// One of new events.
+    fn default() -> Self {
+        Self::within(Limits::default())
+    }
 }
 
 type Step<T = ()> = Result<T, Missing>;
@@ -105,6 +117,25 @@ impl Effect {
 }
 
 impl Batch {
+    /// One of new events, some of which these limits may refuse.
+    pub fn within(limits: Limits) -> Self {
+        Self {
+            state: State::default(),
+            changes: Changes::default(),
+            touched: Touched::default(),
+            limits: Some(limits),
+        }
+    }
+
+    /// One of events from the journal: they were accepted, and count in whatever
+    /// order they come.
+    pub fn of_accepted() -> Self {
+        Self {
+            limits: None,
+            ..Self::default()
+        }
+    }
+
     /// Where answers to [`Need`]s go.
     pub fn state_mut(&mut self) -> &mut State {
         &mut self.state
@@ -203,6 +234,7 @@ impl Batch {
                 if status.is_read() {
                     needs.extend(self.read_needs(event, &message, user));
                 }
+                needs.extend(self.need_of_name(&message, Name::Status(status.clone())));
                 needs.push(Need::Receipt(ReceiptKey {
                     message,
                     status: status.clone(),
@@ -210,21 +242,13 @@ impl Batch {
                 }));
                 needs
             }
-            Fact::ReactionChanged {
-                message,
-                user,
-                words,
-            } => {
-                let message = message_key(event, message);
-                let words = words.iter().map(|(reaction, _)| {
-                    Need::Reaction(ReactionKey {
-                        message: message.clone(),
-                        reaction: reaction.clone(),
-                        user: user.clone(),
-                    })
-                });
-                let mut needs: Vec<_> = words.collect();
-                needs.push(Need::Message(message));
+            Fact::ReactionChanged { message, .. } => {
+                let mut needs = vec![Need::Message(message_key(event, message))];
+                for (key, _) in self.words(event) {
+                    let name = Name::Reaction(key.reaction.clone());
+                    needs.extend(self.need_of_name(&key.message, name));
+                    needs.push(Need::Reaction(key));
+                }
                 needs
             }
             Fact::BulkRead {
@@ -271,6 +295,7 @@ impl Batch {
             Need::Message(key) => state.messages.contains_key(key),
             Need::Receipt(key) => state.receipts.contains_key(key),
             Need::Reaction(key) => state.reactions.contains_key(key),
+            Need::Name(key) => self.knows_name(key),
             Need::Topic(key) => state.topics.contains_key(key),
             Need::UserType(key) => state.user_types.contains_key(key),
             Need::MembersPast(key, at) => state
@@ -313,19 +338,14 @@ impl Batch {
             return Ok(Outcome::Duplicate);
         }
         self.require(self.needs_of(event))?;
+        if let Some(refusal) = self.refusal(event) {
+            return Ok(Outcome::Refused(refusal));
+        }
         let effect = match &event.fact {
             Fact::MessageCreated(message) => self.message_created(event, message)?,
             Fact::MessageDeleted { message } => self.message_deleted(event, message)?,
-            Fact::StatusReached {
-                message,
-                user,
-                status,
-            } => self.status_reached(event, message, user, status)?,
-            Fact::ReactionChanged {
-                message,
-                user,
-                words,
-            } => self.reaction_changed(event, message, user, words),
+            Fact::StatusReached { .. } => self.status_reached(event)?,
+            Fact::ReactionChanged { .. } => self.reaction_changed(event),
             Fact::BulkRead { dialog, user, .. }
             | Fact::MemberAdded { dialog, user, .. }
             | Fact::MemberRemoved { dialog, user } => {
@@ -384,6 +404,7 @@ impl Batch {
     /// Ends the batch: what is to be written, and the dialogs as they will be
     /// once it is.
     pub fn finish(mut self) -> Changes {
+        self.note_rooms();
         for (key, slot) in self.state.dialogs {
             if slot.now.version != slot.stored_version {
                 let change = DialogChange {
@@ -479,6 +500,8 @@ impl Batch {
                 readers: Vec::new(),
                 statuses: Default::default(),
                 reactions: Default::default(),
+                room_for_statuses: Default::default(),
+                room_for_reactions: Default::default(),
             })
     }
 }

@@ -22,6 +22,7 @@ mod comparison;
 mod forecaster;
 mod tally;
 
+use crate::derive::Refusal;
 use crate::derive::state::{DialogKey, MembershipKey, MessageKey, UserKey};
 use crate::history::Counter;
 use crate::store::StoreError;
@@ -40,6 +41,8 @@ pub enum Prospect {
     Unchanged,
     /// It was counted before, or came before in the selection.
     Duplicate,
+    /// It would not be accepted.
+    Refused(Refusal),
     /// It would change something, but what depends on others of the selection.
     Uncertain,
 }
@@ -53,6 +56,8 @@ pub struct Forecast {
     pub unchanged: u64,
     /// Events that were counted before, or came twice.
     pub duplicates: u64,
+    /// Events that would not be accepted.
+    pub refused: u64,
     /// Of `applied`: events whose changes are in none of the following.
     pub uncertain: u64,
     /// The changes summed, by counter. Unread is there by user and dialog; what

@@ -12,34 +12,40 @@
 //! aside, and all others of its dialog until that is done, for a **patient**
 //! lane beside it, which takes as long as it takes, in batches that each are a
 //! short transaction.
+//!
+//! What fails by itself goes there, too: an event that the store refuses, or
+//! does not take while it takes others, is found by halving its batch; from then
+//! on all of its dialog's are the patient lane's, for a while. There each is
+//! dead-lettered, or waits and is tried again, by the cause.
 
 mod aside;
 mod cache;
 mod doubt;
+mod failing;
+mod progress;
 mod types;
 mod writer;
 
-use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use crate::bus::Delivery;
 use crate::config;
-use crate::deadletter::{Failure, Reason};
+use crate::deadletter::Failure;
 use crate::derive::{Care, Outcome};
 use crate::event::Event;
 use crate::failpoint;
 use crate::outage::Outage;
-use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::store::{Class, CommitFeed, Store, StoreError};
-use crate::telemetry::metrics::{Label, Metrics};
+use crate::telemetry::metrics::Metrics;
 use aside::{Aside, SetAside};
 pub use doubt::ask_in_doubt;
+use progress::Progress;
 pub use types::TypesInFlight;
 pub use writer::{Fate, Patience, Writer};
 
@@ -65,13 +71,6 @@ const SILENT: Duration = Duration::from_secs(1);
 /// How long an acknowledgement takes to leave the process, amply.
 const HEARD: Duration = Duration::from_millis(5);
 
-/// The shortest and the longest delay after a conflict: somebody else has just
-/// succeeded, so that there is little to wait for.
-const CONFLICT_DELAY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
-
-/// Conflicts in a row from which on they are not taken for bad luck.
-const STUBBORN_CONFLICTS: u32 = 5;
-
 /// An event on its way, with the delivery that it settles.
 #[derive(Debug)]
 pub struct Work {
@@ -79,6 +78,8 @@ pub struct Work {
     pub delivery: Delivery,
     /// Whether it is set aside.
     pub aside: Option<SetAside>,
+    /// How often it has failed by itself, and not for good.
+    failures: u32,
 }
 
 impl Work {
@@ -88,6 +89,7 @@ impl Work {
             event,
             delivery,
             aside: None,
+            failures: 0,
         }
     }
 }
@@ -110,26 +112,20 @@ pub struct Shared {
 pub struct Lane {
     shared: Shared,
     writer: Writer,
-    /// Which dialogs' events are set aside, and where they go: from a lane that
-    /// sets them aside.
-    aside: Option<(Aside, mpsc::Sender<Work>)>,
+    /// Which dialogs' events are set aside.
+    aside: Aside,
+    side: Side,
     /// Events in one attempt at most: fewer where attempts take long.
     pace: usize,
 }
 
-/// How the work of a batch goes on.
-struct Progress {
-    /// Events not yet settled, in order of arrival.
-    queue: VecDeque<Work>,
-    /// Most events to take at once: lowered to find the one that the store
-    /// refuses.
-    limit: usize,
-    care: Care,
-    outage: Backoff,
-    conflict: Backoff,
-    failing: bool,
-    /// Conflicts in a row.
-    conflicts: u32,
+/// Which lane of a pair it is.
+#[derive(Debug)]
+enum Side {
+    /// The one that sets events aside, for the patient lane.
+    Brief(mpsc::Sender<Work>),
+    /// The patient lane, where what rests comes back to while the other is there.
+    Patient(mpsc::WeakSender<Work>),
 }
 
 impl Lane {
@@ -137,15 +133,18 @@ impl Lane {
     /// alone: `capacity` is how much of it may wait.
     pub fn pair(shared: Shared, capacity: usize) -> (Self, Self, mpsc::Receiver<Work>) {
         let (sender, work) = mpsc::channel(capacity);
+        let aside = Aside::default();
         let patient = Self {
             writer: Writer::new(&shared, Patience::Endless),
-            aside: None,
+            aside: aside.clone(),
+            side: Side::Patient(sender.downgrade()),
             pace: LEAST_PACE.min(shared.lanes.batch_events),
             shared: shared.clone(),
         };
         let brief = Self {
             writer: Writer::new(&shared, Patience::Brief),
-            aside: Some((Aside::default(), sender)),
+            aside,
+            side: Side::Brief(sender),
             pace: shared.lanes.batch_events,
             shared,
         };
@@ -205,19 +204,24 @@ impl Lane {
 
     /// Sends on what is about dialogs of which events are set aside already.
     async fn set_aside_known(&mut self, arrived: &mut Vec<Work>) {
-        let Some((aside, _)) = self.aside.clone() else {
+        if self.is_patient() {
             return;
-        };
+        }
+        let aside = self.aside.clone();
         for work in arrived.extract_if(.., |work| aside.has(&work.event)) {
             self.set_aside(work).await;
         }
     }
 
+    fn is_patient(&self) -> bool {
+        matches!(self.side, Side::Patient(_))
+    }
+
     async fn set_aside(&mut self, mut work: Work) {
-        let Some((aside, patient)) = &self.aside else {
+        let Side::Brief(patient) = &self.side else {
             return;
         };
-        work.aside = aside.set(&work.event);
+        work.aside = self.aside.set(&work.event);
         if let Some(dialog) = aside::dialog(&work.event) {
             self.writer.forget(&dialog);
         }
@@ -231,7 +235,7 @@ impl Lane {
     /// slow store, for which many events at once are best.
     fn keep_pace(&mut self, taken: usize, took: Duration) {
         let most = self.shared.lanes.batch_events;
-        if self.aside.is_some() {
+        if !self.is_patient() {
             return;
         }
         if took > LONG_ATTEMPT {
@@ -243,23 +247,11 @@ impl Lane {
 
     async fn settle(&mut self, batch: Vec<Work>) {
         let redelivered = batch.iter().any(|work| work.delivery.redelivered());
-        let retry = &self.shared.retry;
-        let mut progress = Progress {
-            limit: batch.len(),
-            queue: batch.into(),
-            care: if redelivered {
-                Care::Look
-            } else {
-                Care::Presume
-            },
-            outage: Backoff::new(
-                Duration::from_millis(retry.initial_ms),
-                Duration::from_millis(retry.max_ms),
-            ),
-            conflict: Backoff::new(CONFLICT_DELAY.0, CONFLICT_DELAY.1),
-            failing: false,
-            conflicts: 0,
+        let care = match redelivered {
+            true => Care::Look,
+            false => Care::Presume,
         };
+        let mut progress = Progress::new(batch, care, &self.shared.retry);
         while !progress.queue.is_empty() {
             let taken = progress.queue.len().min(progress.limit).min(self.pace);
             let events = progress.queue.iter().take(taken).map(|work| &work.event);
@@ -307,13 +299,9 @@ impl Lane {
     }
 
     async fn succeeded(&mut self, progress: &mut Progress, fates: &[Fate]) {
-        if std::mem::take(&mut progress.failing) {
+        if progress.succeeded() {
             info!("the store takes events again");
         }
-        progress.outage.reset();
-        progress.conflict.reset();
-        progress.conflicts = 0;
-        progress.limit = progress.limit.saturating_mul(2);
         let works: Vec<_> = progress.queue.drain(..fates.len()).collect();
         for (fate, work) in fates.iter().zip(works) {
             let Some(outcome) = fate.outcome() else {
@@ -324,6 +312,10 @@ impl Lane {
                 Outcome::Applied => "applied",
                 Outcome::Unchanged => "unchanged",
                 Outcome::Duplicate => "duplicate",
+                Outcome::Refused(refusal) => {
+                    self.dead_letter(work, refusal.into());
+                    continue;
+                }
             };
             self.shared.metrics.settled(kind);
             self.shared.types.settled(&work.event);
@@ -331,73 +323,10 @@ impl Lane {
         }
     }
 
-    /// Decides what to do about a failed attempt; `false` to give up for now,
-    /// because the service stops.
-    async fn failed(&self, progress: &mut Progress, taken: usize, failed: StoreError) -> bool {
-        let class = failed.class();
-        progress.care = Care::Look;
-        if class == Class::Permanent {
-            if taken > 1 {
-                progress.limit = taken / 2;
-            } else if let Some(work) = progress.queue.pop_front() {
-                self.reject(work, &failed);
-                progress.limit = usize::MAX;
-            }
-            return true;
-        }
-        let label = Label {
-            kind: class.as_str(),
-        };
-        self.shared
-            .metrics
-            .commit_retries
-            .get_or_create(&label)
-            .inc();
-        if class == Class::Conflict {
-            progress.conflicts += 1;
-            if progress.conflicts >= STUBBORN_CONFLICTS {
-                self.end_stale_transactions().await;
-            }
-        }
-        if class == Class::Retryable && !std::mem::replace(&mut progress.failing, true) {
-            warn!(error = %failed, events = progress.queue.len(),
-                "the store does not take events; retrying until it does");
-        }
-        let backoff = match class {
-            Class::Conflict => &mut progress.conflict,
-            _ => &mut progress.outage,
-        };
-        tokio::select! {
-            () = backoff.wait() => true,
-            () = self.shared.shutdown.requested(), if class == Class::Retryable => {
-                warn!(events = progress.queue.len(),
-                    "stopping while the store does not take events; they stay in the queue");
-                false
-            }
-        }
-    }
-
-    /// A conflict that does not go away: perhaps with a process that is dead.
-    async fn end_stale_transactions(&self) {
-        match self.shared.store.end_stale_transactions().await {
-            Ok(0) => {}
-            Ok(count) => info!(count, "ended transactions that a process left open"),
-            Err(error) => warn!(%error, "cannot look for transactions that were left open"),
-        }
-    }
-
-    /// One event that the store refuses, now and always.
-    fn reject(&self, work: Work, failed: &StoreError) {
-        let Work {
-            event, delivery, ..
-        } = work;
-        error!(tenant = %event.tenant, event = %event.stamp.event, error = %failed,
-            "the store refuses an event; it is dead-lettered");
+    /// One event that is not counted, whatever is tried.
+    fn dead_letter(&self, work: Work, failure: Failure) {
         self.shared.metrics.settled("dead_lettered");
-        self.shared.types.settled(&event);
-        delivery.dead_letter(Failure {
-            reason: Reason::RejectedByStore,
-            error: failed.to_string(),
-        });
+        self.shared.types.settled(&work.event);
+        work.delivery.dead_letter(failure);
     }
 }

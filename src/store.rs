@@ -11,6 +11,7 @@ pub mod letters;
 mod listing;
 mod load;
 mod migrate;
+mod names;
 pub mod read;
 pub mod rebuild;
 pub mod recount;

@@ -312,24 +312,21 @@ fn count<'n>(names: impl Iterator<Item = &'n str>) -> BTreeMap<&'n str, i64> {
 /// Countable messages after a time, by type.
 struct After<'t> {
     times: Vec<Micros>,
-    /// For each message, how many of each type there are from it on.
-    from: Vec<Vec<u32>>,
+    /// For each type, which of the messages are of it, in order.
+    places: Vec<Vec<u32>>,
     types: &'t [SenderType],
 }
 
 impl<'t> After<'t> {
     fn new(countable: &[(Micros, usize)], types: &'t [SenderType]) -> Self {
-        // One count per type and message, so that each member is one look-up.
-        let mut from = vec![vec![0_u32; countable.len() + 1]; types.len()];
-        for (index, (_, sender_type)) in countable.iter().enumerate().rev() {
-            for counts in &mut from {
-                counts[index] = counts[index + 1];
-            }
-            from[*sender_type][index] += 1;
+        // So that each member is a look-up for each type.
+        let mut places = vec![Vec::new(); types.len()];
+        for (place, (_, sender_type)) in (0_u32..).zip(countable) {
+            places[*sender_type].push(place);
         }
         Self {
             times: countable.iter().map(|(at, _)| *at).collect(),
-            from,
+            places,
             types,
         }
     }
@@ -343,9 +340,13 @@ impl<'t> After<'t> {
     }
 
     fn at(&self, index: usize) -> ByType {
-        let counts = self.types.iter().zip(&self.from);
+        let before = |place: &u32| (*place as usize) < index;
+        let counts = self.types.iter().zip(&self.places);
         counts
-            .map(|(sender_type, from)| (sender_type.clone(), i64::from(from[index])))
+            .map(|(sender_type, places)| {
+                let after = places.len() - places.partition_point(before);
+                (sender_type.clone(), after as i64)
+            })
             .collect()
     }
 }

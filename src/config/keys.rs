@@ -94,6 +94,8 @@ pub const KEYS: &[Key] = &[
         "How long a batch that is not full waits for more events, in milliseconds"),
     key("lanes.cached_dialogs", "20000", number(1, 10_000_000),
         "Dialogs whose counters are remembered between batches, by all lanes together"),
+    key("lanes.cache_bytes", "67108864", number(1, 1 << 40),
+        "Bytes that all lanes together take to remember dialogs, and what was counted lately"),
     key("retry.initial_ms", "50", number(1, 3_600_000),
         "First wait before trying again, of the bus and the store alike, in milliseconds"),
     key("retry.max_ms", "5000", number(1, 3_600_000),

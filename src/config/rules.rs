@@ -130,11 +130,13 @@ pub(super) fn address_or_off(text: &str) -> Result<(), &'static str> {
 }
 
 pub(super) fn sender_types(text: &str) -> Result<(), &'static str> {
+    // Each dialog and each membership has a count of each.
+    const MOST: usize = 100;
     let good = |name: &str| crate::event::SenderType::new(name.trim()).is_ok();
-    text.split(',')
-        .all(good)
+    let few = text.split(',').count() <= MOST;
+    (few && text.split(',').all(good))
         .then_some(())
-        .ok_or("names of sender types with commas between, as in user,contact,bot")
+        .ok_or("at most 100 names of sender types with commas between, as in user,contact,bot")
 }
 
 pub(super) fn level(text: &str) -> Result<(), &'static str> {
@@ -167,6 +169,7 @@ mod tests {
     #[test]
     fn texts_are_checked() {
         let long = "x".repeat(256);
+        let many = vec!["t"; 101].join(",");
         let rows: &[(Check, &[&str], &[&str])] = &[
             (name, &["q", &long[1..]], &["", &long]),
             (
@@ -217,7 +220,7 @@ mod tests {
             (
                 sender_types,
                 &["user", "user, contact,bot"],
-                &["", "user,,bot", "user,", "a\u{7}"],
+                &["", "user,,bot", "user,", "a\u{7}", &many],
             ),
             (format, &["auto", "human", "json"], &["", "text", "JSON"]),
         ];

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::limits::Refusal;
 use super::state::{
     ByType, Created, Dialog, DialogKey, Mark, Membership, MembershipKey, MessageKey, ReactionKey,
     ReceiptKey, Standing, TopicKey, UserKey, Word,
@@ -17,6 +18,8 @@ pub enum Outcome {
     Unchanged,
     /// The event itself was taken before: nothing is to be written for it.
     Duplicate,
+    /// It is not accepted: nothing is to be written for it, and it may be again.
+    Refused(Refusal),
 }
 
 /// What two creates of one message say differently.
@@ -151,6 +154,28 @@ pub struct MessageChange {
     pub statuses: HashMap<Status, i64>,
     /// Users more or less per reaction.
     pub reactions: HashMap<Reaction, i64>,
+    /// Room for the statuses that are new on it.
+    pub room_for_statuses: Room<Status>,
+    /// Room for the reactions that are new on it.
+    pub room_for_reactions: Room<Reaction>,
+}
+
+/// What must be so of a created message's names when a change is written, since
+/// nothing else keeps other writers from changing them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Room<N> {
+    /// Anything: no name is new.
+    #[default]
+    Any,
+    /// There are at most so many names under which somebody counts.
+    AtMost(i64),
+    /// There is room only as everything was when the change was derived.
+    Exactly {
+        /// Names under which somebody counts.
+        names: i64,
+        /// Users under those that change.
+        counts: Vec<(N, i64)>,
+    },
 }
 
 /// A user's new word on a reaction.

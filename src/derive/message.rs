@@ -8,7 +8,7 @@ use super::state::{
     Authority, Created, DialogKey, MembershipKey, Message, MessageKey, Need, ReceiptKey,
 };
 use super::{Batch, Effect, Step, dialog_key, membership_key, message_key, user_key};
-use crate::event::{Event, MessageId, Micros, NewMessage, SenderType, Status, UserId};
+use crate::event::{Event, Fact, MessageId, Micros, NewMessage, SenderType, UserId};
 
 impl Batch {
     pub(super) fn message_created(&mut self, event: &Event, new: &NewMessage) -> Step<Effect> {
@@ -165,35 +165,42 @@ impl Batch {
         self.latest_without(dialog, &key.message)
     }
 
-    pub(super) fn status_reached(
-        &mut self,
-        event: &Event,
-        id: &MessageId,
-        user: &UserId,
-        status: &Status,
-    ) -> Step<Effect> {
-        let message = message_key(event, id);
-        let receipt = ReceiptKey {
-            message: message.clone(),
-            status: status.clone(),
-            user: user.clone(),
-        };
-        if self.state.receipts[&receipt] {
-            return Ok(Effect::nothing());
+    /// The receipt of an event that is one.
+    pub(super) fn receipt(&self, event: &Event) -> Option<ReceiptKey> {
+        match &event.fact {
+            Fact::StatusReached {
+                message,
+                user,
+                status,
+            } => Some(ReceiptKey {
+                message: message_key(event, message),
+                status: status.clone(),
+                user: user.clone(),
+            }),
+            _ => None,
         }
-        let known = self.message(&message);
+    }
+
+    pub(super) fn status_reached(&mut self, event: &Event) -> Step<Effect> {
+        let new = self.receipt(event);
+        let Some(receipt) = new.filter(|receipt| !self.state.receipts[receipt]) else {
+            return Ok(Effect::nothing());
+        };
+        let (message, user, status) = (&receipt.message, &receipt.user, &receipt.status);
+        let known = self.message(message);
         let effect = match &known.created {
             Some(created) if status.is_read() && !created.system => {
-                self.read_one(&message, &known, created, user)?
+                self.read_one(message, &known, created, user)?
             }
             _ => Effect::aside(),
         };
-        self.note_on(&message, |change| {
+        self.note_on(message, |change| {
             *change.statuses.entry(status.clone()).or_default() += 1;
             if status.is_read() {
                 change.readers.push(user.clone());
             }
         });
+        self.count_status(message, status);
         self.state.receipts.insert(receipt.clone(), true);
         self.changes.receipts.push(receipt);
         Ok(effect)

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::names::Names;
 use super::tail::Tail;
 use crate::event::{
     DialogId, EventId, MessageId, Micros, Reaction, SenderType, Stamp, Status, TenantId, TopicId,
@@ -44,6 +45,20 @@ pub struct ReactionKey {
     pub message: MessageKey,
     pub reaction: Reaction,
     pub user: UserId,
+}
+
+/// What users are counted under on a message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Name {
+    Status(Status),
+    Reaction(Reaction),
+}
+
+/// Names a name on a message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NameKey {
+    pub message: MessageKey,
+    pub name: Name,
 }
 
 /// Names a topic.
@@ -319,6 +334,9 @@ pub enum Need {
     /// Whether the status was reached before.
     Receipt(ReceiptKey),
     Reaction(ReactionKey),
+    /// How many users a message counts under the name, and how many names of its
+    /// kind it has.
+    Name(NameKey),
     /// Whether the topic exists.
     Topic(TopicKey),
     /// The type learnt of a user.
@@ -357,6 +375,7 @@ pub struct State {
     pub(super) messages: HashMap<MessageKey, Message>,
     pub(super) receipts: HashMap<ReceiptKey, bool>,
     pub(super) reactions: HashMap<ReactionKey, Option<Word>>,
+    pub(super) names: HashMap<MessageKey, Names>,
     pub(super) topics: HashMap<TopicKey, bool>,
     pub(super) user_types: HashMap<UserKey, Option<SenderType>>,
     /// Per dialog: from which time on the list is complete, and the list.
@@ -398,6 +417,13 @@ impl State {
 
     pub fn know_reaction(&mut self, key: ReactionKey, word: Option<Word>) {
         self.reactions.insert(key, word);
+    }
+
+    /// How many users a message counts under a name, and under how many names of
+    /// its kind it counts any.
+    pub fn know_name(&mut self, key: NameKey, users: i64, names: i64) {
+        let known = self.names.entry(key.message).or_default();
+        known.know(key.name, users, names);
     }
 
     pub fn know_topic(&mut self, key: TopicKey, exists: bool) {

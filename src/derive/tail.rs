@@ -28,10 +28,11 @@ pub struct Tail {
     from: Mark,
     /// In order of time.
     times: Vec<Micros>,
-    /// Of each type, how many messages stand before each place.
-    before: Vec<(SenderType, Vec<u32>)>,
-    /// Of each message, the place of its type in `before`.
-    types: Vec<u16>,
+    /// Of each type, the places of its messages. Not a count for each type and
+    /// place: a store from before types were a short list may have thousands.
+    by_type: Vec<(SenderType, Vec<u32>)>,
+    /// Of each message, the index of its type in `by_type`.
+    types: Vec<u32>,
     by_sender: HashMap<UserId, Vec<u32>>,
     /// Messages that somebody has read one by one, and how many did, by place.
     read: Vec<(u32, MessageId, i64)>,
@@ -47,33 +48,30 @@ impl Tail {
             asked,
             from: from.max(asked),
             times: messages.iter().map(|message| message.at).collect(),
-            before: Vec::new(),
+            by_type: Vec::new(),
             types: Vec::with_capacity(messages.len()),
             by_sender: HashMap::new(),
             read: Vec::new(),
             places: HashMap::new(),
         };
+        let mut kinds = HashMap::new();
         for (place, message) in (0..).zip(messages) {
-            tail.add(place, message);
+            tail.add(place, message, &mut kinds);
         }
         tail
     }
 
-    fn add(&mut self, place: u32, message: TailMessage) {
-        let known = self.before.iter();
-        let known = known
-            .map(|(name, _)| name)
-            .position(|name| *name == message.sender_type);
-        let kind = known.unwrap_or_else(|| {
-            let none = vec![0; place as usize + 1];
-            self.before.push((message.sender_type.clone(), none));
-            self.before.len() - 1
-        });
-        for (index, (_, before)) in self.before.iter_mut().enumerate() {
-            let so_far = before.last().copied().unwrap_or_default();
-            before.push(so_far + u32::from(index == kind));
-        }
-        self.types.push(u16::try_from(kind).unwrap_or(u16::MAX));
+    fn add(&mut self, place: u32, message: TailMessage, kinds: &mut HashMap<SenderType, u32>) {
+        let by_type = &mut self.by_type;
+        let kind = *kinds
+            .entry(message.sender_type)
+            .or_insert_with_key(|sender_type| {
+                by_type.push((sender_type.clone(), Vec::new()));
+                // Fewer than messages, whose places are of this kind.
+                (by_type.len() - 1) as u32
+            });
+        self.by_type[kind as usize].1.push(place);
+        self.types.push(kind);
         self.by_sender
             .entry(message.sender)
             .or_default()
@@ -107,22 +105,17 @@ impl Tail {
     pub(super) fn unread(&self, user: &UserId, mark: Mark, read: &HashSet<MessageId>) -> ByType {
         let first = self.place_after(mark);
         let mut unread: Vec<i64> = self
-            .before
+            .by_type
             .iter()
-            .map(|(_, before)| {
-                let all = before.last().copied().unwrap_or_default();
-                i64::from(all - before[first as usize])
-            })
+            .map(|(_, places)| from(places, first).len() as i64)
             .collect();
-        let mut known = |place: u32| unread[usize::from(self.types[place as usize])] -= 1;
+        let mut known = |place: u32| unread[self.types[place as usize] as usize] -= 1;
         let own = self.by_sender.get(user).map_or(&[][..], Vec::as_slice);
-        own[own.partition_point(|place| *place < first)..]
-            .iter()
-            .for_each(|place| known(*place));
+        from(own, first).iter().for_each(|place| known(*place));
         let read = read.iter().filter_map(|id| self.places.get(id)).copied();
         read.filter(|place| *place >= first && own.binary_search(place).is_err())
             .for_each(&mut known);
-        let names = self.before.iter().map(|(name, _)| name.clone());
+        let names = self.by_type.iter().map(|(name, _)| name.clone());
         names.zip(unread).collect()
     }
 
@@ -130,6 +123,11 @@ impl Tail {
         let place = self.times.partition_point(|at| mark.covers(*at));
         u32::try_from(place).unwrap_or(u32::MAX)
     }
+}
+
+/// Those of ascending places that do not come before one.
+fn from(places: &[u32], first: u32) -> &[u32] {
+    &places[places.partition_point(|place| *place < first)..]
 }
 
 #[cfg(test)]

@@ -121,6 +121,7 @@ impl Forecaster {
             (Outcome::Applied, _) => Ok(Prospect::Applied),
             (Outcome::Unchanged, _) => Ok(Prospect::Unchanged),
             (Outcome::Duplicate, _) => Ok(Prospect::Duplicate),
+            (Outcome::Refused(refusal), _) => Ok(Prospect::Refused(refusal)),
         }
     }
 
@@ -130,6 +131,7 @@ impl Forecaster {
             Prospect::Applied => forecast.applied += 1,
             Prospect::Unchanged => forecast.unchanged += 1,
             Prospect::Duplicate => forecast.duplicates += 1,
+            Prospect::Refused(_) => forecast.refused += 1,
             Prospect::Uncertain => {
                 forecast.applied += 1;
                 forecast.uncertain += 1;

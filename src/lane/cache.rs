@@ -2,7 +2,7 @@
 //! commit is refused when a remembered dialog has moved on, and the journal
 //! knows every event.
 
-use std::num::NonZeroUsize;
+use std::hash::Hash;
 
 use lru::LruCache;
 
@@ -11,58 +11,151 @@ use crate::derive::state::{Dialog, DialogKey, EventKey};
 
 /// Events remembered as committed: about what a producer's retry or a broker's
 /// redelivery repeats soon after.
-const REMEMBERED_EVENTS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+const REMEMBERED_EVENTS: usize = 16_384;
+/// Of the bytes, one in so many parts is for events.
+const EVENTS_SHARE: usize = 4;
+
+/// About what an entry takes beside its texts: itself, its place in the list and
+/// in the table, and what the allocator puts around each.
+const ENTRY_BYTES: usize = 256;
+/// The same for a text.
+const TEXT_BYTES: usize = 32;
 
 /// Dialogs as last committed, and events committed lately.
 #[derive(Debug)]
 pub struct Cache {
-    dialogs: LruCache<DialogKey, Dialog>,
-    events: LruCache<EventKey, ()>,
+    dialogs: Weighed<DialogKey, Dialog>,
+    events: Weighed<EventKey, ()>,
 }
 
 impl Cache {
-    /// Remembers at most that many dialogs.
-    pub fn new(dialogs: usize) -> Self {
-        let dialogs = NonZeroUsize::new(dialogs).unwrap_or(NonZeroUsize::MIN);
+    /// Remembers at most that many dialogs, and takes about so many bytes.
+    pub fn new(dialogs: usize, bytes: usize) -> Self {
+        let for_events = bytes / EVENTS_SHARE;
         Self {
-            dialogs: LruCache::new(dialogs),
-            events: LruCache::new(REMEMBERED_EVENTS),
+            dialogs: Weighed::new(dialogs, bytes - for_events),
+            events: Weighed::new(REMEMBERED_EVENTS, for_events),
         }
     }
 
     /// A dialog as it was when last seen.
     pub fn dialog(&mut self, key: &DialogKey) -> Option<Dialog> {
-        self.dialogs.get(key).cloned()
+        self.dialogs
+            .entries
+            .get(key)
+            .map(|(dialog, _)| dialog.clone())
     }
 
     /// Whether the event is known to be in the journal.
     pub fn has_event(&mut self, key: &EventKey) -> bool {
-        self.events.get(key).is_some()
+        self.events.entries.get(key).is_some()
     }
 
     /// Remembers what was just committed.
     pub fn committed(&mut self, changes: Changes) {
         for (key, change) in changes.dialogs {
-            self.dialogs.put(key, change.now);
+            let bytes = dialog_bytes(&key, &change.now);
+            self.dialogs.put(key, change.now, bytes);
         }
         for taken in changes.taken {
             let key = EventKey {
                 tenant: taken.event.tenant,
                 event: taken.event.stamp.event,
             };
-            self.events.put(key, ());
+            let bytes = ENTRY_BYTES + text(key.tenant.as_str()) + text(key.event.as_str());
+            self.events.put(key, (), bytes);
         }
     }
 
     /// Forgets the dialogs: someone else has changed one of them.
     pub fn forget<'k>(&mut self, dialogs: impl Iterator<Item = &'k DialogKey>) {
         for key in dialogs {
-            self.dialogs.pop(key);
+            self.dialogs.forget(key);
         }
     }
 
     /// Forgets all dialogs: they are elsewhere now.
     pub fn forget_dialogs(&mut self) {
-        self.dialogs.clear();
+        self.dialogs.entries.clear();
+        self.dialogs.bytes = 0;
+    }
+}
+
+fn dialog_bytes(key: &DialogKey, dialog: &Dialog) -> usize {
+    let types = dialog.sequence.iter();
+    let types: usize = types.map(|(name, _)| text(name.as_str())).sum();
+    ENTRY_BYTES + text(key.tenant.as_str()) + text(key.dialog.as_str()) + types
+}
+
+/// A text that nothing else holds.
+fn text(text: &str) -> usize {
+    TEXT_BYTES + text.len()
+}
+
+/// The entries used last: so many at most, and of so many bytes.
+#[derive(Debug)]
+struct Weighed<K: Eq + Hash, V> {
+    entries: LruCache<K, (V, usize)>,
+    bytes: usize,
+    most: usize,
+    most_bytes: usize,
+}
+
+impl<K: Eq + Hash, V> Weighed<K, V> {
+    fn new(most: usize, most_bytes: usize) -> Self {
+        Self {
+            entries: LruCache::unbounded(),
+            bytes: 0,
+            most,
+            most_bytes,
+        }
+    }
+
+    fn put(&mut self, key: K, value: V, bytes: usize) {
+        self.bytes += bytes;
+        if let Some((_, before)) = self.entries.put(key, (value, bytes)) {
+            self.bytes -= before;
+        }
+        while self.entries.len() > self.most || self.bytes > self.most_bytes {
+            let Some((_, (_, bytes))) = self.entries.pop_lru() else {
+                return;
+            };
+            self.bytes -= bytes;
+        }
+    }
+
+    fn forget(&mut self, key: &K) {
+        if let Some((_, bytes)) = self.entries.pop(key) {
+            self.bytes -= bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever is put and forgotten: what is weighed is what is there, and
+        /// within the bounds.
+        #[test]
+        fn what_is_remembered_stays_within_its_bounds(
+            steps in prop::collection::vec((0_u8..12, 0_usize..60, any::<bool>()), 0..200),
+        ) {
+            let mut entries = Weighed::new(8, 200);
+            for (key, bytes, forget) in steps {
+                if forget {
+                    entries.forget(&key);
+                } else {
+                    entries.put(key, (), bytes);
+                    prop_assert!(entries.entries.contains(&key));
+                }
+                let weighed: usize = entries.entries.iter().map(|(_, (_, bytes))| bytes).sum();
+                prop_assert_eq!(weighed, entries.bytes);
+                prop_assert!(entries.entries.len() <= 8 && weighed <= 200);
+            }
+        }
     }
 }

@@ -11,6 +11,12 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Between two questions to a store that does not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Whether the store takes anything.
+pub(super) async fn takes_others(store: &Store) -> bool {
+    let taken = tokio::time::timeout(ANSWER, store.takes_writes()).await;
+    matches!(taken, Ok(Ok(())))
+}
+
 /// Asks the store itself when no lane has had a success for half as long as
 /// deliveries may be held. The only lane with work may be at an event that fails
 /// each time, and must not have all others wait for what it will never say.
@@ -22,7 +28,7 @@ pub async fn ask_in_doubt(store: Store, outage: Outage, hold: Duration, shutdown
             () = outage.lasts(hold / 2) => {}
             () = shutdown.requested() => return,
         }
-        if let Ok(Ok(())) = tokio::time::timeout(ANSWER, store.takes_writes()).await {
+        if takes_others(&store).await {
             outage.over();
             continue;
         }

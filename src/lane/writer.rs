@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry;
 use super::Shared;
 use super::cache::Cache;
 use super::types::TypesInFlight;
+use crate::config;
 use crate::derive::state::{DialogKey, EventKey, Need};
 use crate::derive::{Batch, Care, Changes, FORESEEN_ROUNDS, Missing, Outcome};
 use crate::event::Event;
@@ -103,6 +104,9 @@ const BRIEF_MEMBERS: i64 = 500;
 const BRIEF_LOOKS: usize = 16;
 const BRIEF_READERS: usize = 100;
 
+/// What a writer takes to remember dialogs that counts events anew.
+const REBUILDING_CACHE_BYTES: usize = 64 << 20;
+
 /// An attempt under way.
 struct Attempt {
     batch: Batch,
@@ -158,9 +162,16 @@ impl Writer {
     /// A writer that remembers nothing yet. One of brief patience sets events
     /// aside, see [`Fate::SetAside`].
     pub fn new(shared: &Shared, patience: Patience) -> Self {
+        let config::Lanes {
+            count,
+            cached_dialogs,
+            cache_bytes,
+            ..
+        } = shared.lanes;
+        // A patient writer remembers events; its dialogs are another's again soon.
+        let bytes = cache_bytes / count.max(1) / 2;
         let dialogs = match patience {
-            Patience::Brief => shared.lanes.cached_dialogs / shared.lanes.count.max(1),
-            // Its dialogs are another's again soon.
+            Patience::Brief => cached_dialogs / count.max(1),
             Patience::Endless => 0,
         };
         Self {
@@ -171,7 +182,7 @@ impl Writer {
             metrics: shared.metrics.clone(),
             feed: shared.feed.clone(),
             types: shared.types.clone(),
-            cache: Cache::new(dialogs),
+            cache: Cache::new(dialogs, bytes),
         }
     }
 
@@ -188,7 +199,7 @@ impl Writer {
             metrics: Metrics::new(&mut Registry::default()),
             feed: CommitFeed::default(),
             types: TypesInFlight::default(),
-            cache: Cache::new(cached_dialogs),
+            cache: Cache::new(cached_dialogs, REBUILDING_CACHE_BYTES),
             patience: Patience::Endless,
         }
     }
@@ -208,9 +219,13 @@ impl Writer {
         events: &[&Event],
         care: Care,
     ) -> Result<Vec<Fate>, StoreError> {
+        let target = self.target().await?;
         let mut attempt = Attempt {
-            batch: Batch::default(),
-            target: self.target().await?,
+            batch: match target {
+                Target::Served(_) => Batch::default(),
+                Target::Rebuilt { .. } => Batch::of_accepted(),
+            },
+            target,
             patience: self.patience,
             looked_at: HashSet::new(),
             readers: 0,

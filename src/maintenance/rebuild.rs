@@ -382,15 +382,16 @@ async fn write_share(
 ) -> Result<(), StoreError> {
     let mut rest: Vec<&Event> = events.iter().collect();
     let mut backoff = Backoff::new(DELAY.0, DELAY.1);
-    let mut conflicts = 0;
+    let (mut conflicts, mut size) = (0, BATCH);
     while !rest.is_empty() {
         if conflicts == STUBBORN_CONFLICTS {
             writer.end_stale_transactions().await?;
         }
-        let batch = &rest[..rest.len().min(BATCH)];
+        let batch = &rest[..rest.len().min(size)];
         match writer.attempt(batch, care).await {
             Ok(outcomes) => {
                 rest.drain(..outcomes.len());
+                size = size.saturating_mul(2).min(BATCH);
                 backoff.reset();
                 conflicts = 0;
             }
@@ -400,6 +401,7 @@ async fn write_share(
                 care = Care::Look;
                 backoff.wait().await;
             }
+            Err(StoreError::TooMuch { .. }) if batch.len() > 1 => size = batch.len() / 2,
             Err(error) => return Err(error),
         }
     }

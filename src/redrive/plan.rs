@@ -7,10 +7,10 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use super::{Redrive, RedriveError};
 use crate::bus::letterbox;
 use crate::bus::outbox::{self, Unsent};
-use crate::deadletter::{Filter, Reason, cause};
+use crate::deadletter::{Failure, Filter, Reason, cause};
 use crate::event::Event;
 use crate::event::decode::Decoded;
-use crate::forecast::{Forecast, Forecaster, Limits};
+use crate::forecast::{Forecast, Forecaster, Limits, Prospect};
 use crate::store::StoreError;
 use crate::store::letters::{Entry, Failed, JobId, Kept};
 
@@ -62,6 +62,32 @@ impl Plan {
     }
 }
 
+/// Failures by reason and cause.
+#[derive(Default)]
+struct ByCause(BTreeMap<(&'static str, String), Failures>);
+
+impl ByCause {
+    fn add(&mut self, failure: &Failure) {
+        let reason = failure.reason;
+        let cause = cause(&failure.error);
+        let same = self.0.entry((reason.as_str(), cause.clone()));
+        let same = same.or_insert(Failures {
+            reason,
+            cause,
+            count: 0,
+        });
+        same.count += 1;
+    }
+
+    fn add_refused(&mut self, prospects: &[Prospect]) {
+        for prospect in prospects {
+            if let Prospect::Refused(refusal) = prospect {
+                self.add(&(*refusal).into());
+            }
+        }
+    }
+}
+
 impl Redrive {
     /// What a replay of these letters would do now. Writes nothing, and touches
     /// no letter.
@@ -70,7 +96,7 @@ impl Redrive {
     /// [`RedriveError`].
     pub async fn plan(&self, filter: &Filter) -> Result<Plan, RedriveError> {
         let mut plan = Plan::default();
-        let mut failures: BTreeMap<(&'static str, String), Failures> = BTreeMap::new();
+        let mut failures = ByCause::default();
         let mut forecaster = Forecaster::begin(&self.store, Limits::default()).await?;
         // Without an answer, as large as is asked for.
         let frame_max = match self.lookout.look().await {
@@ -105,27 +131,17 @@ impl Redrive {
             match self.decoder.decode(&body) {
                 Ok(Decoded::Event(event, _)) => events.push(event),
                 Ok(Decoded::Ignored { .. }) => plan.ignored += 1,
-                Err(failure) => {
-                    let reason = failure.reason;
-                    let cause = cause(&failure.error);
-                    let same = failures.entry((reason.as_str(), cause.clone()));
-                    let same = same.or_insert(Failures {
-                        reason,
-                        cause,
-                        count: 0,
-                    });
-                    same.count += 1;
-                }
+                Err(failure) => failures.add(&failure),
             }
             if events.len() == CHUNK {
-                forecaster.add(&events).await?;
+                failures.add_refused(&forecaster.add(&events).await?);
                 events.clear();
             }
         }
-        forecaster.add(&events).await?;
+        failures.add_refused(&forecaster.add(&events).await?);
         plan.forecast = forecaster.finish().await?;
         plan.forecast.duplicates += copies;
-        plan.failures = failures.into_values().collect();
+        plan.failures = failures.0.into_values().collect();
         plan.failures
             .sort_by_key(|failures| std::cmp::Reverse(failures.count));
         Ok(plan)

@@ -34,8 +34,7 @@ impl Store {
     /// was written. When it is [`StoreError::is_fenced_off`], the writer must
     /// enrol anew, and derive from what is stored.
     pub async fn commit(&self, changes: &Changes, by: &Enrolment) -> Result<(), StoreError> {
-        let writes = writes(changes, by.generations(), Events::Taken, DateTime::now());
-        let mut writes = writes.map_err(|e| StoreError::Driver(e.into()))?;
+        let mut writes = writes(changes, by.generations(), Events::Taken, DateTime::now())?;
         writes.insert(0, by.proof());
         self.write(&writes).await
     }
@@ -50,9 +49,8 @@ impl Store {
         changes: &Changes,
         to: &Generations,
     ) -> Result<(), StoreError> {
-        let writes = writes(changes, to, Events::Replayed, DateTime::now());
-        self.write(&writes.map_err(|e| StoreError::Driver(e.into()))?)
-            .await
+        let writes = writes(changes, to, Events::Replayed, DateTime::now())?;
+        self.write(&writes).await
     }
 
     /// Writes all of it, or nothing. Statements are written in their order.

@@ -33,6 +33,25 @@ pub enum StoreError {
         /// Documents that still were as expected.
         found: i64,
     },
+    /// A document would become larger than any may be. Nothing was sent.
+    #[error(
+        "expected a document of `{collection}` of at most {most} bytes, found one that would have {bytes}"
+    )]
+    TooLarge {
+        /// Where.
+        collection: &'static str,
+        /// What it would have.
+        bytes: usize,
+        /// What it may have.
+        most: usize,
+    },
+    /// What a batch needs, or writes, takes more memory than one may. Nothing
+    /// was sent, and fewer events may do.
+    #[error("expected a batch that takes at most {most} bytes, found one that takes more")]
+    TooMuch {
+        /// What it may take.
+        most: usize,
+    },
     /// A rebuild keeps writers out while it switches over.
     #[error(
         "a rebuild is switching over to its collections; writes wait until it has, or gives up"
@@ -101,7 +120,9 @@ impl StoreError {
             StoreError::Moved { .. } => Class::Conflict,
             StoreError::Write { code, .. } => class_of_code(*code),
             StoreError::SwitchingOver => Class::Retryable,
-            StoreError::Answer(_) => Class::Permanent,
+            StoreError::TooLarge { .. } | StoreError::TooMuch { .. } | StoreError::Answer(_) => {
+                Class::Permanent
+            }
             StoreError::Driver(error) => class_of_driver_error(error),
         }
     }
@@ -119,6 +140,17 @@ impl StoreError {
                 | ErrorKind::ConnectionPoolCleared { .. }
         ) || error.contains_label(mongodb::error::RETRYABLE_WRITE_ERROR)
             || error.contains_label(TRANSIENT_TRANSACTION_ERROR)
+    }
+
+    /// Whether the server itself refused just this, for a cause that is not known
+    /// to go away: it may well take something else.
+    pub fn may_be_of_these_events(&self) -> bool {
+        let code = match self {
+            StoreError::Write { .. } => true,
+            StoreError::Driver(error) => matches!(error.kind.as_ref(), ErrorKind::Command(_)),
+            _ => false,
+        };
+        code && !self.is_unreachable()
     }
 
     /// Whether a snapshot's moment is so long ago that the server no longer has

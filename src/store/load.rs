@@ -4,24 +4,25 @@
 //! it are as of the same moment. When any of it has changed by the time of the
 //! commit, the dialog's version has too, and the commit is refused.
 
+mod names;
 mod past;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::TryStreamExt as _;
-use mongodb::bson::{Document, RawDocumentBuf, deserialize_from_slice, doc};
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf, deserialize_from_slice, doc};
 use mongodb::{ClientSession, Collection};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::documents::{DialogDocument, Id, MembershipDocument, MessageDocument, WordDocument};
+use super::documents::{DialogDocument, Id, MembershipDocument, WordDocument};
 use super::generation::{Generation, Generations};
 use super::schema::collection;
 use super::{Store, StoreError};
 use crate::derive::state::{
-    DialogKey, EventKey, MembershipKey, MessageKey, Need, ReactionKey, ReceiptKey, State, TopicKey,
-    UserKey, Word,
+    DialogKey, EventKey, MembershipKey, MessageKey, NameKey, Need, ReactionKey, ReceiptKey, State,
+    TopicKey, UserKey, Word,
 };
 use crate::event::{SenderType, TenantId, UserId};
 pub use past::MAX_TAIL;
@@ -33,7 +34,13 @@ pub struct Loader {
     store: Store,
     pub(super) session: ClientSession,
     generations: Arc<Generations>,
+    /// Bytes of documents of one kind that are read at once.
+    most: usize,
 }
+
+/// What a lane reads for a batch of one kind of document: all of a batch are in
+/// memory together, and a few kinds of documents may be large.
+const MAX_READ: usize = 64 << 20;
 
 /// The needs that are looked up by key, by their kind.
 #[derive(Default)]
@@ -44,6 +51,7 @@ struct Keys {
     messages: Vec<MessageKey>,
     receipts: Vec<ReceiptKey>,
     reactions: Vec<ReactionKey>,
+    names: Vec<NameKey>,
     topics: Vec<TopicKey>,
     users: Vec<UserKey>,
 }
@@ -59,6 +67,7 @@ impl Store {
             store: self.clone(),
             session: self.snapshot_session().await?,
             generations,
+            most: MAX_READ,
         })
     }
 
@@ -74,6 +83,7 @@ impl Store {
             store: self.clone(),
             session,
             generations: Arc::new(generations),
+            most: usize::MAX,
         })
     }
 }
@@ -106,6 +116,7 @@ impl Loader {
                 Need::Message(key) => keys.messages.push(key),
                 Need::Receipt(key) => keys.receipts.push(key),
                 Need::Reaction(key) => keys.reactions.push(key),
+                Need::Name(key) => keys.names.push(key),
                 Need::Topic(key) => keys.topics.push(key),
                 Need::UserType(key) => keys.users.push(key),
                 Need::MembersPast(dialog, at) => past.members(dialog, at),
@@ -142,16 +153,8 @@ impl Loader {
             let membership = found.map(TryInto::try_into).transpose()?;
             state.know_membership(key, membership.unwrap_or_default());
         }
-        let messages = self.find::<_, MessageDocument>(collection::MESSAGES, keys.messages);
-        for (key, found) in messages.await? {
-            state.know_message(
-                key,
-                found
-                    .map(TryInto::try_into)
-                    .transpose()?
-                    .unwrap_or_default(),
-            );
-        }
+        self.messages_and_names(keys.messages, keys.names, state)
+            .await?;
         for (key, found) in self.exist(collection::RECEIPTS, keys.receipts).await? {
             state.know_receipt(key, found);
         }
@@ -178,6 +181,18 @@ impl Loader {
         collection: &'static str,
         keys: Vec<K>,
     ) -> Result<Vec<(K, Option<D>)>, StoreError> {
+        let read =
+            |raw: &RawDocument| deserialize_from_slice::<D>(raw.as_bytes()).map_err(unreadable);
+        self.find_read(collection, keys, read).await
+    }
+
+    /// The same, with what is read of each document.
+    async fn find_read<K: Id, D>(
+        &mut self,
+        collection: &'static str,
+        keys: Vec<K>,
+        read: impl Fn(&RawDocument) -> Result<D, StoreError>,
+    ) -> Result<Vec<(K, Option<D>)>, StoreError> {
         let ids: Vec<_> = keys.iter().map(Id::id).collect();
         let mut sought: BTreeMap<Generation, Vec<Document>> = BTreeMap::new();
         for (key, id) in keys.iter().zip(&ids) {
@@ -187,6 +202,7 @@ impl Loader {
         }
         // A key is recognised by the bytes of its `_id`.
         let mut found = HashMap::with_capacity(keys.len());
+        let mut bytes = 0;
         for (generation, ids) in sought {
             let documents = self
                 .store
@@ -195,9 +211,12 @@ impl Loader {
             let filter = doc! { "_id": { "$in": ids } };
             let mut cursor = documents.find(filter).session(&mut self.session).await?;
             while let Some(document) = cursor.stream(&mut self.session).try_next().await? {
+                bytes += document.as_bytes().len();
+                if bytes > self.most && keys.len() > 1 {
+                    return Err(StoreError::TooMuch { most: self.most });
+                }
                 let id = document.get_document("_id").map_err(unreadable)?;
-                let rest = deserialize_from_slice::<D>(document.as_bytes()).map_err(unreadable)?;
-                found.insert(id.as_bytes().to_vec(), rest);
+                found.insert(id.as_bytes().to_vec(), read(&document)?);
             }
         }
         Ok(keys

@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 
 use mongodb::bson::error::Result;
-use mongodb::bson::{DateTime, RawDocumentBuf, cstr, rawdoc};
+use mongodb::bson::{DateTime, RawBson, RawDocumentBuf, cstr, rawdoc};
 
 use super::documents::{
     Id, append_corrected, append_created, append_stamp, by_type_document, field, membership_facts,
 };
 use super::generation::{Generation, Generations};
-use super::journal;
 use super::schema::collection;
+use super::{StoreError, journal, names};
 use crate::derive::Changes;
 use crate::derive::changes::{
     Consumed, DialogChange, MembershipChange, MessageBefore, MessageChange, WordChange,
@@ -49,43 +49,59 @@ pub struct Write {
     pub statements: Vec<RawDocumentBuf>,
 }
 
+/// The largest document. What is listed in one has limits (`derive::Limits`), so
+/// this is met by what is stored since before those, if by anything.
+const MAX_DOCUMENT: usize = 8 << 20;
+/// What a batch of several events may take in memory as statements, and on the
+/// server in its transaction.
+const MAX_BATCH: usize = 64 << 20;
+
 /// All writes of a batch. Dialogs come first: a version that moved is noticed
 /// before anything else is sent.
 ///
 /// # Errors
-/// When something cannot be encoded.
+/// [`StoreError::TooLarge`] or [`StoreError::TooMuch`]; any other when something
+/// cannot be encoded.
 pub fn writes(
     changes: &Changes,
     generations: &Generations,
     events: Events,
     now: DateTime,
-) -> Result<Vec<Write>> {
+) -> std::result::Result<Vec<Write>, StoreError> {
     let mut writes = Writes::new(generations);
+    if changes.taken.len() > 1 {
+        writes.most = MAX_BATCH;
+    }
     for (key, change) in &changes.dialogs {
-        writes.add(key, dialog(key, change, now)?);
+        writes.add(key, dialog(key, change, now).map_err(unencodable)?)?;
     }
     if events == Events::Taken {
         for taken in &changes.taken {
-            let record = insert(collection::JOURNAL, journal::record(taken, now)?);
-            writes.add_to(Generation::default(), record);
+            let record = journal::record(taken, now).map_err(unencodable)?;
+            let record = insert(collection::JOURNAL, record);
+            writes.add_to(Generation::default(), record)?;
         }
     }
     for (key, change) in &changes.messages {
-        if let Some(statement) = message(key, change)? {
-            writes.add(key, statement);
+        if let Some(statement) = message(key, change).map_err(unencodable)? {
+            writes.add(key, statement)?;
+            if let Some(statement) = without_zeros(key, change) {
+                writes.add(key, statement)?;
+            }
         }
     }
     for (key, change) in &changes.memberships {
-        writes.add(key, membership(key, change, now)?);
+        let membership = membership(key, change, now).map_err(unencodable)?;
+        writes.add(key, membership)?;
     }
     for key in &changes.receipts {
-        writes.add(key, insert(collection::RECEIPTS, by_id(key)));
+        writes.add(key, insert(collection::RECEIPTS, by_id(key)))?;
     }
     for (key, change) in &changes.reactions {
-        writes.add(key, reaction(key, change));
+        writes.add(key, reaction(key, change))?;
     }
     for key in &changes.topics {
-        writes.add(key, insert(collection::TOPICS, by_id(key)));
+        writes.add(key, insert(collection::TOPICS, by_id(key)))?;
     }
     for (key, (stamp, user_type)) in &changes.user_types {
         // Documents compare field by field: the latest stamp wins, whoever
@@ -94,15 +110,21 @@ pub fn writes(
         append_stamp(&mut typed, stamp);
         typed.append(cstr!("type"), user_type.as_str());
         let change = rawdoc! { "$max": { "typed": typed } };
-        writes.add(key, upsert(collection::USERS, by_id(key), change));
+        writes.add(key, upsert(collection::USERS, by_id(key), change))?;
     }
     Ok(writes.gathered)
+}
+
+fn unencodable(error: mongodb::bson::error::Error) -> StoreError {
+    StoreError::Driver(error.into())
 }
 
 /// Statements, gathered by collection and verb in order of first use.
 struct Writes<'g> {
     generations: &'g Generations,
     gathered: Vec<Write>,
+    bytes: usize,
+    most: usize,
 }
 
 impl<'g> Writes<'g> {
@@ -110,15 +132,29 @@ impl<'g> Writes<'g> {
         Self {
             generations,
             gathered: Vec::new(),
+            bytes: 0,
+            most: usize::MAX,
         }
     }
 
-    fn add(&mut self, key: &impl Id, statement: Statement) {
-        self.add_to(self.generations.of(key.tenant()), statement);
+    fn add(&mut self, key: &impl Id, statement: Statement) -> Added {
+        self.add_to(self.generations.of(key.tenant()), statement)
     }
 
-    fn add_to(&mut self, generation: Generation, statement: Statement) {
+    fn add_to(&mut self, generation: Generation, statement: Statement) -> Added {
         let Statement(collection, verb, document) = statement;
+        let (bytes, most) = (document.as_bytes().len(), MAX_DOCUMENT);
+        if bytes > most {
+            return Err(StoreError::TooLarge {
+                collection,
+                bytes,
+                most,
+            });
+        }
+        self.bytes += bytes;
+        if self.bytes > self.most {
+            return Err(StoreError::TooMuch { most: self.most });
+        }
         let same = |write: &&mut Write| {
             write.collection == collection && write.verb == verb && write.generation == generation
         };
@@ -131,8 +167,11 @@ impl<'g> Writes<'g> {
                 statements: vec![document],
             }),
         }
+        Ok(())
     }
 }
+
+type Added = std::result::Result<(), StoreError>;
 
 struct Statement(&'static str, Verb, RawDocumentBuf);
 
@@ -140,7 +179,12 @@ fn insert(collection: &'static str, document: RawDocumentBuf) -> Statement {
     Statement(collection, Verb::Insert, document)
 }
 
-fn update(collection: &'static str, filter: RawDocumentBuf, change: RawDocumentBuf) -> Statement {
+fn update(
+    collection: &'static str,
+    filter: RawDocumentBuf,
+    change: impl Into<RawBson>,
+) -> Statement {
+    let change = change.into();
     let statement = rawdoc! { "q": filter, "u": change };
     Statement(collection, Verb::Update, statement)
 }
@@ -224,8 +268,20 @@ fn message(key: &MessageKey, change: &MessageChange) -> Result<Option<Statement>
             filter.append(cstr!("version"), expected);
             changed_message(filter, change)?
         }
-        MessageBefore::Created => changed_message(by_id(key), change)?,
+        MessageBefore::Created => {
+            let mut filter = by_id(key);
+            names::require_room(&mut filter, change)?;
+            changed_message(filter, change)?
+        }
     })
+}
+
+/// Takes reactions out that nobody has set any more, after counts went down:
+/// what is left of each would be a field for good.
+fn without_zeros(key: &MessageKey, change: &MessageChange) -> Option<Statement> {
+    let less = change.reactions.values().any(|more| *more < 0);
+    let stored = change.before != MessageBefore::Absent;
+    (less && stored).then(|| update(collection::MESSAGES, by_id(key), names::without_zeros()))
 }
 
 fn new_message(key: &MessageKey, change: &MessageChange) -> Result<Statement> {

@@ -306,6 +306,7 @@ fn assert_came_true(event: &Event, prospect: Prospect, outcome: Outcome) {
         Outcome::Applied => Prospect::Applied,
         Outcome::Unchanged => Prospect::Unchanged,
         Outcome::Duplicate => Prospect::Duplicate,
+        Outcome::Refused(refusal) => Prospect::Refused(refusal),
     };
     assert_eq!(prospect, expected, "{event:?}");
 }

@@ -4,13 +4,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use chat_counters::derive::changes::{Consumed, MessageBefore};
+use chat_counters::derive::changes::{Consumed, MessageBefore, MessageChange, Room};
 use chat_counters::derive::state::{
     ByType, Created, Dialog, DialogKey, EventKey, Mark, Membership, MembershipKey, Message,
-    MessageKey, Need, ReactionKey, ReceiptKey, State, TopicKey, UserKey, Word,
+    MessageKey, Name, NameKey, Need, ReactionKey, ReceiptKey, State, TopicKey, UserKey, Word,
 };
 use chat_counters::derive::tail::{Tail, TailMessage};
-use chat_counters::derive::{Batch, Care, Changes, FORESEEN_ROUNDS, Missing, Outcome};
+use chat_counters::derive::{Batch, Care, Changes, FORESEEN_ROUNDS, Limits, Missing, Outcome};
 use chat_counters::event::{Event, Micros, SenderType, Stamp, UserId};
 
 /// Messages in a tail: so few that the other way of counting is tried as well.
@@ -53,24 +53,30 @@ pub struct Memory {
 #[derive(Debug, Default)]
 pub struct Writer {
     remembered: HashMap<DialogKey, Dialog>,
+    limits: Limits,
 }
 
 impl Writer {
-    /// Takes events as a lane does, until all are committed. Returns how often
-    /// a commit was refused.
-    pub fn take(&mut self, memory: &mut Memory, events: &[Event], care: Care) -> usize {
-        let (mut rest, mut care, mut refused) = (events, care, 0);
-        while !rest.is_empty() {
-            match self.attempt(memory, rest, care) {
-                Ok(outcomes) => rest = &rest[outcomes.len()..],
+    /// One that accepts what these limits allow.
+    pub fn within(limits: Limits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    /// Takes events as a lane does, until all are committed. Returns what became
+    /// of each.
+    pub fn take(&mut self, memory: &mut Memory, events: &[Event], mut care: Care) -> Vec<Outcome> {
+        loop {
+            match self.attempt(memory, events, care) {
+                Ok(outcomes) => return outcomes,
                 Err(Conflict) => {
-                    refused += 1;
                     care = Care::Look;
                     self.remembered.clear();
                 }
             }
         }
-        refused
     }
 
     fn attempt(
@@ -89,7 +95,7 @@ impl Writer {
 
     /// Derives without committing: what a process that is killed has done.
     pub fn derive(&self, memory: &Memory, events: &[Event], care: Care) -> (Changes, Vec<Outcome>) {
-        let mut batch = Batch::default();
+        let mut batch = Batch::within(self.limits);
         let mut outcomes = Vec::new();
         for event in events.iter().cycle().take(events.len() * FORESEEN_ROUNDS) {
             for need in batch.foreseen(event, care) {
@@ -146,6 +152,10 @@ impl Memory {
             Need::Reaction(key) => {
                 state.know_reaction(key.clone(), self.reactions.get(&key).cloned());
             }
+            Need::Name(key) => {
+                let (users, names) = self.named(&key);
+                state.know_name(key, users, names);
+            }
             Need::Topic(key) => state.know_topic(key.clone(), self.topics.contains(&key)),
             Need::UserType(key) => {
                 let learnt = self.user_types.get(&key).map(|(_, learnt)| learnt.clone());
@@ -190,6 +200,17 @@ impl Memory {
                 state.know_latest(dialog, most, latest);
             }
         }
+    }
+
+    /// Users under a name on a message, and names of its kind.
+    fn named(&self, key: &NameKey) -> (i64, i64) {
+        let stored = self.messages.get(&key.message).cloned().unwrap_or_default();
+        let (counts, name) = match &key.name {
+            Name::Status(status) => (stored.statuses, status.as_str()),
+            Name::Reaction(reaction) => (stored.reactions, reaction.as_str()),
+        };
+        let users = counts.get(name).copied().unwrap_or_default();
+        (users, names(&counts))
     }
 
     /// Messages of a dialog that are not deleted.
@@ -281,8 +302,22 @@ impl Memory {
         readers.count() as i64
     }
 
+    /// Applies one event on top of a batch, whatever it must know.
+    pub fn apply(&self, batch: &mut Batch, event: &Event) -> Outcome {
+        loop {
+            match batch.apply(event) {
+                Ok(outcome) => return outcome,
+                Err(Missing(needs)) => {
+                    for need in needs {
+                        self.answer(need, batch.state_mut());
+                    }
+                }
+            }
+        }
+    }
+
     /// Writes all changes or none, as a transaction does.
-    fn commit(&mut self, changes: &Changes) -> Result<(), Conflict> {
+    pub fn commit(&mut self, changes: &Changes) -> Result<(), Conflict> {
         self.check(changes)?;
         for taken in &changes.taken {
             self.journal.insert(EventKey {
@@ -357,7 +392,9 @@ impl Memory {
                 MessageBefore::Placeholder(version) => {
                     stored.is_none_or(|message| message.version != version)
                 }
-                MessageBefore::Created => stored.is_none(),
+                MessageBefore::Created => {
+                    stored.is_none() || !has_room(&self.messages[key], change)
+                }
             }
         });
         let receipts = changes
@@ -371,6 +408,27 @@ impl Memory {
             Err(Conflict)
         } else {
             Ok(())
+        }
+    }
+}
+
+/// Names under which somebody counts.
+pub fn names(counts: &BTreeMap<String, i64>) -> i64 {
+    counts.values().filter(|users| **users != 0).count() as i64
+}
+
+fn has_room(stored: &StoredMessage, change: &MessageChange) -> bool {
+    has_room_for(&stored.statuses, &change.room_for_statuses)
+        && has_room_for(&stored.reactions, &change.room_for_reactions)
+}
+
+fn has_room_for<N: ToString>(stored: &BTreeMap<String, i64>, room: &Room<N>) -> bool {
+    let users = |name: &N| stored.get(&name.to_string()).copied().unwrap_or_default();
+    match room {
+        Room::Any => true,
+        Room::AtMost(most) => names(stored) <= *most,
+        Room::Exactly { names: all, counts } => {
+            names(stored) == *all && counts.iter().all(|(name, count)| users(name) == *count)
         }
     }
 }

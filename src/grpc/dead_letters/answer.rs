@@ -134,6 +134,8 @@ impl From<Plan> for v1::ReplayPlan {
             applied,
             unchanged,
             duplicates,
+            // They are among the failures.
+            refused: _,
             uncertain,
             totals,
             changes,

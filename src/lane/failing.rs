@@ -1,0 +1,145 @@
+//! What a lane does about an attempt that failed.
+
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::doubt::takes_others;
+use super::progress::Progress;
+use super::{Lane, Side};
+use crate::deadletter::{Failure, Reason};
+use crate::derive::Care;
+use crate::store::{Class, StoreError};
+use crate::telemetry::metrics::Label;
+
+/// Conflicts in a row from which on they are not taken for bad luck.
+const STUBBORN: u32 = 5;
+
+/// Conflicts in a row, of fewer and fewer events, after which the last one is put
+/// off: whoever holds its documents does so for longer than others should wait.
+const HOPELESS: u32 = 20;
+
+/// The shortest and the longest time for which an event rests that fails by
+/// itself, and not for good.
+const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+impl Lane {
+    /// Decides what to do about a failed attempt; `false` to give up for now,
+    /// because the service stops.
+    pub(super) async fn failed(
+        &mut self,
+        progress: &mut Progress,
+        taken: usize,
+        failed: StoreError,
+    ) -> bool {
+        let class = failed.class();
+        progress.care = Care::Look;
+        if class == Class::Permanent {
+            match taken {
+                1 => self.refused(progress, &failed).await,
+                _ => progress.narrow(taken),
+            }
+            return true;
+        }
+        let label = Label {
+            kind: class.as_str(),
+        };
+        let retries = &self.shared.metrics.commit_retries;
+        retries.get_or_create(&label).inc();
+        let (stubborn, for_itself) = match class {
+            Class::Conflict => {
+                let conflicts = progress.conflicted();
+                (conflicts >= STUBBORN, conflicts >= HOPELESS)
+            }
+            _ => (failed.may_be_of_these_events(), true),
+        };
+        if class == Class::Conflict && stubborn {
+            self.end_stale_transactions().await;
+        }
+        if class == Class::Retryable && !std::mem::replace(&mut progress.failing, true) {
+            warn!(error = %failed, events = progress.queue.len(),
+                "the store does not take events; retrying until it does");
+        }
+        // It may be but one of them, for which the others need not wait.
+        if stubborn && taken > 1 {
+            progress.narrow(taken);
+        } else if stubborn && for_itself && takes_others(&self.shared.store).await {
+            self.put_off(progress, &failed).await;
+            return true;
+        }
+        let backoff = match class {
+            Class::Conflict => &mut progress.conflict,
+            _ => &mut progress.outage,
+        };
+        tokio::select! {
+            () = backoff.wait() => true,
+            () = self.shared.shutdown.requested(), if class == Class::Retryable => {
+                warn!(events = progress.queue.len(),
+                    "stopping while the store does not take events; they stay in the queue");
+                false
+            }
+        }
+    }
+
+    /// Dead-letters the first event, which the store refuses, now and always, and
+    /// has no other wait for more of its kind.
+    async fn refused(&mut self, progress: &mut Progress, failed: &StoreError) {
+        let Some(work) = progress.take_first() else {
+            return;
+        };
+        error!(tenant = %work.event.tenant, event = %work.event.stamp.event, error = %failed,
+            "the store refuses an event; it is dead-lettered");
+        self.aside.failed(&work.event);
+        let failure = Failure {
+            reason: Reason::RejectedByStore,
+            error: failed.to_string(),
+        };
+        self.dead_letter(work, failure);
+        self.set_aside_rest(progress).await;
+    }
+
+    /// Puts the first event off, which the store does not take while it takes
+    /// others: to the patient lane, and there for longer and longer.
+    async fn put_off(&mut self, progress: &mut Progress, failed: &StoreError) {
+        let Some(mut work) = progress.take_first() else {
+            return;
+        };
+        self.aside.failed(&work.event);
+        let Side::Patient(back) = &self.side else {
+            self.set_aside(work).await;
+            return self.set_aside_rest(progress).await;
+        };
+        let rest = REST.0 * 2_u32.saturating_pow(work.failures.min(10));
+        let rest = rest.min(REST.1);
+        warn!(tenant = %work.event.tenant, event = %work.event.stamp.event, error = %failed,
+            "the store does not take an event, but others; it is tried again in {rest:?}");
+        work.failures += 1;
+        let (back, shutdown) = (back.clone(), self.shared.shutdown.clone());
+        tokio::spawn(async move {
+            // One that is dropped is delivered again by the broker.
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = shutdown.requested() => return,
+            }
+            if let Some(back) = back.upgrade() {
+                let _ = back.send(work).await;
+            }
+        });
+    }
+
+    /// Sends on what of a batch is set aside by now.
+    async fn set_aside_rest(&mut self, progress: &mut Progress) {
+        let mut rest = Vec::from(std::mem::take(&mut progress.queue));
+        self.set_aside_known(&mut rest).await;
+        progress.queue = rest.into();
+    }
+
+    /// A conflict that does not go away: perhaps with a process that is dead.
+    async fn end_stale_transactions(&self) {
+        match self.shared.store.end_stale_transactions().await {
+            Ok(0) => {}
+            Ok(count) => info!(count, "ended transactions that a process left open"),
+            Err(error) => warn!(%error, "cannot look for transactions that were left open"),
+        }
+    }
+}

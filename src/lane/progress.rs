@@ -1,0 +1,74 @@
+//! How the work of a batch goes on, attempt by attempt.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::Work;
+use crate::config;
+use crate::derive::Care;
+use crate::retry::Backoff;
+
+/// The shortest and the longest delay after a conflict: somebody else has just
+/// succeeded, so that there is little to wait for.
+const CONFLICT_DELAY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
+
+/// What is left of a batch, and what was learnt from the attempts so far.
+pub(super) struct Progress {
+    /// Events not yet settled, in order of arrival.
+    pub(super) queue: VecDeque<Work>,
+    /// Most events to take at once: lowered to find the one that fails.
+    pub(super) limit: usize,
+    pub(super) care: Care,
+    pub(super) outage: Backoff,
+    pub(super) conflict: Backoff,
+    pub(super) failing: bool,
+    /// Conflicts in a row.
+    conflicts: u32,
+}
+
+impl Progress {
+    pub(super) fn new(batch: Vec<Work>, care: Care, retry: &config::Retry) -> Self {
+        Self {
+            limit: batch.len(),
+            queue: batch.into(),
+            care,
+            outage: Backoff::new(
+                Duration::from_millis(retry.initial_ms),
+                Duration::from_millis(retry.max_ms),
+            ),
+            conflict: Backoff::new(CONFLICT_DELAY.0, CONFLICT_DELAY.1),
+            failing: false,
+            conflicts: 0,
+        }
+    }
+
+    /// An attempt was a success; whether one before had failed for want of the
+    /// store.
+    pub(super) fn succeeded(&mut self) -> bool {
+        self.outage.reset();
+        self.conflict.reset();
+        self.conflicts = 0;
+        self.limit = self.limit.saturating_mul(2);
+        std::mem::take(&mut self.failing)
+    }
+
+    /// One more conflict; how many there were in a row.
+    pub(super) fn conflicted(&mut self) -> u32 {
+        self.conflicts += 1;
+        self.conflicts
+    }
+
+    /// Has the next attempt take half of what this one took.
+    pub(super) fn narrow(&mut self, taken: usize) {
+        self.limit = (taken / 2).max(1);
+    }
+
+    /// Takes the first event out, which fails by itself. The next may be of its
+    /// kind, and is tried by itself: finding each of a thousand by halving would
+    /// be ten thousand attempts.
+    pub(super) fn take_first(&mut self) -> Option<Work> {
+        self.limit = 1;
+        self.conflicts = 0;
+        self.queue.pop_front()
+    }
+}
