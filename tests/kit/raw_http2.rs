@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::service::Result;
+use super::service::{POLL, Result};
 
 /// What a client says first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -143,6 +144,22 @@ impl RawHttp2 {
                 None => return Err(format!("it ended before a frame of kind {kind}").into()),
             }
         }
+    }
+
+    /// Reads nothing more, until the other side is seen to have gone: what is
+    /// sent is refused then.
+    ///
+    /// # Errors
+    /// When it is there for a minute still.
+    pub async fn unread(mut self) -> Result<()> {
+        let began = Instant::now();
+        while self.send(PING, ACK, 0, &[0; 8]).await.is_ok() {
+            if began.elapsed() > Duration::from_secs(60) {
+                return Err("the connection is there after a minute".into());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
     }
 
     /// Reads on until the connection ends.

@@ -40,6 +40,8 @@ pub fn config(name: &str) -> Config {
     config.bus.exchange = format!("{own}_events");
     config.bus.dead_letter_queue = format!("{own}.dlq");
     config.bus.queue = own;
+    // Nobody sends calls to the services of a test but the test.
+    config.shutdown.delay_seconds = 0;
     config
 }
 
@@ -102,7 +104,6 @@ pub fn command(binary: &Path, config: &Config) -> Command {
         )
         .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
         .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
-        .env("CHAT_COUNTERS__SHUTDOWN__DELAY_SECONDS", "0")
         // None that another test's service has.
         .env("CHAT_COUNTERS__ADMIN__LISTEN", "127.0.0.1:0")
         .stdin(Stdio::null())
@@ -213,6 +214,10 @@ impl Service {
             (
                 "VERIFY__INTERVAL_SECONDS",
                 config.verify.interval_seconds.to_string(),
+            ),
+            (
+                "SHUTDOWN__DELAY_SECONDS",
+                config.shutdown.delay_seconds.to_string(),
             ),
             (
                 "SHUTDOWN__DRAIN_SECONDS",
