@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::auth::{StartError, Started};
@@ -20,10 +21,11 @@ use crate::outage::Outage;
 use crate::pipeline::Pipeline;
 use crate::redrive::{self, Redrive};
 use crate::retry::Backoff;
-use crate::shutdown::{self, Shutdown};
+use crate::shutdown::{self, Shutdown, Signals, Trigger};
 use crate::store::{CommitFeed, Reader, Store, StoreError, inspect};
 use crate::telemetry::http;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::standing::Standing;
 
 /// How long a stop waits for the dialog that is being verified.
 const LAST_VERIFICATION: Duration = Duration::from_secs(1);
@@ -69,7 +71,7 @@ pub enum AppError {
 /// [`AppError`] when it cannot start, or a part of it fails for good.
 pub async fn run(config: Config) -> Result<(), AppError> {
     let (trigger, shutdown) = shutdown::channel();
-    let stop_signal = shutdown::signal().map_err(AppError::Signals)?;
+    let mut signals = Signals::install().map_err(AppError::Signals)?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let store = Store::connect(&config.store).await?;
@@ -79,18 +81,18 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let (closed, left) = (store.clone(), redrive.clone());
 
     let mut parts = JoinSet::new();
-    let ready = Ready::default();
+    let standing = Standing::new(metrics.clone(), shutdown.clone());
     serve(
         &mut parts,
         &config,
         (registry, &metrics),
         (reader, store.clone(), redrive.clone()),
-        &ready,
+        &standing,
         shutdown.clone(),
     )
     .await?;
-    let drain = Duration::from_secs(config.shutdown.drain_seconds);
-    let consuming = ready.consuming;
+    let stopping = config.shutdown.clone();
+    let consuming = standing.consuming;
     parts.spawn(ingest(
         config,
         store,
@@ -102,8 +104,8 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     ));
 
     let ended = tokio::select! {
-        signal = stop_signal => {
-            info!(signal, "stopping");
+        signal = signals.next() => {
+            leave(signal, &stopping, &trigger, &mut signals).await;
             Ok(())
         }
         Some(ended) = parts.join_next() => ended.unwrap_or_else(|panic| {
@@ -112,12 +114,18 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         }).and(Err(AppError::Ended)),
     };
     trigger.request();
+    let began = Instant::now();
+    let drain = Duration::from_secs(stopping.drain_seconds);
     let outcome = match tokio::time::timeout(drain, drained(&mut parts)).await {
-        Ok(outcome) => ended.and(outcome),
+        Ok(outcome) => {
+            let seconds = began.elapsed().as_secs_f64();
+            info!(seconds, "stopped: what was under way is settled");
+            ended.and(outcome)
+        }
         Err(_) => {
             warn!(
                 seconds = drain.as_secs(),
-                "not drained in time; what is not acknowledged will be delivered again"
+                "stopped: not drained in time; what is not acknowledged will be delivered again"
             );
             ended
         }
@@ -127,13 +135,30 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     outcome
 }
 
-/// What `/healthz` answers from.
-#[derive(Debug, Clone, Default)]
-struct Ready {
-    /// Whether the store serves.
-    store: watch::Sender<bool>,
-    /// Whether events are being consumed.
-    consuming: watch::Sender<bool>,
+/// Serves on for a while after the word to stop: whoever sends calls here learns
+/// of it meanwhile. A person who stops the process does not wait for that, nor
+/// does a second signal.
+async fn leave(
+    signal: &'static str,
+    stopping: &crate::config::Shutdown,
+    trigger: &Trigger,
+    signals: &mut Signals,
+) {
+    trigger.leave();
+    let delay = Duration::from_secs(stopping.delay_seconds);
+    if signal == "SIGINT" || delay.is_zero() {
+        info!(signal, "stopping");
+        return;
+    }
+    info!(
+        signal,
+        seconds = stopping.delay_seconds,
+        "not ready any more; stopping after a while"
+    );
+    tokio::select! {
+        () = tokio::time::sleep(delay) => info!("stopping"),
+        signal = signals.next() => info!(signal, "stopping at once"),
+    }
 }
 
 /// Waits for all parts; their first error, if any.
@@ -159,7 +184,7 @@ async fn serve(
     config: &Config,
     (registry, metrics): (Registry, &Metrics),
     (reader, store, redrive): (Reader, Store, Redrive),
-    ready: &Ready,
+    standing: &Standing,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
     let guard = guard(&config.auth, metrics, &shutdown)?;
@@ -174,17 +199,12 @@ async fn serve(
         letters: DeadLetters::new(redrive),
         guard,
     };
-    let grpc = bound.serve(asked, ready.store.clone(), shutdown.clone());
+    let grpc = bound.serve(asked, standing.store.clone(), shutdown);
     parts.spawn(async move { grpc.await.map_err(AppError::from) });
     if !config.metrics.listen.is_empty() {
         let listener = listen(&config.metrics.listen).await?;
-        let ready = ready.clone();
-        let ready = move || *ready.store.borrow() && *ready.consuming.borrow();
-        let http = http::serve(listener, Arc::new(registry), ready, shutdown);
-        parts.spawn(async move {
-            http.await;
-            Ok(())
-        });
+        // Not one of the parts: it answers probes until the process ends.
+        tokio::spawn(http::serve(listener, Arc::new(registry), standing.clone()));
     }
     Ok(())
 }

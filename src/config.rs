@@ -133,6 +133,8 @@ pub struct Grpc {
     pub max_connections: usize,
     /// Age at which a connection is to end.
     pub max_connection_age_seconds: u64,
+    /// TLS of its listener.
+    pub tls: Tls,
     /// Requests at the same time.
     pub max_concurrent_requests: usize,
     /// Deadline of a call without one.
@@ -151,6 +153,20 @@ pub struct Admin {
     pub listen: String,
     /// Connections at the same time.
     pub max_connections: usize,
+    /// TLS of its listener.
+    pub tls: Tls,
+}
+
+/// TLS of a listener. Empty = none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The server's certificate chain.
+    pub cert_file: String,
+    /// Its private key.
+    pub key_file: String,
+    /// Authorities of the certificates that clients must have.
+    pub client_ca_file: String,
 }
 
 /// The Prometheus endpoint.
@@ -175,6 +191,8 @@ pub struct Log {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shutdown {
+    /// How long calls are served after the word to stop.
+    pub delay_seconds: u64,
     /// How long a stop waits for what is in flight.
     pub drain_seconds: u64,
 }
@@ -252,6 +270,7 @@ impl Default for Grpc {
             max_message_bytes: 1 << 20,
             max_connections: 4_096,
             max_connection_age_seconds: 1_800,
+            tls: Tls::default(),
             max_concurrent_requests: 256,
             default_deadline_ms: 5_000,
             max_deadline_ms: 60_000,
@@ -265,6 +284,7 @@ impl Default for Admin {
         Self {
             listen: "127.0.0.1:50052".into(),
             max_connections: 256,
+            tls: Tls::default(),
         }
     }
 }
@@ -297,6 +317,9 @@ impl Default for Verify {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { drain_seconds: 20 }
+        Self {
+            delay_seconds: 5,
+            drain_seconds: 20,
+        }
     }
 }

@@ -32,7 +32,7 @@ use tonic_health::server::health_reporter;
 use tower_layer::{Identity, Stack};
 
 use crate::config;
-use crate::listener::{Listener, Settings, descriptors};
+use crate::listener::{ListenError, Listener, Settings, descriptors};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::store::read::Reader;
@@ -99,34 +99,12 @@ const MAX_LETTERS_BYTES: usize = 16 << 20;
 /// Why the server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address cannot be listened on.
-    #[error("{key}: cannot listen on {listen}: {reason}")]
-    Bind {
-        /// Which of the listeners.
-        key: &'static str,
-        /// The configured address.
-        listen: String,
-        /// What the system said.
-        #[source]
-        reason: std::io::Error,
-    },
+    /// A port cannot be listened on as configured.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The descriptors compiled in cannot be served.
     #[error("gRPC reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-}
-
-async fn bind(
-    key: &'static str,
-    listen: &str,
-    settings: Settings,
-    metrics: &Metrics,
-) -> Result<Listener, ServeError> {
-    let bound = Listener::bind(listen, settings, metrics).await;
-    bound.map_err(|reason| ServeError::Bind {
-        key,
-        listen: listen.to_owned(),
-        reason,
-    })
 }
 
 /// What is asked for answers.
@@ -155,7 +133,7 @@ impl Bound {
     /// takes a free port.
     ///
     /// # Errors
-    /// [`ServeError::Bind`].
+    /// [`ServeError::Listen`].
     pub async fn bind(config: &config::Config, metrics: &Metrics) -> Result<Self, ServeError> {
         let config::Config { grpc, admin, .. } = config;
         let wanted = [
@@ -174,16 +152,14 @@ impl Bound {
             grace,
         };
         let last_words = Duration::from_millis(grpc.max_deadline_ms) + LAST_WORDS;
-        let counters = bind(
-            "grpc.listen",
-            &grpc.listen,
-            settings(0, last_words),
-            metrics,
-        )
-        .await?;
+        let counters = settings(0, last_words);
+        let counters = Listener::bind(&grpc.listen, &grpc.tls, counters, metrics).await?;
         let admin = match admin.listen.as_str() {
             "" => None,
-            listen => Some(bind("admin.listen", listen, settings(1, LONGEST_JOB), metrics).await?),
+            listen => {
+                let settings = settings(1, LONGEST_JOB);
+                Some(Listener::bind(listen, &admin.tls, settings, metrics).await?)
+            }
         };
         Ok(Self {
             counters,

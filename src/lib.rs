@@ -37,6 +37,7 @@ pub mod listener;
 pub mod maintenance;
 pub mod outage;
 pub mod pipeline;
+pub mod pki;
 pub mod redrive;
 pub mod retry;
 pub mod shutdown;

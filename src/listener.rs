@@ -9,32 +9,33 @@
 
 mod connection;
 pub mod descriptors;
+mod door;
 mod places;
 mod preface;
+pub mod tls;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::Stream;
-use futures::stream;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 
+use crate::config;
+use crate::pki::FileError;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
 pub use connection::{Connection, Cut, Peer, PeerCertificate};
+pub use door::{End, One};
 pub use places::{Place, Places};
 
-/// How long a client may take to begin to speak HTTP/2.
-const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Silence after which the system asks whether the other side is there.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+use door::{Door, Refusal};
+use tls::Tls;
+
 /// How long accepting rests after an error, at first and at most.
 const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// A flood is told of once in so long.
@@ -59,54 +60,56 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     settings: Settings,
+    tls: Option<Arc<Tls>>,
     metrics: Metrics,
 }
 
-/// Why a connection ended before a server had it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
-    /// All places were taken.
-    Full,
-    /// It had said nothing yet, and its place went to another.
-    GaveWay,
-    /// It did not begin to speak HTTP/2 in time.
-    Silent,
-    /// It spoke something else, or went away.
-    NotHttp2,
-}
-
-impl Refusal {
-    const ALL: [Refusal; 4] = [
-        Refusal::Full,
-        Refusal::GaveWay,
-        Refusal::Silent,
-        Refusal::NotHttp2,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Refusal::Full => "full",
-            Refusal::GaveWay => "gave_way",
-            Refusal::Silent => "silent",
-            Refusal::NotHttp2 => "not_http2",
-        }
-    }
+/// Why a port is not listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address cannot be listened on.
+    #[error("{key}.listen: cannot listen on {listen}: {reason}")]
+    Bind {
+        /// The section of the configuration.
+        key: &'static str,
+        /// The configured address.
+        listen: String,
+        /// What the system said.
+        #[source]
+        reason: io::Error,
+    },
+    /// A file of its TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] FileError),
 }
 
 impl Listener {
     /// Listens. Port 0 takes a free port.
     ///
     /// # Errors
-    /// What the system says.
-    pub async fn bind(listen: &str, settings: Settings, metrics: &Metrics) -> io::Result<Self> {
-        let socket = TcpListener::bind(listen).await?;
+    /// [`ListenError`].
+    pub async fn bind(
+        listen: &str,
+        tls: &config::Tls,
+        settings: Settings,
+        metrics: &Metrics,
+    ) -> Result<Self, ListenError> {
+        let failed = |reason| ListenError::Bind {
+            key: settings.name,
+            listen: listen.to_owned(),
+            reason,
+        };
+        let tls = Tls::load(settings.name, tls, metrics).await?;
+        let socket = TcpListener::bind(listen).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
         for refusal in Refusal::ALL {
             metrics.connections_refused(settings.name, refusal.as_str(), 0);
         }
         Ok(Self {
-            address: socket.local_addr()?,
+            address,
             socket,
             settings,
+            tls: tls.map(Arc::new),
             metrics: metrics.clone(),
         })
     }
@@ -124,7 +127,7 @@ impl Listener {
     /// what is under way goes on) when the future that it gets does.
     pub async fn serve<S, F>(self, server: S, shutdown: Shutdown)
     where
-        S: Fn(One, BoxedEnd) -> F + Clone + Send + Sync + 'static,
+        S: Fn(One, End) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
     {
         let places = Places::new(self.settings.max_connections);
@@ -132,11 +135,11 @@ impl Listener {
         let mut failed = Throttle::new(TOLD_EVERY);
         let mut rest = REST.0;
         let mut tasks = JoinSet::new();
-        let door = Arc::new(Door {
-            settings: self.settings,
-            metrics: self.metrics,
-            shutdown: shutdown.clone(),
-        });
+        if let Some(tls) = &self.tls {
+            tokio::spawn(tls.clone().watch(self.metrics.clone(), shutdown.clone()));
+        }
+        let door = Door::new(self.settings, self.tls, self.metrics, shutdown.clone());
+        let door = Arc::new(door);
         loop {
             while let Some(ended) = tasks.try_join_next() {
                 told(ended);
@@ -149,7 +152,7 @@ impl Listener {
                 Ok(accepted) => accepted,
                 Err(error) if is_of_one_connection(&error) => continue,
                 Err(error) => {
-                    door.failed(&mut failed, &error);
+                    tell_failed(&door.settings, &mut failed, &error);
                     tokio::time::sleep(rest).await;
                     rest = (rest * 2).min(REST.1);
                     continue;
@@ -158,7 +161,7 @@ impl Listener {
             rest = REST.0;
             let (place, was_full) = places.take();
             if was_full {
-                door.full(&mut full);
+                tell_full(&door.settings, &mut full);
             }
             match place {
                 Some(place) => {
@@ -176,123 +179,27 @@ impl Listener {
     }
 }
 
-/// A stream with one connection in it, which does not end after that.
-pub type One = std::pin::Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>>;
-
-/// Ends when a connection is to end.
-pub type BoxedEnd = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// What the tasks of all connections share.
-#[derive(Debug)]
-struct Door {
-    settings: Settings,
-    metrics: Metrics,
-    shutdown: Shutdown,
-}
-
-impl Door {
-    /// All that a connection lives through.
-    async fn connection<S, F>(
-        self: Arc<Self>,
-        stream: TcpStream,
-        address: SocketAddr,
-        mut place: Place,
-        server: S,
-    ) where
-        S: Fn(One, BoxedEnd) -> F,
-        F: Future<Output = Result<(), tonic::transport::Error>> + Send,
-    {
-        let _open = self.metrics.connection_open(self.settings.name);
-        let born = Instant::now();
-        let welcomed = tokio::select! {
-            welcomed = welcome(stream, address) => welcomed,
-            () = place.lost() => Err(Refusal::GaveWay),
-            () = self.shutdown.requested() => return,
-        };
-        let mut connection = match welcomed {
-            Ok(connection) => connection,
-            Err(refusal) => return self.refused(refusal),
-        };
-        place.keep();
-        let age = jittered(self.settings.max_age, connection.peer().connection);
-        connection.cut_at(born + age + self.settings.grace);
-        let (alive, gone) = oneshot::channel();
-        connection.hold(alive);
-        let end = self.end(born + age, gone);
-        let one = stream::once(async { Ok(connection) });
-        let one = Box::pin(stream::StreamExt::chain(one, stream::pending()));
-        if let Err(error) = server(one, Box::pin(end)).await {
-            debug!(%address, %error, "a connection failed");
-        }
-    }
-
-    /// Ends when a connection has its age, is gone, or the service stops.
-    fn end(
-        &self,
-        at: Instant,
-        gone: oneshot::Receiver<()>,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let shutdown = self.shutdown.clone();
-        async move {
-            tokio::select! {
-                () = tokio::time::sleep_until(at.into()) => {}
-                () = shutdown.requested() => {}
-                _ = gone => {}
-            }
-        }
-    }
-
-    fn refused(&self, refusal: Refusal) {
-        let (name, kind) = (self.settings.name, refusal.as_str());
-        self.metrics.connections_refused(name, kind, 1);
-    }
-
-    fn full(&self, throttle: &mut Throttle) {
-        let Settings {
-            name,
+fn tell_full(settings: &Settings, throttle: &mut Throttle) {
+    let Settings {
+        name,
+        max_connections,
+        ..
+    } = settings;
+    if let Some(times) = throttle.pass(Instant::now()) {
+        warn!(
+            listener = name,
             max_connections,
-            ..
-        } = self.settings;
-        if let Some(times) = throttle.pass(Instant::now()) {
-            warn!(
-                listener = name,
-                max_connections,
-                times,
-                "all connections are taken: one that has said nothing yet gives way, else the new one is closed"
-            );
-        }
-    }
-
-    fn failed(&self, throttle: &mut Throttle, error: &io::Error) {
-        if let Some(times) = throttle.pass(Instant::now()) {
-            let listener = self.settings.name;
-            warn!(listener, %error, times, "no connection can be accepted, trying again");
-        }
+            times,
+            "all connections are taken: one that has said nothing yet gives way, else the new one is closed"
+        );
     }
 }
 
-/// Brings a connection to where a server can have it.
-async fn welcome(stream: TcpStream, address: SocketAddr) -> Result<Connection, Refusal> {
-    // Neither is worth a connection.
-    let _ = stream.set_nodelay(true);
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
-    let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-    let mut connection = Connection::plain(stream, address);
-    let begun = tokio::time::timeout(PREFACE_TIMEOUT, preface::read(&mut connection));
-    match begun.await {
-        Ok(Ok(bytes)) => Ok(connection.beginning_with(bytes)),
-        Ok(Err(_)) => Err(Refusal::NotHttp2),
-        Err(_) => Err(Refusal::Silent),
+fn tell_failed(settings: &Settings, throttle: &mut Throttle, error: &io::Error) {
+    if let Some(times) = throttle.pass(Instant::now()) {
+        let listener = settings.name;
+        warn!(listener, %error, times, "no connection can be accepted, trying again");
     }
-}
-
-/// Up to a tenth more or less, so that clients that came together do not all
-/// come back together.
-fn jittered(age: Duration, seed: u64) -> Duration {
-    // Neighbouring numbers are spread evenly by the golden ratio.
-    let spread = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    let tenths = spread as f64 / f64::from(u32::MAX);
-    age.mul_f64(0.9 + 0.2 * tenths)
 }
 
 /// Whether an error of accepting is about the connection alone.
@@ -308,22 +215,5 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 fn told(ended: Result<(), tokio::task::JoinError>) {
     if let Err(panic) = ended {
         error!(%panic, "a connection's task panicked");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_are_spread_over_a_fifth() {
-        let hour = Duration::from_secs(3_600);
-        let mut ages: Vec<_> = (1..=50).map(|seed| jittered(hour, seed)).collect();
-        ages.sort_unstable();
-        assert!(ages[0] >= hour.mul_f64(0.9) && ages[49] <= hour.mul_f64(1.1));
-        // No gap is wider than a few even shares.
-        let widest = ages.windows(2).map(|pair| pair[1] - pair[0]).max();
-        assert!(widest < Some(hour.mul_f64(0.02)), "{widest:?}");
-        assert!(ages[49] - ages[0] > hour.mul_f64(0.17));
     }
 }

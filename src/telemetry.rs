@@ -4,4 +4,5 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 mod process;
+pub mod standing;
 pub mod throttle;

@@ -85,6 +85,7 @@ impl Upkeep {
         match looked {
             Ok(link) => {
                 self.metrics.topology_broken.set(0);
+                self.metrics.bus_answers();
                 self.trouble.over("events find their way to the queue");
                 self.link = Some(link);
             }

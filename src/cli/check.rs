@@ -6,6 +6,8 @@ use serde::Serialize;
 use super::output::{self, Output, table};
 use super::{ExitCode, Failure, Global};
 use crate::bus::{self, BusError, inspect::Found};
+use crate::listener::tls;
+use crate::pki::Certificate;
 use crate::store;
 
 /// Say whether configuration, RabbitMQ and MongoDB are as they must be
@@ -30,6 +32,8 @@ pub(super) struct Check {}
 struct Report {
     mongodb: Option<store::inspect::Inspection>,
     rabbitmq: Option<bus::inspect::Inspection>,
+    /// What the gRPC ports will show.
+    certificates: Vec<Certificate>,
     problems: Vec<String>,
     notes: Vec<String>,
 }
@@ -44,6 +48,7 @@ impl Check {
         let mut report = Report {
             mongodb: None,
             rabbitmq: None,
+            certificates: Vec::new(),
             problems: Vec::new(),
             notes: Vec::new(),
         };
@@ -66,6 +71,12 @@ impl Check {
                 };
                 report.problems.push(format!("{error}{cure}"));
                 code = ExitCode::Server;
+            }
+        }
+        for (section, files) in [("grpc", &config.grpc.tls), ("admin", &config.admin.tls)] {
+            match tls::inspect(section, files).await {
+                Ok(found) => report.certificates.extend(found),
+                Err(error) => report.problems.push(error.to_string()),
             }
         }
         report.collect();
@@ -91,6 +102,8 @@ impl Report {
             self.problems.extend_from_slice(&rabbitmq.problems);
             self.notes.extend_from_slice(&rabbitmq.notes);
         }
+        let soon = self.certificates.iter().filter_map(Certificate::ends_soon);
+        self.notes.extend(soon);
     }
 
     fn text(&self) -> String {
@@ -101,6 +114,7 @@ impl Report {
         if let Some(found) = &self.rabbitmq {
             rows.extend(rabbitmq(found));
         }
+        rows.extend(self.certificates.iter().map(certificate));
         let mut text = table(&[], &rows);
         let notes = self.notes.iter().map(|note| format!("note: {note}\n"));
         let problems = self
@@ -118,6 +132,16 @@ impl Report {
 
 fn row(what: &str, found: impl Into<String>) -> Vec<String> {
     vec![what.into(), found.into()]
+}
+
+fn certificate(found: &Certificate) -> Vec<String> {
+    let Certificate {
+        of,
+        subject,
+        not_after,
+        ..
+    } = found;
+    row(of, format!("{subject}, until {not_after}"))
 }
 
 fn mongodb(found: &store::inspect::Inspection) -> Vec<Vec<String>> {

@@ -49,6 +49,14 @@ impl Failure {
         self.code == ExitCode::Server
     }
 
+    /// Says it in the log.
+    pub fn log(self, what: &str) -> ExitCode {
+        if !self.message.is_empty() {
+            tracing::error!(error = self.message, "{what}");
+        }
+        self.code
+    }
+
     /// Says it on stderr.
     pub fn tell(self) -> ExitCode {
         if !self.message.is_empty() {
@@ -91,9 +99,7 @@ impl From<AppError> for Failure {
         match error {
             AppError::Store(error) => error.into(),
             AppError::Bus(error) => error.into(),
-            AppError::Listen { .. }
-            | AppError::Auth(_)
-            | AppError::Grpc(ServeError::Bind { .. }) => {
+            AppError::Listen { .. } | AppError::Auth(_) | AppError::Grpc(ServeError::Listen(_)) => {
                 Failure::new(ExitCode::Usage, error.to_string())
             }
             _ => Failure::new(ExitCode::No, error.to_string()),

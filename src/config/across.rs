@@ -27,6 +27,40 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
             found,
         });
     };
+    for (key, file, other) in [
+        ("grpc.tls.key_file", &grpc.tls.key_file, &grpc.tls.cert_file),
+        (
+            "grpc.tls.cert_file",
+            &grpc.tls.cert_file,
+            &grpc.tls.key_file,
+        ),
+        (
+            "grpc.tls.cert_file",
+            &grpc.tls.cert_file,
+            &grpc.tls.client_ca_file,
+        ),
+        (
+            "admin.tls.key_file",
+            &admin.tls.key_file,
+            &admin.tls.cert_file,
+        ),
+        (
+            "admin.tls.cert_file",
+            &admin.tls.cert_file,
+            &admin.tls.key_file,
+        ),
+        (
+            "admin.tls.cert_file",
+            &admin.tls.cert_file,
+            &admin.tls.client_ca_file,
+        ),
+    ] {
+        if file.is_empty() && !other.is_empty() {
+            let expected =
+                "a file: certificate and key go together, and clients' authorities with them";
+            refuse(key, expected.into(), "none".into());
+        }
+    }
     if bus.queue == bus.dead_letter_queue {
         refuse(
             "bus.dead_letter_queue",

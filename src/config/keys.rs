@@ -51,6 +51,7 @@ const fn number(min: i64, max: i64) -> Rule {
 }
 
 const NAME: Rule = Rule::Text(rules::name);
+const FILE: Rule = Rule::Text(rules::file);
 
 /// All keys, by section.
 #[rustfmt::skip]
@@ -113,10 +114,22 @@ pub const KEYS: &[Key] = &[
         "Longest deadline that a caller gets, in milliseconds"),
     key("grpc.reflection", "false", Rule::Boolean,
         "Whether grpc.listen answers reflection too; admin.listen always does"),
+    key("grpc.tls.cert_file", "\"\"", FILE,
+        "PEM file with the certificate of grpc.listen and its chain; empty = no TLS. TLS files are looked at every 10 s, and new connections get what has changed"),
+    key("grpc.tls.key_file", "\"\"", FILE,
+        "PEM file with its private key"),
+    key("grpc.tls.client_ca_file", "\"\"", FILE,
+        "PEM file with the authorities of clients' certificates; without such a certificate there is no connection then; empty = none is asked for"),
     key("admin.listen", "\"127.0.0.1:50052\"", Rule::Text(rules::address_or_off),
         "Where dead letters and maintenance are served over gRPC (DeadLetterService, MaintenanceService, health, reflection), host:port; empty = off"),
     key("admin.max_connections", "256", number(16, 1_000_000),
         "Connections to it at the same time, as grpc.max_connections"),
+    key("admin.tls.cert_file", "\"\"", FILE,
+        "PEM file with the certificate of admin.listen and its chain; empty = no TLS. As grpc.tls"),
+    key("admin.tls.key_file", "\"\"", FILE,
+        "PEM file with its private key"),
+    key("admin.tls.client_ca_file", "\"\"", FILE,
+        "PEM file with the authorities of clients' certificates; without such a certificate there is no connection then; empty = none is asked for"),
     key("auth.mode", "\"none\"", Rule::Text(super::auth::modes),
         "How callers say who they are: mtls, jwt, token, or several with commas between; none: nobody is asked, and everybody may do everything"),
     key("auth.allow_none", "false", Rule::Boolean,
@@ -138,11 +151,13 @@ pub const KEYS: &[Key] = &[
     key("auth.jwt.max_lifetime_seconds", "86400", number(60, 31_536_000),
         "For jwt: tokens that are valid for longer are refused"),
     key("metrics.listen", "\"127.0.0.1:9090\"", Rule::Text(rules::address_or_off),
-        "Where /metrics (OpenMetrics) and /healthz are served over HTTP, host:port; empty = off"),
+        "Where /metrics (OpenMetrics), /livez, /readyz and /healthz are served over HTTP, host:port; empty = off"),
     key("log.level", "\"info\"", Rule::Text(rules::level),
         "error, warn, info, debug, trace or off; or directives such as info,chat_counters::lane=debug"),
     key("log.format", "\"auto\"", Rule::Text(rules::format),
         "human, json, or auto: human on a terminal, JSON otherwise"),
+    key("shutdown.delay_seconds", "5", number(0, 3_600),
+        "How long after SIGTERM the service is not ready and serves on, while callers learn of it; SIGINT, or a second signal, does not wait"),
     key("shutdown.drain_seconds", "20", number(0, 3_600),
         "How long a stop waits for what is in flight; the rest is delivered again"),
     key("verify.interval_seconds", "60", number(0, 31_536_000),

@@ -99,6 +99,12 @@ pub(super) fn mongodb_url(text: &str) -> Result<(), &'static str> {
     )
 }
 
+pub(super) fn file(text: &str) -> Result<(), &'static str> {
+    (!text.contains('\0'))
+        .then_some(())
+        .ok_or("the path of a file, or nothing")
+}
+
 pub(super) fn anything(_: &str) -> Result<(), &'static str> {
     Ok(())
 }

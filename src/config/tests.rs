@@ -185,6 +185,19 @@ fn what_cannot_be_is_refused_by_name() {
             "metrics.listen",
             "another address",
         ),
+        (
+            &[("GRPC__TLS__CERT_FILE", "a.crt")],
+            "grpc.tls.key_file",
+            "go together",
+        ),
+        (
+            &[
+                ("ADMIN__TLS__KEY_FILE", "a.key"),
+                ("ADMIN__TLS__CERT_FILE", "a\0.crt"),
+            ],
+            "admin.tls.cert_file",
+            "the path of a file",
+        ),
         (&[("LOG__LEVEL", "inof")], "log.level", "found \"inof\""),
         (
             &[("LOG__FORMAT", "xml")],

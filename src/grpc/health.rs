@@ -1,6 +1,7 @@
 //! Whether the store can be reached: probed in the background, told by
 //! `grpc.health.v1`, and a reason not to keep callers waiting.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -84,6 +85,8 @@ pub(super) struct Probe {
     services: &'static [&'static str],
     known: watch::Sender<Known>,
     ready: watch::Sender<bool>,
+    /// Whether a stop is near: nothing is said to be serving any more.
+    leaving: AtomicBool,
 }
 
 impl Probe {
@@ -101,17 +104,20 @@ impl Probe {
             services,
             known,
             ready,
+            leaving: AtomicBool::new(false),
         };
         probe.tell(ServingStatus::NotServing).await;
         (probe, StoreState(state))
     }
 
-    /// Probes until the stop, then tells all watchers and lets go of them.
+    /// Probes until the stop, then lets go of all watchers, who are told when it
+    /// is near.
     pub(super) async fn run(mut self, shutdown: Shutdown) {
         let mut asking = None;
         tokio::select! {
             () = shutdown.requested() => {}
             () = self.probe_forever(&mut asking) => {}
+            () = self.tell_of_leaving(&shutdown) => {}
         }
         if let Some(asking) = asking {
             // An end of the process in the middle of it would make the driver panic.
@@ -123,6 +129,14 @@ impl Probe {
         for service in self.services {
             self.reporter.clear_service_status(service).await;
         }
+    }
+
+    /// Calls are answered on, and none is to be sent here any more.
+    async fn tell_of_leaving(&self, shutdown: &Shutdown) {
+        shutdown.leaving().await;
+        self.leaving.store(true, Ordering::Release);
+        self.tell(ServingStatus::NotServing).await;
+        std::future::pending().await
     }
 
     /// `asking` is the probe under way, whenever this is dropped.
@@ -172,12 +186,16 @@ impl Probe {
                 None => tracing::info!("the store answers: serving"),
                 Some(reason) => tracing::warn!(reason, "the store cannot be reached: not serving"),
             }
-            self.tell(status).await;
             self.ready.send_replace(status == ServingStatus::Serving);
+            self.tell(status).await;
         }
     }
 
     async fn tell(&self, status: ServingStatus) {
+        let status = match self.leaving.load(Ordering::Acquire) {
+            true => ServingStatus::NotServing,
+            false => status,
+        };
         for service in self.services {
             self.reporter.set_service_status(service, status).await;
         }

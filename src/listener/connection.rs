@@ -1,5 +1,6 @@
 //! A connection as a server has it, and who is at its other end.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -12,7 +13,6 @@ use futures::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
@@ -71,10 +71,15 @@ pub struct PeerCertificate {
     pub not_after: OffsetDateTime,
 }
 
+/// Bytes there and back, with TLS or without.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + fmt::Debug + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + fmt::Debug + Unpin + Send> Duplex for T {}
+
 /// A connection whose client speaks HTTP/2.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Duplex>,
     peer: Peer,
     /// What was read before the server had it, and how much of it was given.
     begun: (Vec<u8>, usize),
@@ -83,16 +88,20 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn plain(stream: TcpStream, address: SocketAddr) -> Self {
+    pub(super) fn new(
+        stream: impl Duplex + 'static,
+        address: SocketAddr,
+        certificate: Option<Arc<PeerCertificate>>,
+    ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let peer = Peer {
             address,
             connection: NEXT.fetch_add(1, Ordering::Relaxed),
-            certificate: None,
+            certificate,
             cut: Cut::default(),
         };
         Self {
-            stream,
+            stream: Box::new(stream),
             peer,
             begun: (Vec::new(), 0),
             cut: None,

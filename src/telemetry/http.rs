@@ -1,4 +1,5 @@
-//! `/metrics` and `/healthz` over HTTP/1.
+//! `/metrics`, and what an orchestrator asks, over HTTP/1: `/livez` (the
+//! process answers), `/readyz` (send calls here), `/healthz` (all of it works).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -8,15 +9,15 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tracing::warn;
 
+use super::standing::Standing;
 use crate::listener::Places;
-use crate::shutdown::Shutdown;
 
 /// Connections at the same time. The oldest gives way to one more: it is idle
 /// in all likelihood, for an answer takes milliseconds, and a probe must not
@@ -31,30 +32,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// Answers until a stop is requested: `/metrics` with what is registered,
-/// `/healthz` with 200 while `ready()`, else 503.
-pub async fn serve(
-    listener: TcpListener,
-    registry: Arc<Registry>,
-    ready: impl Fn() -> bool + Send + Sync + Clone + 'static,
-    shutdown: Shutdown,
-) {
+/// Answers for as long as the process lives.
+pub async fn serve(listener: TcpListener, registry: Arc<Registry>, standing: Standing) {
     let places = Places::new(CONNECTIONS);
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.requested() => return,
-        };
-        match accepted {
+        match listener.accept().await {
             Ok((stream, _)) => {
-                let (registry, ready) = (registry.clone(), ready.clone());
+                let (registry, standing) = (registry.clone(), standing.clone());
                 let (Some(mut place), _) = places.take() else {
                     continue;
                 };
                 connections.spawn(async move {
-                    let served = connection(stream, registry, ready);
+                    let served = connection(stream, registry, standing);
                     tokio::select! {
                         // An error is the client's: it has gone or speaks no HTTP.
                         _ = tokio::time::timeout(CONNECTION_TIMEOUT, served) => {}
@@ -73,10 +64,10 @@ pub async fn serve(
 async fn connection(
     stream: TcpStream,
     registry: Arc<Registry>,
-    ready: impl Fn() -> bool + Clone,
+    standing: Standing,
 ) -> hyper::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(request.method(), request.uri().path(), &registry, &ready);
+        let response = answer(request.method(), request.uri(), &registry, &standing);
         async move { Ok::<_, Infallible>(response) }
     });
     http1::Builder::new()
@@ -88,14 +79,14 @@ async fn connection(
 
 fn answer(
     method: &Method,
-    path: &str,
+    uri: &Uri,
     registry: &Registry,
-    ready: &impl Fn() -> bool,
+    standing: &Standing,
 ) -> Response<String> {
     if method != Method::GET && method != Method::HEAD {
         return response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "GET only\n".into());
     }
-    match path {
+    match uri.path() {
         "/metrics" => {
             let mut text = String::new();
             match prometheus_client::encoding::text::encode(&mut text, registry) {
@@ -103,13 +94,31 @@ fn answer(
                 Err(_) => response(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, String::new()),
             }
         }
-        "/healthz" if ready() => response(StatusCode::OK, PLAIN, "ok\n".into()),
-        "/healthz" => response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "not ready\n".into()),
+        "/livez" => response(StatusCode::OK, PLAIN, "ok\n".into()),
+        "/readyz" => told(standing.is_ready(), uri, standing),
+        "/healthz" => told(standing.is_whole(), uri, standing),
         _ => {
-            let text = "there is /metrics and /healthz\n";
+            let text = "there is /metrics, /livez, /readyz?verbose and /healthz?verbose\n";
             response(StatusCode::NOT_FOUND, PLAIN, text.into())
         }
     }
+}
+
+/// 200 or 503, with each part in a line when asked `?verbose`.
+fn told(good: bool, uri: &Uri, standing: &Standing) -> Response<String> {
+    let (status, word) = match good {
+        true => (StatusCode::OK, "ok\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+    };
+    let is_verbose = |part: &str| part == "verbose" || part.starts_with("verbose=");
+    let text = match uri
+        .query()
+        .is_some_and(|query| query.split('&').any(is_verbose))
+    {
+        true => standing.verbose(),
+        false => word.into(),
+    };
+    response(status, PLAIN, text)
 }
 
 fn response(status: StatusCode, kind: &'static str, text: String) -> Response<String> {
@@ -124,22 +133,37 @@ fn response(status: StatusCode, kind: &'static str, text: String) -> Response<St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::metrics::Metrics;
 
     #[test]
     fn each_path_has_its_answer() {
         let mut registry = Registry::default();
         let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
         registry.register("things", "Things", counter);
+        let (_trigger, shutdown) = crate::shutdown::channel();
+        let metrics = Metrics::new(&mut Registry::default());
+        let standing = Standing::new(metrics, shutdown);
         let rows = [
             (Method::GET, "/metrics", true, 200, "things_total 0"),
             (Method::HEAD, "/metrics", false, 200, "# EOF"),
-            (Method::GET, "/healthz", true, 200, "ok"),
-            (Method::GET, "/healthz", false, 503, "not ready"),
+            (Method::GET, "/livez", false, 200, "ok"),
+            (Method::GET, "/readyz", true, 200, "ok"),
+            (Method::GET, "/readyz", false, 503, "not ready"),
+            (
+                Method::GET,
+                "/readyz?verbose",
+                false,
+                503,
+                "store: does not answer",
+            ),
+            (Method::GET, "/readyz?verbose", true, 200, "consuming: no"),
+            (Method::GET, "/healthz", true, 503, "not ready"),
             (Method::GET, "/", true, 404, "/metrics"),
             (Method::POST, "/metrics", true, 405, "GET"),
         ];
         for (method, path, ready, status, text) in rows {
-            let response = answer(&method, path, &registry, &|| ready);
+            standing.store.send_replace(ready);
+            let response = answer(&method, &path.parse().unwrap(), &registry, &standing);
             assert_eq!(response.status().as_u16(), status, "{method} {path}");
             assert!(response.body().contains(text), "{method} {path}");
         }

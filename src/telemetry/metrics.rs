@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -102,6 +102,11 @@ pub struct Metrics {
     pub consumer_restarts: Family<Label, Counter>,
     /// 1 while nothing is consumed because the store takes nothing.
     pub consumer_paused: Gauge,
+    /// When the broker last answered the question that it is asked once a
+    /// second, in seconds since the epoch.
+    pub bus_answered: Gauge,
+    /// When an event was last settled, in seconds since the epoch.
+    pub last_settled: Gauge,
     /// Times that the exchange was found to be gone, and the queue was bound
     /// again.
     pub topology_restored: Counter,
@@ -115,6 +120,10 @@ pub struct Metrics {
     connections: Family<ListenerLabel, Gauge>,
     /// Connections that were closed before a call could come, by cause.
     connections_refused: Family<RefusalLabel, Counter>,
+    /// When the certificate of a gRPC port ends, in seconds since the epoch.
+    certificates_end: Family<ListenerLabel, Gauge>,
+    /// 1 while the files of a port's TLS are not those that it is served with.
+    certificates_unusable: Family<ListenerLabel, Gauge>,
     /// gRPC calls by what came of asking who calls: `accepted`, `missing`,
     /// `invalid`, `expired`, `keys_unavailable`, `denied`.
     pub auth_calls: Family<Label, Counter>,
@@ -147,10 +156,14 @@ impl Metrics {
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             consumer_restarts: Family::default(),
             consumer_paused: Gauge::default(),
+            bus_answered: Gauge::default(),
+            last_settled: Gauge::default(),
             verified_dialogs: Counter::default(),
             differences: Counter::default(),
             connections: Family::default(),
             connections_refused: Family::default(),
+            certificates_end: Family::default(),
+            certificates_unusable: Family::default(),
             auth_calls: Family::default(),
             auth_sources_broken: Family::default(),
             auth_keys_fetched: Gauge::default(),
@@ -235,6 +248,16 @@ impl Metrics {
             metrics.consumer_paused.clone(),
         );
         registry.register(
+            "bus_answered_timestamp_seconds",
+            "When the broker last answered the question it is asked once a second, since the epoch; 0 = never",
+            metrics.bus_answered.clone(),
+        );
+        registry.register(
+            "last_settled_timestamp_seconds",
+            "When an event was last settled, since the epoch; 0 = never",
+            metrics.last_settled.clone(),
+        );
+        registry.register(
             "topology_restored",
             "Times that the exchange was found to be gone, and the queue was bound again",
             metrics.topology_restored.clone(),
@@ -263,6 +286,16 @@ impl Metrics {
             "connections_refused",
             "Connections closed before a call could come, by port and cause",
             metrics.connections_refused.clone(),
+        );
+        registry.register(
+            "certificate_not_after_timestamp_seconds",
+            "When the certificate that a gRPC port shows ends, in seconds since the epoch, by port",
+            metrics.certificates_end.clone(),
+        );
+        registry.register(
+            "certificate_unusable",
+            "Whether the TLS files of a gRPC port have changed into what cannot be used: 1 if so, else 0, by port",
+            metrics.certificates_unusable.clone(),
         );
         registry.register(
             "auth_calls",
@@ -320,6 +353,12 @@ impl Metrics {
     /// Counts a settled event by its outcome.
     pub fn settled(&self, outcome: &'static str) {
         self.events.get_or_create(&Label { kind: outcome }).inc();
+        self.last_settled.set(now());
+    }
+
+    /// Takes note that the broker answered.
+    pub fn bus_answers(&self) {
+        self.bus_answered.set(now());
     }
 
     /// Counts a create that disagrees with what was recorded of its message.
@@ -352,6 +391,20 @@ impl Metrics {
         self.connections_refused.get_or_create(&label).inc_by(count);
     }
 
+    /// Says when the certificate of a gRPC port ends, in seconds since the epoch.
+    pub fn certificate_ends(&self, listener: &'static str, at: i64) {
+        let label = ListenerLabel { listener };
+        self.certificates_end.get_or_create(&label).set(at);
+    }
+
+    /// Says whether the TLS files of a gRPC port cannot take the place of what
+    /// was read before.
+    pub fn certificate_unusable(&self, listener: &'static str, is_so: bool) {
+        let label = ListenerLabel { listener };
+        let unusable = self.certificates_unusable.get_or_create(&label);
+        unusable.set(i64::from(is_so));
+    }
+
     /// Counts an event that is none of ours, by its type.
     pub fn ignored(&self, event_type: &str) {
         self.settled("ignored");
@@ -375,6 +428,12 @@ impl Metrics {
         types.insert(event_type.into());
         event_type
     }
+}
+
+/// Seconds since the epoch.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

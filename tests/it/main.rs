@@ -49,6 +49,7 @@ mod rebuild;
 mod rules;
 mod scenario;
 mod stored;
+mod tls;
 mod torture;
 mod verify;
 mod world;

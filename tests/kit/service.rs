@@ -102,10 +102,20 @@ pub fn command(binary: &Path, config: &Config) -> Command {
         )
         .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
         .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
+        .env("CHAT_COUNTERS__SHUTDOWN__DELAY_SECONDS", "0")
         // None that another test's service has.
         .env("CHAT_COUNTERS__ADMIN__LISTEN", "127.0.0.1:0")
         .stdin(Stdio::null())
         .kill_on_drop(true);
+    for (section, tls) in [("GRPC", &config.grpc.tls), ("ADMIN", &config.admin.tls)] {
+        for (key, file) in [
+            ("CERT_FILE", &tls.cert_file),
+            ("KEY_FILE", &tls.key_file),
+            ("CLIENT_CA_FILE", &tls.client_ca_file),
+        ] {
+            command.env(format!("CHAT_COUNTERS__{section}__TLS__{key}"), file);
+        }
+    }
     command
 }
 
