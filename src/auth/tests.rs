@@ -28,7 +28,12 @@ fn asks_for_tokens() -> Authenticator {
 #[test]
 fn where_nobody_is_asked_everybody_is_anonymous() {
     let open = Authenticator::open();
-    for shown in [Shown::default(), CERTIFIED, shown("Bearer x"), shown("junk")] {
+    for shown in [
+        Shown::default(),
+        CERTIFIED,
+        shown("Bearer x"),
+        shown("junk"),
+    ] {
         let identity = open.identify(shown, SystemTime::now()).unwrap();
         assert!(identity.is_anonymous() && identity.reads_bodies());
     }

@@ -51,9 +51,8 @@ async fn a_certificate_is_who_its_alternative_name_says_and_nobody_by_its_common
     let directory = tempfile::tempdir()?;
     let at = |name: &str| directory.path().join(name);
     let authority = Authority::new("authority")?;
-    let sign = |host: &str, name: &str| {
-        authority.sign(directory.path(), &[host], ("tests", name), 90)
-    };
+    let sign =
+        |host: &str, name: &str| authority.sign(directory.path(), &[host], ("tests", name), 90);
     let server = sign("localhost", "server")?;
     let dashboard = sign("dashboard.chat.example", "dashboard")?;
     // The common name of somebody who may do everything.
@@ -77,13 +76,17 @@ async fn a_certificate_is_who_its_alternative_name_says_and_nobody_by_its_common
     assert_eq!(why(other), refused(Code::PermissionDenied, "TENANT_DENIED"));
     // A token is not overlooked because the certificate would do.
     let mut both = Request::new(user(TENANT, "ann"));
-    both.metadata_mut().insert("authorization", "Bearer x".parse()?);
+    both.metadata_mut()
+        .insert("authorization", "Bearer x".parse()?);
     let both = why(known.get_user_stats(both).await);
     assert_eq!(both, refused(Code::Unauthenticated, "CREDENTIALS_MISSING"));
 
     let mut unknown = client(&service, &authority, &pretender).await?;
     let unknown = why(unknown.get_user_stats(user(TENANT, "ann")).await);
-    assert_eq!(unknown, refused(Code::Unauthenticated, "CREDENTIALS_INVALID"));
+    assert_eq!(
+        unknown,
+        refused(Code::Unauthenticated, "CREDENTIALS_INVALID")
+    );
 
     by_command_line(&world, &service, &at("ca.pem"), &dashboard).await?;
     service.stop().await
@@ -91,7 +94,15 @@ async fn a_certificate_is_who_its_alternative_name_says_and_nobody_by_its_common
 
 async fn by_command_line(world: &World, service: &Service, ca: &Path, own: &Pair) -> Result<()> {
     let address = format!("https://{}", service.grpc);
-    let get = ["get", "user", "ann", "--tenant", TENANT, "--address", &address];
+    let get = [
+        "get",
+        "user",
+        "ann",
+        "--tenant",
+        TENANT,
+        "--address",
+        &address,
+    ];
     let (ca, certificate, key) = (text(ca), text(&own.certificate), text(&own.key));
     let server = ["--tls-ca", &ca, "--tls-name", "localhost"];
     let client = ["--tls-cert", &certificate, "--tls-key", &key];
@@ -101,8 +112,16 @@ async fn by_command_line(world: &World, service: &Service, ca: &Path, own: &Pair
     let rows = [
         (get.to_vec(), 3, "--tls-ca"),
         ([&get[..], &server].concat(), 3, "--tls-cert"),
-        ([&get[..], &server, &client[..2]].concat(), 2, "--tls-key FILE is missing"),
-        ([&get[..], &["--tls-ca", &ca], &client].concat(), 3, "--tls-name"),
+        (
+            [&get[..], &server, &client[..2]].concat(),
+            2,
+            "--tls-key FILE is missing",
+        ),
+        (
+            [&get[..], &["--tls-ca", &ca], &client].concat(),
+            3,
+            "--tls-name",
+        ),
     ];
     for (arguments, code, said) in rows {
         let output = command(world, &arguments).output().await?;

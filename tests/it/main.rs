@@ -17,6 +17,7 @@ mod strategy;
 mod auth;
 mod auth_jwt;
 mod auth_letters;
+mod auth_mtls;
 mod chat3;
 mod command_line;
 mod commits;
