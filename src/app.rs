@@ -188,7 +188,7 @@ async fn serve(
     standing: &Standing,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
-    let guard = guard(&config.auth, metrics, &shutdown)?;
+    let guard = guard(config, metrics, &shutdown)?;
     let bound = Bound::bind(config, metrics).await?;
     info!(address = %bound.local_addr(), "serving counters over gRPC");
     if let Some(address) = bound.admin_addr() {
@@ -211,18 +211,20 @@ async fn serve(
 }
 
 /// Who is let in, and what keeps that up to date.
-fn guard(
-    config: &crate::config::Auth,
-    metrics: &Metrics,
-    shutdown: &Shutdown,
-) -> Result<Guard, AppError> {
+fn guard(config: &Config, metrics: &Metrics, shutdown: &Shutdown) -> Result<Guard, AppError> {
     let Started {
         authenticator,
         sources,
-    } = Started::new(config)?;
-    match config.modes().is_empty() {
+    } = Started::new(&config.auth)?;
+    match config.auth.modes().is_empty() {
         true => warn!("auth.mode is none: whoever reaches gRPC may read and do everything"),
-        false => info!(mode = config.mode, "callers are asked who they are"),
+        false => info!(mode = config.auth.mode, "callers are asked who they are"),
+    }
+    for listener in config.tokens_in_the_clear() {
+        warn!(
+            listener,
+            "bearer tokens come over the network without TLS: whoever reads along has them"
+        );
     }
     tokio::spawn(sources.run(metrics.clone(), shutdown.clone()));
     Ok(Guard::new(authenticator, metrics.clone()))

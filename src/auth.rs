@@ -115,3 +115,6 @@ impl Authenticator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::output::{self, Output, table};
 use super::{ExitCode, Failure, Global};
+use crate::auth::Started;
 use crate::bus::{self, BusError, inspect::Found};
 use crate::listener::tls;
 use crate::pki::Certificate;
@@ -78,6 +79,9 @@ impl Check {
                 Ok(found) => report.certificates.extend(found),
                 Err(error) => report.problems.push(error.to_string()),
             }
+        }
+        if let Err(error) = Started::new(&config.auth) {
+            report.problems.push(error.to_string());
         }
         report.collect();
         if code == ExitCode::Done && !report.problems.is_empty() {

@@ -176,6 +176,18 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
             found.into(),
         );
     }
+    let authorities = [
+        &config.grpc.tls.client_ca_file,
+        &config.admin.tls.client_ca_file,
+    ];
+    if modes.contains(&Mode::Mtls) && authorities.iter().all(|file| file.is_empty()) {
+        refuse(
+            "grpc.tls.client_ca_file",
+            "here or in admin.tls.client_ca_file the authorities of client certificates, since \
+             auth.mode has mtls",
+            "neither".into(),
+        );
+    }
     for (key, listen) in listeners(config) {
         if modes.is_empty() && !allow_none && !listen.is_empty() && !is_loopback(listen) {
             refuse(
@@ -187,6 +199,23 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
         }
     }
     problems
+}
+
+impl Config {
+    /// The keys of listeners to which bearer tokens would come over a network
+    /// for all to see.
+    pub fn tokens_in_the_clear(&self) -> Vec<&'static str> {
+        let modes = self.auth.modes();
+        let bearer = modes.contains(&Mode::Token) || modes.contains(&Mode::Jwt);
+        let open = listeners(self).into_iter().filter(|(key, listen)| {
+            let tls = match *key {
+                "grpc.listen" => &self.grpc.tls,
+                _ => &self.admin.tls,
+            };
+            bearer && !listen.is_empty() && !is_loopback(listen) && tls.cert_file.is_empty()
+        });
+        open.map(|(key, _)| key).collect()
+    }
 }
 
 fn listeners(config: &Config) -> [(&'static str, &str); 2] {
@@ -231,7 +260,7 @@ mod tests {
     fn a_mode_has_what_it_needs() {
         let with = |mode: &str| told(|config| config.auth.mode = mode.into());
         assert_eq!(with("token"), ["auth.token_file"]);
-        assert_eq!(with("mtls"), ["auth.mtls_file"]);
+        assert_eq!(with("mtls"), ["auth.mtls_file", "grpc.tls.client_ca_file"]);
         let jwt = ["auth.jwt.issuer", "auth.jwt.audience", "auth.jwt.jwks_file"];
         assert_eq!(with("jwt"), jwt);
         let both = told(|config| {
@@ -245,6 +274,25 @@ mod tests {
             };
         });
         assert_eq!(both, ["auth.jwt.jwks_file"]);
+    }
+
+    #[test]
+    fn tokens_are_told_of_where_everybody_can_read_them() {
+        let told = |mode: &str, listen: &str, cert_file: &str| {
+            let mut config = Config::default();
+            config.auth.mode = mode.into();
+            config.grpc.listen = listen.into();
+            config.grpc.tls.cert_file = cert_file.into();
+            config.tokens_in_the_clear()
+        };
+        assert_eq!(told("mtls,jwt", "0.0.0.0:1", ""), ["grpc.listen"]);
+        for none in [
+            told("token", "127.0.0.1:1", ""),
+            told("token", "0.0.0.0:1", "cert.pem"),
+            told("mtls", "0.0.0.0:1", ""),
+        ] {
+            assert!(none.is_empty(), "{none:?}");
+        }
     }
 
     #[test]

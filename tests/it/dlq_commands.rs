@@ -170,9 +170,10 @@ async fn an_incident_is_seen_understood_and_mended() -> Result<()> {
     assert_eq!(first["kind"], "replay");
     assert_eq!(first["reason"], "the validator is gone");
     assert_eq!(first["done"], 20);
-    // Who says to have asked, and from where it came.
+    // Who asked and from where, and what they said of themselves.
     let actor = first["actor"].as_str().unwrap_or_default();
-    assert!(actor.starts_with("cli:sre (grpc:127.0.0.1:"), "{actor}");
+    assert!(actor.starts_with("anonymous (grpc:127.0.0.1:"), "{actor}");
+    assert_eq!(first["claimed_actor"], "cli:sre");
     service.stop().await
 }
 

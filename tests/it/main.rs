@@ -17,9 +17,13 @@ mod strategy;
 mod auth;
 mod auth_jwt;
 mod auth_letters;
+<<<<<<< HEAD
 mod away;
 mod blocked;
 mod callers;
+=======
+mod auth_mtls;
+>>>>>>> auth
 mod chat3;
 mod command_line;
 mod commits;
