@@ -45,7 +45,7 @@ async fn looks_without_the_broker(client: &mut Client, letters: i64) -> Result<(
 /// The refusals of all kinds of calls.
 async fn refusals(service: &Service) -> Result<Vec<Status>> {
     let mut letters = client(service).await?;
-    let address = format!("http://{}", service.grpc);
+    let address = format!("http://{}", service.admin);
     let mut maintenance = MaintenanceServiceClient::connect(address).await?;
     let selection = Some(DeadLetterSelection {
         filter: Some(DeadLetterFilter::default()),

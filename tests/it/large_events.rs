@@ -126,7 +126,7 @@ async fn passes_hold_little_however_much_the_letters_come_to() -> Result<()> {
     world.service().await?.stop().await?;
     put(&world, letters, mib << 20).await?;
     let service = world.service().await?;
-    let address = service.grpc.to_string();
+    let address = service.admin.to_string();
     for arguments in [
         &["sync"][..],
         &["replay", "--all", "--dry-run"],
