@@ -20,6 +20,8 @@ pub enum Reason {
     TooLarge,
     /// A counter event with a field missing, out of bounds or of a wrong type.
     InvalidEvent,
+    /// A counter event of another tenant than its routing key.
+    WrongTenant,
     /// The store refuses this one event, and no retry can cure it.
     RejectedByStore,
     /// The broker gave up: the event was delivered too often without an end.
@@ -34,10 +36,11 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 9] = [
         Reason::Undecodable,
         Reason::TooLarge,
         Reason::InvalidEvent,
+        Reason::WrongTenant,
         Reason::RejectedByStore,
         Reason::DeliveryLimit,
         Reason::Expired,
@@ -52,6 +55,7 @@ impl Reason {
             Reason::Undecodable => "undecodable",
             Reason::TooLarge => "too_large",
             Reason::InvalidEvent => "invalid_event",
+            Reason::WrongTenant => "wrong_tenant",
             Reason::RejectedByStore => "rejected_by_store",
             Reason::DeliveryLimit => "delivery_limit",
             Reason::Expired => "expired",

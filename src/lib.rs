@@ -35,6 +35,7 @@ pub mod lane;
 pub mod maintenance;
 pub mod outage;
 pub mod pipeline;
+pub mod pki;
 pub mod redrive;
 pub mod retry;
 pub mod shutdown;

@@ -205,7 +205,7 @@ impl Letters {
         {
             return Ok(channel.clone());
         }
-        let link = Link::open(self.bus.url.expose(), "chat-counters dead letters").await?;
+        let link = Link::open(&self.bus, "chat-counters dead letters").await?;
         topology::dead_letter_queue(&link, &self.bus).await?;
         let channel = link.channel().await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());

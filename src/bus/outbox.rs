@@ -59,7 +59,7 @@ impl Outbox {
     /// # Errors
     /// Any [`BusError`].
     pub async fn open(bus: &config::Bus) -> Result<Self, BusError> {
-        let link = Link::open(bus.url.expose(), "chat-counters dead letters, outbox").await?;
+        let link = Link::open(bus, "chat-counters dead letters, outbox").await?;
         topology::declare(&link, bus).await?;
         let channel = link.channel().await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());

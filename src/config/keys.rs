@@ -51,12 +51,17 @@ const fn number(min: i64, max: i64) -> Rule {
 }
 
 const NAME: Rule = Rule::Text(rules::name);
+const FILE: Rule = Rule::Text(rules::file);
 
 /// All keys, by section.
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
     key("bus.url", "\"amqp://guest:guest@127.0.0.1:5672/%2f\"", Rule::Url(rules::amqp_url),
         "RabbitMQ: amqp://user:password@host:port/vhost, amqps for TLS; user and password percent-encoded"),
+    key("bus.url_file", "\"\"", FILE,
+        "File with the URL, in the place of bus.url; read anew for each connection"),
+    key("bus.password_file", "\"\"", FILE,
+        "File with the password, plain, for the user of a URL that has none; read anew for each connection"),
     key("bus.exchange", "\"chat3_events\"", NAME,
         "Topic exchange that events are published to; declared if missing"),
     key("bus.binding", "\"#\"", NAME,
@@ -77,12 +82,26 @@ pub const KEYS: &[Key] = &[
         "A consumer silent for so long is renewed; restarted, if its queue holds events"),
     key("bus.hold_seconds", "60", number(1, 86_400),
         "When the store takes nothing for so long, deliveries are handed back, and consumed again when it does; less than the broker's consumer timeout"),
+    key("bus.check_tenant", "\"warn\"", Rule::Text(rules::check_tenant),
+        "Events whose tenantId is not the tenant of their routing key: off, warn (counted, and told of) or dead_letter"),
+    key("bus.tls.ca_file", "\"\"", FILE,
+        "PEM file with the authorities that may sign the broker's certificate, in the place of the public ones; TLS files are read anew for each connection"),
+    key("bus.tls.cert_file", "\"\"", FILE,
+        "PEM file with the client's certificate and its chain; a URL without a user then logs in by it (SASL EXTERNAL)"),
+    key("bus.tls.key_file", "\"\"", FILE,
+        "PEM file with the private key of that certificate"),
     key("store.url", "\"mongodb://127.0.0.1:27017/?replicaSet=rs0\"", Rule::Url(rules::mongodb_url),
         "MongoDB, a replica set: mongodb://user:password@host:port,host:port/?replicaSet=name; user and password percent-encoded"),
+    key("store.url_file", "\"\"", FILE,
+        "File with the URL, in the place of store.url; the store's files are looked at every 5 s, and what is new is taken up"),
+    key("store.password_file", "\"\"", FILE,
+        "File with the password, plain, for the user of a URL that has none"),
     key("store.database", "\"chat_counters\"", Rule::Text(rules::database),
         "Database of the counters; created if missing"),
     key("store.journal_retention_days", "90", number(1, 36_500),
         "How long taken events stay in the journal, for read-your-writes and history; what was counted stays counted once after that, too"),
+    key("store.allow_insecure_tls", "false", Rule::Boolean,
+        "Whether the URL may have tlsInsecure or tlsAllowInvalidCertificates, with which anybody can pose as MongoDB"),
     key("counters.sender_types", "\"user,contact,bot\"", Rule::Text(rules::sender_types),
         "Sender types with a count of their own, with commas between; any other counts as other. A type must be here before its messages come"),
     key("lanes.count", "2", number(1, 64),

@@ -14,6 +14,7 @@ mod kit;
 #[path = "../kit/strategy.rs"]
 mod strategy;
 
+mod bus_tls;
 mod chat3;
 mod command_line;
 mod commits;
@@ -45,6 +46,7 @@ mod rebuild;
 mod rules;
 mod scenario;
 mod stored;
+mod tenants;
 mod torture;
 mod verify;
 mod world;

@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "each program uses its part")]
 
+pub mod authority;
 pub mod broker;
 pub mod model;
 pub mod random;

@@ -225,8 +225,9 @@ impl Store {
     }
 
     async fn settle_once(&self, settling: &Settling) -> Result<(), StoreError> {
-        let mut session = self.begin().await?;
-        match self.settle_within(&mut session, settling).await {
+        let store = self.pinned();
+        let mut session = store.begin().await?;
+        match store.settle_within(&mut session, settling).await {
             Ok(()) => commit(&mut session).await,
             Err(error) => {
                 // The server ends the transaction by itself where this fails.
