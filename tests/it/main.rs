@@ -45,6 +45,7 @@ mod read_count_size;
 mod rebuild;
 mod rules;
 mod scenario;
+mod store_tls;
 mod stored;
 mod tenants;
 mod torture;
