@@ -22,7 +22,8 @@ use crate::pipeline::Pipeline;
 use crate::redrive::{self, Redrive};
 use crate::retry::Backoff;
 use crate::shutdown::{self, Shutdown, Signals, Trigger};
-use crate::store::{CommitFeed, Reader, Store, StoreError, inspect};
+use crate::store::inspect::{self, InspectError};
+use crate::store::{CommitFeed, Reader, Store, StoreError};
 use crate::telemetry::http;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::standing::Standing;
@@ -48,6 +49,9 @@ pub enum AppError {
     /// The store cannot be used as configured.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store lets nobody in as configured.
+    #[error(transparent)]
+    Refused(#[from] InspectError),
     /// The broker cannot be used as configured.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -241,7 +245,7 @@ async fn ingest(
     consuming: watch::Sender<bool>,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
-    if !migrated(&config, &store, &shutdown).await {
+    if !migrated(&config, &store, &shutdown).await? {
         return Ok(());
     }
     let outage = Outage::default();
@@ -284,9 +288,16 @@ async fn ingest(
         lanes.push(sender);
     }
     let (sink, deliveries) = mpsc::channel(in_flight);
-    tasks.spawn(Pipeline::new(decoder, lanes, types, metrics).run(deliveries));
+    tasks.spawn(
+        Pipeline::new(decoder, lanes, types, config.bus.check_tenant, metrics).run(deliveries),
+    );
     tokio::spawn(forward(consumer.health(), consuming));
     tokio::spawn(tell_weaknesses(config.store.clone()));
+    tokio::spawn(
+        registered
+            .clone()
+            .follow_files(config.store.clone(), shutdown.clone()),
+    );
     let verify = config.verify.clone();
     let verifying = background::run(verified, verify, background_metrics, shutdown.clone());
     let verifying = tokio::spawn(verifying);
@@ -358,7 +369,15 @@ async fn forward(mut health: watch::Receiver<bool>, consuming: watch::Sender<boo
 
 /// Prepares the database, however long that takes. `false` when a stop was
 /// requested before.
-async fn migrated(config: &Config, store: &Store, shutdown: &Shutdown) -> bool {
+///
+/// # Errors
+/// When the first try shows that only a person can help, as with the broker: a
+/// wrong user or password, or a certificate.
+async fn migrated(
+    config: &Config,
+    store: &Store,
+    shutdown: &Shutdown,
+) -> Result<bool, InspectError> {
     let days = u64::from(config.store.journal_retention_days);
     let retention = Duration::from_secs(days * 24 * 60 * 60);
     let mut backoff = Backoff::new(
@@ -370,15 +389,20 @@ async fn migrated(config: &Config, store: &Store, shutdown: &Shutdown) -> bool {
         let migrated = tokio::select! {
             migrated = store.migrate(retention) => migrated,
             // Every step of it is idempotent, so cutting it off harms nothing.
-            () = shutdown.requested() => return false,
+            () = shutdown.requested() => return Ok(false),
         };
-        let Err(error) = migrated else { return true };
+        let Err(error) = migrated else {
+            return Ok(true);
+        };
         if !std::mem::replace(&mut told, true) {
+            if let Some(error) = InspectError::of_store(&config.store, &error).await {
+                return Err(error);
+            }
             warn!(%error, "the store cannot be prepared; retrying until it can");
         }
         tokio::select! {
             () = backoff.wait() => {}
-            () = shutdown.requested() => return false,
+            () = shutdown.requested() => return Ok(false),
         }
     }
 }

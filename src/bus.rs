@@ -44,6 +44,7 @@ mod publisher;
 mod reading;
 mod session;
 mod settle;
+mod tls;
 mod topology;
 mod trouble;
 pub mod upkeep;

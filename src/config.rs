@@ -6,6 +6,7 @@ mod across;
 mod auth;
 pub mod keys;
 mod load;
+mod present;
 mod rules;
 mod secret;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use crate::event::decode::DEFAULT_SENDER_TYPES;
 
 pub use auth::{Auth, Jwt, Mode};
 pub use load::{ConfigError, Loaded, PREFIX, Problem, Source, Sources, load};
+pub use present::SecretError;
 pub use secret::{Url, redacted};
 
 /// Everything that can be configured.
@@ -55,6 +57,10 @@ pub struct Config {
 pub struct Bus {
     /// Its URL, perhaps with a password.
     pub url: Url,
+    /// A file with the URL in its place; empty = none.
+    pub url_file: String,
+    /// A file with the password for the user of the URL; empty = none.
+    pub password_file: String,
     /// Where events are published.
     pub exchange: String,
     /// What of it is consumed.
@@ -75,6 +81,35 @@ pub struct Bus {
     pub watchdog_seconds: u64,
     /// Outage of the store after which deliveries are handed back.
     pub hold_seconds: u64,
+    /// What to do about events of another tenant than their routing key.
+    pub check_tenant: CheckTenant,
+    /// TLS, where the URL begins with amqps.
+    pub tls: BusTls,
+}
+
+/// What to do about an event of another tenant than its routing key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckTenant {
+    /// Nothing.
+    Off,
+    /// Count it, and tell of it.
+    #[default]
+    Warn,
+    /// Refuse it.
+    DeadLetter,
+}
+
+/// TLS towards RabbitMQ. Empty = none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BusTls {
+    /// Authorities that are trusted in the place of the public ones.
+    pub ca_file: String,
+    /// The client's certificate chain.
+    pub cert_file: String,
+    /// Its private key.
+    pub key_file: String,
 }
 
 /// MongoDB: where facts and counters live.
@@ -83,10 +118,16 @@ pub struct Bus {
 pub struct Store {
     /// Its URL, perhaps with a password.
     pub url: Url,
+    /// A file with the URL in its place; empty = none.
+    pub url_file: String,
+    /// A file with the password for the user of the URL; empty = none.
+    pub password_file: String,
     /// The database.
     pub database: String,
     /// How long ids of events are kept.
     pub journal_retention_days: u32,
+    /// Whether the URL may switch the verification of certificates off.
+    pub allow_insecure_tls: bool,
 }
 
 /// What is told apart in the counters.
@@ -213,6 +254,8 @@ impl Default for Bus {
     fn default() -> Self {
         Self {
             url: "amqp://guest:guest@127.0.0.1:5672/%2f".into(),
+            url_file: String::new(),
+            password_file: String::new(),
             exchange: "chat3_events".into(),
             binding: "#".into(),
             queue: "chat_counters".into(),
@@ -223,6 +266,8 @@ impl Default for Bus {
             max_body_bytes: 1 << 20,
             watchdog_seconds: 30,
             hold_seconds: 60,
+            check_tenant: CheckTenant::default(),
+            tls: BusTls::default(),
         }
     }
 }
@@ -231,8 +276,11 @@ impl Default for Store {
     fn default() -> Self {
         Self {
             url: "mongodb://127.0.0.1:27017/?replicaSet=rs0".into(),
+            url_file: String::new(),
+            password_file: String::new(),
             database: "chat_counters".into(),
             journal_retention_days: 90,
+            allow_insecure_tls: false,
         }
     }
 }

@@ -25,6 +25,8 @@ pub enum Reason {
     TooLarge,
     /// A counter event with a field missing, out of bounds or of a wrong type.
     InvalidEvent,
+    /// A counter event of another tenant than its routing key.
+    WrongTenant,
     /// The store refuses this one event, and no retry can cure it.
     RejectedByStore,
     /// One more reaction on a message that has as many different ones as it may.
@@ -45,10 +47,11 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 12] = [
         Reason::Undecodable,
         Reason::TooLarge,
         Reason::InvalidEvent,
+        Reason::WrongTenant,
         Reason::RejectedByStore,
         Reason::TooManyReactions,
         Reason::TooManyStatuses,
@@ -66,6 +69,7 @@ impl Reason {
             Reason::Undecodable => "undecodable",
             Reason::TooLarge => "too_large",
             Reason::InvalidEvent => "invalid_event",
+            Reason::WrongTenant => "wrong_tenant",
             Reason::RejectedByStore => "rejected_by_store",
             Reason::TooManyReactions => "too_many_reactions",
             Reason::TooManyStatuses => "too_many_statuses",

@@ -1,6 +1,7 @@
 //! From the bus to the lanes: decode each delivery and send it where its
 //! dialog is.
 
+mod tenant;
 mod watch;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,12 +10,14 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::bus::Delivery;
+use crate::config::CheckTenant;
 use crate::deadletter::Failure;
 use crate::event::decode::{Decoded, Decoder};
 use crate::event::{Event, Fact};
 use crate::failpoint::{self, Point};
 use crate::lane::{TypesInFlight, Work};
 use crate::telemetry::metrics::Metrics;
+use tenant::TenantWatch;
 use watch::TimeWatch;
 
 /// The first stage of the service.
@@ -24,6 +27,7 @@ pub struct Pipeline {
     lanes: Vec<mpsc::Sender<Work>>,
     types: TypesInFlight,
     times: TimeWatch,
+    tenants: TenantWatch,
     metrics: Metrics,
 }
 
@@ -33,6 +37,7 @@ impl Pipeline {
         decoder: Decoder,
         lanes: Vec<mpsc::Sender<Work>>,
         types: TypesInFlight,
+        check_tenant: CheckTenant,
         metrics: Metrics,
     ) -> Self {
         Self {
@@ -40,6 +45,7 @@ impl Pipeline {
             lanes,
             types,
             times: TimeWatch::new(metrics.clone()),
+            tenants: TenantWatch::new(check_tenant, metrics.clone()),
             metrics,
         }
     }
@@ -50,10 +56,13 @@ impl Pipeline {
         while let Some(delivery) = deliveries.recv().await {
             failpoint::pass(Point::Delivered);
             match self.decoder.decode(delivery.body()) {
-                Ok(Decoded::Event(event, times)) => {
-                    self.times.look(&event, &times);
-                    self.dispatch(event, delivery).await;
-                }
+                Ok(Decoded::Event(event, times)) => match self.tenants.look(&event, &delivery) {
+                    Ok(()) => {
+                        self.times.look(&event, &times);
+                        self.dispatch(event, delivery).await;
+                    }
+                    Err(failure) => self.refuse(failure, delivery),
+                },
                 Ok(Decoded::Ignored { event_type }) => {
                     self.metrics.ignored(&event_type);
                     delivery.ack();

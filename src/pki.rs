@@ -122,6 +122,15 @@ impl Certificate {
         })
     }
 
+    /// Looks into those of a file, unless it is a bundle that nobody would read
+    /// through.
+    pub fn of_few(whose: &str, certificates: &[CertificateDer<'_>]) -> Vec<Self> {
+        const FEW: usize = 8;
+        let few = certificates.len() <= FEW;
+        let looked = certificates.iter().filter(|_| few);
+        looked.filter_map(|one| Self::of(whose, one)).collect()
+    }
+
     /// What to say of one that ends within weeks.
     pub fn ends_soon(&self) -> Option<String> {
         const SOON: i64 = 30 * 24 * 60 * 60;

@@ -1,9 +1,11 @@
 //! MongoDB: the only module that names the driver.
 
+mod access;
 mod commit;
 mod documents;
 pub mod error;
 pub mod fence;
+mod follow;
 pub mod generation;
 pub mod inspect;
 mod journal;
@@ -22,6 +24,7 @@ mod stale;
 pub mod standing;
 mod statements;
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use mongodb::bson::{DateTime, Document, doc};
@@ -44,6 +47,17 @@ const APP_NAME: &str = "chat-counters";
 /// A handle on the service's database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
+    /// Of all clones: who connects from now on is who its secret says now.
+    present: Arc<RwLock<Handles>>,
+    /// Of this one alone, and for good.
+    pinned: Option<Handles>,
+    /// What the handles of the start were made of.
+    made_of: access::Fingerprint,
+}
+
+/// One client of the driver and what is asked through it.
+#[derive(Debug, Clone)]
+struct Handles {
     client: Client,
     database: Database,
     snapshots: Database,
@@ -57,9 +71,86 @@ impl Store {
     /// the URL says: the counters' exactness rests on them.
     ///
     /// # Errors
-    /// When the URL cannot be used.
+    /// When the URL, or a file that it or the configuration names, cannot be used.
     pub async fn connect(config: &crate::config::Store) -> Result<Self, StoreError> {
-        let mut options = ClientOptions::parse(config.url.expose()).await?;
+        let access = access::read(config).await?;
+        Ok(Self {
+            present: Arc::new(RwLock::new(Handles::new(access.options, config)?)),
+            pinned: None,
+            made_of: access.fingerprint,
+        })
+    }
+
+    /// The same store, but through one client of the driver for good: a session
+    /// is of no use to another.
+    pub(crate) fn pinned(&self) -> Self {
+        Self {
+            pinned: Some(self.handles()),
+            ..self.clone()
+        }
+    }
+
+    fn handles(&self) -> Handles {
+        let present = || {
+            let present = self.present.read().unwrap_or_else(PoisonError::into_inner);
+            present.clone()
+        };
+        self.pinned.clone().unwrap_or_else(present)
+    }
+
+    /// Lets the driver end what it still does in the background, for a second
+    /// at most: the end of the runtime in the middle of it makes it panic. The
+    /// store is of no use afterwards.
+    pub async fn close(self) {
+        let closing = self.handles().client.shutdown();
+        let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
+    }
+
+    /// Proves that it takes a write, by one.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]: it does not, as far as can be told.
+    pub async fn takes_writes(&self) -> Result<(), StoreError> {
+        let proof = doc! { "_id": "takes_writes" };
+        let now = doc! { "$set": { "at": DateTime::now() } };
+        let meta = self.meta::<Document>();
+        meta.update_one(proof, now).upsert(true).await?;
+        Ok(())
+    }
+
+    /// The driver's client, for sessions.
+    pub fn client(&self) -> Client {
+        self.handles().client
+    }
+
+    /// The service's database, to be read in a snapshot session.
+    pub fn snapshots(&self) -> Database {
+        self.handles().snapshots
+    }
+
+    /// Begins a snapshot session: all that is read in it is as of the time of
+    /// its first read. It is of the client that a [`pinned`](Store::pinned)
+    /// store has.
+    ///
+    /// # Errors
+    /// When no session is to be had.
+    pub async fn snapshot_session(&self) -> Result<ClientSession, mongodb::error::Error> {
+        let options = SessionOptions::builder().snapshot(true).build();
+        self.client().start_session().with_options(options).await
+    }
+
+    /// The service's database.
+    pub fn database(&self) -> Database {
+        self.handles().database
+    }
+}
+
+impl Handles {
+    /// Starts the driver. Connecting happens in the background.
+    fn new(
+        mut options: ClientOptions,
+        config: &crate::config::Store,
+    ) -> Result<Self, mongodb::error::Error> {
         options.app_name = Some(APP_NAME.into());
         options
             .server_selection_timeout
@@ -86,50 +177,5 @@ impl Store {
             database,
             snapshots,
         })
-    }
-
-    /// Lets the driver end what it still does in the background, for a second
-    /// at most: the end of the runtime in the middle of it makes it panic. The
-    /// store is of no use afterwards.
-    pub async fn close(self) {
-        let closing = self.client.shutdown();
-        let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
-    }
-
-    /// Proves that it takes a write, by one.
-    ///
-    /// # Errors
-    /// Any [`StoreError`]: it does not, as far as can be told.
-    pub async fn takes_writes(&self) -> Result<(), StoreError> {
-        let proof = doc! { "_id": "takes_writes" };
-        let now = doc! { "$set": { "at": DateTime::now() } };
-        let meta = self.meta::<Document>();
-        meta.update_one(proof, now).upsert(true).await?;
-        Ok(())
-    }
-
-    /// The driver's client, for sessions.
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
-    /// The service's database, to be read in a snapshot session.
-    pub fn snapshots(&self) -> &Database {
-        &self.snapshots
-    }
-
-    /// Begins a snapshot session: all that is read in it is as of the time of
-    /// its first read.
-    ///
-    /// # Errors
-    /// When no session is to be had.
-    pub async fn snapshot_session(&self) -> Result<ClientSession, mongodb::error::Error> {
-        let options = SessionOptions::builder().snapshot(true).build();
-        self.client.start_session().with_options(options).await
-    }
-
-    /// The service's database.
-    pub fn database(&self) -> &Database {
-        &self.database
     }
 }

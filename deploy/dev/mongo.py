@@ -16,6 +16,8 @@ Files: ROOT/PORT/pid, ROOT/PORT/log, ROOT/PORT/db. Listens on 127.0.0.1 only.
   MONGOD          the server to run (else get-mongod.sh finds or fetches one)
   MONGO_CACHE_GB  cache of each node (0.25; 6 for MONGO_BENCH)
   MONGO_BENCH=1   the server's own log settings and timings, no fault injection: for measurements
+  MONGO_TLS_DIR   a directory with server.pem (certificate and key) and ca.crt: takes TLS, too
+  MONGO_AUTH=1    asks who one is; the first user is made without, from this machine
   MONGO_MEMBERS   HOST:PORT,... that the first start announces instead of 127.0.0.1:PORT (proxies)
 """
 import os
@@ -66,11 +68,23 @@ class Node:
         if not bench:  # small on disk, quick TTLs, failpoints
             args += ["--oplogSize", "64", "--wiredTigerEngineConfigString", "log=(file_max=8MB,prealloc=false)"]
             args += ["--setParameter", "ttlMonitorSleepSecs=1", "--setParameter", "enableTestCommands=1"]
+        if tls := os.environ.get("MONGO_TLS_DIR"):
+            args += ["--tlsMode", "preferTLS", "--tlsAllowConnectionsWithoutCertificates"]
+            args += ["--tlsCertificateKeyFile", f"{tls}/server.pem", "--tlsCAFile", f"{tls}/ca.crt"]
+        if os.environ.get("MONGO_AUTH"):
+            args += ["--keyFile", self.key_file()]
         null = subprocess.DEVNULL
         process = subprocess.Popen(args, stdin=null, stdout=null, stderr=null, start_new_session=True)
         with open(f"{self.dir}/pid", "w") as file:
             file.write(str(process.pid))
         self.process = process
+
+    def key_file(self):
+        """What members of a set know each other by; there is but one here."""
+        path = f"{self.dir}/key"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(os.urandom(30).hex())
+        return path
 
     def wait_for_port(self):
         def answers():

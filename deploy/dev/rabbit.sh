@@ -15,7 +15,9 @@
 # the first node of a ROOT +9 epmd. Files: ROOT/NAME/pid (the Erlang machine), ROOT/NAME/log/.
 # Nodes of one cluster share a ROOT. RABBIT_VERSION=3|4 as in get-rabbitmq.sh, fixed by the first
 # start; RABBIT_BENCH=1 keeps the broker's own write-ahead log size; RABBIT_CONSUMER_TIMEOUT_MS=N is how
-# long a consumer may hold a message, looked after every half second.
+# long a consumer may hold a message, looked after every half second. RABBIT_TLS_PORT=PORT
+# has it speak TLS there, too, with ca.crt, server.crt and server.key of RABBIT_TLS_DIR=DIR, and takes a
+# client's certificate for its name (SASL EXTERNAL).
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=deploy/dev/lib.sh
@@ -95,7 +97,8 @@ find_server() {
 
 configure() { # [PEER...]
   : >"$node/env.conf"
-  echo '[rabbitmq_management,rabbitmq_prometheus,rabbitmq_consistent_hash_exchange].' >"$node/enabled_plugins"
+  echo '[rabbitmq_management,rabbitmq_prometheus,rabbitmq_consistent_hash_exchange,rabbitmq_auth_mechanism_ssl].' \
+    >"$node/enabled_plugins"
   # A frozen or dead peer is noticed within seconds.
   local rabbit='{quorum_tick_interval,1000}'
   [ -z "${RABBIT_CONSUMER_TIMEOUT_MS:-}" ] || rabbit+=',{channel_tick_interval,500}'
@@ -113,6 +116,16 @@ configure() { # [PEER...]
     echo "cluster_partition_handling = pause_minority"
     [ -z "${RABBIT_CONSUMER_TIMEOUT_MS:-}" ] || echo "consumer_timeout = $RABBIT_CONSUMER_TIMEOUT_MS"
     [ -n "${RABBIT_BENCH:-}" ] || echo "raft.wal_max_size_bytes = 33554432" # 512 MB of disk less
+    if [ -n "${RABBIT_TLS_PORT:-}" ]; then
+      echo "listeners.ssl.1 = 127.0.0.1:$RABBIT_TLS_PORT"
+      echo "ssl_options.cacertfile = $RABBIT_TLS_DIR/ca.crt"
+      echo "ssl_options.certfile = $RABBIT_TLS_DIR/server.crt"
+      echo "ssl_options.keyfile = $RABBIT_TLS_DIR/server.key"
+      echo "ssl_options.verify = verify_peer"
+      echo "ssl_options.fail_if_no_peer_cert = false"
+      local i=0 mechanism
+      for mechanism in PLAIN AMQPLAIN EXTERNAL; do echo "auth_mechanisms.$((i += 1)) = $mechanism"; done
+    fi
     if [ $# -gt 0 ]; then
       echo "cluster_formation.peer_discovery_backend = classic_config"
       local i=0 peer

@@ -1,24 +1,32 @@
 //! One connection to the broker.
 
+use std::future::poll_fn;
+use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_rs::Tokio;
-use lapin::tcp::{AsyncTcpStream, TLSConfig};
-use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Channel, Connection, ConnectionProperties};
+use futures::io::AsyncRead as _;
+use lapin::tcp::AsyncTcpStream;
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
 
 use super::error::{BusError, amqp_code, answer};
 use super::filter::{self, Wire};
 use super::intake::Scales;
-use crate::config::redacted;
+use super::tls::{self, Agreed, Tls};
+use crate::config::{self, Url, redacted};
+use crate::pki::Certificate;
 
 /// For resolving, connecting and the handshakes, together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For one question to a broker that is up.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For what the broker has against a certificate.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(2);
 /// For a polite good-bye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Seconds between heartbeats where the URL says nothing else: a silent broker
@@ -28,20 +36,38 @@ const HEARTBEAT_SECONDS: u16 = 10;
 /// default. lapin keeps 64 times as much for each connection.
 const FRAME_MAX: u32 = 128 * 1024;
 
+// What to do about a broker that cannot be reached, by how that shows.
+const REFUSED: &str = "Nothing listens there: start it, or correct host and port of bus.url (CHAT_COUNTERS__BUS__URL)";
+const SILENT: &str = "See whether it is frozen or overloaded, and whether a firewall is in between";
+const NO_WAY: &str = "There is no way to that host from here: look at the network";
+const NO_RESOLVER: &str = "Look at the resolver of names (DNS)";
+const IN_THE_MIDDLE: &str = "It may be starting or stopping; if it is up, see whether bus.url has the right port, and whether that one wants TLS (amqps://)";
+
 /// An open connection.
 pub(super) struct Link {
     pub(super) connection: Connection,
     socket: Socket,
+    /// Of one with TLS.
+    pub(super) secured: Option<Secured>,
+}
+
+/// What is known of a connection with TLS.
+pub(super) struct Secured {
+    pub(super) agreed: Option<Agreed>,
+    /// Of our files.
+    pub(super) certificates: Vec<Certificate>,
+    /// Who logged in by a certificate.
+    pub(super) external: Option<String>,
 }
 
 impl Link {
-    /// Connects once.
+    /// Connects once, with what the files of the configuration say now.
     ///
     /// # Errors
-    /// [`BusError::is_for_operator`] for a URL, host, user or virtual host that
-    /// is wrong; else [`BusError::Unreachable`].
-    pub(super) async fn open(url: &str, name: &'static str) -> Result<Link, BusError> {
-        Self::weighed(url, name, None).await
+    /// [`BusError::is_for_operator`] for a URL, host, user, virtual host or
+    /// certificate that is wrong; else [`BusError::Unreachable`].
+    pub(super) async fn open(bus: &config::Bus, name: &'static str) -> Result<Link, BusError> {
+        Self::weighed(bus, name, None).await
     }
 
     /// Connects once; what is read is weighed on scales, if there are any.
@@ -49,29 +75,30 @@ impl Link {
     /// # Errors
     /// As [`open`](Link::open).
     pub(super) async fn weighed(
-        url: &str,
+        bus: &config::Bus,
         name: &'static str,
         scales: Option<Arc<Scales>>,
     ) -> Result<Link, BusError> {
-        let uri = parse(url)?;
-        let unreachable = |why: String| BusError::Unreachable {
-            url: redacted(url),
-            why,
-        };
+        let target = Target::of(bus).await?;
         let socket = Socket::default();
         let attempt = async {
-            let addresses = resolve(&uri, url).await?;
-            handshake(uri, addresses, name, socket.clone(), scales)
-                .await
-                .map_err(|error| refused(url, &error))
+            let (wire, agreed) = target.wire(bus, &socket, scales).await?;
+            match target.log_in(wire, name).await {
+                Ok(connection) => Ok((connection, agreed)),
+                Err(error) => Err(target.verdict(bus, target.refused(bus, &error)).await),
+            }
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
-            Ok(Ok(connection)) => Ok(Link { connection, socket }),
+            Ok(Ok((connection, agreed))) => Ok(Link {
+                connection,
+                socket,
+                secured: target.secured(agreed),
+            }),
             Ok(Err(error)) => Err(error),
             Err(_) => {
                 socket.cut();
                 let seconds = CONNECT_TIMEOUT.as_secs();
-                Err(unreachable(format!("no answer within {seconds} s")))
+                Err(target.unreachable(format!("no answer within {seconds} s"), SILENT))
             }
         }
     }
@@ -159,15 +186,16 @@ fn bracketed(url: &str) -> Option<&str> {
 }
 
 /// The addresses of the broker.
-pub(super) async fn resolve(uri: &AMQPUri, url: &str) -> Result<Vec<SocketAddr>, BusError> {
+async fn resolve(uri: &AMQPUri, url: &Url) -> Result<Vec<SocketAddr>, BusError> {
     let host = uri.authority.host.as_str();
     match tokio::net::lookup_host((host, uri.authority.port)).await {
         Ok(addresses) => Ok(addresses.collect()),
         // The resolver itself is out of order: no verdict on the name.
         Err(error) if error.to_string().contains("Temporary failure") => {
             Err(BusError::Unreachable {
-                url: redacted(url),
+                url: url.redacted(),
                 why: error.to_string(),
+                cure: NO_RESOLVER,
             })
         }
         Err(error) => Err(BusError::UnknownHost {
@@ -177,50 +205,158 @@ pub(super) async fn resolve(uri: &AMQPUri, url: &str) -> Result<Vec<SocketAddr>,
     }
 }
 
-async fn handshake(
+/// A broker, and what it takes to get to it.
+pub(super) struct Target {
+    url: Url,
     uri: AMQPUri,
-    addresses: Vec<SocketAddr>,
-    name: &'static str,
-    socket: Socket,
-    scales: Option<Arc<Scales>>,
-) -> lapin::Result<Connection> {
-    let properties = ConnectionProperties::default()
-        .with_connection_name(name.into())
-        .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
-        .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-    let runtime = filter::runtime(frame_max(&uri));
-    Connection::connector(
-        uri,
-        runtime,
-        async move |uri, _| {
-            let wire = wire(&uri, addresses.clone(), &socket, scales.clone()).await?;
-            Ok(AsyncTcpStream::Plain(wire))
-        },
-        properties,
-    )
-    .await
+    tls: Option<Tls>,
 }
 
-/// Connects to the broker, with TLS where the URL asks for it. What comes is
-/// filtered above TLS, where it can be read.
-pub(super) async fn wire(
-    uri: &AMQPUri,
-    addresses: Vec<SocketAddr>,
-    socket: &Socket,
-    scales: Option<Arc<Scales>>,
-) -> std::io::Result<Wire> {
-    let stream = AsyncTcpStream::connect(&Tokio::current(), addresses).await?;
-    if let AsyncTcpStream::Plain(plain) = &stream {
-        socket.keep(plain.get_ref());
-    }
-    let stream = match uri.scheme {
-        AMQPScheme::AMQP => stream,
-        AMQPScheme::AMQPS => {
-            let host = uri.authority.host.as_str();
-            stream.into_tls(host, TLSConfig::default()).await?
+impl Target {
+    /// Reads all files anew.
+    pub(super) async fn of(bus: &config::Bus) -> Result<Self, BusError> {
+        let url = bus.present_url().await?;
+        let mut uri = parse(url.expose())?;
+        let tls = match uri.scheme {
+            AMQPScheme::AMQPS => Some(Tls::read(&bus.tls).await?),
+            AMQPScheme::AMQP if bus.tls != config::BusTls::default() => {
+                return Err(BusError::NoTls);
+            }
+            AMQPScheme::AMQP => None,
+        };
+        // Else it would be the user guest, whatever the certificate says.
+        let certified = tls.as_ref().is_some_and(|tls| tls.name.is_some());
+        if certified && url.user().is_none() {
+            uri.query
+                .auth_mechanism
+                .get_or_insert(SASLMechanism::External);
         }
-    };
-    Ok(Wire::new(stream, frame_max(uri), scales))
+        Ok(Self { url, uri, tls })
+    }
+
+    /// Connects, with TLS where the URL asks for it. What comes is filtered
+    /// above TLS, where it can be read.
+    pub(super) async fn wire(
+        &self,
+        bus: &config::Bus,
+        socket: &Socket,
+        scales: Option<Arc<Scales>>,
+    ) -> Result<(Wire, Option<Agreed>), BusError> {
+        let addresses = resolve(&self.uri, &self.url).await?;
+        let connected = AsyncTcpStream::connect(&Tokio::current(), addresses).await;
+        let mut stream = connected.map_err(|error| self.lost(bus, &error))?;
+        if let AsyncTcpStream::Plain(plain) = &stream {
+            socket.keep(plain.get_ref());
+        }
+        let mut agreed = None;
+        if let Some(tls) = &self.tls {
+            let host = self.uri.authority.host.as_str();
+            let shaken = stream.into_rustls(&tls.connector, host).await;
+            stream = shaken.map_err(|error| self.lost(bus, &error))?;
+            if let AsyncTcpStream::Rustls(stream) = &stream {
+                agreed = Some(Agreed::of(stream.get_ref().1));
+            }
+        }
+        Ok((Wire::new(stream, frame_max(&self.uri), scales), agreed))
+    }
+
+    async fn log_in(&self, wire: Wire, name: &'static str) -> lapin::Result<Connection> {
+        let properties = ConnectionProperties::default()
+            .with_connection_name(name.into())
+            .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
+            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+        let runtime = filter::runtime(frame_max(&self.uri));
+        // It asks once: no recovery is configured.
+        let wire = Mutex::new(Some(wire));
+        let hand_over = async move |_, _| {
+            let wire = wire.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let wire = wire.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+            Ok(AsyncTcpStream::Plain(wire))
+        };
+        Connection::connector(self.uri.clone(), runtime, hand_over, properties).await
+    }
+
+    /// Who logs in by a certificate.
+    fn external(&self) -> Option<&str> {
+        let external = self.uri.query.auth_mechanism == Some(SASLMechanism::External);
+        let tls = self.tls.as_ref().filter(|_| external)?;
+        Some(tls.name.as_deref().unwrap_or("nobody"))
+    }
+
+    fn secured(&self, agreed: Option<Agreed>) -> Option<Secured> {
+        let tls = self.tls.as_ref()?;
+        Some(Secured {
+            agreed,
+            certificates: tls.certificates.clone(),
+            external: self.external().map(Into::into),
+        })
+    }
+
+    /// Why the broker, or the network, refused a connection.
+    fn refused(&self, bus: &config::Bus, error: &lapin::Error) -> BusError {
+        let (url, answer) = (self.url.redacted(), answer(error));
+        let by = self.external();
+        match (amqp_code(error), error.kind()) {
+            // The second is that of a mechanism that is not switched on.
+            (Some(403 | 503), _) if by.is_some() => BusError::External {
+                url,
+                name: by.unwrap_or_default().into(),
+                answer,
+            },
+            (Some(403), _) => BusError::Credentials {
+                url,
+                user: self.uri.authority.userinfo.username.clone(),
+                key: bus.password_key(),
+                answer,
+            },
+            (Some(530), _) => BusError::VirtualHost { url, answer },
+            (None, ErrorKind::IOError(error)) => self.lost(bus, error),
+            _ => self.unreachable(answer, IN_THE_MIDDLE),
+        }
+    }
+
+    /// What the broker has against our certificate, if that may be why it has
+    /// ended the connection. With TLS 1.3 it says so after the handshake, and
+    /// the words are lost when something of ours waits there unread: so this
+    /// connects once more, and says nothing.
+    async fn verdict(&self, bus: &config::Bus, error: BusError) -> BusError {
+        let certified = self.tls.as_ref().is_some_and(|tls| tls.name.is_some());
+        if !certified || !matches!(error, BusError::Unreachable { .. }) {
+            return error;
+        }
+        let listened = async {
+            let (mut wire, _) = self.wire(bus, &Socket::default(), None).await?;
+            let mut byte = [0];
+            let heard = poll_fn(|cx| Pin::new(&mut wire).poll_read(cx, &mut byte)).await;
+            heard.map_err(|error| self.lost(bus, &error)).map(drop)
+        };
+        match tokio::time::timeout(VERDICT_TIMEOUT, listened).await {
+            Ok(Err(fault @ BusError::Handshake { .. })) => fault,
+            _ => error,
+        }
+    }
+
+    /// What an error of the network comes from.
+    fn lost(&self, bus: &config::Bus, error: &io::Error) -> BusError {
+        if let Some(fault) = tls::fault(error, &self.uri.authority.host, &bus.tls) {
+            return BusError::Handshake {
+                url: self.url.redacted(),
+                fault,
+            };
+        }
+        let cure = match error.kind() {
+            io::ErrorKind::ConnectionRefused => REFUSED,
+            io::ErrorKind::TimedOut => SILENT,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => NO_WAY,
+            _ => IN_THE_MIDDLE,
+        };
+        self.unreachable(error.to_string(), cure)
+    }
+
+    fn unreachable(&self, why: String, cure: &'static str) -> BusError {
+        let url = self.url.redacted();
+        BusError::Unreachable { url, why, cure }
+    }
 }
 
 /// Bytes of a frame at most, by a URL; the broker may want smaller ones.
@@ -230,17 +366,6 @@ pub(super) fn frame_asked_for(url: &str) -> usize {
 
 fn frame_max(uri: &AMQPUri) -> u32 {
     uri.query.frame_max.unwrap_or_default()
-}
-
-/// Why the broker, or the network, refused a connection.
-fn refused(url: &str, error: &lapin::Error) -> BusError {
-    let url = redacted(url);
-    let answer = answer(error);
-    match amqp_code(error) {
-        Some(403) => BusError::Credentials { url, answer },
-        Some(530) => BusError::VirtualHost { url, answer },
-        _ => BusError::Unreachable { url, why: answer },
-    }
 }
 
 #[cfg(test)]
@@ -277,8 +402,11 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let broker = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = broker.local_addr().unwrap().port();
-        let url = format!("{scheme}://127.0.0.1:{port}/%2f");
-        let connecting = tokio::spawn(async move { Link::open(&url, "test").await.is_ok() });
+        let bus = config::Bus {
+            url: format!("{scheme}://127.0.0.1:{port}/%2f").into(),
+            ..Default::default()
+        };
+        let connecting = tokio::spawn(async move { Link::open(&bus, "test").await.is_ok() });
         let (mut stream, _) = broker.accept().await.unwrap();
         let mut words = [0; 4];
         stream.read_exact(&mut words).await.unwrap();

@@ -124,6 +124,22 @@ impl Delivery {
             .map_or("", |message| &message.routing_key)
     }
 
+    /// The exchange that it was published to; empty for one that was published
+    /// straight to the queue.
+    pub fn exchange(&self) -> &str {
+        self.message
+            .as_ref()
+            .map_or("", |message| &message.exchange)
+    }
+
+    /// Who published it, where the producer says so: the broker lets nobody say
+    /// another name than the one that they logged in by.
+    pub fn user_id(&self) -> Option<&str> {
+        let message = self.message.as_ref()?;
+        let user = message.properties.user_id().as_ref();
+        user.map(lapin::types::ShortString::as_str)
+    }
+
     /// Whether it was handed out before, here or elsewhere, and not
     /// acknowledged.
     pub fn redelivered(&self) -> bool {

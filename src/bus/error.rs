@@ -5,8 +5,10 @@ use std::fmt;
 use lapin::ErrorKind;
 use lapin::types::ShortString;
 
-/// A failure of the broker or of the way to it. No text ever holds the user or
-/// the password of the URL.
+use crate::config::SecretError;
+use crate::pki::FileError;
+
+/// A failure of the broker or of the way to it. No text ever holds a password.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BusError {
     /// `bus.url` cannot be parsed.
@@ -17,6 +19,40 @@ pub enum BusError {
         /// What is wrong with it.
         why: String,
     },
+    /// A file with the URL or a password is of no use.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A file with certificates or a key is of no use.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// TLS is configured for a URL without it.
+    #[error(
+        "bus.tls is set, and the URL begins with amqp://, which is without TLS: write amqps:// (port 5671 unless the URL names one), or take bus.tls away"
+    )]
+    NoTls,
+    /// TLS cannot be made at all.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+    /// The TLS handshake failed, for a reason that does not go by itself.
+    #[error("the TLS handshake with RabbitMQ at {url} failed: {fault}")]
+    Handshake {
+        /// The broker, without user information.
+        url: String,
+        /// Whose fault it is, and what to do.
+        fault: String,
+    },
+    /// The broker lets nobody in by this certificate.
+    #[error(
+        "RabbitMQ at {url} lets nobody in as {name:?}, which is who bus.tls.cert_file says that we are (SASL EXTERNAL; {answer}). Create that user (rabbitmqctl add_user, clear_password, set_permissions) with just this name, unless the broker's ssl_cert_login_from says otherwise; see that its plugin rabbitmq_auth_mechanism_ssl is on and auth_mechanisms has EXTERNAL; or put a user into bus.url"
+    )]
+    External {
+        /// The broker, without user information.
+        url: String,
+        /// The subject of the certificate as the broker writes it.
+        name: String,
+        /// What the broker said.
+        answer: String,
+    },
     /// A configured name does not fit into an AMQP short string.
     #[error("{what} is {bytes} bytes long; RabbitMQ takes at most 255")]
     NameTooLong {
@@ -26,7 +62,9 @@ pub enum BusError {
         bytes: usize,
     },
     /// The host of `bus.url` is unknown to the resolver.
-    #[error("the host {host:?} of bus.url does not resolve: {why}")]
+    #[error(
+        "the host {host:?} of bus.url does not resolve: {why}. Correct it, or have DNS know it"
+    )]
     UnknownHost {
         /// The host.
         host: String,
@@ -34,10 +72,16 @@ pub enum BusError {
         why: String,
     },
     /// The broker refuses user or password.
-    #[error("RabbitMQ at {url} refuses the user or password of bus.url ({answer})")]
+    #[error(
+        "RabbitMQ at {url} refuses the user {user:?} or its password ({answer}). Correct {key}, or create the user (rabbitmqctl add_user) or change its password (rabbitmqctl change_password)"
+    )]
     Credentials {
         /// The broker, without user information.
         url: String,
+        /// Who was refused.
+        user: String,
+        /// The key of the configuration that has the password.
+        key: &'static str,
         /// What the broker said.
         answer: String,
     },
@@ -65,12 +109,14 @@ pub enum BusError {
     #[error(transparent)]
     Incompatible(Box<Mismatch>),
     /// The broker cannot be reached at the moment.
-    #[error("RabbitMQ at {url} cannot be reached: {why}")]
+    #[error("RabbitMQ at {url} cannot be reached: {why}. {cure}")]
     Unreachable {
         /// The broker, without user information.
         url: String,
         /// Why not.
         why: String,
+        /// What to do, should it not go by itself.
+        cure: &'static str,
     },
     /// A connection or channel was lost.
     #[error("lost RabbitMQ while {doing}: {why}")]
@@ -108,6 +154,12 @@ impl BusError {
     pub fn is_for_operator(&self) -> bool {
         match self {
             BusError::Url { .. }
+            | BusError::Secret(_)
+            | BusError::File(_)
+            | BusError::NoTls
+            | BusError::Tls(_)
+            | BusError::Handshake { .. }
+            | BusError::External { .. }
             | BusError::NameTooLong { .. }
             | BusError::UnknownHost { .. }
             | BusError::Credentials { .. }

@@ -5,13 +5,13 @@ use std::pin::Pin;
 
 use futures::io::{AsyncRead, AsyncWrite};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::uri::AMQPUri;
 use serde::Serialize;
 
-use super::connect::{self, ANSWER_TIMEOUT, Link, Socket};
+use super::connect::{ANSWER_TIMEOUT, Link, Secured, Socket, Target};
 use super::error::BusError;
 use super::topology;
 use crate::config;
+use crate::pki::Certificate;
 
 /// The oldest RabbitMQ whose quorum queues dead-letter at least once.
 const OLDEST: (u32, u32) = (3, 10);
@@ -31,6 +31,8 @@ pub struct Inspection {
     pub version: Option<String>,
     /// The name of its cluster, where the broker says so.
     pub cluster: Option<String>,
+    /// How the connection is secured, if it is.
+    pub tls: Option<Security>,
     /// The exchange that events come from.
     pub exchange: Found,
     /// The service's queue.
@@ -41,6 +43,31 @@ pub struct Inspection {
     pub problems: Vec<String>,
     /// What is worth knowing and no problem.
     pub notes: Vec<String>,
+}
+
+/// TLS towards the broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Security {
+    /// The version that was agreed.
+    pub version: String,
+    /// Who we are to the broker by our certificate; absent where a user and a
+    /// password say it.
+    pub external: Option<String>,
+    /// The broker's certificate and ours.
+    pub certificates: Vec<Certificate>,
+}
+
+impl Security {
+    fn of(secured: &Secured) -> Self {
+        let agreed = secured.agreed.as_ref();
+        let broker = agreed.and_then(|agreed| agreed.broker.clone());
+        let ours = secured.certificates.iter().cloned();
+        Self {
+            version: agreed.map_or(String::new(), |agreed| agreed.version.clone()),
+            external: secured.external.clone(),
+            certificates: broker.into_iter().chain(ours).collect(),
+        }
+    }
 }
 
 /// An exchange or a queue.
@@ -77,16 +104,17 @@ impl Found {
 /// # Errors
 /// When the broker cannot be reached, or refuses the user or the virtual host.
 pub async fn inspect(bus: &config::Bus) -> Result<Inspection, BusError> {
-    let link = Link::open(bus.url.expose(), "chat-counters check").await?;
+    let link = Link::open(bus, "chat-counters check").await?;
     let report = report(&link, bus).await;
     link.close().await;
     report
 }
 
 async fn report(link: &Link, bus: &config::Bus) -> Result<Inspection, BusError> {
-    let greeting = greeting(bus.url.expose()).await.unwrap_or_default();
+    let greeting = greeting(bus).await.unwrap_or_default();
     let mut report = Inspection {
-        url: bus.url.redacted(),
+        url: bus.present_url().await?.redacted(),
+        tls: link.secured.as_ref().map(Security::of),
         product: string(&greeting, "product"),
         version: string(&greeting, "version"),
         cluster: string(&greeting, "cluster_name"),
@@ -97,6 +125,7 @@ async fn report(link: &Link, bus: &config::Bus) -> Result<Inspection, BusError> 
         notes: Vec::new(),
     };
     report.version_fits();
+    report.certificates_last();
     report.exchange(link, bus).await?;
     report.queues(link, bus).await?;
     Ok(report)
@@ -123,6 +152,12 @@ impl Inspection {
                 HEEDS_TIMEOUT.0, HEEDS_TIMEOUT.1
             ));
         }
+    }
+
+    fn certificates_last(&mut self) {
+        let certificates = self.tls.iter().flat_map(|tls| &tls.certificates);
+        self.notes
+            .extend(certificates.filter_map(Certificate::ends_soon));
     }
 
     async fn exchange(&mut self, link: &Link, bus: &config::Bus) -> Result<(), BusError> {
@@ -191,10 +226,8 @@ fn string(table: &FieldTable, key: &str) -> Option<String> {
 /// What the broker says of itself when a client greets it. lapin keeps that
 /// to itself, so this greets the broker a second time and hangs up. `None`
 /// when it cannot be had: it is for information only.
-async fn greeting(url: &str) -> Option<FieldTable> {
-    let uri = connect::parse(url).ok()?;
-    let addresses = connect::resolve(&uri, url).await.ok()?;
-    let frame = tokio::time::timeout(ANSWER_TIMEOUT, greet(&uri, addresses)).await;
+async fn greeting(bus: &config::Bus) -> Option<FieldTable> {
+    let frame = tokio::time::timeout(ANSWER_TIMEOUT, greet(bus)).await;
     let payload = frame.ok()?.ok()?;
     // Connection.Start: class, method, version major and minor, then the table.
     let (header, table) = payload.split_at_checked(6)?;
@@ -206,8 +239,10 @@ async fn greeting(url: &str) -> Option<FieldTable> {
 }
 
 /// The payload of the broker's first frame.
-async fn greet(uri: &AMQPUri, addresses: Vec<std::net::SocketAddr>) -> std::io::Result<Vec<u8>> {
-    let mut stream = connect::wire(uri, addresses, &Socket::default(), None).await?;
+async fn greet(bus: &config::Bus) -> std::io::Result<Vec<u8>> {
+    let target = Target::of(bus).await.map_err(std::io::Error::other)?;
+    let wire = target.wire(bus, &Socket::default(), None).await;
+    let (mut stream, _) = wire.map_err(std::io::Error::other)?;
     let mut hello: &[u8] = b"AMQP\x00\x00\x09\x01";
     while !hello.is_empty() {
         let sent = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, hello)).await?;

@@ -91,7 +91,7 @@ impl Pass {
     pub async fn open(bus: &config::Bus, supposed: usize) -> Result<Pass, BusError> {
         let scales = Scales::new(&Intake::new(in_hand(bus)));
         let (name, weighing) = ("chat-counters dead letters, pass", Arc::clone(&scales));
-        let link = Link::weighed(bus.url.expose(), name, Some(weighing)).await?;
+        let link = Link::weighed(bus, name, Some(weighing)).await?;
         let Some(ready) = untouched(&link, bus, supposed).await? else {
             return Err(lost(
                 "another consumer holds letters of it; a pass must see all of them",

@@ -65,7 +65,7 @@ impl Line {
         flow: &Flow,
         patience: Patience,
     ) -> Result<Self, BusError> {
-        let link = Link::open(bus.url.expose(), name).await?;
+        let link = Link::open(bus, name).await?;
         let listening = flow.listen(&link.connection);
         let channel = link.channel().await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());

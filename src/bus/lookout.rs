@@ -67,7 +67,7 @@ impl Lookout {
             *kept = Some(link);
             return Ok(sight);
         }
-        let link = Link::open(self.bus.url.expose(), "chat-counters dead letters, lookout").await?;
+        let link = Link::open(&self.bus, "chat-counters dead letters, lookout").await?;
         let sight = self.sight(&link).await?;
         *kept = Some(link);
         Ok(sight)

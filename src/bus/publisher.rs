@@ -70,7 +70,7 @@ impl Publisher {
     /// and is not a topic exchange.
     pub async fn connect(config: &config::Bus) -> Result<Publisher, BusError> {
         let exchange = short("bus.exchange", &config.exchange)?;
-        let link = Link::open(config.url.expose(), "chat-counters publisher").await?;
+        let link = Link::open(config, "chat-counters publisher").await?;
         topology::exchange(&link, config).await?;
         let channel = link.channel().await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());

@@ -55,7 +55,7 @@ impl Session {
     pub(super) async fn open(bus: &config::Bus, intake: &Arc<Intake>) -> Result<Self, BusError> {
         let scales = Scales::new(intake);
         let weighing = Some(Arc::clone(&scales));
-        let link = Link::weighed(bus.url.expose(), "chat-counters", weighing).await?;
+        let link = Link::weighed(bus, "chat-counters", weighing).await?;
         Self::on(link, scales, bus).await
     }
 

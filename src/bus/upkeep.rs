@@ -99,7 +99,7 @@ impl Upkeep {
     /// The consumer has declared everything; a first look of all has nothing to
     /// compare with. One after a lost connection has.
     async fn begin(&mut self) -> Result<Link, BusError> {
-        let link = Link::open(self.bus.url.expose(), "chat-counters upkeep").await?;
+        let link = Link::open(&self.bus, "chat-counters upkeep").await?;
         if self.known {
             self.look_on(&link).await?;
         } else {

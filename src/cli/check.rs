@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::output::{self, Output, table};
 use super::{ExitCode, Failure, Global};
 use crate::auth::Started;
-use crate::bus::{self, BusError, inspect::Found};
+use crate::bus::{self, inspect::Found};
 use crate::listener::tls;
 use crate::pki::Certificate;
 use crate::store;
@@ -64,13 +64,7 @@ impl Check {
         match bus {
             Ok(found) => report.rabbitmq = Some(found),
             Err(error) => {
-                let cure = match error {
-                    BusError::Unreachable { .. } => {
-                        ". Start it, or correct bus.url (CHAT_COUNTERS__BUS__URL)"
-                    }
-                    _ => "",
-                };
-                report.problems.push(format!("{error}{cure}"));
+                report.problems.push(error.to_string());
                 code = ExitCode::Server;
             }
         }
@@ -118,7 +112,7 @@ impl Report {
         if let Some(found) = &self.rabbitmq {
             rows.extend(rabbitmq(found));
         }
-        rows.extend(self.certificates.iter().map(certificate));
+        rows.extend(self.certificates.iter().map(of_listener));
         let mut text = table(&[], &rows);
         let notes = self.notes.iter().map(|note| format!("note: {note}\n"));
         let problems = self
@@ -138,7 +132,7 @@ fn row(what: &str, found: impl Into<String>) -> Vec<String> {
     vec![what.into(), found.into()]
 }
 
-fn certificate(found: &Certificate) -> Vec<String> {
+fn of_listener(found: &Certificate) -> Vec<String> {
     let Certificate {
         of,
         subject,
@@ -152,14 +146,19 @@ fn mongodb(found: &store::inspect::Inspection) -> Vec<Vec<String>> {
     let or = |text: &Option<String>, absent: &str| text.clone().unwrap_or_else(|| absent.into());
     let works = |yes| if yes { "work" } else { "not seen to work" };
     let version = or(&found.version, "of unknown version");
-    vec![
-        row("MongoDB", format!("{version} at {}", found.url)),
+    let mut rows = vec![row("MongoDB", format!("{version} at {}", found.url))];
+    if found.tls {
+        rows.push(row("  TLS", "in use"));
+        rows.extend(found.certificates.iter().map(certificate));
+    }
+    rows.extend([
         row("  replica set", or(&found.replica_set, "none")),
         row("  members", found.members.join(", ")),
         row("  primary", or(&found.primary, "none")),
         row("  transactions", works(found.transactions)),
         row("  snapshot reads", works(found.snapshot_reads)),
-    ]
+    ]);
+    rows
 }
 
 fn rabbitmq(found: &bus::inspect::Inspection) -> Vec<Vec<String>> {
@@ -183,13 +182,34 @@ fn rabbitmq(found: &bus::inspect::Inspection) -> Vec<Vec<String>> {
         }
         format!("{name}: {state}, {messages} messages ready, {consumers} consumers")
     };
-    vec![
-        row(product, format!("{version} at {}", found.url)),
+    let mut rows = vec![row(product, format!("{version} at {}", found.url))];
+    if let Some(tls) = &found.tls {
+        rows.push(row("  TLS", &tls.version));
+        if let Some(name) = &tls.external {
+            rows.push(row("  logged in as", format!("{name} (SASL EXTERNAL)")));
+        }
+        rows.extend(tls.certificates.iter().map(certificate));
+    }
+    rows.extend([
         row(
             "  exchange",
             format!("{}: {}", found.exchange.name, state(&found.exchange)),
         ),
         row("  queue", queue(&found.queue)),
         row("  dead letters", queue(&found.dead_letter_queue)),
-    ]
+    ]);
+    rows
+}
+
+fn certificate(found: &Certificate) -> Vec<String> {
+    let Certificate {
+        of,
+        subject,
+        not_after,
+        ..
+    } = found;
+    row(
+        "  certificate",
+        format!("{of}: {subject}, until {not_after}"),
+    )
 }

@@ -9,6 +9,7 @@ use super::load::{Problem, Source};
 pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>) -> Vec<Problem> {
     let Config {
         bus,
+        store,
         lanes,
         retry,
         grpc,
@@ -27,7 +28,21 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
             found,
         });
     };
+    for (url, file, given) in [
+        ("bus.url", "bus.url_file", &bus.url_file),
+        ("store.url", "store.url_file", &store.url_file),
+    ] {
+        if !given.is_empty() && sources.contains_key(url) {
+            refuse(
+                file,
+                format!("either it or {url}"),
+                format!("both ({url}: {})", sources[url]),
+            );
+        }
+    }
     for (key, file, other) in [
+        ("bus.tls.key_file", &bus.tls.key_file, &bus.tls.cert_file),
+        ("bus.tls.cert_file", &bus.tls.cert_file, &bus.tls.key_file),
         ("grpc.tls.key_file", &grpc.tls.key_file, &grpc.tls.cert_file),
         (
             "grpc.tls.cert_file",

@@ -99,6 +99,13 @@ pub(super) fn mongodb_url(text: &str) -> Result<(), &'static str> {
     )
 }
 
+pub(super) fn check_tenant(text: &str) -> Result<(), &'static str> {
+    ["off", "warn", "dead_letter"]
+        .contains(&text)
+        .then_some(())
+        .ok_or("off, warn or dead_letter")
+}
+
 pub(super) fn file(text: &str) -> Result<(), &'static str> {
     (!text.contains('\0'))
         .then_some(())

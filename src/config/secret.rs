@@ -18,10 +18,54 @@ impl Url {
         &self.0
     }
 
+    /// The user, as it stands in the URL, if it names one.
+    pub fn user(&self) -> Option<&str> {
+        let user = self.user_information()?.split(':').next();
+        user.filter(|user| !user.is_empty())
+    }
+
+    /// The same URL with a password for its user.
+    pub(super) fn with_password(&self, password: &str) -> Result<Url, Unfit> {
+        if self
+            .user_information()
+            .is_some_and(|user| user.contains(':'))
+        {
+            return Err(Unfit("that has a password"));
+        }
+        let user = self.user().ok_or(Unfit("that names no user"))?;
+        let (scheme, rest) = self.0.split_once("://").unwrap_or_default();
+        let rest = &rest[user.len()..];
+        Ok(format!("{scheme}://{user}:{}{rest}", encoded(password)).into())
+    }
+
+    /// What stands before the `@`.
+    fn user_information(&self) -> Option<&str> {
+        let (_, rest) = self.0.split_once("://")?;
+        rest.rsplit_once('@').map(|(user, _)| user)
+    }
+
     /// Scheme, hosts and path: no user, password or query.
     pub fn redacted(&self) -> String {
         redacted(&self.0)
     }
+}
+
+/// Why a URL takes no password: it is one of this kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unfit(pub(super) &'static str);
+
+/// Percent-encoded, all but letters, digits and what is never special.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
 }
 
 impl From<String> for Url {

@@ -153,6 +153,16 @@ fn what_cannot_be_is_refused_by_name() {
             "bus.dead_letter_queue",
             "for both",
         ),
+        (
+            &[("BUS__URL", "amqp://u:secret@h"), ("BUS__URL_FILE", "/f")],
+            "bus.url_file",
+            "either it or bus.url; found both (bus.url: environment variable",
+        ),
+        (
+            &[("BUS__TLS__CERT_FILE", "/f")],
+            "bus.tls.key_file",
+            "go together",
+        ),
         (&[("LANES__COUNT", "65")], "lanes.count", "from 1 to 64"),
         (
             &[("LANES__BATCH_EVENTS", "2001")],

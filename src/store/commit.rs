@@ -58,10 +58,11 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`].
     pub(super) async fn write(&self, writes: &[Write]) -> Result<(), StoreError> {
-        let mut session = self.begin().await?;
+        let store = self.pinned();
+        let (mut session, database) = (store.begin().await?, store.database());
         failpoint::pass(Point::TransactionBegun);
         for write in writes {
-            if let Err(error) = write.run(self.database(), &mut session).await {
+            if let Err(error) = write.run(&database, &mut session).await {
                 // The server ends the transaction by itself where this fails.
                 let _ = session.abort_transaction().await;
                 return Err(error);
@@ -73,7 +74,8 @@ impl Store {
         Ok(())
     }
 
-    /// Begins a transaction whose commit outlives any failover.
+    /// Begins a transaction whose commit outlives any failover. What is written
+    /// in it goes through the same [`pinned`](Store::pinned) store.
     pub(super) async fn begin(&self) -> Result<ClientSession, StoreError> {
         let mut session = self.client().start_session().await?;
         session

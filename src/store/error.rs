@@ -5,6 +5,8 @@ use mongodb::error::{
 };
 
 use super::schema::collection::WRITERS;
+use crate::config::SecretError;
+use crate::pki::FileError;
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +15,20 @@ pub enum StoreError {
     // Only its kind: the whole would show the server's reply in hexadecimal.
     #[error("MongoDB: {}", .0.kind)]
     Driver(#[from] Error),
+    /// A file with the URL or a password is of no use.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A file with certificates or a key is of no use.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The URL switches the verification of certificates off.
+    #[error(
+        "the store's URL sets {option}, with which anybody can pose as MongoDB: name the authority of its certificate in tlsCAFile, or allow it by store.allow_insecure_tls = true"
+    )]
+    Insecure {
+        /// The option.
+        option: String,
+    },
     /// A write was refused inside an otherwise successful command.
     #[error("MongoDB refused a write to `{collection}`: {message} (code {code})")]
     Write {
@@ -119,7 +135,10 @@ impl StoreError {
         match self {
             StoreError::Moved { .. } => Class::Conflict,
             StoreError::Write { code, .. } => class_of_code(*code),
-            StoreError::SwitchingOver => Class::Retryable,
+            StoreError::SwitchingOver
+            | StoreError::Secret(_)
+            | StoreError::File(_)
+            | StoreError::Insecure { .. } => Class::Retryable,
             StoreError::TooLarge { .. } | StoreError::TooMuch { .. } | StoreError::Answer(_) => {
                 Class::Permanent
             }

@@ -86,8 +86,9 @@ impl Store {
     /// [`StoreError::SwitchingOver`] behind a fence; any other of class
     /// conflict when others enrol as well.
     pub async fn enrol(&self, writer: WriterId) -> Result<Enrolment, StoreError> {
-        let mut session = self.begin().await?;
-        let found = match self.enter(&mut session).await {
+        let store = self.pinned();
+        let mut session = store.begin().await?;
+        let found = match store.enter(&mut session).await {
             Ok(found) => found,
             Err(error) => {
                 let _ = session.abort_transaction().await;
@@ -96,7 +97,7 @@ impl Store {
         };
         let generations = Generations::try_from(found)?;
         let change = doc! { "$set": { "epoch": generations.epoch, "at": DateTime::now() } };
-        let writers = self.database().collection::<Document>(collection::WRITERS);
+        let writers = store.database().collection::<Document>(collection::WRITERS);
         writers
             .update_one(doc! { "_id": writer.0 }, change)
             .upsert(true)

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria, SessionOptions};
+use mongodb::options::{ReadPreference, SelectionCriteria, SessionOptions, Tls};
 use mongodb::{Client, ClientSession};
 use serde::Serialize;
 
+use super::StoreError;
+use super::access::{self, Access};
 use super::generation::{GENERATIONS, RULES};
 use crate::config::{self, Url};
+use crate::pki::Certificate;
 
 /// How long a server is looked for.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,6 +26,10 @@ const COLLECTION: &str = "meta";
 pub struct Inspection {
     /// The servers, without user information.
     pub url: String,
+    /// Whether the connection is secured by TLS.
+    pub tls: bool,
+    /// Of the files that the URL names.
+    pub certificates: Vec<Certificate>,
     /// The database.
     pub database: String,
     /// MongoDB's version.
@@ -46,9 +53,29 @@ pub struct Inspection {
 /// Why nothing could be found out.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
-    /// The URL is none.
-    #[error("store.url is not a MongoDB URL: {0}")]
-    Url(Error),
+    /// The URL is none, or what it or the configuration names is of no use.
+    #[error("store.url: {0}")]
+    Url(StoreError),
+    /// Its certificate, or ours, is not accepted.
+    #[error("the TLS handshake with MongoDB at {url} failed: {fault}")]
+    Handshake {
+        /// The servers, without user information.
+        url: String,
+        /// Whose fault it is, and what to do.
+        fault: String,
+    },
+    /// The user may not do what the service must do.
+    #[error(
+        "MongoDB at {url} forbids the user {user:?} what the service does ({why}). Grant it the role readWrite on the database of store.database (db.grantRolesToUser)"
+    )]
+    Forbidden {
+        /// The servers, without user information.
+        url: String,
+        /// Who asked.
+        user: String,
+        /// What it said.
+        why: String,
+    },
     /// No server answers.
     #[error(
         "MongoDB at {url} cannot be reached: {why}. Start it, or correct store.url (CHAT_COUNTERS__STORE__URL)"
@@ -61,27 +88,63 @@ pub enum InspectError {
     },
     /// The server does not let this user in.
     #[error(
-        "MongoDB at {url} refuses the user or password of store.url ({why}). Correct them, or its authSource"
+        "MongoDB at {url} refuses the user {user:?} or its password ({why}). Correct {key}, or its authSource; or create the user (db.createUser) or change its password (db.changeUserPassword)"
     )]
     Credentials {
         /// The servers, without user information.
         url: String,
+        /// Who was refused.
+        user: String,
+        /// The key of the configuration that has the password.
+        key: &'static str,
         /// What it said.
         why: String,
     },
 }
 
+/// Server error codes of a user who may not do what was asked.
+const FORBIDDEN: [i32; 1] = [13];
+
 impl InspectError {
-    fn of(url: &Url, error: &Error) -> Self {
-        let url = url.redacted();
+    /// Whether it stays until a person acts; otherwise trying again later may
+    /// succeed.
+    pub fn is_for_operator(&self) -> bool {
+        !matches!(self, InspectError::Unreachable { .. })
+    }
+
+    /// What an error of the store is to its operator; `None` for one that may
+    /// go by itself.
+    pub async fn of_store(store: &config::Store, error: &StoreError) -> Option<Self> {
+        let StoreError::Driver(error) = error else {
+            return None;
+        };
+        let found = match store.present_url().await {
+            Ok(url) => Self::of(store, &url, error),
+            Err(error) => InspectError::Url(error.into()),
+        };
+        Some(found).filter(Self::is_for_operator)
+    }
+
+    fn of(store: &config::Store, present: &Url, error: &Error) -> Self {
+        let url = present.redacted();
+        let user = present.user().unwrap_or_default().to_owned();
         match error.kind.as_ref() {
-            ErrorKind::Authentication { message, .. } => {
-                let why = message.clone();
-                InspectError::Credentials { url, why }
+            ErrorKind::Authentication { message, .. } => InspectError::Credentials {
+                url,
+                user,
+                key: store.password_key(),
+                why: message.clone(),
+            },
+            ErrorKind::Command(refused) if FORBIDDEN.contains(&refused.code) => {
+                let why = refused.message.clone();
+                InspectError::Forbidden { url, user, why }
             }
             ErrorKind::ServerSelection { message, .. } => {
                 let why = selection(message);
-                InspectError::Unreachable { url, why }
+                match handshake(&why) {
+                    Some(fault) => InspectError::Handshake { url, fault },
+                    None => InspectError::Unreachable { url, why },
+                }
             }
             kind => {
                 let why = kind.to_string();
@@ -89,6 +152,25 @@ impl InspectError {
             }
         }
     }
+}
+
+/// What a failed TLS handshake means, in the words of rustls, which is all that
+/// the driver passes on. `None` for what has nothing to do with TLS.
+fn handshake(why: &str) -> Option<String> {
+    let cure = if why.contains("invalid peer certificate: UnknownIssuer") {
+        "the certificate of MongoDB is signed by none of the authorities of tlsCAFile in store.url, or, without one, by no public authority"
+    } else if why.contains("invalid peer certificate: certificate expired") {
+        "the certificate of MongoDB has expired: renew it, and look at the clocks"
+    } else if why.contains("not valid for name") {
+        "the certificate of MongoDB is for another host than those of store.url and of the replica set's configuration"
+    } else if why.contains("invalid peer certificate") {
+        "the certificate of MongoDB cannot be accepted"
+    } else if why.contains("received fatal alert") {
+        "MongoDB does not accept the client's certificate (tlsCertificateKeyFile of store.url), or demands one"
+    } else {
+        return None;
+    };
+    Some(format!("{cure} ({why})"))
 }
 
 /// What the driver found wrong with the servers, out of its picture of the
@@ -113,13 +195,19 @@ fn selection(message: &str) -> String {
 /// # Errors
 /// When the URL cannot be used, or no server answers.
 pub async fn inspect(store: &config::Store) -> Result<Inspection, InspectError> {
-    let options = ClientOptions::parse(store.url.expose()).await;
-    let options = options.map_err(InspectError::Url)?;
-    let found = look(store, options).await;
-    found.map_err(|error| InspectError::of(&store.url, &error))
+    let access = access::read(store).await.map_err(InspectError::Url)?;
+    let url = access.url.clone();
+    let found = look(store, access).await;
+    found.map_err(|error| InspectError::of(store, &url, &error))
 }
 
-async fn look(store: &config::Store, mut options: ClientOptions) -> Result<Inspection, Error> {
+async fn look(store: &config::Store, access: Access) -> Result<Inspection, Error> {
+    let Access {
+        mut options,
+        url,
+        certificates,
+        ..
+    } = access;
     options.app_name = Some("chat-counters check".into());
     options.server_selection_timeout.get_or_insert(TIMEOUT);
     options.connect_timeout.get_or_insert(TIMEOUT);
@@ -127,13 +215,16 @@ async fn look(store: &config::Store, mut options: ClientOptions) -> Result<Inspe
     options.selection_criteria = Some(SelectionCriteria::ReadPreference(
         ReadPreference::PrimaryPreferred { options: None },
     ));
+    let tls = options.tls.clone();
     let client = Client::with_options(options)?;
     let hello = client
         .database("admin")
         .run_command(doc! { "hello": 1 })
         .await?;
     let mut report = Inspection {
-        url: store.url.redacted(),
+        url: url.redacted(),
+        tls: matches!(tls, Some(Tls::Enabled(_))),
+        certificates,
         database: store.database.clone(),
         version: None,
         replica_set: text(&hello, "setName"),
@@ -145,6 +236,11 @@ async fn look(store: &config::Store, mut options: ClientOptions) -> Result<Inspe
         notes: Vec::new(),
     };
     report.topology(&hello);
+    let soon = report
+        .certificates
+        .iter()
+        .filter_map(Certificate::ends_soon);
+    report.notes.extend(soon);
     report.version(&client).await?;
     if report.primary.is_some() {
         report.trials(&client, &store.database).await;

@@ -63,9 +63,10 @@ impl Store {
     /// # Errors
     /// When no session is to be had.
     pub async fn loader(&self, generations: Arc<Generations>) -> Result<Loader, StoreError> {
+        let store = self.pinned();
         Ok(Loader {
-            store: self.clone(),
-            session: self.snapshot_session().await?,
+            session: store.snapshot_session().await?,
+            store,
             generations,
             most: MAX_READ,
         })
@@ -77,10 +78,11 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn loader_of_served(&self) -> Result<Loader, StoreError> {
-        let mut session = self.snapshot_session().await?;
-        let generations = self.generations_in(&mut session).await?;
+        let store = self.pinned();
+        let mut session = store.snapshot_session().await?;
+        let generations = store.generations_in(&mut session).await?;
         Ok(Loader {
-            store: self.clone(),
+            store,
             session,
             generations: Arc::new(generations),
             most: usize::MAX,

@@ -90,7 +90,8 @@ impl Store {
     /// Creates a collection; `false` when it was there. Inside a transaction it
     /// would be created as well, but two writers doing so at once conflict.
     async fn create(&self, name: &str, storage: Document) -> Result<bool, StoreError> {
-        let mut created = self.database().create_collection(name);
+        let database = self.database();
+        let mut created = database.create_collection(name);
         if !storage.is_empty() {
             created = created.storage_engine(storage);
         }

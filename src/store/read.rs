@@ -18,7 +18,7 @@ mod rows;
 mod snapshot;
 mod stats;
 
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{ReadPreference, SelectionCriteria};
 use tokio::time::Instant;
@@ -26,6 +26,8 @@ use tokio::time::Instant;
 use crate::event::{EventId, TenantId};
 
 use super::Store;
+use super::generation::GENERATIONS;
+use super::schema::collection;
 
 use awaited::Awaited;
 
@@ -158,7 +160,7 @@ impl Reader {
         query.answer(&mut snapshot).await.map(Some)
     }
 
-    /// Whether there is a primary that answers and takes writes.
+    /// Whether there is a primary that takes writes, and lets us read.
     ///
     /// # Errors
     /// What the driver said when there is none.
@@ -170,6 +172,12 @@ impl Reader {
             .run_command(doc! { "hello": 1 })
             .selection_criteria(primary)
             .await?;
+        // That is answered whoever asks, and this is not.
+        let meta = self
+            .store
+            .database()
+            .collection::<Document>(collection::META);
+        meta.find_one(doc! { "_id": GENERATIONS }).await?;
         Ok(hello.get_bool("isWritablePrimary").unwrap_or(false))
     }
 }

@@ -41,10 +41,11 @@ pub struct Recounted {
 
 impl Store {
     async fn reading<'s>(&'s self, tenant: &'s TenantId) -> Result<Reading<'s>, StoreError> {
-        let mut session = self.snapshot_session().await?;
-        let generations = self.generations_in(&mut session).await?;
+        let store = self.pinned();
+        let mut session = store.snapshot_session().await?;
+        let generations = store.generations_in(&mut session).await?;
         Ok(Reading {
-            store: self,
+            store,
             session,
             epoch: generations.epoch,
             generation: generations.of(tenant),
@@ -114,7 +115,7 @@ impl Store {
 
 /// One snapshot of a tenant's documents.
 struct Reading<'s> {
-    store: &'s Store,
+    store: Store,
     session: ClientSession,
     epoch: i64,
     generation: Generation,

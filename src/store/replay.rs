@@ -63,8 +63,9 @@ impl Store {
     pub async fn journal_now(&self) -> Result<Since, StoreError> {
         // Causally consistent: the second answer may come from a new primary,
         // which for a moment would not show all that the old one had shown.
-        let mut session = self.client().start_session().await?;
-        let hello = self
+        let store = self.pinned();
+        let mut session = store.client().start_session().await?;
+        let hello = store
             .database()
             .run_command(doc! { "hello": 1 })
             .session(&mut session)
@@ -76,7 +77,7 @@ impl Store {
             .and_then(|last| last.get_document("majorityOpTime"))
             .and_then(|majority| majority.get_timestamp("ts"))
             .map_err(|error| StoreError::Answer(format!("hello without a time: {error}")))?;
-        let newest = self
+        let newest = store
             .database()
             .collection::<AppliedAt>(collection::JOURNAL)
             .find_one(doc! {})
@@ -117,11 +118,12 @@ impl Store {
         if let Some(tenant) = tenant {
             filter.insert("_id.t", tenant.as_str());
         }
-        let journal = self
+        let store = self.pinned();
+        let journal = store
             .database()
             .collection::<RawDocumentBuf>(collection::JOURNAL);
         // Whichever server answers must have all that was committed before.
-        let mut session = self.client().start_session().await?;
+        let mut session = store.client().start_session().await?;
         session.advance_operation_time(since.time);
         let cursor = journal
             .find(filter)
@@ -147,8 +149,8 @@ impl Store {
             wanted.insert("fullDocument._id.t", tenant.as_str());
         }
         let marker = doc! { "ns.coll": collection::META, "documentKey._id": MARKER };
-        let watch = self
-            .database()
+        let database = self.database();
+        let watch = database
             .watch()
             .pipeline([doc! { "$match": { "$or": [wanted, marker] } }])
             .batch_size(REPLY)

@@ -96,6 +96,8 @@ pub struct Metrics {
     pub disagreeing_creates: Family<Label, Counter>,
     /// Events with a time that cannot be meant, by kind: `past`, `future`.
     pub implausible_times: Family<Label, Counter>,
+    /// Events of another tenant than their routing key.
+    pub wrong_tenants: Counter,
     /// Transactions tried again, by class of the error: `retryable`, `conflict`.
     pub commit_retries: Family<Label, Counter>,
     /// Events in one committed transaction.
@@ -155,6 +157,7 @@ impl Metrics {
             bus_blocked: Gauge::default(),
             disagreeing_creates: Family::default(),
             implausible_times: Family::default(),
+            wrong_tenants: Counter::default(),
             topology_restored: Counter::default(),
             topology_broken: Gauge::default(),
             commit_retries: Family::default(),
@@ -237,6 +240,11 @@ impl Metrics {
             "implausible_times",
             "Events with a time before the year 2000 or more than a day ahead, by which",
             metrics.implausible_times.clone(),
+        );
+        registry.register(
+            "wrong_tenants",
+            "Events of another tenant than their routing key",
+            metrics.wrong_tenants.clone(),
         );
         registry.register(
             "commit_retries",

@@ -133,11 +133,8 @@ impl Stage {
 
     /// The hashes of all that is in the database.
     async fn hash(&self) -> Result<Document> {
-        let hash = self
-            .shared
-            .store
-            .database()
-            .run_command(doc! { "dbHash": 1 });
+        let database = self.shared.store.database();
+        let hash = database.run_command(doc! { "dbHash": 1 });
         Ok(hash.await?.get_document("collections")?.clone())
     }
 

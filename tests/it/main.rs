@@ -17,13 +17,11 @@ mod strategy;
 mod auth;
 mod auth_jwt;
 mod auth_letters;
-<<<<<<< HEAD
+mod auth_mtls;
 mod away;
 mod blocked;
+mod bus_tls;
 mod callers;
-=======
-mod auth_mtls;
->>>>>>> auth
 mod chat3;
 mod command_line;
 mod commits;
@@ -58,7 +56,9 @@ mod rebuild;
 mod rules;
 mod scenario;
 mod set_aside;
+mod store_tls;
 mod stored;
+mod tenants;
 mod tls;
 mod torture;
 mod verify;

@@ -89,6 +89,19 @@ impl Server {
         Self::rabbits(name, nodes, vec![variable]).await
     }
 
+    /// A broker that also speaks TLS, with `ca.crt`, `server.crt` and
+    /// `server.key` of a directory; and the port where it does.
+    pub async fn tls_rabbit(name: &str, directory: &Path) -> Result<(Self, u16)> {
+        let port = free_ports(1).await?;
+        let directory = directory.display().to_string();
+        let variables = vec![
+            ("RABBIT_TLS_PORT", port.to_string()),
+            ("RABBIT_TLS_DIR", directory),
+        ];
+        let mut cluster = Self::rabbits(name, 1, variables).await?;
+        Ok((cluster.pop().ok_or("no node")?, port))
+    }
+
     /// Brokers that form a cluster.
     pub async fn rabbit_cluster(name: &str, nodes: u16) -> Result<Vec<Self>> {
         Self::rabbits(name, nodes, Vec::new()).await
@@ -138,14 +151,39 @@ impl Server {
         Ok(server)
     }
 
+    /// A replica set of one node that asks who one is, and takes TLS with
+    /// `server.pem` and `ca.crt` of a directory.
+    pub async fn guarded_mongod(name: &str, directory: &Path) -> Result<Self> {
+        let port = free_ports(1).await?;
+        let variables = vec![
+            ("MONGO_AUTH", "1".into()),
+            ("MONGO_TLS_DIR", directory.display().to_string()),
+        ];
+        let member = [format!("127.0.0.1:{port}")];
+        let mut set = Self::mongods(name, &[port], &member, variables).await?;
+        let mut server = set.pop().ok_or("no node")?;
+        server.url = format!("mongodb://127.0.0.1:{port}/?replicaSet=rs0");
+        Ok(server)
+    }
+
     /// A replica set on these ports, whose members know each other, and are
     /// known to clients, under these addresses.
     pub async fn mongod_set(name: &str, ports: &[u16], members: &[String]) -> Result<Vec<Self>> {
+        Self::mongods(name, ports, members, Vec::new()).await
+    }
+
+    async fn mongods(
+        name: &str,
+        ports: &[u16],
+        members: &[String],
+        mut environment: Vec<(&'static str, String)>,
+    ) -> Result<Vec<Self>> {
+        environment.push(("MONGO_MEMBERS", members.join(",")));
         let directory = directory(name);
         let set = ports.iter().map(|port| Self {
             script: script("mongo.py"),
             arguments: vec![directory.0.display().to_string(), port.to_string()],
-            environment: vec![("MONGO_MEMBERS", members.join(","))],
+            environment: environment.clone(),
             url: format!("mongodb://127.0.0.1:{port}/?directConnection=true"),
             _directory: directory.clone(),
         });
@@ -153,7 +191,7 @@ impl Server {
         let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
         let mut start = Command::new(script("mongo.py"));
         start.arg("start").arg(&directory.0).arg(ports.join(","));
-        start.env("MONGO_MEMBERS", members.join(","));
+        start.envs(environment.iter().cloned());
         output(start).await?;
         Ok(set)
     }

@@ -94,15 +94,36 @@ pub struct Service {
 pub fn command(binary: &Path, config: &Config) -> Command {
     let bus = &config.bus;
     let mut command = Command::new(binary);
+    for (key, file, url) in [
+        ("BUS__URL", &bus.url_file, &bus.url),
+        ("STORE__URL", &config.store.url_file, &config.store.url),
+    ] {
+        let key = format!("CHAT_COUNTERS__{key}");
+        match file.as_str() {
+            "" => command.env(key, url.expose()),
+            file => command.env_remove(&key).env(key + "_FILE", file),
+        };
+    }
+    for (key, file) in [
+        ("BUS__PASSWORD_FILE", &bus.password_file),
+        ("BUS__TLS__CA_FILE", &bus.tls.ca_file),
+        ("BUS__TLS__CERT_FILE", &bus.tls.cert_file),
+        ("BUS__TLS__KEY_FILE", &bus.tls.key_file),
+        ("STORE__PASSWORD_FILE", &config.store.password_file),
+    ] {
+        command.env(format!("CHAT_COUNTERS__{key}"), file);
+    }
     command
-        .env("CHAT_COUNTERS__BUS__URL", bus.url.expose())
+        .env(
+            "CHAT_COUNTERS__STORE__ALLOW_INSECURE_TLS",
+            config.store.allow_insecure_tls.to_string(),
+        )
         .env("CHAT_COUNTERS__BUS__EXCHANGE", &bus.exchange)
         .env("CHAT_COUNTERS__BUS__QUEUE", &bus.queue)
         .env(
             "CHAT_COUNTERS__BUS__DEAD_LETTER_QUEUE",
             &bus.dead_letter_queue,
         )
-        .env("CHAT_COUNTERS__STORE__URL", config.store.url.expose())
         .env("CHAT_COUNTERS__STORE__DATABASE", &config.store.database)
         // None that another test's service has.
         .env("CHAT_COUNTERS__ADMIN__LISTEN", "127.0.0.1:0")
@@ -182,7 +203,12 @@ impl Service {
         ] {
             command.env(format!("CHAT_COUNTERS__AUTH__{key}"), value);
         }
+        let check_tenant = serde_json::to_value(config.bus.check_tenant)?;
         for (key, value) in [
+            (
+                "BUS__CHECK_TENANT",
+                check_tenant.as_str().unwrap_or_default().to_owned(),
+            ),
             ("BUS__PREFETCH", config.bus.prefetch.to_string()),
             ("BUS__PREFETCH_BYTES", config.bus.prefetch_bytes.to_string()),
             ("BUS__HOLD_SECONDS", config.bus.hold_seconds.to_string()),

@@ -294,10 +294,11 @@ impl Store {
     }
 
     async fn change_once(&self, change: &Change<'_>) -> Result<(), StoreError> {
-        let mut session = self.begin().await?;
+        let store = self.pinned();
+        let mut session = store.begin().await?;
         let changed = match *change {
-            Change::Settled(settling) => self.settle_within(&mut session, settling).await,
-            Change::Counted(ids) => self.count_back_within(&mut session, ids).await,
+            Change::Settled(settling) => store.settle_within(&mut session, settling).await,
+            Change::Counted(ids) => store.count_back_within(&mut session, ids).await,
         };
         if changed.is_ok() {
             return commit(&mut session).await;

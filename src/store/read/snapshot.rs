@@ -38,9 +38,10 @@ impl Snapshot {
         tenant: &TenantId,
         deadline: Instant,
     ) -> Result<Self, ReadError> {
+        let store = store.pinned();
         let session = store.snapshot_session().await?;
         let mut snapshot = Self {
-            store: store.clone(),
+            store,
             session,
             generation: Generation::default(),
             deadline,
