@@ -43,6 +43,7 @@ use crate::outage::Outage;
 use crate::shutdown::Shutdown;
 use crate::store::{Class, CommitFeed, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::throttle::Throttle;
 use aside::{Aside, SetAside};
 pub use doubt::ask_in_doubt;
 use progress::Progress;
@@ -70,6 +71,10 @@ const SILENT: Duration = Duration::from_secs(1);
 
 /// How long an acknowledgement takes to leave the process, amply.
 const HEARD: Duration = Duration::from_millis(5);
+
+/// Between two lines about events that fail by themselves: of thousands, the dead
+/// letters say it all.
+const TELLING: Duration = Duration::from_secs(10);
 
 /// An event on its way, with the delivery that it settles.
 #[derive(Debug)]
@@ -117,6 +122,8 @@ pub struct Lane {
     side: Side,
     /// Events in one attempt at most: fewer where attempts take long.
     pace: usize,
+    /// For what is told of events that fail by themselves.
+    told: Throttle,
 }
 
 /// Which lane of a pair it is.
@@ -139,6 +146,7 @@ impl Lane {
             aside: aside.clone(),
             side: Side::Patient(sender.downgrade()),
             pace: LEAST_PACE.min(shared.lanes.batch_events),
+            told: Throttle::new(TELLING),
             shared: shared.clone(),
         };
         let brief = Self {
@@ -146,6 +154,7 @@ impl Lane {
             aside,
             side: Side::Brief(sender),
             pace: shared.lanes.batch_events,
+            told: Throttle::new(TELLING),
             shared,
         };
         (brief, patient, work)

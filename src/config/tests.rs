@@ -227,7 +227,7 @@ fn what_cannot_be_is_refused_by_name() {
         (
             &[("BUSS__QUEUE", "q")],
             "buss.queue",
-            "one of the sections bus, store",
+            "one of the sections bus, bus.tls, store",
         ),
         (&[("QUEUE", "q")], "queue", "one of the sections"),
     ];

@@ -1,6 +1,6 @@
 //! What a lane does about an attempt that failed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
@@ -15,8 +15,9 @@ use crate::telemetry::metrics::Label;
 /// Conflicts in a row from which on they are not taken for bad luck.
 const STUBBORN: u32 = 5;
 
-/// Conflicts in a row, of fewer and fewer events, after which the last one is put
-/// off: whoever holds its documents does so for longer than others should wait.
+/// Conflicts in a row, of fewer and fewer events, after which a lane puts the last
+/// one off: whoever holds its documents does so for longer than others should
+/// wait. The patient lane, where all wait already, does so when it is stubborn.
 const HOPELESS: u32 = 20;
 
 /// The shortest and the longest time for which an event rests that fails by
@@ -49,7 +50,11 @@ impl Lane {
         let (stubborn, for_itself) = match class {
             Class::Conflict => {
                 let conflicts = progress.conflicted();
-                (conflicts >= STUBBORN, conflicts >= HOPELESS)
+                let hopeless = match self.is_patient() {
+                    true => STUBBORN,
+                    false => HOPELESS,
+                };
+                (conflicts >= STUBBORN, conflicts >= hopeless)
             }
             _ => (failed.may_be_of_these_events(), true),
         };
@@ -87,8 +92,11 @@ impl Lane {
         let Some(work) = progress.take_first() else {
             return;
         };
-        error!(tenant = %work.event.tenant, event = %work.event.stamp.event, error = %failed,
-            "the store refuses an event; it is dead-lettered");
+        if let Some(since_last_line) = self.told.pass(Instant::now()) {
+            error!(tenant = %work.event.tenant, event = %work.event.stamp.event,
+                error = %failed, since_last_line,
+                "the store refuses an event; it is dead-lettered");
+        }
         self.aside.failed(&work.event);
         let failure = Failure {
             reason: Reason::RejectedByStore,
@@ -111,8 +119,11 @@ impl Lane {
         };
         let rest = REST.0 * 2_u32.saturating_pow(work.failures.min(10));
         let rest = rest.min(REST.1);
-        warn!(tenant = %work.event.tenant, event = %work.event.stamp.event, error = %failed,
-            "the store does not take an event, but others; it is tried again in {rest:?}");
+        if let Some(since_last_line) = self.told.pass(Instant::now()) {
+            warn!(tenant = %work.event.tenant, event = %work.event.stamp.event,
+                error = %failed, since_last_line,
+                "the store does not take an event, but others; it is tried again in {rest:?}");
+        }
         work.failures += 1;
         let (back, shutdown) = (back.clone(), self.shared.shutdown.clone());
         tokio::spawn(async move {
