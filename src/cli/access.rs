@@ -210,11 +210,10 @@ impl Given {
         let text = read("--token-file", path)?;
         let token = text.trim();
         let good = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-        let header = format!("Bearer {token}").parse();
+        let header: Result<MetadataValue<Ascii>, _> = format!("Bearer {token}").parse();
         match header {
             Ok(mut header) if good && token.len() <= MAX_BEARER_BYTES => {
-                let sensitive: &mut MetadataValue<Ascii> = &mut header;
-                sensitive.set_sensitive(true);
+                header.set_sensitive(true);
                 Ok(Some(header))
             }
             _ => Err(usage(format!(

@@ -327,7 +327,7 @@ async fn a_source_that_cannot_be_used_is_refused_at_the_start() -> Result<()> {
         ),
         (
             &[("AUTH__MODE", "mtls"), ("AUTH__MTLS_FILE", "/no/such")],
-            "/no/such",
+            "grpc.tls.client_ca_file",
         ),
         (
             &[
