@@ -359,9 +359,14 @@ impl Target {
     }
 }
 
-/// Bytes of a frame at most, by a URL; the broker may want smaller ones.
-pub(super) fn frame_asked_for(url: &str) -> usize {
-    parse(url).map_or(FRAME_MAX, |uri| frame_max(&uri)) as usize
+/// Bytes of a frame at most, by the present URL; the broker may want smaller
+/// ones.
+pub(super) async fn frame_asked_for(bus: &config::Bus) -> usize {
+    let uri = match bus.present_url().await {
+        Ok(url) => parse(url.expose()).ok(),
+        Err(_) => None,
+    };
+    uri.map_or(FRAME_MAX, |uri| frame_max(&uri)) as usize
 }
 
 fn frame_max(uri: &AMQPUri) -> u32 {

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::connect;
 use super::delivery::Delivery;
 use super::error::BusError;
 use super::flow::Flow;
@@ -103,7 +104,8 @@ impl Consumer {
         let (letters, incoming) = mpsc::unbounded_channel();
         let (bus, metrics) = (self.bus.clone(), self.metrics.clone());
         let flow = self.flow.clone();
-        let publishing = Letters::new(bus, backoff(&self.retry), metrics, flow, written);
+        let framed = (bus, connect::frame_asked_for(&self.bus).await);
+        let publishing = Letters::new(framed, backoff(&self.retry), metrics, flow, written);
         let mut tasks = JoinSet::new();
         tasks.spawn(publishing.run(incoming, shutdown.clone()));
         self.sessions(sink, &shutdown, letters).await;

@@ -15,7 +15,6 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::connect;
 use super::delivery::{Origin, Outcome};
 use super::error::{BusError, short};
 use super::flow::Flow;
@@ -106,13 +105,12 @@ type Sent = Vec<Option<(BasicProperties, Answer)>>;
 
 impl Letters {
     pub(super) fn new(
-        bus: Arc<config::Bus>,
+        (bus, frame): (Arc<config::Bus>, usize),
         backoff: Backoff,
         metrics: Metrics,
         flow: Flow,
         written: mpsc::Sender<Written>,
     ) -> Self {
-        let frame = connect::frame_asked_for(bus.url.expose());
         let host = host();
         Self {
             desk: Arc::new(Desk { bus, host, frame }),

@@ -166,8 +166,8 @@ fn measured(properties: &BasicProperties, most: usize) -> Result<(), Unsent> {
 }
 
 /// Bytes of a frame that are asked for; the broker may want smaller ones.
-pub fn frame_asked_for(bus: &config::Bus) -> usize {
-    connect::frame_asked_for(bus.url.expose())
+pub async fn frame_asked_for(bus: &config::Bus) -> usize {
+    connect::frame_asked_for(bus).await
 }
 
 /// Whether a letter that was kept can be replayed, with frames of so many bytes.

@@ -101,7 +101,7 @@ impl Redrive {
         // Without an answer, as large as is asked for.
         let frame_max = match self.lookout.look().await {
             Ok(sight) => sight.frame_max,
-            Err(_) => outbox::frame_asked_for(&self.bus),
+            Err(_) => outbox::frame_asked_for(&self.bus).await,
         };
         let job = JobId::unique();
         let together = (CHUNK, letterbox::together(&self.bus));
