@@ -180,6 +180,8 @@ pub struct Grpc {
     pub tls: Tls,
     /// Requests at the same time.
     pub max_concurrent_requests: usize,
+    /// Calls a second by one caller; 0 = as many as they like.
+    pub calls_per_second: u32,
     /// Deadline of a call without one.
     pub default_deadline_ms: u64,
     /// Longest deadline.
@@ -323,6 +325,7 @@ impl Default for Grpc {
             max_connection_age_seconds: 1_800,
             tls: Tls::default(),
             max_concurrent_requests: 256,
+            calls_per_second: 0,
             default_deadline_ms: 5_000,
             max_deadline_ms: 60_000,
             reflection: false,

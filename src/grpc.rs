@@ -16,6 +16,7 @@ mod health;
 mod limits;
 mod maintenance;
 mod map;
+mod rate;
 
 mod rebuild;
 mod service;
@@ -39,12 +40,13 @@ use crate::store::read::Reader;
 use crate::telemetry::metrics::Metrics;
 
 pub use dead_letters::DeadLetters;
-use edge::EdgeLayer;
+use edge::Checks;
 use gate::Gate;
 pub use guard::Guard;
 use health::{Probe, StoreState};
 use limits::Limits;
 use maintenance::Maintenance;
+use rate::Rate;
 use service::Counters;
 use v1::counter_service_server::CounterServiceServer;
 use v1::dead_letter_service_server::DeadLetterServiceServer;
@@ -234,7 +236,7 @@ fn counters(
     let counters = CounterServiceServer::new(Counters::new(reader, limits, store))
         .max_decoding_message_size(config.max_message_bytes)
         .max_encoding_message_size(config.max_message_bytes.max(MAX_ANSWER_BYTES));
-    server(config, guard, None).add_service(counters)
+    server(config, guard, None, Rate::new(config.calls_per_second)).add_service(counters)
 }
 
 fn admin(
@@ -245,7 +247,7 @@ fn admin(
     letters: DeadLetters,
 ) -> Router<Layers> {
     let gate = Gate::new(config, state);
-    server(config, guard, Some(gate))
+    server(config, guard, Some(gate), None)
         .add_service(
             MaintenanceServiceServer::new(Maintenance::new(store))
                 .max_decoding_message_size(config.max_message_bytes),
@@ -258,9 +260,14 @@ fn admin(
 }
 
 /// What every call goes through.
-type Layers = Stack<EdgeLayer, Identity>;
+type Layers = Stack<Checks, Identity>;
 
-fn server(config: &config::Grpc, guard: &Guard, gate: Option<Gate>) -> Server<Layers> {
+fn server(
+    config: &config::Grpc,
+    guard: &Guard,
+    gate: Option<Gate>,
+    rate: Option<Rate>,
+) -> Server<Layers> {
     let guard = guard.clone();
     // Behind the calls' own deadlines: for a body that never ends.
     let backstop = Duration::from_millis(config.max_deadline_ms) + Duration::from_secs(1);
@@ -270,7 +277,7 @@ fn server(config: &config::Grpc, guard: &Guard, gate: Option<Gate>) -> Server<La
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .timeout(backstop)
-        .layer(EdgeLayer { guard, gate })
+        .layer(Checks { guard, rate, gate })
 }
 
 /// With reflection of everything, which says what may be asked where.

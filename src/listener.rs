@@ -31,7 +31,8 @@ use crate::telemetry::throttle::Throttle;
 
 pub use connection::{Connection, Cut, Peer, PeerCertificate};
 pub use door::{End, One};
-pub use places::{Place, Places};
+use places::Way;
+pub use places::{Activity, Busy, Place, Places};
 
 use door::{Door, Refusal};
 use tls::Tls;
@@ -159,9 +160,12 @@ impl Listener {
                 }
             };
             rest = REST.0;
-            let (place, was_full) = places.take();
-            if was_full {
+            let (place, way) = places.take();
+            if way != Way::Free {
                 tell_full(&door.settings, &mut full);
+            }
+            if way == Way::OfIdle {
+                door.refused(Refusal::Idle);
             }
             match place {
                 Some(place) => {
@@ -190,7 +194,7 @@ fn tell_full(settings: &Settings, throttle: &mut Throttle) {
             listener = name,
             max_connections,
             times,
-            "all connections are taken: one that has said nothing yet gives way, else the new one is closed"
+            "all connections are taken: one that has said nothing gives way, else one with no call under way, else the new one is closed"
         );
     }
 }

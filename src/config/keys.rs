@@ -128,6 +128,8 @@ pub const KEYS: &[Key] = &[
         "Age at which a client is asked to connect anew, give or take a tenth, on both listeners; its calls go on meanwhile"),
     key("grpc.max_concurrent_requests", "256", number(1, 65_535),
         "Requests answered at the same time; more are refused with RESOURCE_EXHAUSTED. One caller, or the calls about one tenant, get three quarters of them at most"),
+    key("grpc.calls_per_second", "0", number(0, 1_000_000),
+        "Calls a second that one caller may make (by name, else by address), a second's worth at once; 0 = no bound"),
     key("grpc.default_deadline_ms", "5000", number(1, 3_600_000),
         "Deadline of a call that brings none, in milliseconds"),
     key("grpc.max_deadline_ms", "60000", number(1, 3_600_000),

@@ -15,7 +15,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::limits::Kept;
-use crate::listener::Cut;
+use crate::listener::{Busy, Cut};
 
 /// How long the body of a request may take, which is one message. The headers
 /// alone cost nothing, so that whoever sends nothing else holds nothing.
@@ -144,7 +144,7 @@ impl HttpBody for Admitted {
 #[derive(Debug)]
 pub(super) struct Keeping {
     body: Body,
-    _kept: Kept,
+    _kept: (Kept, Option<Busy>),
     given: Arc<Given>,
     watch: Option<JoinHandle<()>>,
 }
@@ -182,7 +182,7 @@ impl Given {
 
 impl Keeping {
     /// `cut` ends the connection of a client that does not take its answer.
-    pub(super) fn new(body: Body, kept: Kept, cut: Option<Cut>) -> Self {
+    pub(super) fn new(body: Body, kept: (Kept, Option<Busy>), cut: Option<Cut>) -> Self {
         let given = Arc::new(Given::default());
         let watched = Arc::clone(&given);
         let watch = |cut: Cut| {

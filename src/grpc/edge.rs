@@ -5,17 +5,19 @@ use std::convert::Infallible;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::{Code, Status};
 use tower_layer::Layer;
 
 use super::gate::Gate;
-use super::guard::Guard;
+use super::guard::{Guard, account};
 
 use super::body::{Keeping, Timely};
 use super::limits::Kept;
-use crate::listener::{Cut, Peer};
+use super::rate::Rate;
+use crate::listener::{Busy, Cut, Peer};
 
 /// Largest metadata of a call, as HTTP/2 measures it: names, values, and 32
 /// bytes for each. More is refused with RESOURCE_EXHAUSTED.
@@ -33,29 +35,47 @@ const NOT_DECODED: &str = "failed to decode Protobuf message";
 #[derive(Debug, Clone)]
 pub(super) struct Edge<S> {
     services: S,
-    guard: Guard,
-    gate: Option<Gate>,
+    checks: Checks,
 }
 
-/// Puts the edge in front of services.
+/// What each call has to pass, before its body is read; puts the edge in front
+/// of services.
 #[derive(Debug, Clone)]
-pub(super) struct EdgeLayer {
+pub(super) struct Checks {
     pub(super) guard: Guard,
+    /// None: callers may make as many calls as they like.
+    pub(super) rate: Option<Rate>,
     /// For methods that have no places of their own.
     pub(super) gate: Option<Gate>,
 }
 
-impl<S> Layer<S> for EdgeLayer {
+impl<S> Layer<S> for Checks {
     type Service = Edge<S>;
 
     fn layer(&self, services: S) -> Edge<S> {
-        let Self { guard, gate } = self.clone();
-        Edge {
-            services,
-            guard,
-            gate,
+        let checks = self.clone();
+        Edge { services, checks }
+    }
+}
+
+impl Checks {
+    fn pass(&self, call: &mut http::Request<Body>) -> Result<(), Status> {
+        let bytes = metadata_bytes(call.headers());
+        if bytes > MAX_METADATA_BYTES {
+            return Err(Status::resource_exhausted(format!(
+                "the metadata of the call is {bytes} bytes long, at most {MAX_METADATA_BYTES} are taken"
+            )));
+        }
+        self.guard.pass(call)?;
+        match &self.rate {
+            Some(rate) if !is_free(call) => rate.take(&account(call.extensions()), Instant::now()),
+            _ => Ok(()),
         }
     }
+}
+
+fn is_free(call: &http::Request<Body>) -> bool {
+    call.uri().path().starts_with(FREE)
 }
 
 impl<S> Service<http::Request<Body>> for Edge<S>
@@ -72,20 +92,14 @@ where
     }
 
     fn call(&mut self, mut call: http::Request<Body>) -> Self::Future {
-        let bytes = metadata_bytes(call.headers());
-        if bytes > MAX_METADATA_BYTES {
-            let refused = Status::resource_exhausted(format!(
-                "the metadata of the call is {bytes} bytes long, at most {MAX_METADATA_BYTES} are taken"
-            ));
+        if let Err(refused) = self.checks.pass(&mut call) {
             return Box::pin(async move { Ok(refused.into_http()) });
         }
-        if let Err(refused) = self.guard.pass(&mut call) {
-            return Box::pin(async move { Ok(refused.into_http()) });
-        }
-        let cut = call.extensions().get().map(|peer: &Peer| peer.cut.clone());
-        let is_free = call.uri().path().starts_with(FREE);
-        let answer: Self::Future = match &self.gate {
-            Some(gate) if !is_free => gate.call(&mut self.services, call),
+        let peer: Option<&Peer> = call.extensions().get();
+        let cut = peer.map(|peer| peer.cut.clone());
+        let busy = peer.and_then(|peer| Some(peer.activity.as_ref()?.begin()));
+        let answer: Self::Future = match &self.checks.gate {
+            Some(gate) if !is_free(&call) => gate.call(&mut self.services, call),
             _ => {
                 let is_stream = call.uri().path().starts_with(REFLECTION);
                 let call = match is_stream {
@@ -95,7 +109,7 @@ where
                 Box::pin(self.services.call(call))
             }
         };
-        let keep = |answer| keep(answer, cut);
+        let keep = |answer| keep(answer, cut, busy);
         Box::pin(async move { answer.await.map(blame_the_caller).map(keep) })
     }
 }
@@ -119,9 +133,13 @@ fn blame_the_caller(answer: http::Response<Body>) -> http::Response<Body> {
 }
 
 /// What was taken for a call is kept until its answer is out.
-fn keep(mut answer: http::Response<Body>, cut: Option<Cut>) -> http::Response<Body> {
+fn keep(
+    mut answer: http::Response<Body>,
+    cut: Option<Cut>,
+    busy: Option<Busy>,
+) -> http::Response<Body> {
     match answer.extensions_mut().remove::<Kept>() {
-        Some(kept) => answer.map(|body| Body::new(Keeping::new(body, kept, cut))),
+        Some(kept) => answer.map(|body| Body::new(Keeping::new(body, (kept, busy), cut))),
         None => answer,
     }
 }

@@ -13,12 +13,11 @@ use tonic::metadata::MetadataMap;
 
 use super::admission::Sharer;
 use super::body::Admitted;
+use super::guard::account;
 use super::health::StoreState;
 use super::limits::{Cost, Deadline, Kept, Limits};
 use super::service;
-use crate::auth::Identity;
 use crate::config;
-use crate::listener::Peer;
 
 /// Methods whose answers hold letters, of which each may have megabytes.
 const LARGE: &[&str] = &[
@@ -102,19 +101,8 @@ impl Gate {
             true => Cost::Large,
             false => Cost::Work,
         };
-        let sharers = vec![Sharer::Caller(account(call))];
+        let sharers = vec![Sharer::Caller(account(call.extensions()))];
         let limits = Arc::clone(&self.limits);
         Box::pin(async move { limits.enter(cost, sharers, deadline).await })
-    }
-}
-
-/// On whose account a call takes its place.
-fn account(call: &http::Request<Body>) -> String {
-    let identity = call.extensions().get::<Arc<Identity>>();
-    let named = identity.filter(|identity| !identity.is_anonymous());
-    let peer = || call.extensions().get::<Peer>();
-    match named {
-        Some(identity) => identity.name().to_owned(),
-        None => peer().map_or_else(String::new, |peer| peer.address.ip().to_string()),
     }
 }

@@ -151,6 +151,18 @@ fn informed(code: Code, reason: &str, message: impl Into<String>) -> Status {
     Status::with_error_details(code, message, info)
 }
 
+/// On whose account places are taken, of a call that came past the guard:
+/// whoever has no name has an address.
+pub(super) fn account(call: &http::Extensions) -> String {
+    let identity = call.get::<Arc<Identity>>();
+    let named = identity.filter(|identity| !identity.is_anonymous());
+    let address = || call.get::<Peer>().map(|peer| peer.address.ip().to_string());
+    match named {
+        Some(identity) => identity.name().to_owned(),
+        None => address().unwrap_or_default(),
+    }
+}
+
 /// Who calls a method, and from where.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
@@ -179,14 +191,6 @@ impl Caller {
         Self {
             identity: Identity::anonymous(),
             address: None,
-        }
-    }
-
-    /// On whose account places are taken: whoever has no name has an address.
-    pub(super) fn account(&self) -> String {
-        match self.address {
-            Some(address) if self.identity.is_anonymous() => address.ip().to_string(),
-            _ => self.identity.name().to_owned(),
         }
     }
 

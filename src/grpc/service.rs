@@ -10,7 +10,7 @@ use crate::event::EventId;
 use crate::store::read::{self, Query, ReadError, Reader};
 
 use super::admission::Sharer;
-use super::guard::Caller;
+use super::guard::{Caller, account};
 use super::health::StoreState;
 use super::limits::{Cost, Deadline, Kept, Limits};
 use super::token::{self, Scope};
@@ -171,13 +171,12 @@ impl Counters {
     }
 
     fn open<T>(&self, method: &'static str, request: Request<T>) -> Result<(Call, T), Status> {
-        let caller = Caller::of(&request)?;
         let call = Call {
             method,
             cost: Cost::Read,
             deadline: self.limits.deadline(request.metadata()),
-            caller: caller.account(),
-            who: caller.identity,
+            caller: account(request.extensions()),
+            who: Caller::of(&request)?.identity,
         };
         Ok((call, request.into_inner()))
     }

@@ -17,6 +17,8 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
+use super::places::Activity;
+
 /// Who is at the other end: in the extensions of every request.
 #[derive(Debug, Clone)]
 pub struct Peer {
@@ -28,6 +30,8 @@ pub struct Peer {
     pub certificate: Option<Arc<PeerCertificate>>,
     /// Ends the connection.
     pub cut: Cut,
+    /// To be told of each call: one without any gives way to others.
+    pub activity: Option<Activity>,
 }
 
 /// Ends a connection on the spot, from wherever it is known that it must end.
@@ -99,6 +103,7 @@ impl Connection {
             connection: NEXT.fetch_add(1, Ordering::Relaxed),
             certificate,
             cut: Cut::default(),
+            activity: None,
         };
         Self {
             stream: Box::new(stream),
@@ -123,6 +128,10 @@ impl Connection {
     /// Keeps this for as long as the connection is there.
     pub(super) fn hold(&mut self, alive: oneshot::Sender<()>) {
         self._alive = Some(alive);
+    }
+
+    pub(super) fn is_known_by(&mut self, activity: Activity) {
+        self.peer.activity = Some(activity);
     }
 
     pub(super) fn peer(&self) -> &Peer {

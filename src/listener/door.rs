@@ -32,6 +32,8 @@ pub(super) enum Refusal {
     Full,
     /// It had said nothing yet, and its place went to another.
     GaveWay,
+    /// It had no call under way, and its place went to another.
+    Idle,
     /// It did not begin to speak HTTP/2 in time.
     Silent,
     /// It went away, or spoke something else.
@@ -41,9 +43,10 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    pub(super) const ALL: [Refusal; 5] = [
+    pub(super) const ALL: [Refusal; 6] = [
         Refusal::Full,
         Refusal::GaveWay,
+        Refusal::Idle,
         Refusal::Silent,
         Refusal::NotHttp2,
         Refusal::Handshake,
@@ -53,6 +56,7 @@ impl Refusal {
         match self {
             Refusal::Full => "full",
             Refusal::GaveWay => "gave_way",
+            Refusal::Idle => "idle",
             Refusal::Silent => "silent",
             Refusal::NotHttp2 => "not_http2",
             Refusal::Handshake => "handshake",
@@ -115,12 +119,12 @@ impl Door {
             Ok(connection) => connection,
             Err(refusal) => return self.refused(refusal),
         };
-        place.keep();
+        connection.is_known_by(place.heard());
         let age = jittered(self.settings.max_age, connection.peer().connection);
         connection.cut_at(born + age + self.settings.grace);
         let (alive, gone) = oneshot::channel();
         connection.hold(alive);
-        let end = self.end(born + age, gone);
+        let end = self.end(born + age, gone, place.when_lost());
         let one = stream::once(async { Ok(connection) });
         let one = Box::pin(one.chain(stream::pending()));
         if let Err(error) = server(one, Box::pin(end)).await {
@@ -170,11 +174,13 @@ impl Door {
         }
     }
 
-    /// Ends when a connection has its age, is gone, or the service stops.
+    /// Ends when a connection has its age, is gone, has lost its place, or the
+    /// service stops.
     fn end(
         &self,
         at: Instant,
         gone: oneshot::Receiver<()>,
+        lost: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
         let shutdown = self.shutdown.clone();
         async move {
@@ -182,6 +188,7 @@ impl Door {
                 () = tokio::time::sleep_until(at.into()) => {}
                 () = shutdown.requested() => {}
                 _ = gone => {}
+                () = lost => {}
             }
         }
     }

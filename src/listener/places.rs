@@ -1,6 +1,6 @@
 //! So many connections at the same time and no more, and who gives way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -14,17 +14,45 @@ struct Taken {
     limit: usize,
     count: usize,
     next: u64,
-    /// Who may lose their place, oldest first.
-    yielding: BTreeMap<u64, oneshot::Sender<()>>,
+    holders: HashMap<u64, Holder>,
+    /// Who may lose their place, the first to come first: they have said nothing
+    /// yet.
+    silent: BTreeMap<u64, u64>,
+    /// The same, when none of those is left: they do nothing, whoever has done so
+    /// for longest first.
+    idle: BTreeMap<u64, u64>,
 }
 
-/// A place, until it is dropped. One that is not [kept](Place::keep) may be
-/// [lost](Place::lost) to somebody who comes later.
+/// Who has a place.
+#[derive(Debug)]
+struct Holder {
+    loser: oneshot::Sender<()>,
+    /// Its turn among the silent, or the idle.
+    turn: Option<u64>,
+    /// What it has under way.
+    busy: usize,
+}
+
+/// A place, until it is dropped. It may be [lost](Place::lost) to somebody who
+/// comes later, while its holder has said nothing, or has nothing under way.
 #[derive(Debug)]
 pub struct Place {
     places: Places,
     number: u64,
-    lost: oneshot::Receiver<()>,
+    lost: Option<oneshot::Receiver<()>>,
+}
+
+/// Who gave way to somebody new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Nobody had to.
+    Free,
+    /// One that had said nothing yet.
+    OfSilent,
+    /// One that had nothing under way.
+    OfIdle,
+    /// Nobody could.
+    Full,
 }
 
 impl Places {
@@ -34,33 +62,38 @@ impl Places {
             limit,
             count: 0,
             next: 0,
-            yielding: BTreeMap::new(),
+            holders: HashMap::new(),
+            silent: BTreeMap::new(),
+            idle: BTreeMap::new(),
         })))
     }
 
-    /// A place, unless all are kept; and whether all were taken, so that the
-    /// oldest that is not kept was lost for it.
-    pub fn take(&self) -> (Option<Place>, bool) {
+    /// A place, unless all have something under way; and who gave way for it.
+    pub fn take(&self) -> (Option<Place>, Way) {
         let mut taken = self.lock();
-        let was_full = taken.count >= taken.limit;
-        if was_full {
-            match taken.yielding.pop_first() {
-                // Whoever had it may be gone already: all the better.
-                Some((_, lost)) => drop(lost.send(())),
-                None => return (None, true),
-            }
+        let way = match taken.count >= taken.limit {
+            false => Way::Free,
+            true => taken.one_gives_way(),
+        };
+        if way == Way::Full {
+            return (None, way);
         }
-        let number = taken.next;
+        let number = taken.turn();
         let (loser, lost) = oneshot::channel();
-        taken.next += 1;
         taken.count += 1;
-        taken.yielding.insert(number, loser);
+        taken.silent.insert(number, number);
+        let holder = Holder {
+            loser,
+            turn: Some(number),
+            busy: 0,
+        };
+        taken.holders.insert(number, holder);
         let place = Place {
             places: self.clone(),
             number,
-            lost,
+            lost: Some(lost),
         };
-        (Some(place), was_full)
+        (Some(place), way)
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -68,18 +101,69 @@ impl Places {
     }
 }
 
+impl Taken {
+    fn turn(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn one_gives_way(&mut self) -> Way {
+        let (number, way) = match (self.silent.pop_first(), self.idle.first_key_value()) {
+            (Some((_, number)), _) => (number, Way::OfSilent),
+            (None, Some((turn, number))) => {
+                let (turn, number) = (*turn, *number);
+                self.idle.remove(&turn);
+                (number, Way::OfIdle)
+            }
+            (None, None) => return Way::Full,
+        };
+        if let Some(holder) = self.holders.remove(&number) {
+            // Whoever had it may be gone already: all the better.
+            let _ = holder.loser.send(());
+        }
+        way
+    }
+
+    fn rest(&mut self, number: u64) {
+        let turn = self.turn();
+        if let Some(holder) = self.holders.get_mut(&number) {
+            holder.turn = Some(turn);
+            self.idle.insert(turn, number);
+        }
+    }
+}
+
 impl Place {
-    /// Returns when the place is another's. Never, once it is kept.
+    /// Returns when the place is another's.
     pub async fn lost(&mut self) {
-        match (&mut self.lost).await {
-            Ok(()) => {}
-            Err(_kept) => std::future::pending().await,
+        if let Some(lost) = &mut self.lost {
+            let _ = lost.await;
         }
     }
 
-    /// From now on it is not lost.
-    pub fn keep(&mut self) {
-        self.places.lock().yielding.remove(&self.number);
+    /// The same, apart from the place itself.
+    pub fn when_lost(&mut self) -> impl Future<Output = ()> + Send + 'static {
+        let lost = self.lost.take();
+        async move {
+            let is_lost = match lost {
+                Some(lost) => lost.await.is_ok(),
+                None => false,
+            };
+            if !is_lost {
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Its holder has spoken: it is lost only while nothing is under way.
+    pub fn heard(&mut self) -> Activity {
+        let mut taken = self.places.lock();
+        taken.silent.remove(&self.number);
+        taken.rest(self.number);
+        Activity {
+            places: self.places.clone(),
+            number: self.number,
+        }
     }
 }
 
@@ -87,7 +171,54 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.lock();
         taken.count -= 1;
-        taken.yielding.remove(&self.number);
+        if let Some(turn) = taken
+            .holders
+            .remove(&self.number)
+            .and_then(|holder| holder.turn)
+        {
+            taken.silent.remove(&turn);
+            taken.idle.remove(&turn);
+        }
+    }
+}
+
+/// Says what the holder of a place has under way.
+#[derive(Debug, Clone)]
+pub struct Activity {
+    places: Places,
+    number: u64,
+}
+
+/// Something under way; over when this is dropped.
+#[derive(Debug)]
+pub struct Busy(Activity);
+
+impl Activity {
+    /// Something begins.
+    pub fn begin(&self) -> Busy {
+        let mut taken = self.places.lock();
+        if let Some(holder) = taken.holders.get_mut(&self.number) {
+            holder.busy += 1;
+            if let Some(turn) = holder.turn.take() {
+                taken.idle.remove(&turn);
+            }
+        }
+        drop(taken);
+        Busy(self.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let Activity { places, number } = &self.0;
+        let mut taken = places.lock();
+        let Some(holder) = taken.holders.get_mut(number) else {
+            return;
+        };
+        holder.busy -= 1;
+        if holder.busy == 0 {
+            taken.rest(*number);
+        }
     }
 }
 
@@ -103,26 +234,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_that_is_not_kept_gives_way() {
+    async fn the_oldest_that_said_nothing_gives_way() {
         let places = Places::new(3);
         let mut first = places.take().0.unwrap();
         let mut second = places.take().0.unwrap();
         let mut third = places.take().0.unwrap();
-        first.keep();
-        let (fourth, was_full) = places.take();
-        assert!(was_full);
+        let busy = first.heard().begin();
+        let (fourth, way) = places.take();
+        assert_eq!(way, Way::OfSilent);
         assert!(!is_lost(&mut first).await);
         assert!(is_lost(&mut second).await);
         assert!(!is_lost(&mut third).await);
         drop(second);
 
         let mut fourth = fourth.unwrap();
-        fourth.keep();
-        third.keep();
-        assert!(matches!(places.take(), (None, true)));
+        let others = [fourth.heard().begin(), third.heard().begin()];
+        assert!(matches!(places.take(), (None, Way::Full)));
         assert!(!is_lost(&mut third).await);
-        drop(first);
-        let (fifth, was_full) = places.take();
-        assert!(fifth.is_some() && !was_full);
+        drop((first, busy));
+        let (fifth, way) = places.take();
+        assert!(fifth.is_some() && way == Way::Free);
+        drop(others);
+    }
+
+    #[tokio::test]
+    async fn whoever_has_done_nothing_for_longest_gives_way_then() {
+        let places = Places::new(2);
+        let mut first = places.take().0.unwrap();
+        let mut second = places.take().0.unwrap();
+        let (active, _) = (first.heard(), second.heard());
+        let calls = [active.begin(), active.begin()];
+        drop(calls);
+        let (third, way) = places.take();
+        assert_eq!(way, Way::OfIdle);
+        assert!(is_lost(&mut second).await, "the first was active after it");
+        drop(second);
+        let _busy = third.unwrap().heard();
+        assert!(!is_lost(&mut first).await);
     }
 }
