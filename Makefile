@@ -4,10 +4,10 @@ SERVERS := deploy/dev/servers.sh
 # More arguments for the program that a target runs, as in: make test ARGS='--test it crash'
 ARGS ?=
 
-# How long `make torture` tries fresh cases.
+# How long `make torture` tries fresh cases, and `make soak` lasts.
 SECONDS ?= 60
 
-.PHONY: help build run demo test torture chaos bench down lint fmt clean-dev prerequisites
+.PHONY: help build run demo test torture soak chaos bench down lint fmt clean-dev prerequisites
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,9 @@ test: prerequisites ## the whole test suite, on servers of its own
 
 torture: prerequisites ## try fresh random cases against the model for SECONDS=60, on servers of its own
 	@exec $(SERVERS) with torture deploy/dev/torture.sh $(SECONDS)
+
+soak: prerequisites ## hostile clients of each kind beside well-behaved ones for SECONDS=60, on servers of its own
+	@exec $(SERVERS) with soak env SOAK_SECONDS=$(SECONDS) cargo test --release --locked --test it -- soak --nocapture
 
 chaos: prerequisites ## fault runs on clusters of its own; ARGS='--seed N --runs N --seconds N'
 	@exec cargo test --release --locked --quiet --test chaos -- --runs 5 --seconds 20 $(ARGS)

@@ -121,7 +121,9 @@ pub(super) fn refused(address: &str, status: &Status) -> Failure {
             let message = match hint(&broken) {
                 Some(hint) => format!("{message}: {broken}. {hint}"),
                 None if broken.is_empty() => message.to_owned(),
-                None => format!("{message}: {broken}. Perhaps it wants TLS: --tls-ca FILE"),
+                None => format!(
+                    "{message}: {broken}. Perhaps it wants TLS (--tls-ca FILE), or a certificate of yours (--tls-cert, --tls-key)"
+                ),
             };
             let message = format!("the service at {address} cannot answer: {message} ({code:?})");
             Failure::new(ExitCode::Server, message)

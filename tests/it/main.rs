@@ -56,6 +56,7 @@ mod rebuild;
 mod rules;
 mod scenario;
 mod set_aside;
+mod soak;
 mod store_tls;
 mod stored;
 mod tenants;
