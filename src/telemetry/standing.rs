@@ -74,6 +74,10 @@ impl Standing {
             (false, true) => "paused, as the store takes nothing",
             (false, false) => "no",
         };
+        let blocked = match self.metrics.bus_blocked.get() {
+            0 => "no",
+            _ => "the broker takes no messages: dead letters wait in the database",
+        };
         let topology = match self.metrics.topology_broken.get() {
             0 => "events find their way to the queue",
             _ => "not certain that events find their way to the queue",
@@ -91,6 +95,7 @@ impl Standing {
             ("ready", ready),
             ("store", &store),
             ("broker", &broker),
+            ("blocked", blocked),
             ("consuming", consuming),
             ("topology", topology),
             ("progress", &progress),
