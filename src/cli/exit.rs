@@ -99,6 +99,7 @@ impl From<AppError> for Failure {
         match error {
             AppError::Store(error) => error.into(),
             AppError::Bus(error) => error.into(),
+            AppError::Refused(error) => Failure::new(ExitCode::Server, error.to_string()),
             AppError::Listen { .. } | AppError::Auth(_) | AppError::Grpc(ServeError::Listen(_)) => {
                 Failure::new(ExitCode::Usage, error.to_string())
             }

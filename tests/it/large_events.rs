@@ -18,7 +18,7 @@ const MESSAGES: usize = 200;
 const MIB: usize = 1;
 /// Of the process, in all, where the bound on what is in flight is 16 MiB. A
 /// discard has letters in the form of the database as well.
-const LIMIT_MIB: usize = 224;
+const LIMIT_MIB: usize = 288;
 /// For gigabytes through a broker's disk.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Events before the large ones, and after them.

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use chat_counters::grpc::v1;
 use futures::future::{join_all, try_join_all};
+use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::events::TENANT;
-use crate::kit::raw_http2::{GOAWAY, HEADERS, INITIAL_WINDOW, PREFACE, RawHttp2, SETTINGS};
+use crate::kit::raw_http2::{GOAWAY, HEADERS, INITIAL_WINDOW, PING, PREFACE, RawHttp2, SETTINGS};
 use crate::kit::service::{Result, Service, get, until};
 use crate::world::{World, binary, client};
 
@@ -120,11 +121,22 @@ async fn four_thousand_silent_connections_hold_nobody_up() -> Result<()> {
 async fn a_connection_past_the_bound_is_closed_at_once() -> Result<()> {
     let mut world = World::new("bound");
     world.config.grpc.max_connections = 16;
+    world.config.grpc.default_deadline_ms = 30_000;
     let service = world.service().await?;
     let mut connections =
         try_join_all((0..16).map(|_| RawHttp2::connect(service.grpc, &[]))).await?;
+    let waiting = v1::GetUserStatsRequest {
+        tenant_id: TENANT.into(),
+        user_id: "ann".into(),
+        after_event_id: "never".into(),
+    };
     for connection in &mut connections {
-        connection.until(SETTINGS).await?;
+        let path = "/chatcounters.v1.CounterService/GetUserStats";
+        connection.call(1, path).await?;
+        connection.message(1, &waiting.encode_to_vec()).await?;
+        // Answered after the call was begun.
+        connection.send(PING, 0, 0, &[0; 8]).await?;
+        connection.until(PING).await?;
     }
     for _ in 0..3 {
         let mut one_more = RawHttp2::connect(service.grpc, &[]).await?;
@@ -138,11 +150,35 @@ async fn a_connection_past_the_bound_is_closed_at_once() -> Result<()> {
     );
     // Those that are in are served, and a place that is free is another's.
     let last = connections.last_mut().ok_or("none")?;
-    last.call(1, "/grpc.health.v1.Health/Check").await?;
-    last.message(1, &[]).await?;
+    last.call(3, "/grpc.health.v1.Health/Check").await?;
+    last.message(3, &[]).await?;
     last.until(HEADERS).await?;
     drop(connections);
     until("a place", || async { asked(&service).await.ok() }).await?;
+    service.stop().await
+}
+
+#[tokio::test]
+async fn a_connection_without_a_call_gives_way_to_one_past_the_bound() -> Result<()> {
+    let mut world = World::new("idle");
+    world.config.grpc.max_connections = 16;
+    let service = world.service().await?;
+    let mut idle = Vec::new();
+    for _ in 0..16 {
+        let mut connection = RawHttp2::connect(service.grpc, &[]).await?;
+        connection.until(SETTINGS).await?;
+        idle.push(connection);
+    }
+    for _ in 0..3 {
+        asked(&service).await?;
+    }
+    // Those that had been idle for longest were told, and are gone.
+    for mut first in idle.drain(..2) {
+        first.until(GOAWAY).await?;
+        tokio::time::timeout(SOON, first.end()).await??;
+    }
+    let gone = service.counter("chat_counters_connections_refused_total", "idle");
+    assert!(gone.await? >= 2);
     service.stop().await
 }
 
