@@ -52,7 +52,7 @@ impl Failure {
     /// Says it in the log.
     pub fn log(self, what: &str) -> ExitCode {
         if !self.message.is_empty() {
-            tracing::error!(error = self.message, "{what}");
+            tracing::error!("{what}: {}", self.message);
         }
         self.code
     }

@@ -156,10 +156,11 @@ impl Place {
     }
 
     /// Its holder has spoken: it is lost only while nothing is under way.
-    pub fn heard(&mut self) -> Activity {
+    pub fn heard(&self) -> Activity {
         let mut taken = self.places.lock();
-        taken.silent.remove(&self.number);
-        taken.rest(self.number);
+        if taken.silent.remove(&self.number).is_some() {
+            taken.rest(self.number);
+        }
         Activity {
             places: self.places.clone(),
             number: self.number,
@@ -247,7 +248,7 @@ mod tests {
         assert!(!is_lost(&mut third).await);
         drop(second);
 
-        let mut fourth = fourth.unwrap();
+        let fourth = fourth.unwrap();
         let others = [fourth.heard().begin(), third.heard().begin()];
         assert!(matches!(places.take(), (None, Way::Full)));
         assert!(!is_lost(&mut third).await);

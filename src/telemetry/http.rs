@@ -17,12 +17,11 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::standing::Standing;
-use crate::listener::Places;
+use crate::listener::{Place, Places};
 
-/// Connections at the same time. The oldest gives way to one more: it is idle
-/// in all likelihood, for an answer takes milliseconds, and a probe must not
-/// wait.
-const CONNECTIONS: usize = 32;
+/// Connections at the same time. One that has asked for nothing gives way to one
+/// more, the oldest first, then one that has its answer: a probe must not wait.
+const CONNECTIONS: usize = 256;
 /// How long a client may take for the header of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection lives, whatever it does.
@@ -45,11 +44,12 @@ pub async fn serve(listener: TcpListener, registry: Arc<Registry>, standing: Sta
                     continue;
                 };
                 connections.spawn(async move {
-                    let served = connection(stream, registry, standing);
+                    let lost = place.when_lost();
+                    let served = connection(stream, registry, standing, &place);
                     tokio::select! {
                         // An error is the client's: it has gone or speaks no HTTP.
                         _ = tokio::time::timeout(CONNECTION_TIMEOUT, served) => {}
-                        () = place.lost() => {}
+                        () = lost => {}
                     }
                 });
             }
@@ -65,10 +65,16 @@ async fn connection(
     stream: TcpStream,
     registry: Arc<Registry>,
     standing: Standing,
+    place: &Place,
 ) -> hyper::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| {
+        // Whoever has asked for something gives way after those who have not.
+        let busy = place.heard().begin();
         let response = answer(request.method(), request.uri(), &registry, &standing);
-        async move { Ok::<_, Infallible>(response) }
+        async move {
+            drop(busy);
+            Ok::<_, Infallible>(response)
+        }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())

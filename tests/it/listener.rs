@@ -301,7 +301,7 @@ async fn idle_connections_to_the_metrics_port_give_way_to_probes() -> Result<()>
     let world = World::new("probes");
     let service = world.service().await?;
     let mut idle = Vec::new();
-    for number in 0..200 {
+    for number in 0..600 {
         let mut stream = TcpStream::connect(service.metrics).await?;
         // Some have asked before, and keep their connection; some never ask.
         if number % 2 == 0 {
@@ -310,14 +310,14 @@ async fn idle_connections_to_the_metrics_port_give_way_to_probes() -> Result<()>
             assert!(stream.read(&mut [0; 256]).await? > 0);
         }
         idle.push(stream);
-        if number > 30 {
+        if number > 200 {
             let asked = Instant::now();
             get(service.metrics, "/healthz").await?;
             assert!(asked.elapsed() < Duration::from_secs(1), "{number} idle");
         }
     }
-    // The newest are those that are left.
-    let oldest = closed(idle.swap_remove(0));
+    // Of those that never asked, the newest are left.
+    let oldest = closed(idle.swap_remove(1));
     tokio::time::timeout(SOON, oldest).await?;
     let last = idle.last_mut().ok_or("none")?;
     last.write_all(b"GET /healthz HTTP/1.1\r\nHost: local\r\n\r\n")
