@@ -79,6 +79,9 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let store = Store::connect(&config.store).await?;
+    // From the start: reads are answered while the broker is waited for.
+    let followed = store.clone();
+    tokio::spawn(followed.follow_files(config.store.clone(), shutdown.clone()));
     let feed = CommitFeed::default();
     let reader = Reader::new(store.clone(), feed.clone());
     let flow = Flow::shown_in(metrics.bus_blocked.clone());
@@ -293,11 +296,6 @@ async fn ingest(
     );
     tokio::spawn(forward(consumer.health(), consuming));
     tokio::spawn(tell_weaknesses(config.store.clone()));
-    tokio::spawn(
-        registered
-            .clone()
-            .follow_files(config.store.clone(), shutdown.clone()),
-    );
     let verify = config.verify.clone();
     let verifying = background::run(verified, verify, background_metrics, shutdown.clone());
     let verifying = tokio::spawn(verifying);

@@ -196,8 +196,8 @@ impl Redrive {
         })
     }
 
-    /// The record of jobs before this one, latest first; of those on letters of
-    /// the tenants `permitted` alone.
+    /// The record of jobs before this one, latest first, and whether there are
+    /// more; of those on letters of the tenants `permitted` alone.
     ///
     /// # Errors
     /// [`RedriveError::Store`].
@@ -206,7 +206,7 @@ impl Redrive {
         before: Option<&str>,
         permitted: Option<&[String]>,
         limit: usize,
-    ) -> Result<Vec<Job>, RedriveError> {
+    ) -> Result<(Vec<Job>, bool), RedriveError> {
         Ok(self.store.list_jobs(before, permitted, limit).await?)
     }
 }

@@ -4,9 +4,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Whoever holds places may hold so many times as many as are free: a single one
-/// gets three quarters of all, and whoever comes then still finds some.
-const GREED: usize = 3;
+/// A caller may hold as many places as are free: a single one gets half of all,
+/// and whoever comes then still finds some.
+const GREED_OF_CALLER: usize = 1;
+/// The calls about a tenant may hold three times as many as are free, three
+/// quarters of all: more than one caller gets, who is not to keep others from
+/// asking about the same tenant.
+const GREED_OF_TENANT: usize = 3;
 
 /// Among whom places are shared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -68,7 +72,11 @@ impl Places {
         }
         let has_its_share = |sharer: &&Sharer| {
             let held = taken.by.get(*sharer).copied().unwrap_or_default();
-            held >= free * GREED
+            let greed = match sharer {
+                Sharer::Caller(_) => GREED_OF_CALLER,
+                Sharer::Tenant(_) => GREED_OF_TENANT,
+            };
+            held >= free * greed
         };
         match sharers.iter().find(has_its_share) {
             Some(Sharer::Caller(_)) => return Err(Full::Caller),
@@ -119,15 +127,24 @@ mod tests {
     }
 
     #[test]
-    fn one_gets_three_quarters_and_others_still_find_some() {
+    fn one_caller_gets_half_and_others_still_find_some() {
         let places = Places::new(256);
         let of = |name: &'static str| std::iter::from_fn(|| places.take(tenant(name)).ok());
         let loud: Vec<Place> = of("loud").collect();
-        assert_eq!(loud.len(), 192);
+        assert_eq!(loud.len(), 128);
         let second: Vec<Place> = of("second").collect();
-        assert_eq!(second.len(), 48);
+        assert_eq!(second.len(), 64);
         assert!(places.take(tenant("third")).is_ok());
         assert_eq!(places.take(tenant("loud")).unwrap_err(), Full::Caller);
+    }
+
+    #[test]
+    fn one_caller_leaves_the_tenant_s_others_some() {
+        let places = Places::new(256);
+        let by = |caller: &str| vec![Sharer::Caller(caller.into()), Sharer::Tenant("t".into())];
+        let loud: Vec<Place> = std::iter::from_fn(|| places.take(by("loud")).ok()).collect();
+        assert_eq!(loud.len(), 128);
+        assert!(places.take(by("other")).is_ok());
     }
 
     #[test]

@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// the server holds for it.
 const UNTAKEN: Duration = Duration::from_secs(10);
 
+/// As much of an answer as the server may hold without the client's taking it.
+const PIECE: usize = 16 << 10;
+
 type Polled = Poll<Option<Result<Frame<Bytes>, Status>>>;
 
 /// The body of a request, which fails when it is not there in time.
@@ -141,9 +144,15 @@ impl HttpBody for Admitted {
 }
 
 /// The body of an answer, and what is kept until the caller has taken it.
+///
+/// It is given in pieces. The server takes a part whatever its size as soon as
+/// the client has room for a byte, and then the end of the body at once: what
+/// was given whole would be held by the server, and by nobody's account.
 #[derive(Debug)]
 pub(super) struct Keeping {
     body: Body,
+    /// What was not given yet of the part that was asked for last.
+    rest: Bytes,
     _kept: (Kept, Option<Busy>),
     given: Arc<Given>,
     watch: Option<JoinHandle<()>>,
@@ -156,11 +165,11 @@ pub(super) struct Keeping {
 struct Given(AtomicU64);
 
 impl Given {
-    fn note(&self, frame: &Polled) {
+    fn note(&self, is_ready: bool) {
         let parts = self.0.load(Ordering::Relaxed) & !1;
-        let now = match frame {
-            Poll::Ready(_) => parts + 2,
-            Poll::Pending => parts | 1,
+        let now = match is_ready {
+            true => parts + 2,
+            false => parts | 1,
         };
         self.0.store(now, Ordering::Relaxed);
     }
@@ -194,6 +203,7 @@ impl Keeping {
         };
         Self {
             body,
+            rest: Bytes::new(),
             _kept: kept,
             given,
             watch: cut.map(watch),
@@ -206,18 +216,41 @@ impl HttpBody for Keeping {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        self.given.note(&frame);
-        frame
+        let this = &mut *self;
+        if this.rest.is_empty() {
+            let frame = match ready_or_note(&this.given, Pin::new(&mut this.body), context) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => return Poll::Pending,
+            };
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => this.rest = data,
+                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        } else {
+            this.given.note(true);
+        }
+        let piece = this.rest.split_to(this.rest.len().min(PIECE));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match self.rest.is_empty() {
+            true => self.body.size_hint(),
+            false => SizeHint::default(),
+        }
     }
+}
+
+fn ready_or_note(given: &Given, body: Pin<&mut Body>, context: &mut Context<'_>) -> Polled {
+    let frame = body.poll_frame(context);
+    given.note(frame.is_ready());
+    frame
 }
 
 impl Drop for Keeping {

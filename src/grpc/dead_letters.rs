@@ -258,10 +258,8 @@ impl DeadLetterService for DeadLetters {
         let permitted = identity.tenants().ids();
         let jobs = self
             .redrive
-            .audit(before.as_deref(), permitted.as_deref(), limit + 1);
-        let mut jobs = jobs.await.map_err(refused)?;
-        let more = jobs.len() > limit;
-        jobs.truncate(limit);
+            .audit(before.as_deref(), permitted.as_deref(), limit);
+        let (mut jobs, more) = jobs.await.map_err(refused)?;
         let next = jobs.last().filter(|_| more);
         let next = next.map(|last| request::next_audit(last.id.as_str()));
         if !identity.reads_bodies() {

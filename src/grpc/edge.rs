@@ -17,7 +17,7 @@ use super::guard::{Guard, account};
 use super::body::{Keeping, Timely};
 use super::limits::Kept;
 use super::rate::Rate;
-use crate::listener::{Busy, Cut, Peer};
+use crate::listener::{Activity, Busy, Cut, Peer};
 
 /// Largest metadata of a call, as HTTP/2 measures it: names, values, and 32
 /// bytes for each. More is refused with RESOURCE_EXHAUSTED.
@@ -97,7 +97,9 @@ where
         }
         let peer: Option<&Peer> = call.extensions().get();
         let cut = peer.map(|peer| peer.cut.clone());
-        let busy = peer.and_then(|peer| Some(peer.activity.as_ref()?.begin()));
+        // Whoever only asks for health gives way to others all the same.
+        let activity = peer.and_then(|peer| peer.activity.as_ref());
+        let busy = activity.filter(|_| !is_free(&call)).map(Activity::begin);
         let answer: Self::Future = match &self.checks.gate {
             Some(gate) if !is_free(&call) => gate.call(&mut self.services, call),
             _ => {

@@ -23,6 +23,7 @@ use crate::config;
 const LARGE: &[&str] = &[
     "/chatcounters.v1.DeadLetterService/GetDeadLetter",
     "/chatcounters.v1.DeadLetterService/ListDeadLetters",
+    "/chatcounters.v1.DeadLetterService/ListDeadLetterAudit",
 ];
 
 type Answer = Result<http::Response<Body>, Infallible>;

@@ -1,6 +1,6 @@
 //! Who calls: asked of every call before its body is read.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -156,10 +156,21 @@ fn informed(code: Code, reason: &str, message: impl Into<String>) -> Status {
 pub(super) fn account(call: &http::Extensions) -> String {
     let identity = call.get::<Arc<Identity>>();
     let named = identity.filter(|identity| !identity.is_anonymous());
-    let address = || call.get::<Peer>().map(|peer| peer.address.ip().to_string());
+    let address = || call.get::<Peer>().map(|peer| place_of(peer.address.ip()));
     match named {
         Some(identity) => identity.name().to_owned(),
         None => address().unwrap_or_default(),
+    }
+}
+
+/// Whoever has an IPv6 address has a network of them.
+fn place_of(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
     }
 }
 

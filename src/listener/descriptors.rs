@@ -4,8 +4,8 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
-/// For the broker, the database, the metrics port, logs and files.
-const OWN: u64 = 128;
+/// For the metrics port (256), the broker, the database, logs and files.
+const OWN: u64 = 512;
 /// Few enough for any process that can work at all.
 const LEAST: usize = 16;
 
@@ -30,7 +30,8 @@ pub fn share(configured: &[(&'static str, usize)]) -> Vec<usize> {
 
 fn shares(configured: &[(&'static str, usize)], limit: u64) -> Vec<usize> {
     let wanted: u64 = configured.iter().map(|(_, number)| *number as u64).sum();
-    let free = limit.saturating_sub(OWN);
+    // Of few, half.
+    let free = limit - OWN.min(limit / 2);
     let share = |(_, number): &(&'static str, usize)| {
         if wanted <= free {
             return *number;
@@ -80,8 +81,8 @@ mod tests {
         let configured = [("grpc", 4_000), ("admin", 100)];
         let rows = [
             (u64::MAX, [4_000, 100]),
-            (4_228, [4_000, 100]),
-            (2_178, [2_000, 50]),
+            (4_612, [4_000, 100]),
+            (2_562, [2_000, 50]),
             (256, [124, 16]),
             (10, [16, 16]),
         ];

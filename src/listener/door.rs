@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::Stream;
 use futures::stream::{self, StreamExt as _};
+use futures::{FutureExt as _, Stream};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
@@ -22,6 +22,8 @@ use crate::telemetry::throttle::Throttle;
 
 /// How long a client may take to begin to speak HTTP/2.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may take to go that has lost its place.
+const LEAVING: Duration = Duration::from_secs(5);
 /// Silence after which the system asks whether the other side is there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -124,11 +126,24 @@ impl Door {
         connection.cut_at(born + age + self.settings.grace);
         let (alive, gone) = oneshot::channel();
         connection.hold(alive);
-        let end = self.end(born + age, gone, place.when_lost());
+        let lost = place.when_lost().shared();
+        let end = self.end(born + age, gone, lost.clone());
+        let cut = connection.peer().cut.clone();
         let one = stream::once(async { Ok(connection) });
         let one = Box::pin(one.chain(stream::pending()));
-        if let Err(error) = server(one, Box::pin(end)).await {
-            debug!(%address, %error, "a connection failed");
+        let serving = server(one, Box::pin(end));
+        let evicted = async {
+            lost.await;
+            tokio::time::sleep(LEAVING).await;
+            // It was asked to go, and does not.
+            cut.now();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            served = serving => if let Err(error) = served {
+                debug!(%address, %error, "a connection failed");
+            },
+            () = evicted => {}
         }
     }
 

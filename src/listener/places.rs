@@ -107,15 +107,18 @@ impl Taken {
         self.next
     }
 
+    /// Those who say nothing are gone at once. The others may take a while, so
+    /// that none more has to give way while many who lost their place are there.
     fn one_gives_way(&mut self) -> Way {
+        let is_crowded = self.count >= self.limit + self.limit.div_ceil(8);
         let (number, way) = match (self.silent.pop_first(), self.idle.first_key_value()) {
             (Some((_, number)), _) => (number, Way::OfSilent),
-            (None, Some((turn, number))) => {
+            (None, Some((turn, number))) if !is_crowded => {
                 let (turn, number) = (*turn, *number);
                 self.idle.remove(&turn);
                 (number, Way::OfIdle)
             }
-            (None, None) => return Way::Full,
+            (None, _) => return Way::Full,
         };
         if let Some(holder) = self.holders.remove(&number) {
             // Whoever had it may be gone already: all the better.

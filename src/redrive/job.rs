@@ -289,7 +289,7 @@ impl Redrive {
         to: mpsc::Sender<Progress>,
     ) -> Result<Reporter, RedriveError> {
         let purpose = format!("{} by {}", order.kind.as_str(), order.actor);
-        let lease = self.lease(&purpose, PATIENCE).await?;
+        let lease = self.lease(&purpose, PATIENCE, || to.is_closed()).await?;
         if let Err(error) = self.brought_up_to_date().await {
             lease.give_up().await;
             return Err(error);
@@ -440,6 +440,7 @@ impl Redrive {
         &self,
         purpose: &str,
         patience: Duration,
+        is_left: impl Fn() -> bool,
     ) -> Result<Kept, RedriveError> {
         let deadline = Instant::now() + patience;
         loop {
@@ -451,7 +452,10 @@ impl Redrive {
                     let _ = self.store.end_stale_transactions().await;
                     return Ok(lease);
                 }
-                Err(by) if Instant::now() >= deadline => return Err(RedriveError::Busy(by)),
+                // A caller that is gone waits for nothing.
+                Err(by) if is_left() || Instant::now() >= deadline => {
+                    return Err(RedriveError::Busy(by));
+                }
                 Err(_) => tokio::time::sleep(ASKED).await,
             }
         }

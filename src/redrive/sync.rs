@@ -44,7 +44,7 @@ impl Redrive {
 
     async fn compared(&self, patience: Duration) -> Result<Synced, RedriveError> {
         let lease = self
-            .lease("comparing the index with the queue", patience)
+            .lease("comparing the index with the queue", patience, || false)
             .await?;
         let outcome = self.walked().await;
         lease.give_up().await;

@@ -13,7 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
 
 use crate::events::{self, TENANT, join};
-use crate::kit::raw_http2::{HEADERS, INITIAL_WINDOW, RawHttp2};
+use crate::kit::raw_http2::{HEADERS, INITIAL_WINDOW, RawHttp2, WINDOW_UPDATE};
 use crate::kit::service::{Result, Service, until};
 use crate::world::World;
 
@@ -178,7 +178,12 @@ async fn large_letters_that_nobody_reads_cost_little() -> Result<()> {
     let before = service.peak_rss_mib()?;
     let message = request.encode_to_vec();
     let attackers = (0..4).map(|_| async {
-        let mut connection = RawHttp2::connect(service.admin, &[]).await?;
+        // Room for a byte of each, and for all of them together.
+        let mut connection = RawHttp2::connect(service.admin, &[(INITIAL_WINDOW, 1)]).await?;
+        let room = 0x7fff_0000_u32 - 65_535;
+        connection
+            .send(WINDOW_UPDATE, 0, 0, &room.to_be_bytes())
+            .await?;
         for call in 0..STREAMS {
             connection.call(2 * call + 1, GET_LETTER).await?;
             connection.message(2 * call + 1, &message).await?;

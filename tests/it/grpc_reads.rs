@@ -776,7 +776,7 @@ async fn a_bad_request_is_told_by_field() {
 async fn whoever_waits_keeps_nobody_from_reading() {
     const WAITING: usize = 60;
     let config = config::Grpc {
-        max_concurrent_requests: 2,
+        max_concurrent_requests: 8,
         ..config::Grpc::default()
     };
     let bench = Bench::with("waiting", config).await;

@@ -179,6 +179,10 @@ async fn a_connection_without_a_call_gives_way_to_one_past_the_bound() -> Result
     }
     let gone = service.counter("chat_counters_connections_refused_total", "idle");
     assert!(gone.await? >= 2);
+    // One that heeds nothing is cut, all the same.
+    let deaf = idle.remove(0);
+    asked(&service).await?;
+    tokio::time::timeout(Duration::from_secs(20), deaf.unread()).await??;
     service.stop().await
 }
 

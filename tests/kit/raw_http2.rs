@@ -17,6 +17,7 @@ pub const HEADERS: u8 = 1;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
 
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;

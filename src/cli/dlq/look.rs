@@ -389,6 +389,7 @@ fn job(job: &v1::DeadLetterJob) -> Value {
         "kind": job.kind,
         "actor": job.actor,
         "claimed_actor": job.claimed_actor,
+        "resumed_by": job.resumed_by,
         "reason": job.reason,
         "selection": job.selection,
         "started_at": moment(job.started_at),

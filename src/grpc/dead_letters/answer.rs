@@ -81,6 +81,7 @@ impl From<Job> for v1::DeadLetterJob {
             kind: job.kind.as_str().to_owned(),
             actor: job.actor,
             claimed_actor: job.claimed_actor,
+            resumed_by: job.resumed_by,
             reason: job.reason,
             selection: job.selection,
             started_at: Some(timestamp(job.started_at)),

@@ -127,6 +127,8 @@ pub struct Job {
     pub failures: Vec<Failed>,
     /// Of an edit: the letter, and its body before and after.
     pub edit: Option<Edit>,
+    /// Who else went on with it after an interruption, and why; the latest.
+    pub resumed_by: Vec<String>,
 }
 
 /// What an edit changes.
@@ -203,6 +205,8 @@ struct JobDocument {
     failures: Vec<FailedDocument>,
     #[serde(default)]
     failed_again: i64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    resumed_by: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     letter: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -211,9 +215,15 @@ struct JobDocument {
     after: Option<Binary>,
 }
 
+/// Letters before and after edits in one page of the record.
+const MAX_EDITS_BYTES: usize = 8 << 20;
+/// Of those who went on with a job, so many are remembered.
+const RESUMED_TOLD: i32 = 20;
+
 impl Store {
     /// The job of this order that was begun and not finished, if there is one,
-    /// and whether its letters are selected.
+    /// and whether its letters are selected. Takes note of who goes on with it,
+    /// if that is somebody else than who began it.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -224,10 +234,18 @@ impl Store {
             "finished_at": null,
         };
         let found = self.jobs::<JobDocument>().find_one(wanted).await?;
-        Ok(found.map(|found| {
-            let selected = found.selected.is_some();
-            (found.job(), selected)
-        }))
+        let Some(found) = found else {
+            return Ok(None);
+        };
+        let selected = found.selected.is_some();
+        let job = found.job();
+        if (&job.actor, &job.reason) != (&order.actor, &order.reason) {
+            let by = format!("{}: {}", order.actor, order.reason);
+            let by = doc! { "$each": [by], "$slice": -RESUMED_TOLD };
+            let noted = doc! { "$push": { "resumed_by": by } };
+            self.change_job(&job.id, noted).await?;
+        }
+        Ok(Some((job, selected)))
     }
 
     /// Records a job that begins.
@@ -258,6 +276,7 @@ impl Store {
             taken_by: Vec::new(),
             failed: 0,
             failures: Vec::new(),
+            resumed_by: Vec::new(),
             failed_again: 0,
             letter: edit.map(|edit| edit.letter.to_string()),
             before: edit.map(|edit| binary(&edit.before)),
@@ -329,8 +348,9 @@ impl Store {
         Ok(found.map(JobDocument::job))
     }
 
-    /// The record of jobs before this one, latest first, at most so many; of
-    /// those on letters of the tenants `permitted` alone (see
+    /// The record of jobs before this one, latest first, at most so many and as
+    /// many as have 8 MiB of letters before and after an edit, and whether there
+    /// are more; of those on letters of the tenants `permitted` alone (see
     /// [`Filter::permitted`](crate::deadletter::Filter::permitted)).
     ///
     /// # Errors
@@ -340,7 +360,7 @@ impl Store {
         before: Option<&str>,
         permitted: Option<&[String]>,
         limit: usize,
-    ) -> Result<Vec<Job>, StoreError> {
+    ) -> Result<(Vec<Job>, bool), StoreError> {
         let mut filter = Document::new();
         if let Some(before) = before {
             filter.insert("_id", doc! { "$lt": before });
@@ -349,13 +369,23 @@ impl Store {
             let others = doc! { "$elemMatch": { "$nin": permitted } };
             filter.insert("tenants", doc! { "$exists": true, "$not": others });
         }
-        let found = self
+        let mut found = self
             .jobs::<JobDocument>()
             .find(filter)
             .sort(doc! { "_id": -1 })
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+            .limit(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX))
             .await?;
-        Ok(found.map_ok(JobDocument::job).try_collect().await?)
+        let (mut jobs, mut bytes) = (Vec::new(), 0);
+        while let Some(job) = found.try_next().await? {
+            if jobs.len() == limit || bytes > MAX_EDITS_BYTES {
+                return Ok((jobs, true));
+            }
+            let job = job.job();
+            let edit = job.edit.as_ref();
+            bytes += edit.map_or(0, |edit| edit.before.len() + edit.after.len());
+            jobs.push(job);
+        }
+        Ok((jobs, false))
     }
 
     async fn change_job(&self, job: &JobId, change: Document) -> Result<(), StoreError> {
@@ -406,6 +436,7 @@ impl JobDocument {
             },
             taken_by: self.taken_by.into_iter().map(JobId).collect(),
             failures: failures.collect(),
+            resumed_by: self.resumed_by,
             edit,
         }
     }

@@ -21,6 +21,10 @@ const CHUNK: usize = 1_000;
 /// Between two looks there is at least so many times the time of a look: those
 /// who wait leave the store to those who write and read.
 const REST: u32 = 4;
+/// And no longer than this, however long a look took.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+/// A look that takes longer is given up by the server.
+const MAX_TIME: Duration = Duration::from_secs(5);
 
 type Key = (TenantId, EventId);
 
@@ -116,6 +120,7 @@ impl Waiting {
             .find(doc! { "_id": { "$in": ids } })
             .projection(doc! { "_id": 1 })
             .read_concern(ReadConcern::majority())
+            .max_time(MAX_TIME)
             .await?;
         while let Some(record) = found.try_next().await? {
             if let Some(key) = key(&record)
@@ -147,7 +152,7 @@ async fn look(waiting: Arc<Waiting>) {
                 tracing::debug!(%error, "awaited events cannot be looked for");
             }
         }
-        let rest: Duration = began.elapsed() * REST;
+        let rest = (began.elapsed() * REST).min(LONGEST_REST);
         tokio::time::sleep(rest).await;
         tokio::select! {
             () = commits.again() => {}
