@@ -17,7 +17,6 @@ mod limits;
 mod maintenance;
 mod map;
 mod rate;
-
 mod rebuild;
 mod service;
 mod token;
@@ -43,7 +42,7 @@ pub use dead_letters::DeadLetters;
 use edge::Checks;
 use gate::Gate;
 pub use guard::Guard;
-use health::{Probe, StoreState};
+use health::Probe;
 use limits::Limits;
 use maintenance::Maintenance;
 use rate::Rate;
@@ -200,24 +199,25 @@ impl Bound {
         } = asked;
         let (reporter, health) = health_reporter();
         let (probe, state) = Probe::new(reader.clone(), reporter, HEALTH_NAMES, ready).await;
-        let counters =
-            counters(&self.config, &guard, reader, state.clone()).add_service(health.clone());
+        let limits = Limits::new(&self.config);
+        let gate = Gate::new(limits.patient(), state.clone());
+        let counters = Counters::new(reader, limits, state);
+        let counters = serving(&self.config, &guard, counters).add_service(health.clone());
         let counters = match self.config.reflection {
             true => reflected(counters)?,
             false => counters,
         };
-        let admin = reflected(
-            admin(&self.config, &guard, state.clone(), store, letters).add_service(health),
-        )?;
+        let admin = administering(&self.config, &guard, gate, (store, letters));
+        let admin = reflected(admin.add_service(health))?;
         let probing = tokio::spawn(probe.run(shutdown.clone()));
-        let administering = async {
+        let admin = async {
             match self.admin {
                 Some(listener) => run(admin, listener, shutdown.clone()).await,
                 None => Ok(()),
             }
         };
         let counting = run(counters, self.counters, shutdown.clone());
-        let ended = tokio::try_join!(counting, administering).map(drop);
+        let ended = tokio::try_join!(counting, admin).map(drop);
         if ended.is_ok() {
             // After a stop it ends by itself.
             let _ = probing.await;
@@ -226,27 +226,19 @@ impl Bound {
     }
 }
 
-fn counters(
-    config: &config::Grpc,
-    guard: &Guard,
-    reader: Reader,
-    store: StoreState,
-) -> Router<Layers> {
-    let limits = Limits::new(config);
-    let counters = CounterServiceServer::new(Counters::new(reader, limits, store))
+fn serving(config: &config::Grpc, guard: &Guard, counters: Counters) -> Router<Layers> {
+    let counters = CounterServiceServer::new(counters)
         .max_decoding_message_size(config.max_message_bytes)
         .max_encoding_message_size(config.max_message_bytes.max(MAX_ANSWER_BYTES));
     server(config, guard, None, Rate::new(config.calls_per_second)).add_service(counters)
 }
 
-fn admin(
+fn administering(
     config: &config::Grpc,
     guard: &Guard,
-    state: StoreState,
-    store: Store,
-    letters: DeadLetters,
+    gate: Gate,
+    (store, letters): (Store, DeadLetters),
 ) -> Router<Layers> {
-    let gate = Gate::new(config, state);
     server(config, guard, Some(gate), None)
         .add_service(
             MaintenanceServiceServer::new(Maintenance::new(store))

@@ -11,10 +11,9 @@ use tonic::codegen::{Service, http};
 use tonic::{Code, Status};
 use tower_layer::Layer;
 
+use super::body::{Keeping, Timely};
 use super::gate::Gate;
 use super::guard::{Guard, account};
-
-use super::body::{Keeping, Timely};
 use super::limits::Kept;
 use super::rate::Rate;
 use crate::listener::{Activity, Busy, Cut, Peer};

@@ -9,7 +9,6 @@ use futures::future::BoxFuture;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
-use tonic::metadata::MetadataMap;
 
 use super::admission::Sharer;
 use super::body::Admitted;
@@ -17,7 +16,6 @@ use super::guard::account;
 use super::health::StoreState;
 use super::limits::{Cost, Deadline, Kept, Limits};
 use super::service;
-use crate::config;
 
 /// Methods whose answers hold letters, of which each may have megabytes.
 const LARGE: &[&str] = &[
@@ -36,13 +34,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Calls without a deadline get the longest: what operators ask for may go
-    /// through a hundred thousand letters.
-    pub(super) fn new(config: &config::Grpc, store: StoreState) -> Self {
-        let limits = Limits::new(&config::Grpc {
-            default_deadline_ms: config.max_deadline_ms,
-            ..config.clone()
-        });
+    pub(super) fn new(limits: Limits, store: StoreState) -> Self {
         let limits = Arc::new(limits);
         Self { limits, store }
     }
@@ -62,8 +54,7 @@ impl Gate {
             // Else each call would wait for the driver to give the server up.
             return Box::pin(async { Ok(service::unavailable().into_http()) });
         }
-        let metadata = MetadataMap::from_headers(call.headers().clone());
-        let deadline = self.limits.deadline(&metadata);
+        let deadline = self.limits.deadline(call.headers());
         let entering = self.entering(&call, deadline);
         let (parts, body) = call.into_parts();
         let (body, entered) = Admitted::new(body, entering);

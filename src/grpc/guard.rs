@@ -43,7 +43,7 @@ impl Guard {
             Ok(Some(_)) => "accepted",
             Err(Refused::Unknown(refusal)) => refusal.outcome(),
             Err(Refused::NotAllowed(..)) => "denied",
-            Err(Refused::NoMethod) => return Err(Status::unimplemented("no such method")),
+            Err(Refused::NoMethod) => return Err(Refused::NoMethod.status()),
         };
         self.metrics.asked_who(outcome);
         match checked {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
+use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -91,6 +91,15 @@ impl Limits {
         }
     }
 
+    /// The same places, for calls that get the longest deadline unless they bring
+    /// one: what operators ask for may go through a hundred thousand letters.
+    pub(super) fn patient(&self) -> Self {
+        Self {
+            default_deadline: self.max_deadline,
+            ..self.clone()
+        }
+    }
+
     /// Lets a call go on, whose request is there, or sheds it. Histories and
     /// large answers wait their turn.
     pub(super) async fn enter(
@@ -138,11 +147,11 @@ impl Limits {
     }
 
     /// The deadline of a call that arrived now.
-    pub(super) fn deadline(&self, metadata: &MetadataMap) -> Deadline {
+    pub(super) fn deadline(&self, metadata: &HeaderMap) -> Deadline {
         self.deadline_from(Instant::now(), metadata)
     }
 
-    fn deadline_from(&self, now: Instant, metadata: &MetadataMap) -> Deadline {
+    fn deadline_from(&self, now: Instant, metadata: &HeaderMap) -> Deadline {
         let limit = metadata
             .get("grpc-timeout")
             .and_then(|value| parse_timeout(value.to_str().ok()?))
@@ -173,10 +182,15 @@ pub(super) fn shed(full: Full) -> Status {
         Full::Caller => "too many calls at once by this caller, while others call too",
         Full::Tenant => "too many calls at once about this tenant, while others call too",
     };
+    try_again_after(RETRY_AFTER, why)
+}
+
+/// RESOURCE_EXHAUSTED, and when it is worth another try.
+pub(super) fn try_again_after(wait: Duration, why: &str) -> Status {
     Status::with_error_details(
         Code::ResourceExhausted,
         format!("{why}: try again later"),
-        ErrorDetails::with_retry_info(Some(RETRY_AFTER)),
+        ErrorDetails::with_retry_info(Some(wait)),
     )
 }
 
@@ -232,7 +246,7 @@ mod tests {
         let limits = limits(1);
         let rows = [("", 5_000), ("1S", 1_000), ("1H", 10_000), ("junk", 5_000)];
         for (header, expected_ms) in rows {
-            let mut metadata = MetadataMap::new();
+            let mut metadata = HeaderMap::new();
             if !header.is_empty() {
                 metadata.insert("grpc-timeout", header.parse().unwrap());
             }
@@ -251,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_too_many_is_shed_and_its_place_comes_back() {
         let limits = limits(1);
-        let deadline = limits.deadline(&MetadataMap::new());
+        let deadline = limits.deadline(&HeaderMap::new());
         let enter = |cost| limits.enter(cost, by("a"), deadline);
         let first = enter(Cost::Read).await.unwrap();
         let refused = enter(Cost::Read).await.unwrap_err();
@@ -272,7 +286,7 @@ mod tests {
     #[tokio::test]
     async fn histories_wait_their_turn_until_the_deadline() {
         let limits = limits(1);
-        let mut metadata = MetadataMap::new();
+        let mut metadata = HeaderMap::new();
         metadata.insert("grpc-timeout", "200m".parse().unwrap());
         let deadline = limits.deadline(&metadata);
         let enter = |caller| limits.enter(Cost::History, by(caller), deadline);

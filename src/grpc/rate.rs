@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use lru::LruCache;
 use tokio::time::Instant;
-use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic::Status;
+
+use super::limits::try_again_after;
 
 /// Callers that are remembered. One that is not has a full bucket.
 const CALLERS: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
@@ -55,19 +56,18 @@ impl Rate {
     }
 
     fn refused(&self, wait: Duration) -> Status {
-        Status::with_error_details(
-            Code::ResourceExhausted,
-            format!(
-                "more than {} calls a second by this caller (grpc.calls_per_second): try again later",
-                self.per_second
-            ),
-            ErrorDetails::with_retry_info(Some(wait)),
+        let allowed = self.per_second;
+        try_again_after(
+            wait,
+            &format!("more than {allowed} calls a second by this caller (grpc.calls_per_second)"),
         )
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::StatusExt as _;
+
     use super::*;
 
     #[test]

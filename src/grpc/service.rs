@@ -174,7 +174,7 @@ impl Counters {
         let call = Call {
             method,
             cost: Cost::Read,
-            deadline: self.limits.deadline(request.metadata()),
+            deadline: self.limits.deadline(request.metadata().as_ref()),
             caller: account(request.extensions()),
             who: Caller::of(&request)?.identity,
         };
