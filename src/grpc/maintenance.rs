@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 
 use super::guard::Caller;
+use super::limits::try_again_after;
 use super::v1::{self, maintenance_service_server::MaintenanceService};
 use super::{rebuild, service, validate};
 use crate::maintenance::rebuild::abandon;
@@ -107,11 +108,12 @@ impl MaintenanceService for Maintenance {
     }
 }
 
+/// When to ask again while another job is under way: they take seconds to hours.
+const UNDER_WAY: Duration = Duration::from_secs(10);
+
 fn only_one(free: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Status> {
     let permit = Arc::clone(free).try_acquire_owned();
-    permit.map_err(|_| {
-        Status::resource_exhausted(format!("another {what} is under way, try again later"))
-    })
+    permit.map_err(|_| try_again_after(UNDER_WAY, &format!("another {what} is under way")))
 }
 
 /// The line in the log for who has what verified.

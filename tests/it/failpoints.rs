@@ -71,9 +71,7 @@ async fn survives(point: Point, pass: u64) -> Result<()> {
     let differences = comparison.differences.iter().map(ToString::to_string);
     let differences: Vec<_> = differences.collect();
     assert!(differences.is_empty(), "{name}: {differences:#?}");
-    // What is unacknowledged is in no queue's depth: only a stop shows it all.
-    service.stop().await?;
-    assert_eq!(world.depth(&world.config.bus.queue).await?, 0, "{name}");
+    world.stopped_with_nothing_left(service).await?;
     let letters = world.depth(&world.config.bus.dead_letter_queue).await?;
     // After a crash between its confirm and its ack a letter is written again;
     // the ack waits for those of the events before it.
@@ -147,8 +145,7 @@ async fn an_event_that_ends_the_process_takes_no_other_with_it() -> Result<()> {
     assert_eq!(unread(&service, "bob", "d").await?, 399);
     let letters = world.letters(1).await?;
     assert_eq!(letters[0].body, events[202].body);
-    service.stop().await?;
-    assert_eq!(world.depth(&world.config.bus.queue).await?, 0);
+    world.stopped_with_nothing_left(service).await?;
     assert_eq!(world.depth(&world.config.bus.dead_letter_queue).await?, 0);
     Ok(())
 }

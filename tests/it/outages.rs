@@ -46,8 +46,7 @@ async fn a_quiet_consumer_is_renewed_and_goes_on_counting() -> Result<()> {
     service.has_settled(51).await?;
     renewed(4).await?;
     assert_eq!(unread(&service, "bob", "d").await?, 50);
-    service.stop().await?;
-    assert_eq!(world.depth(&world.config.bus.queue).await?, 0);
+    world.stopped_with_nothing_left(service).await?;
     Ok(())
 }
 

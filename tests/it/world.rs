@@ -80,6 +80,31 @@ impl World {
         broker::depth(&self.config.bus, queue).await
     }
 
+    /// Stops a service that has settled everything, and the next ones until
+    /// nothing is left in the queue: what is unacknowledged is in no queue's
+    /// depth, only a stop shows it. An ack has no confirm, so a broker that is
+    /// slow may give back what was settled just before; whoever takes that next
+    /// has nothing to count and settles it.
+    pub async fn stopped_with_nothing_left(&self, service: Service) -> Result<()> {
+        const STOPS: usize = 3;
+        service.stop().await?;
+        for _ in 1..STOPS {
+            if self.depth(&self.config.bus.queue).await? == 0 {
+                return Ok(());
+            }
+            let next = self.service().await?;
+            until("an empty queue", || async {
+                let depth = self.depth(&self.config.bus.queue).await.ok()?;
+                (depth == 0).then_some(())
+            })
+            .await?;
+            next.stop().await?;
+        }
+        let left = self.depth(&self.config.bus.queue).await?;
+        assert_eq!(left, 0, "in the queue after {STOPS} stops");
+        Ok(())
+    }
+
     /// Takes so many dead letters out of their queue.
     pub async fn letters(&self, count: usize) -> Result<Vec<Letter>> {
         broker::letters(&self.config.bus, count).await
