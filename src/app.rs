@@ -21,9 +21,10 @@ use crate::outage::Outage;
 use crate::pipeline::Pipeline;
 use crate::redrive::{self, Redrive};
 use crate::retry::Backoff;
+use crate::serving::{self, Serving};
 use crate::shutdown::{self, Shutdown, Signals, Trigger};
 use crate::store::inspect::{self, InspectError};
-use crate::store::{CommitFeed, Reader, Store, StoreError};
+use crate::store::{CommitFeed, Reader, Retention, Store, StoreError};
 use crate::telemetry::http;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::standing::Standing;
@@ -84,6 +85,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     tokio::spawn(followed.follow_files(config.store.clone(), shutdown.clone()));
     let feed = CommitFeed::default();
     let reader = Reader::new(store.clone(), feed.clone());
+    let serving = from_memory(&config, (&store, &feed, &reader), &metrics, &shutdown);
     let flow = Flow::shown_in(metrics.bus_blocked.clone());
     let redrive = Redrive::new(store.clone(), &config, flow.clone());
     let (closed, left) = (store.clone(), redrive.clone());
@@ -94,7 +96,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
         &mut parts,
         &config,
         (registry, &metrics),
-        (reader, store.clone(), redrive.clone()),
+        ((reader, serving), store.clone(), redrive.clone()),
         &standing,
         shutdown.clone(),
     )
@@ -186,12 +188,25 @@ async fn listen(address: &str) -> Result<TcpListener, AppError> {
     })
 }
 
+/// What answers reads from memory, if it may have any.
+fn from_memory(
+    config: &Config,
+    (store, feed, reader): (&Store, &CommitFeed, &Reader),
+    metrics: &Metrics,
+    shutdown: &Shutdown,
+) -> Option<Serving> {
+    let bytes = usize::try_from(config.serving.memory_mib).unwrap_or(usize::MAX) << 20;
+    let asked = (store.clone(), feed.clone(), reader.clone());
+    let metrics = metrics.serving.clone();
+    (bytes > 0).then(|| serving::start(asked, bytes, metrics, shutdown))
+}
+
 /// Starts the gRPC and metrics servers.
 async fn serve(
     parts: &mut JoinSet<Result<(), AppError>>,
     config: &Config,
     (registry, metrics): (Registry, &Metrics),
-    (reader, store, redrive): (Reader, Store, Redrive),
+    ((reader, serving), store, redrive): ((Reader, Option<Serving>), Store, Redrive),
     standing: &Standing,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
@@ -203,11 +218,12 @@ async fn serve(
     }
     let asked = Asked {
         reader,
+        memory: serving,
         store,
         letters: DeadLetters::new(redrive),
         guard,
     };
-    let grpc = bound.serve(asked, standing.store.clone(), shutdown);
+    let grpc = Box::pin(bound.serve(asked, standing.store.clone(), shutdown));
     parts.spawn(async move { grpc.await.map_err(AppError::from) });
     if !config.metrics.listen.is_empty() {
         let listener = listen(&config.metrics.listen).await?;
@@ -376,8 +392,7 @@ async fn migrated(
     store: &Store,
     shutdown: &Shutdown,
 ) -> Result<bool, InspectError> {
-    let days = u64::from(config.store.journal_retention_days);
-    let retention = Duration::from_secs(days * 24 * 60 * 60);
+    let retention = Retention::of(&config.store);
     let mut backoff = Backoff::new(
         Duration::from_millis(config.retry.initial_ms),
         Duration::from_millis(config.retry.max_ms),

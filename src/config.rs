@@ -47,6 +47,8 @@ pub struct Config {
     pub log: Log,
     /// Stopping.
     pub shutdown: Shutdown,
+    /// Reads from memory.
+    pub serving: Serving,
     /// Verifying in the background.
     pub verify: Verify,
 }
@@ -126,6 +128,8 @@ pub struct Store {
     pub database: String,
     /// How long ids of events are kept.
     pub journal_retention_days: u32,
+    /// How long it is kept what each commit changed.
+    pub commit_retention_hours: u32,
     /// Whether the URL may switch the verification of certificates off.
     pub allow_insecure_tls: bool,
 }
@@ -242,6 +246,20 @@ pub struct Shutdown {
     pub drain_seconds: u64,
 }
 
+/// Reads from memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Serving {
+    /// In MiB; 0 = all reads are from the store.
+    pub memory_mib: u32,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self { memory_mib: 64 }
+    }
+}
+
 /// Verifying in the background.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -282,6 +300,7 @@ impl Default for Store {
             password_file: String::new(),
             database: "chat_counters".into(),
             journal_retention_days: 90,
+            commit_retention_hours: 24,
             allow_insecure_tls: false,
         }
     }

@@ -33,6 +33,7 @@ use tower_layer::{Identity, Stack};
 
 use crate::config;
 use crate::listener::{ListenError, Listener, Settings, descriptors};
+use crate::serving::Serving;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::store::read::Reader;
@@ -113,6 +114,8 @@ pub enum ServeError {
 pub struct Asked {
     /// Reads of counters.
     pub reader: Reader,
+    /// Reads of counters from memory; `None`: all are from the store.
+    pub memory: Option<Serving>,
     /// What is verified and rebuilt.
     pub store: Store,
     /// Dead letters.
@@ -193,6 +196,7 @@ impl Bound {
     ) -> Result<(), ServeError> {
         let Asked {
             reader,
+            memory,
             store,
             letters,
             guard,
@@ -201,7 +205,7 @@ impl Bound {
         let (probe, state) = Probe::new(reader.clone(), reporter, HEALTH_NAMES, ready).await;
         let limits = Limits::new(&self.config);
         let gate = Gate::new(limits.patient(), state.clone());
-        let counters = Counters::new(reader, limits, state);
+        let counters = Counters::new((reader, memory), limits, state);
         let counters = serving(&self.config, &guard, counters).add_service(health.clone());
         let counters = match self.config.reflection {
             true => reflected(counters)?,

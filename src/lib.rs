@@ -14,7 +14,8 @@
 //! is the map with the reasons.
 //!
 //! What always holds:
-//! - [`event`], [`derive`] and [`history`] know nothing of tokio, lapin, mongodb or tonic;
+//! - [`event`], [`derive`], [`history`] and [`serving::model`] know nothing of tokio,
+//!   lapin, mongodb or tonic;
 //!   only [`store`] names mongodb, only [`bus`] lapin, only [`retry`] backoff.
 //! - A delivery is settled once, after its effect or its dead letter is durable.
 //! - A commit is refused unless every dialog is as it was derived from.
@@ -40,6 +41,7 @@ pub mod pipeline;
 pub mod pki;
 pub mod redrive;
 pub mod retry;
+pub mod serving;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

@@ -2,6 +2,7 @@
 
 mod access;
 mod commit;
+pub mod commits;
 mod documents;
 pub mod error;
 pub mod fence;
@@ -36,6 +37,7 @@ use mongodb::{Client, ClientSession, Database};
 
 pub use error::{Class, StoreError};
 pub use load::{Loader, MAX_TAIL};
+pub use migrate::Retention;
 pub use read::{CommitFeed, Reader};
 
 /// How long an operation looks for a server before it fails, unless the URL

@@ -139,6 +139,7 @@ async fn waits(
                 tenant_id: load::TENANT.into(),
                 dialog_id: load::dialog(other),
                 after_event_id: load::event_id(probe),
+                ..Default::default()
             };
             client.get_dialog_stats(request).await?;
             Ok::<_, tonic::Status>(started.elapsed())

@@ -2,7 +2,7 @@
 //! 10,000 members are five million joins, which are not what is measured.
 
 use chat_counters::config::Config;
-use chat_counters::store::Store;
+use chat_counters::store::{Retention, Store};
 use futures::TryStreamExt as _;
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc, rawdoc};
 use mongodb::options::WriteConcern;
@@ -18,24 +18,41 @@ const JOINED: i64 = START - 1_000_000;
 /// Puts dialogs and memberships into the state in which the joins of all
 /// members would have left them.
 pub async fn dialogs(config: &Config, dialogs: usize, members: usize) -> Result<()> {
+    filled(config, dialogs, |_| 0..members, 0).await
+}
+
+/// The same of dialogs with these members, in each of which so many messages
+/// are unread by all.
+pub async fn filled<M: Iterator<Item = usize>>(
+    config: &Config,
+    dialogs: usize,
+    members_of: impl Fn(usize) -> M,
+    unread: i64,
+) -> Result<()> {
     let store = Store::connect(&config.store).await?;
-    let retention = std::time::Duration::from_secs(86_400);
+    let retention = Retention::of(&Default::default());
     store.migrate(retention).await?;
     let now = DateTime::now();
+    let sequence = match unread {
+        0 => rawdoc! {},
+        unread => rawdoc! { "user": unread },
+    };
     let documents = (0..dialogs).map(|index| {
+        let members = members_of(index).count();
         rawdoc! {
             "_id": { "t": TENANT, "d": dialog(index) },
             "version": members as i64,
-            "messages": 0_i64,
+            "messages": unread,
             "members": members as i64,
             "topics": 0_i64,
-            "sequence": {},
+            "sequence": sequence.clone(),
             "high_mark": JOINED - 1,
             "updated_at": now,
         }
     });
     insert(&store, "dialogs", documents).await?;
-    let pairs = (0..dialogs).flat_map(|d| (0..members).map(move |m| (dialog(d), user(m))));
+    let members_of = &members_of;
+    let pairs = (0..dialogs).flat_map(|d| members_of(d).map(move |m| (dialog(d), user(m))));
     let documents = pairs.enumerate().map(|(index, (dialog, user))| {
         let mut adds = mongodb::bson::RawArrayBuf::new();
         adds.push(

@@ -186,6 +186,7 @@ impl Client {
             tenant_id: self.tenant.clone(),
             user_id,
             after_event_id: self.after_event.clone(),
+            ..Default::default()
         });
         let answer = self.service.get_user_stats(request).await;
         self.answer(answer).map(Record::from)
@@ -196,6 +197,7 @@ impl Client {
             tenant_id: self.tenant.clone(),
             dialog_id,
             after_event_id: self.after_event.clone(),
+            ..Default::default()
         });
         let answer = self.service.get_dialog_stats(request).await;
         self.answer(answer).map(Record::from)
@@ -217,6 +219,7 @@ impl Client {
             user_id,
             dialog_id,
             after_event_id: self.after_event.clone(),
+            ..Default::default()
         });
         let answer = self.service.get_user_dialog_stats(request).await;
         self.answer(answer).map(Record::from)

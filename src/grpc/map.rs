@@ -19,6 +19,7 @@ impl From<UserStats> for v1::UserStats {
             unread_by_sender_type: stats.unread_by_sender_type,
             version: stats.version,
             updated_at: stats.updated_at.map(timestamp),
+            as_of: None,
         }
     }
 }
@@ -36,6 +37,7 @@ impl From<UserDialogStats> for v1::UserDialogStats {
             read_until: stats.read_until.map(timestamp),
             version: stats.version,
             updated_at: stats.updated_at.map(timestamp),
+            as_of: None,
         }
     }
 }
@@ -51,6 +53,7 @@ impl From<DialogStats> for v1::DialogStats {
             last_message_at: stats.last_message_at.map(timestamp),
             version: stats.version,
             updated_at: stats.updated_at.map(timestamp),
+            as_of: None,
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The methods: validate, read, map.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use tokio::runtime::Handle;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::auth::Identity;
-use crate::event::EventId;
+use crate::event::{EventId, TenantId};
+use crate::serving::{Remembered, Serving};
 use crate::store::read::{self, Query, ReadError, Reader};
 
 use super::admission::Sharer;
@@ -21,6 +24,7 @@ use super::validate;
 #[derive(Debug)]
 pub(super) struct Counters {
     reader: Reader,
+    serving: Option<Serving>,
     limits: Limits,
     store: StoreState,
 }
@@ -33,15 +37,39 @@ struct Call {
     deadline: Deadline,
     /// On whose account it takes a place.
     caller: String,
+    /// How old the answer may be.
+    staleness: Duration,
+    began: SystemTime,
+}
+
+impl Call {
+    /// Of an answer that has all that was committed before the call.
+    fn as_of(&self) -> Option<SystemTime> {
+        (!self.staleness.is_zero()).then_some(self.began)
+    }
+
+    /// On whose accounts it takes a place.
+    fn sharers(&self, query: &impl Query) -> Vec<Sharer> {
+        vec![
+            Sharer::Caller(self.caller.clone()),
+            Sharer::Tenant(query.tenant().to_string()),
+        ]
+    }
 }
 
 /// An answer, and what it keeps until the caller has it.
 struct Answered<A> {
     answer: A,
     kept: Kept,
+    /// All that was committed before this is in it; `None` where nobody asked.
+    as_of: Option<SystemTime>,
 }
 
 impl<A> Answered<A> {
+    fn as_of(&self) -> Option<prost_types::Timestamp> {
+        self.as_of.map(prost_types::Timestamp::from)
+    }
+
     fn with<M>(self, message: impl FnOnce(A) -> M) -> Response<M> {
         let mut response = Response::new(message(self.answer));
         response.extensions_mut().insert(self.kept);
@@ -55,10 +83,14 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetUserStatsRequest>,
     ) -> Result<Response<v1::UserStats>, Status> {
-        let (call, request) = self.open("GetUserStats", request)?;
+        let (mut call, request) = self.open("GetUserStats", request)?;
+        call.staleness = validate::staleness(request.max_staleness_ms)?;
         let (query, after) = validate::user(&request, &call.who)?;
-        let answer = self.answer(call, query, after).await?;
-        only(answer)
+        let answer = self.recall(call, query, after).await?;
+        let as_of = answer.as_of();
+        let mut response: Response<v1::UserStats> = only(answer)?;
+        response.get_mut().as_of = as_of;
+        Ok(response)
     }
 
     async fn batch_get_user_stats(
@@ -67,7 +99,7 @@ impl CounterService for Counters {
     ) -> Result<Response<v1::BatchGetUserStatsResponse>, Status> {
         let (call, request) = self.open("BatchGetUserStats", request)?;
         let (query, after) = validate::users(&request, &call.who)?;
-        let answer = self.answer(call, query, after).await?;
+        let answer = self.recall(call, query, after).await?;
         Ok(answer.with(|answer| v1::BatchGetUserStatsResponse {
             user_stats: all(answer),
         }))
@@ -77,10 +109,14 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetUserDialogStatsRequest>,
     ) -> Result<Response<v1::UserDialogStats>, Status> {
-        let (call, request) = self.open("GetUserDialogStats", request)?;
+        let (mut call, request) = self.open("GetUserDialogStats", request)?;
+        call.staleness = validate::staleness(request.max_staleness_ms)?;
         let (query, after) = validate::user_in_dialog(&request, &call.who)?;
-        let answer = self.answer(call, query, after).await?;
-        Ok(answer.with(Into::into))
+        let answer = self.recall(call, query, after).await?;
+        let as_of = answer.as_of();
+        let mut response = answer.with(v1::UserDialogStats::from);
+        response.get_mut().as_of = as_of;
+        Ok(response)
     }
 
     async fn list_user_dialog_stats(
@@ -89,7 +125,7 @@ impl CounterService for Counters {
     ) -> Result<Response<v1::ListUserDialogStatsResponse>, Status> {
         let (call, request) = self.open("ListUserDialogStats", request)?;
         let (query, after) = validate::dialogs_of_user(&request, &call.who)?;
-        let page = self.answer(call, query.clone(), after).await?;
+        let page = self.recall(call, query.clone(), after).await?;
         Ok(page.with(|page| v1::ListUserDialogStatsResponse {
             next_page_token: next_page_token(&query, &page),
             user_dialog_stats: all(page.dialogs),
@@ -100,10 +136,14 @@ impl CounterService for Counters {
         &self,
         request: Request<v1::GetDialogStatsRequest>,
     ) -> Result<Response<v1::DialogStats>, Status> {
-        let (call, request) = self.open("GetDialogStats", request)?;
+        let (mut call, request) = self.open("GetDialogStats", request)?;
+        call.staleness = validate::staleness(request.max_staleness_ms)?;
         let (query, after) = validate::dialog(&request, &call.who)?;
-        let answer = self.answer(call, query, after).await?;
-        only(answer)
+        let answer = self.recall(call, query, after).await?;
+        let as_of = answer.as_of();
+        let mut response: Response<v1::DialogStats> = only(answer)?;
+        response.get_mut().as_of = as_of;
+        Ok(response)
     }
 
     async fn batch_get_dialog_stats(
@@ -112,7 +152,7 @@ impl CounterService for Counters {
     ) -> Result<Response<v1::BatchGetDialogStatsResponse>, Status> {
         let (call, request) = self.open("BatchGetDialogStats", request)?;
         let (query, after) = validate::dialogs(&request, &call.who)?;
-        let answer = self.answer(call, query, after).await?;
+        let answer = self.recall(call, query, after).await?;
         Ok(answer.with(|answer| v1::BatchGetDialogStatsResponse {
             dialog_stats: all(answer),
         }))
@@ -162,9 +202,14 @@ impl CounterService for Counters {
 }
 
 impl Counters {
-    pub(super) fn new(reader: Reader, limits: Limits, store: StoreState) -> Self {
+    pub(super) fn new(
+        (reader, serving): (Reader, Option<Serving>),
+        limits: Limits,
+        store: StoreState,
+    ) -> Self {
         Self {
             reader,
+            serving,
             limits,
             store,
         }
@@ -176,9 +221,81 @@ impl Counters {
             cost: Cost::Read,
             deadline: self.limits.deadline(request.metadata().as_ref()),
             caller: account(request.extensions()),
+            staleness: Duration::ZERO,
+            began: SystemTime::now(),
             who: Caller::of(&request)?.identity,
         };
         Ok((call, request.into_inner()))
+    }
+
+    /// Answers from memory, if that is served.
+    async fn recall<Q>(
+        &self,
+        call: Call,
+        query: Q,
+        after: Option<EventId>,
+    ) -> Result<Answered<Q::Answer>, Status>
+    where
+        Q: Remembered + 'static,
+    {
+        let Some(serving) = &self.serving else {
+            return self.answer(call, query, after).await;
+        };
+        let sharers = call.sharers(&query);
+        if after.is_none() && !call.staleness.is_zero() {
+            let entered = self.limits.enter(call.cost, sharers.clone(), call.deadline);
+            let kept = entered.await?;
+            if let Some((answer, as_of)) = serving.recent(&query, call.staleness) {
+                let as_of = Some(as_of);
+                return Ok(Answered {
+                    answer,
+                    kept,
+                    as_of,
+                });
+            }
+        }
+        if self.store.is_lost() {
+            return Err(unavailable());
+        }
+        if let Some(after) = &after {
+            self.await_event(&call, query.tenant(), after, &sharers)
+                .await?;
+        }
+        let entered = self.limits.enter(call.cost, sharers, call.deadline);
+        let kept = entered.await.map_err(|busy| self.or_unavailable(busy))?;
+        let answer = tokio::select! {
+            answer = serving.answer(&query, call.deadline.soft) => answer,
+            () = self.store.lost() => return Err(unavailable()),
+        };
+        match answer {
+            Some(answer) => Ok(Answered {
+                answer,
+                kept,
+                as_of: call.as_of(),
+            }),
+            None => {
+                let read = self.read(&call, Arc::new(query), None, kept);
+                read.await?.ok_or_else(internal)
+            }
+        }
+    }
+
+    /// Waits for an event without keeping others from reading.
+    async fn await_event(
+        &self,
+        call: &Call,
+        tenant: &TenantId,
+        event: &EventId,
+        sharers: &[Sharer],
+    ) -> Result<(), Status> {
+        let waiting = self.limits.wait(sharers.to_vec())?;
+        let taken = self.reader.taken(tenant, event, call.deadline.soft);
+        tokio::select! {
+            taken = taken => taken.map_err(|error| status(&error))?,
+            () = self.store.lost() => return Err(unavailable()),
+        }
+        drop(waiting);
+        Ok(())
     }
 
     /// Answers; when the event `after` is not there yet, waits for it meanwhile
@@ -193,10 +310,7 @@ impl Counters {
             return Err(unavailable());
         }
         let query = Arc::new(query);
-        let sharers = vec![
-            Sharer::Caller(call.caller.clone()),
-            Sharer::Tenant(query.tenant().to_string()),
-        ];
+        let sharers = call.sharers(&*query);
         let entered = self.limits.enter(call.cost, sharers.clone(), call.deadline);
         // Calls that wait for the store may be what takes all the places.
         let mut kept = entered.await.map_err(|busy| self.or_unavailable(busy))?;
@@ -206,13 +320,8 @@ impl Counters {
                 (Some(answered), _) => return Ok(answered),
                 (None, None) => return Err(internal()),
                 (None, Some(after)) => {
-                    let waiting = self.limits.wait(sharers.clone())?;
-                    let taken = self.reader.taken(query.tenant(), after, call.deadline.soft);
-                    tokio::select! {
-                        taken = taken => taken.map_err(|error| status(&error))?,
-                        () = self.store.lost() => return Err(unavailable()),
-                    }
-                    drop(waiting);
+                    self.await_event(&call, query.tenant(), after, &sharers)
+                        .await?;
                     let resumed = self
                         .limits
                         .resume(call.cost, sharers.clone(), call.deadline);
@@ -237,14 +346,28 @@ impl Counters {
         let method = call.method;
         let span = tracing::info_span!("grpc", method, tenant = %query.tenant());
         let reader = self.reader.clone();
+        let as_of = call.as_of();
         let read = async move {
             match reader.ask(&*query, after.as_ref(), soft).await {
-                Ok(answer) => Ok(Some(Answered { answer, kept })),
+                Ok(answer) => Ok(Some(Answered {
+                    answer,
+                    kept,
+                    as_of,
+                })),
                 Err(ReadError::EventNotSeen) => Ok(None),
                 Err(error) => Err(status(&error)),
             }
         };
-        let read = tokio::spawn(read.instrument(span));
+        let read = read.instrument(span);
+        let read = match call.cost {
+            // Replaying takes a while without a pause: not on a thread that
+            // answers others.
+            Cost::History => {
+                let runtime = Handle::current();
+                tokio::task::spawn_blocking(move || runtime.block_on(read))
+            }
+            _ => tokio::spawn(read),
+        };
         tokio::select! {
             answer = read => answer.unwrap_or_else(|_panicked| Err(internal())),
             () = self.store.lost() => Err(unavailable()),
@@ -281,7 +404,7 @@ fn status(error: &ReadError) -> Status {
         ReadError::TooMuch(_) | ReadError::TooManyReads(_) => {
             Status::resource_exhausted(error.to_string())
         }
-        ReadError::Driver(_) | ReadError::Malformed { .. } => {
+        ReadError::Driver(_) | ReadError::Malformed { .. } | ReadError::Position(_) => {
             tracing::error!(%error, "not answered");
             internal()
         }
@@ -302,9 +425,18 @@ fn all<A, M: From<A>>(answers: Vec<A>) -> Vec<M> {
 
 /// The answer to a question about one thing.
 fn only<A, M: From<A>>(answered: Answered<Vec<A>>) -> Result<Response<M>, Status> {
-    let Answered { mut answer, kept } = answered;
+    let Answered {
+        mut answer,
+        kept,
+        as_of,
+    } = answered;
     let answer = answer.pop().ok_or_else(internal)?;
-    Ok(Answered { answer, kept }.with(Into::into))
+    let answered = Answered {
+        answer,
+        kept,
+        as_of,
+    };
+    Ok(answered.with(Into::into))
 }
 
 fn next_page_token(query: &read::DialogsOfUser, page: &read::Page) -> String {

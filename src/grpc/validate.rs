@@ -1,6 +1,8 @@
 //! From requests to questions: everything that is wrong with a request is told
 //! at once, but for what the caller may not ask, which is told alone.
 
+use std::time::Duration;
+
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
@@ -18,6 +20,8 @@ use super::v1;
 
 /// Most ids in one batch.
 const MAX_BATCH: usize = 1_000;
+/// Oldest answer that can be asked for.
+const MAX_STALENESS_MS: u64 = 60_000;
 /// Longest reason of a repair.
 const MAX_REASON_BYTES: usize = 1_000;
 const DEFAULT_PAGE: usize = 50;
@@ -30,6 +34,19 @@ const MAX_VIOLATIONS: usize = 16;
 
 /// A question, and the event that its answer is to include.
 pub(super) type Valid<Q> = Result<(Q, Option<EventId>), Status>;
+
+/// How old an answer may be.
+pub(super) fn staleness(millis: i32) -> Result<Duration, Status> {
+    let mut found = Violations::default();
+    match u64::try_from(millis) {
+        Ok(millis) if millis <= MAX_STALENESS_MS => Ok(Duration::from_millis(millis)),
+        _ => {
+            let expected = format!("0 to {MAX_STALENESS_MS}, found {millis}");
+            found.add("max_staleness_ms", expected);
+            Err(found.into_status())
+        }
+    }
+}
 
 pub(super) fn user(request: &v1::GetUserStatsRequest, who: &Identity) -> Valid<read::Users> {
     let mut found = Violations::default();
@@ -542,6 +559,7 @@ mod tests {
             tenant_id: tenant.into(),
             dialog_id: "d".into(),
             after_event_id: after.into(),
+            ..Default::default()
         };
         assert!(dialog(&of("a", ""), &reader).is_ok());
         assert_eq!(denied(dialog(&of("c", ""), &reader)), "TENANT_DENIED");
@@ -622,6 +640,7 @@ mod tests {
                 user_id: "  ".into(),
                 dialog_id: "a\nb".into(),
                 after_event_id: "x".repeat(513),
+                ..Default::default()
             },
         )
         .unwrap_err();

@@ -15,7 +15,8 @@ use crate::derive::state::{DialogKey, EventKey, Need};
 use crate::derive::{Batch, Care, Changes, FORESEEN_ROUNDS, Missing, Outcome};
 use crate::event::Event;
 use crate::failpoint::{self, Point};
-use crate::store::fence::{Enrolment, WriterId};
+use crate::store::commits::Committed;
+use crate::store::fence::Enrolment;
 use crate::store::generation::{Generation, Generations};
 use crate::store::{CommitFeed, Loader, MAX_TAIL, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
@@ -25,7 +26,6 @@ use crate::telemetry::metrics::Metrics;
 #[derive(Debug)]
 pub struct Writer {
     store: Store,
-    id: WriterId,
     /// Nowhere, until it is enrolled.
     target: Option<Target>,
     metrics: Metrics,
@@ -177,7 +177,6 @@ impl Writer {
         Self {
             patience,
             store: shared.store.clone(),
-            id: WriterId::unique(),
             target: None,
             metrics: shared.metrics.clone(),
             feed: shared.feed.clone(),
@@ -191,7 +190,6 @@ impl Writer {
     pub fn rebuilding(store: Store, to: Generation, cached_dialogs: usize) -> Self {
         Self {
             store,
-            id: WriterId::unique(),
             target: Some(Target::Rebuilt {
                 generation: to,
                 generations: Arc::new(Generations::only(to)),
@@ -249,7 +247,7 @@ impl Writer {
                 tokio::task::yield_now().await;
             }
         }
-        self.commit(attempt.batch, &attempt.target).await?;
+        self.commit(attempt.batch).await?;
         Ok(fates)
     }
 
@@ -266,7 +264,7 @@ impl Writer {
         let target = match &self.target {
             Some(target) => target,
             None => {
-                let enrolment = self.store.enrol(self.id).await?;
+                let enrolment = self.store.enrol().await?;
                 self.target.insert(Target::Served(enrolment))
             }
         };
@@ -351,22 +349,27 @@ impl Writer {
         true
     }
 
-    async fn commit(&mut self, batch: Batch, target: &Target) -> Result<(), StoreError> {
+    async fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
         let mut changes = batch.finish();
         if changes.is_empty() {
             return Ok(());
         }
         failpoint::pass(Point::Derived);
         let started = Instant::now();
-        if let Err(error) = self.write(&mut changes, target).await {
-            // Whatever went wrong, the dialogs may not be as remembered.
-            self.cache.forget(changes.dialogs.keys());
-            if error.is_fenced_off() {
-                self.target = None;
-                self.cache.forget_dialogs();
+        let committed = match self.write(&mut changes).await {
+            Ok(committed) => committed,
+            Err(error) => {
+                // Whatever went wrong, the dialogs may not be as remembered.
+                self.cache.forget(changes.dialogs.keys());
+                if error.is_fenced_off() {
+                    self.cache.forget_dialogs();
+                }
+                if error.is_fenced_off() || error.is_unknown_commit() {
+                    self.target = None;
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         let metrics = &self.metrics;
         metrics
             .commit_seconds
@@ -376,20 +379,27 @@ impl Writer {
             metrics.disagreed(*disagreement);
         }
         self.cache.committed(changes);
-        self.feed.committed();
+        if let Some(committed) = committed {
+            self.feed.committed(committed);
+        }
         Ok(())
     }
 
-    async fn write(&self, changes: &mut Changes, target: &Target) -> Result<(), StoreError> {
-        match target {
-            Target::Served(enrolment) => self.store.commit(changes, enrolment).await,
-            Target::Rebuilt {
+    /// `None` for what nobody reads yet.
+    async fn write(&mut self, changes: &mut Changes) -> Result<Option<Committed>, StoreError> {
+        match &mut self.target {
+            Some(Target::Served(enrolment)) => {
+                self.store.commit(changes, enrolment).await.map(Some)
+            }
+            Some(Target::Rebuilt {
                 generation,
                 generations,
-            } => {
+            }) => {
                 changes.begin_versions_after(generation.versions_after());
-                self.store.commit_replayed(changes, generations).await
+                self.store.commit_replayed(changes, generations).await?;
+                Ok(None)
             }
+            None => Err(StoreError::SwitchingOver),
         }
     }
 }

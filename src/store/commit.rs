@@ -5,12 +5,14 @@
 //! older bulk writes send, and works on every version; [`Write`] is the only
 //! type that would change.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mongodb::bson::{DateTime, Document, RawArrayBuf, RawDocumentBuf, rawdoc};
 use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
 use mongodb::{ClientSession, Database};
 
+use super::commits::{Committed, Record, record_of, written_at};
 use super::fence::Enrolment;
 use super::generation::Generations;
 use super::statements::{Events, Verb, Write, writes};
@@ -31,12 +33,39 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]. Unless [`StoreError::is_unknown_commit`], nothing
-    /// was written. When it is [`StoreError::is_fenced_off`], the writer must
-    /// enrol anew, and derive from what is stored.
-    pub async fn commit(&self, changes: &Changes, by: &Enrolment) -> Result<(), StoreError> {
-        let mut writes = writes(changes, by.generations(), Events::Taken, DateTime::now())?;
+    /// was written. In that case, and when it is [`StoreError::is_fenced_off`],
+    /// the writer must enrol anew, and derive from what is stored.
+    pub async fn commit(
+        &self,
+        changes: &Changes,
+        by: &mut Enrolment,
+    ) -> Result<Committed, StoreError> {
+        let now = DateTime::now();
+        let record = Record::of(changes, written_at(now));
+        let mut writes = writes(changes, by.generations(), Events::Taken, now)?;
+        let committed = self.prove(&mut writes, record, by)?;
+        self.write(&writes).await?;
+        by.count();
+        Ok(committed)
+    }
+
+    /// Puts before the writes of a transaction what permits it and gives it its
+    /// number, and after its dialogs what tells of it.
+    pub(super) fn prove(
+        &self,
+        writes: &mut Vec<Write>,
+        mut record: Record,
+        by: &Enrolment,
+    ) -> Result<Committed, StoreError> {
+        let told = record_of(by, &mut record)?;
         writes.insert(0, by.proof());
-        self.write(&writes).await
+        // A conflict shows at the dialogs: nothing is sent before them in vain.
+        writes.insert(writes.len().min(2), told);
+        Ok(Committed {
+            writer: by.writer(),
+            number: by.next(),
+            record: Arc::new(record),
+        })
     }
 
     /// Writes what events from the journal change in collections that are

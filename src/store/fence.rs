@@ -34,14 +34,24 @@ const FENCING: Duration = Duration::from_millis(3_500);
 /// Tries to fence off all writers; the fence has an end itself.
 const FENCING_TRIES: u32 = 3;
 
-/// Names a writer.
-#[derive(Debug, Clone, Copy)]
+/// Names a writer: an enrolment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WriterId(ObjectId);
 
 impl WriterId {
     /// One that nobody else has.
     pub fn unique() -> Self {
         Self(ObjectId::new())
+    }
+
+    /// The writer whose document has this `_id`.
+    pub(super) fn of(id: ObjectId) -> Self {
+        Self(id)
+    }
+
+    /// The `_id` of its document.
+    pub(super) fn id(self) -> ObjectId {
+        self.0
     }
 }
 
@@ -50,6 +60,8 @@ impl WriterId {
 pub struct Enrolment {
     writer: WriterId,
     generations: Arc<Generations>,
+    /// Transactions that the writer has committed.
+    commits: i64,
 }
 
 impl Enrolment {
@@ -58,11 +70,31 @@ impl Enrolment {
         &self.generations
     }
 
-    /// What makes a transaction fail once the writer is fenced off. It must be
-    /// the first write: what it was derived from may be of no use.
+    /// Whose it is.
+    pub fn writer(&self) -> WriterId {
+        self.writer
+    }
+
+    /// The number of the transaction that comes next.
+    pub(super) fn next(&self) -> i64 {
+        self.commits + 1
+    }
+
+    /// Takes note that the transaction that came next is committed.
+    pub(super) fn count(&mut self) {
+        self.commits += 1;
+    }
+
+    /// What makes a transaction fail once the writer is fenced off, and gives
+    /// it its number. It must be the first write: what it was derived from may
+    /// be of no use.
     pub(super) fn proof(&self) -> Write {
-        let filter = rawdoc! { "_id": self.writer.0, "epoch": self.generations.epoch };
-        let change = rawdoc! { "$set": { "at": DateTime::now() } };
+        let filter = rawdoc! {
+            "_id": self.writer.0,
+            "epoch": self.generations.epoch,
+            "commits": self.commits,
+        };
+        let change = rawdoc! { "$set": { "at": DateTime::now(), "commits": self.next() } };
         Write {
             collection: collection::WRITERS,
             generation: Generation::default(),
@@ -79,13 +111,14 @@ pub struct Fence {
 }
 
 impl Store {
-    /// Enrols a writer; anew, after it was fenced off. A writer's transactions
-    /// must not overlap.
+    /// Enrols a writer, whose transactions must not overlap. To be done anew
+    /// after it was fenced off, and after a commit whose outcome is not known:
+    /// it is another writer then, so that numbers never begin again.
     ///
     /// # Errors
     /// [`StoreError::SwitchingOver`] behind a fence; any other of class
     /// conflict when others enrol as well.
-    pub async fn enrol(&self, writer: WriterId) -> Result<Enrolment, StoreError> {
+    pub async fn enrol(&self) -> Result<Enrolment, StoreError> {
         let store = self.pinned();
         let mut session = store.begin().await?;
         let found = match store.enter(&mut session).await {
@@ -96,17 +129,22 @@ impl Store {
             }
         };
         let generations = Generations::try_from(found)?;
-        let change = doc! { "$set": { "epoch": generations.epoch, "at": DateTime::now() } };
-        let writers = store.database().collection::<Document>(collection::WRITERS);
+        let writer = WriterId::unique();
+        let writers = store.database().collection(collection::WRITERS);
         writers
-            .update_one(doc! { "_id": writer.0 }, change)
-            .upsert(true)
+            .insert_one(doc! {
+                "_id": writer.0,
+                "epoch": generations.epoch,
+                "commits": 0_i64,
+                "at": DateTime::now(),
+            })
             .session(&mut session)
             .await?;
         commit(&mut session).await?;
         Ok(Enrolment {
             writer,
             generations: Arc::new(generations),
+            commits: 0,
         })
     }
 
@@ -130,6 +168,41 @@ impl Store {
             }
         }
         Err(StoreError::SwitchingOver)
+    }
+
+    /// Removes writers that have not written for so long: most are gone, the
+    /// others enrol anew. `generations` counts it, in the same transaction: so
+    /// whoever follows commits knows that one who is not there any more was
+    /// removed, and is not just not shown by a primary that is behind.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; of class conflict when others enrol meanwhile.
+    pub(super) async fn remove_writers(&self, silent: Duration) -> Result<(), StoreError> {
+        let millis = i64::try_from(silent.as_millis()).unwrap_or(i64::MAX);
+        let latest = DateTime::now().timestamp_millis().saturating_sub(millis);
+        let gone = doc! { "at": { "$lt": DateTime::from_millis(latest) } };
+        let store = self.pinned();
+        let writers = store.database().collection::<Document>(collection::WRITERS);
+        if writers.find_one(gone.clone()).await?.is_none() {
+            return Ok(());
+        }
+        let mut session = store.begin().await?;
+        let removed = async {
+            writers.delete_many(gone).session(&mut session).await?;
+            store
+                .meta::<Document>()
+                .update_one(
+                    doc! { "_id": GENERATIONS },
+                    doc! { "$inc": { "removed": 1_i64 } },
+                )
+                .session(&mut session)
+                .await
+        };
+        if let Err(error) = removed.await {
+            let _ = session.abort_transaction().await;
+            return Err(error.into());
+        }
+        commit(&mut session).await
     }
 
     /// Keeps all writers out for at most so long. When it returns, all that

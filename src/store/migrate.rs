@@ -11,20 +11,45 @@ use mongodb::{Collection, IndexModel};
 use super::generation::{GENERATIONS, Generation, RULES};
 use super::schema::collection;
 use super::{Class, Store, StoreError, journal};
+use crate::config;
 
 const NAMESPACE_EXISTS: i32 = 48;
 const INDEX_NOT_FOUND: i32 = 27;
 const INDEX_OPTIONS_CONFLICT: i32 = 85;
 
+/// Clocks of replicas differ by no more than this, nearly always.
+const SKEW: Duration = Duration::from_secs(60 * 60);
+
+/// How long documents are kept that are of use for a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// Records of events, and what was done about dead letters.
+    pub journal: Duration,
+    /// Commit records: as long as one can be needed by somebody who follows.
+    pub commits: Duration,
+}
+
+impl Retention {
+    /// As the configuration says.
+    pub fn of(config: &config::Store) -> Self {
+        let hours = |hours: u64| Duration::from_secs(hours * 60 * 60);
+        Self {
+            journal: hours(u64::from(config.journal_retention_days) * 24),
+            commits: hours(u64::from(config.commit_retention_hours)),
+        }
+    }
+}
+
 impl Store {
     /// Creates collections and indexes that are not there, and sets the
-    /// journal's retention.
+    /// journal's retention, and that of commit records.
     ///
     /// # Errors
     /// Any [`StoreError`]; running it again goes on where it stopped.
-    pub async fn migrate(&self, retention: Duration) -> Result<(), StoreError> {
+    pub async fn migrate(&self, keep: Retention) -> Result<(), StoreError> {
         self.create(collection::META, Document::new()).await?;
         self.create(collection::WRITERS, Document::new()).await?;
+        self.create(collection::COMMITS, Document::new()).await?;
         self.note_generations().await?;
         for generation in self.generations().await?.in_use() {
             self.create_generation(generation).await?;
@@ -33,13 +58,17 @@ impl Store {
         self.note_origin().await?;
         self.index_history().await?;
         self.index_letters_shelves().await?;
-        for (collection, field) in [
-            (collection::JOURNAL, "applied_at"),
-            (collection::DISCARDED_LETTERS, "discarded_at"),
-            (collection::DEAD_LETTER_JOBS, "finished_at"),
+        for (collection, field, kept) in [
+            (collection::JOURNAL, "applied_at", keep.journal),
+            (collection::DISCARDED_LETTERS, "discarded_at", keep.journal),
+            (collection::DEAD_LETTER_JOBS, "finished_at", keep.journal),
+            (collection::COMMITS, "at", keep.commits),
         ] {
-            self.set_retention(collection, field, retention).await?;
+            self.set_retention(collection, field, kept).await?;
         }
+        // What they have written is told by no record any more.
+        self.remove_writers(keep.commits.saturating_add(SKEW))
+            .await?;
         Ok(())
     }
 

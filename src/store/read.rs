@@ -15,6 +15,7 @@ mod queries;
 mod readers;
 mod readership;
 mod rows;
+mod shares;
 mod snapshot;
 mod stats;
 
@@ -25,16 +26,17 @@ use tokio::time::Instant;
 
 use crate::event::{EventId, TenantId};
 
-use super::Store;
 use super::generation::GENERATIONS;
 use super::schema::collection;
+use super::{Store, StoreError};
 
 use awaited::Awaited;
 
 pub use feed::CommitFeed;
 pub use history::{Entry, History, HistoryPage, Scope};
 pub use queries::{Dialogs, DialogsOfUser, Messages, Page, Query, UserInDialog, Users};
-pub use rows::Malformed;
+pub use rows::{DialogRow, Malformed, MembershipRow};
+pub use shares::Shares;
 pub use snapshot::Snapshot;
 pub use stats::{Counts, DialogStats, MessageStats, UserDialogStats, UserStats};
 
@@ -74,6 +76,9 @@ pub enum ReadError {
          looks at: ask for fewer messages at once"
     )]
     TooManyReads(usize),
+    /// How far the writers are is not to be understood.
+    #[error("how far the writers are: {0}")]
+    Position(#[source] StoreError),
     /// A document that is not as the schema says.
     #[error("a document of {collection}: {reason}")]
     Malformed {

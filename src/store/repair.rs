@@ -8,8 +8,9 @@ use mongodb::bson::{
     Bson, DateTime, Document, RawDocumentBuf, cstr, doc, rawdoc, serialize_to_bson,
 };
 
+use super::commits::{Record, written_at};
 use super::documents::{Id, field};
-use super::fence::{Enrolment, WriterId};
+use super::fence::Enrolment;
 use super::generation::Generation;
 use super::recount::Recounted;
 use super::schema::collection;
@@ -53,8 +54,10 @@ impl Store {
     ) -> Result<(), StoreError> {
         let enrolment = self.enrol_as_of(recounted).await?;
         let generation = enrolment.generations().of(&key.tenant);
-        let mut writes = writes(key, recounted, reason, generation)?;
-        writes.insert(0, enrolment.proof());
+        let now = DateTime::now();
+        let mut writes = writes(key, recounted, reason, generation, now)?;
+        let record = Record::of_tenant(&key.tenant, written_at(now));
+        self.prove(&mut writes, record, &enrolment)?;
         self.write(&writes).await
     }
 
@@ -89,17 +92,18 @@ impl Store {
             verb,
             statements: vec![statement],
         };
-        self.write(&[
-            enrolment.proof(),
+        let mut writes = vec![
             write(collection::MESSAGES, Verb::Update, message),
             write(collection::JOURNAL, Verb::Insert, record),
-        ])
-        .await
+        ];
+        let told = Record::of_tenant(&key.tenant, written_at(now));
+        self.prove(&mut writes, told, &enrolment)?;
+        self.write(&writes).await
     }
 
     /// Enrols, if what was recounted is still where documents are.
     async fn enrol_as_of(&self, recounted: &Recounted) -> Result<Enrolment, StoreError> {
-        let enrolment = self.enrol(WriterId::unique()).await?;
+        let enrolment = self.enrol().await?;
         match enrolment.generations().epoch == recounted.epoch {
             true => Ok(enrolment),
             false => Err(StoreError::Moved {
@@ -128,8 +132,8 @@ fn writes(
     recounted: &Recounted,
     reason: &Reason,
     generation: Generation,
+    now: DateTime,
 ) -> Result<Vec<Write>, StoreError> {
-    let now = DateTime::now();
     let mut changes: BTreeMap<Subject, Change> = BTreeMap::new();
     // Always, for its version guards all else.
     changes.entry(Subject::Dialog).or_default();

@@ -18,7 +18,8 @@
 //! | `users` | `t, u` | the type learnt of a user |
 //! | `journal` | `t, e` | every counter event that was taken, once |
 //! | `meta` | a name | which [generation](super::generation) counts, the rebuild under way, who is at the dead letters, that writes are taken |
-//! | `writers` | a random id | a writer, and the epoch in which it may write ([`super::fence`]) |
+//! | `writers` | a random id | a writer, the epoch in which it may write ([`super::fence`]), and how many commits it has made |
+//! | `commits` | `w, n` | what a writer's nth commit changed ([`super::commits`]) |
 //! | `dead_letters` | a digest | a letter of the dead-letter queue ([`super::letters`]) |
 //! | `discarded_letters` | a digest | a letter that was discarded |
 //! | `unsent_letters` | time and a random id | a letter that waits until the broker takes it |
@@ -52,6 +53,8 @@ pub mod collection {
     pub const META: &str = "meta";
     /// Who writes, and whether they may.
     pub const WRITERS: &str = "writers";
+    /// What each commit changed.
+    pub const COMMITS: &str = "commits";
     /// What the dead-letter queue holds.
     pub const DEAD_LETTERS: &str = "dead_letters";
     /// Letters that were discarded.

@@ -1,6 +1,8 @@
 //! What the service counts about itself. Never labelled by user, dialog,
 //! message or tenant: labels are closed sets or capped.
 
+mod serving;
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,6 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+pub use serving::{Forgotten, ServingMetrics, Source};
 
 use super::process::Resident;
 use crate::derive::changes::Disagreement;
@@ -118,6 +122,8 @@ pub struct Metrics {
     pub topology_restored: Counter,
     /// 1 while it is not certain that events find their way to the queue.
     pub topology_broken: Gauge,
+    /// Reads from memory.
+    pub serving: ServingMetrics,
     /// Dialogs verified in the background.
     pub verified_dialogs: Counter,
     /// Counters found there that differ from the recorded facts.
@@ -167,6 +173,7 @@ impl Metrics {
             consumer_paused: Gauge::default(),
             bus_answered: Gauge::default(),
             last_settled: Gauge::default(),
+            serving: ServingMetrics::default(),
             verified_dialogs: Counter::default(),
             differences: Counter::default(),
             connections: Family::default(),
@@ -196,6 +203,7 @@ impl Metrics {
     fn register(&self, registry: &mut Registry) {
         let metrics = self;
         let registry = registry.sub_registry_with_prefix("chat_counters");
+        metrics.serving.register(registry);
         registry.register(
             "deliveries",
             "Deliveries received from the broker",

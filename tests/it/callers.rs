@@ -43,6 +43,7 @@ fn ann() -> v1::GetUserStatsRequest {
         tenant_id: TENANT.into(),
         user_id: "ann".into(),
         after_event_id: String::new(),
+        ..Default::default()
     }
 }
 

@@ -399,6 +399,7 @@ async fn users_are_right(client: &mut Client, sending: Sending) -> Result<()> {
             tenant_id: (*tenant).into(),
             user_id: (*user).into(),
             after_event_id: String::new(),
+            ..Default::default()
         };
         let stats = client.get_user_stats(request).await?.into_inner();
         assert_eq!(
@@ -423,6 +424,7 @@ async fn shares_are_right(client: &mut Client, sending: Sending) -> Result<()> {
             user_id: (*user).into(),
             dialog_id: (*dialog).into(),
             after_event_id: String::new(),
+            ..Default::default()
         };
         let stats = client.get_user_dialog_stats(request).await?.into_inner();
         let whose = format!("{tenant} {user} in {dialog}");
@@ -442,6 +444,7 @@ async fn dialogs_are_right(client: &mut Client, sending: Sending) -> Result<()> 
             tenant_id: (*tenant).into(),
             dialog_id: (*dialog).into(),
             after_event_id: String::new(),
+            ..Default::default()
         };
         let stats = client.get_dialog_stats(request).await?.into_inner();
         assert_eq!(

@@ -15,7 +15,7 @@ use chat_counters::outage::Outage;
 use chat_counters::retry::Backoff;
 use chat_counters::shutdown;
 use chat_counters::store::rebuild::Phase;
-use chat_counters::store::{Class, CommitFeed, Reader, Store};
+use chat_counters::store::{Class, CommitFeed, Reader, Retention, Store};
 use chat_counters::telemetry::metrics::Metrics;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
@@ -77,7 +77,7 @@ impl Stage {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = config("commits");
         let store = Store::connect(&config.store).await?;
-        store.migrate(Duration::from_secs(24 * 60 * 60)).await?;
+        store.migrate(Retention::of(&Default::default())).await?;
         Ok(Self {
             shared: shared(config, store),
             cases: AtomicU64::new(0),

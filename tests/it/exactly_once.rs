@@ -203,6 +203,7 @@ async fn a_read_can_wait_for_an_event() -> Result<()> {
         user_id: "bob".into(),
         dialog_id: "d".into(),
         after_event_id: "evt_m_0".into(),
+        ..Default::default()
     };
     let mut waiting = client(&service).await?;
     let mut request = tonic::Request::new(ask.clone());

@@ -15,7 +15,7 @@ use chat_counters::forecast::{
 use chat_counters::history::Counter;
 use chat_counters::lane::{Fate, Patience, Shared, Writer};
 use chat_counters::store::read::{Counts, Dialogs, Messages, Query, UserInDialog, Users};
-use chat_counters::store::{Reader, Store};
+use chat_counters::store::{Reader, Retention, Store};
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -86,7 +86,7 @@ impl Stage {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = config(name);
         let store = Store::connect(&config.store).await?;
-        store.migrate(Duration::from_secs(24 * 60 * 60)).await?;
+        store.migrate(Retention::of(&Default::default())).await?;
         let shared = shared(config, store);
         Ok(Self {
             reader: Reader::new(shared.store.clone(), shared.feed.clone()),
@@ -695,7 +695,7 @@ async fn a_moment_that_is_gone_is_an_error_with_a_cure() -> Result<()> {
     let mut config = config("forecast_old");
     config.store.url = mongo.url.clone().into();
     let store = Store::connect(&config.store).await?;
-    store.migrate(Duration::from_secs(24 * 60 * 60)).await?;
+    store.migrate(Retention::of(&Default::default())).await?;
     let admin = store.client().database("admin");
     let forget = doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": 0 };
     admin.run_command(forget).await?;

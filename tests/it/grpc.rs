@@ -27,6 +27,7 @@ fn user(user_id: &str) -> v1::GetUserStatsRequest {
         tenant_id: TENANT.into(),
         user_id: user_id.into(),
         after_event_id: String::new(),
+        ..Default::default()
     }
 }
 
@@ -74,6 +75,7 @@ async fn every_method_answers_from_the_same_facts() -> Result<()> {
         user_id: "bob".into(),
         dialog_id: "d2".into(),
         after_event_id: "e11".into(),
+        ..Default::default()
     };
     let in_d2 = client.get_user_dialog_stats(request).await?.into_inner();
     assert!(in_d2.member);
@@ -85,6 +87,7 @@ async fn every_method_answers_from_the_same_facts() -> Result<()> {
         tenant_id: TENANT.into(),
         dialog_id: "d1".into(),
         after_event_id: String::new(),
+        ..Default::default()
     };
     let d1 = client.get_dialog_stats(request).await?.into_inner();
     assert_eq!(
@@ -210,6 +213,7 @@ async fn tenants_never_meet() -> Result<()> {
             tenant_id: tenant.into(),
             dialog_id: dialog.into(),
             after_event_id: String::new(),
+            ..Default::default()
         };
         let stats = client.get_dialog_stats(request).await?.into_inner();
         assert_eq!(stats.message_count, messages, "{tenant} {dialog}");

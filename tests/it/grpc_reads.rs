@@ -77,6 +77,7 @@ impl Bench {
         let mut is_ready = ready.subscribe();
         let asked = Asked {
             reader: Reader::new(store.clone(), feed.clone()),
+            memory: None,
             store: store.clone(),
             letters: DeadLetters::new(Redrive::new(
                 store.clone(),
@@ -85,7 +86,7 @@ impl Bench {
             )),
             guard: Guard::new(Authenticator::open(), metrics),
         };
-        let server = bound.serve(asked, ready, stop);
+        let server = Box::pin(bound.serve(asked, ready, stop));
         let server = tokio::spawn(async move { server.await.unwrap() });
         is_ready.wait_for(|ready| *ready).await.unwrap();
         let channel = Channel::from_shared(address)
@@ -229,6 +230,7 @@ async fn every_method_answers_from_the_documents() {
         tenant_id: t(),
         user_id: " ANN ".into(),
         after_event_id: String::new(),
+        ..Default::default()
     };
     let ann = bench
         .client
@@ -247,6 +249,7 @@ async fn every_method_answers_from_the_documents() {
         unread_by_sender_type: counts(&[("b.ot", 2), ("user", 2)]),
         version: 44,
         updated_at: ts(2_000_000),
+        ..Default::default()
     };
     assert_eq!(ann, expected);
 
@@ -274,6 +277,7 @@ async fn every_method_answers_from_the_documents() {
         user_id: user.into(),
         dialog_id: dialog.into(),
         after_event_id: String::new(),
+        ..Default::default()
     };
     let a = bench
         .client
@@ -318,6 +322,7 @@ async fn every_method_answers_from_the_documents() {
         tenant_id: t(),
         dialog_id: "a".into(),
         after_event_id: String::new(),
+        ..Default::default()
     };
     let a = bench
         .client
@@ -428,6 +433,7 @@ async fn thousands_of_dialogs_are_summed_and_paged_in_order() {
         tenant_id: "t".into(),
         user_id: "ann".into(),
         after_event_id: String::new(),
+        ..Default::default()
     };
     let ann = bench
         .client
@@ -572,6 +578,7 @@ async fn no_read_sees_a_message_without_its_senders_share() {
             tenant_id: "t".into(),
             user_id: "ann".into(),
             after_event_id: String::new(),
+            ..Default::default()
         };
         let ann = bench
             .client
@@ -609,6 +616,7 @@ async fn finds_ask_for_a_snapshot_at_one_time() {
         tenant_id: "t".into(),
         user_id: "ann".into(),
         after_event_id: String::new(),
+        ..Default::default()
     };
     bench.client.get_user_stats(request).await.unwrap();
     database.run_command(doc! { "profile": 0 }).await.unwrap();
@@ -663,6 +671,7 @@ async fn an_answer_waits_for_the_event_it_is_to_include() {
             tenant_id: "t".into(),
             dialog_id: "c".into(),
             after_event_id: event.into(),
+            ..Default::default()
         });
         request.set_timeout(Duration::from_millis(limit_ms));
         request
@@ -707,7 +716,7 @@ async fn an_answer_waits_for_the_event_it_is_to_include() {
                 .unwrap();
             session.commit_transaction().await.unwrap();
             if notify {
-                feed.committed();
+                feed.wake();
             }
             Instant::now()
         });
@@ -785,6 +794,7 @@ async fn whoever_waits_keeps_nobody_from_reading() {
             tenant_id: "t".into(),
             dialog_id: "c".into(),
             after_event_id: event.into(),
+            ..Default::default()
         });
         request.set_timeout(Duration::from_secs(3));
         request

@@ -12,7 +12,7 @@ use chat_counters::lane::{Patience, Shared, Writer};
 use chat_counters::store::read::{
     Dialogs, Entry, History, HistoryPage, Messages, Query, Scope, UserInDialog, Users,
 };
-use chat_counters::store::{Reader, Store};
+use chat_counters::store::{Reader, Retention, Store};
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -47,7 +47,7 @@ impl Stage {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = config("history_property");
         let store = Store::connect(&config.store).await?;
-        store.migrate(Duration::from_secs(24 * 60 * 60)).await?;
+        store.migrate(Retention::of(&Default::default())).await?;
         let shared = shared(config, store);
         Ok(Self {
             reader: Reader::new(shared.store.clone(), shared.feed.clone()),

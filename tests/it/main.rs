@@ -55,6 +55,7 @@ mod read_count_size;
 mod rebuild;
 mod rules;
 mod scenario;
+mod serving;
 mod set_aside;
 mod soak;
 mod store_tls;

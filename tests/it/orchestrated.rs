@@ -97,6 +97,7 @@ impl Balanced {
             tenant_id: TENANT.into(),
             user_id: "bob".into(),
             after_event_id: String::new(),
+            ..Default::default()
         };
         let mut client = self.replicas[replica].1.clone();
         client.get_user_stats(request).await.map(drop)

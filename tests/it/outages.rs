@@ -9,7 +9,7 @@ use chat_counters::lane::ask_in_doubt;
 use chat_counters::outage::Outage;
 use chat_counters::shutdown;
 use chat_counters::store::letters::Shelf;
-use chat_counters::store::{Store, StoreError};
+use chat_counters::store::{Retention, Store, StoreError};
 use lapin::options::QueueDeleteOptions;
 use mongodb::bson::{Document, doc};
 
@@ -281,7 +281,7 @@ async fn what_is_counted_of_dead_letters_outlives_a_crash_of_the_database() -> R
     world.config.store.url = mongod.url.clone().into();
     let connected = async || {
         let store = Store::connect(&world.config.store).await?;
-        let retention = Duration::from_secs(86_400);
+        let retention = Retention::of(&Default::default());
         store.migrate(retention).await?;
         Ok::<_, StoreError>(store)
     };

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use chat_counters::grpc::v1;
-use chat_counters::store::Store;
+use chat_counters::store::{Retention, Store};
 use futures::TryStreamExt as _;
 use mongodb::IndexModel;
 use mongodb::bson::{Document, doc};
@@ -181,7 +181,7 @@ async fn readers_of_many_messages_are_counted_at_once() -> Result<()> {
     let (members, messages) = (size("MEMBERS", 500), size("MESSAGES", 200));
     let world = World::new("read_count_size");
     let store = Store::connect(&world.config.store).await?;
-    store.migrate(Duration::from_secs(86_400)).await?;
+    store.migrate(Retention::of(&Default::default())).await?;
     let scene = Scene::of(members, messages);
     scene.write(&store).await?;
     let service = world.service().await?;
@@ -243,7 +243,7 @@ async fn assert_answered_by_index(store: &Store, messages: usize) -> Result<()> 
 async fn a_message_read_singly_by_a_crowd_is_counted_and_too_many_are_refused() -> Result<()> {
     let world = World::new("read_count_crowd");
     let store = Store::connect(&world.config.store).await?;
-    store.migrate(Duration::from_secs(86_400)).await?;
+    store.migrate(Retention::of(&Default::default())).await?;
     // A few thousand of the crowd are members, and one of three has left the
     // reading to single receipts.
     let mut scene = Scene::of(3_000, 5);
@@ -287,7 +287,7 @@ async fn a_message_read_singly_by_a_crowd_is_counted_and_too_many_are_refused() 
 async fn messages_of_many_dialogs_are_asked_for_at_once() -> Result<()> {
     let world = World::new("read_count_dialogs");
     let store = Store::connect(&world.config.store).await?;
-    store.migrate(Duration::from_secs(86_400)).await?;
+    store.migrate(Retention::of(&Default::default())).await?;
     let mut expected = BTreeMap::new();
     let (mut dialogs, mut shares, mut messages) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..100 {

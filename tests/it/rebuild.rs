@@ -167,6 +167,7 @@ async fn watch_known(service: &Service) -> Result<usize> {
             tenant_id: TENANT.into(),
             dialog_id: "known".into(),
             after_event_id: String::new(),
+            ..Default::default()
         };
         let stats = client.get_dialog_stats(request).await?.into_inner();
         assert!(

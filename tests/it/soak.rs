@@ -24,6 +24,9 @@ use crate::world::World;
 
 /// Without SOAK_SECONDS: enough to see each kind at work.
 const SECONDS: u64 = 20;
+/// Messages of the history that is asked for again and again. What it takes to
+/// replay grows with it, so it is not one that grows meanwhile.
+const HISTORY: usize = 20_000;
 /// How often the well-behaved call, each of them.
 const EVERY: Duration = Duration::from_millis(50);
 const WELL_BEHAVED: u8 = 4;
@@ -53,6 +56,7 @@ fn ask(user: &str, tenant: &str) -> v1::GetUserStatsRequest {
         tenant_id: tenant.into(),
         user_id: user.into(),
         after_event_id: String::new(),
+        ..Default::default()
     }
 }
 
@@ -210,8 +214,8 @@ impl Attack {
                 let client = from(201, *grpc).await?;
                 let request = v1::ListCounterHistoryRequest {
                     tenant_id: TENANT.into(),
-                    user_id: "bob".into(),
-                    dialog_id: "d".into(),
+                    user_id: "eve".into(),
+                    dialog_id: "h".into(),
                     ..Default::default()
                 };
                 let ask = || {
@@ -299,10 +303,11 @@ async fn hostile_clients_of_each_kind_cost_the_others_nothing() -> Result<()> {
     let length = Duration::from_secs(asked.unwrap_or(SECONDS));
     let world = World::new("soak");
     let service = world.service().await?;
-    world
-        .publish(&[join("j1", "d", "bob", 1), join("j2", "d", "ann", 1)])
-        .await?;
-    service.has_settled(2).await?;
+    let mut before = vec![join("j1", "d", "bob", 1), join("j2", "d", "ann", 1)];
+    before.extend([join("j3", "h", "eve", 1), join("j4", "h", "ann", 1)]);
+    before.extend(events::messages("h", "h", HISTORY, 1_000));
+    world.publish(&before).await?;
+    service.has_settled(before.len() as u64).await?;
     let stage = Arc::new(Stage {
         world,
         service,

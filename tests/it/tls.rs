@@ -107,6 +107,7 @@ async fn ask(client: &mut CounterServiceClient<Channel>) -> Result<()> {
         tenant_id: TENANT.into(),
         user_id: "ann".into(),
         after_event_id: String::new(),
+        ..Default::default()
     };
     client.get_user_stats(request).await?;
     Ok(())

@@ -148,6 +148,7 @@ pub async fn unread(service: &Service, user: &str, dialog: &str) -> Result<i64> 
         user_id: user.into(),
         dialog_id: dialog.into(),
         after_event_id: String::new(),
+        ..Default::default()
     };
     let answer = client(service)
         .await?
@@ -162,6 +163,7 @@ pub async fn dialog(service: &Service, dialog: &str) -> Result<(i64, i64)> {
         tenant_id: TENANT.into(),
         dialog_id: dialog.into(),
         after_event_id: String::new(),
+        ..Default::default()
     };
     let answer = client(service)
         .await?

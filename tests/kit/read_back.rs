@@ -149,6 +149,7 @@ async fn user_dialogs(
             user_id,
             dialog_id,
             after_event_id: String::new(),
+            ..Default::default()
         };
         let found = client.get_user_dialog_stats(request).await?.into_inner();
         comparison.check(&key, "member", &expected.member, &found.member);

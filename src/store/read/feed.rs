@@ -1,9 +1,14 @@
 //! Word of commits, for those who wait for one.
 
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use crate::store::commits::Committed;
+use crate::store::fence::WriterId;
 
 /// How long a commit of another replica can stay unnoticed at first, and once
 /// the wait has become long.
@@ -14,9 +19,57 @@ const LAST_POLL: Duration = Duration::from_millis(250);
 /// waiters beside a busy ingest do not crowd it out.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// Tells waiting readers that something was committed. Clones are one feed.
+/// What is kept of commits for those who follow them: so many changed dialogs
+/// and shares, some 300 bytes each. Who has come too late asks the store.
+const MOST_KEPT: usize = 20_000;
+
+/// Tells waiting readers that something was committed, and what. Clones are one
+/// feed.
 #[derive(Debug, Clone, Default)]
-pub struct CommitFeed(watch::Sender<u64>);
+pub struct CommitFeed {
+    commits: watch::Sender<u64>,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// Commits of this process that somebody who follows has not taken yet.
+#[derive(Debug, Default)]
+struct Kept {
+    is_followed: bool,
+    commits: VecDeque<Committed>,
+    changes: usize,
+    latest: HashMap<WriterId, i64>,
+}
+
+/// What this process has committed since the last time.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// The oldest first; those that were too many are missing, and all while
+    /// nobody followed.
+    pub commits: VecDeque<Committed>,
+    /// The latest of each writer, in any case.
+    pub latest: HashMap<WriterId, i64>,
+}
+
+impl Kept {
+    fn add(&mut self, committed: Committed) {
+        self.latest.insert(committed.writer, committed.number);
+        if !self.is_followed {
+            return;
+        }
+        self.changes += changes(&committed);
+        self.commits.push_back(committed);
+        while self.changes > MOST_KEPT
+            && let Some(oldest) = self.commits.pop_front()
+        {
+            self.changes -= changes(&oldest);
+        }
+    }
+}
+
+fn changes(committed: &Committed) -> usize {
+    let dialogs = &committed.record.dialogs;
+    dialogs.iter().map(|changed| 1 + changed.shares.len()).sum()
+}
 
 impl CommitFeed {
     /// A feed that nobody listens to yet.
@@ -25,15 +78,44 @@ impl CommitFeed {
     }
 
     /// To be called after each commit of this process. Costs next to nothing.
-    pub fn committed(&self) {
-        self.0
+    pub fn committed(&self, committed: Committed) {
+        self.kept().add(committed);
+        self.wake();
+    }
+
+    /// Has those who wait look again.
+    pub fn wake(&self) {
+        self.commits
             .send_modify(|commits| *commits = commits.wrapping_add(1));
+    }
+
+    /// Whether commits are to be kept for somebody who follows.
+    pub fn follow(&self, is_followed: bool) {
+        let mut kept = self.kept();
+        kept.is_followed = is_followed;
+        if !is_followed {
+            (kept.commits, kept.changes) = Default::default();
+        }
+    }
+
+    /// What was committed since the last time.
+    pub fn take(&self) -> Taken {
+        let mut kept = self.kept();
+        kept.changes = 0;
+        Taken {
+            commits: std::mem::take(&mut kept.commits),
+            latest: std::mem::take(&mut kept.latest),
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A listener that has seen every commit up to now.
     pub(super) fn watch(&self) -> CommitWatch {
         CommitWatch {
-            commits: self.0.subscribe(),
+            commits: self.commits.subscribe(),
             poll: FIRST_POLL,
         }
     }
@@ -78,7 +160,7 @@ mod tests {
         let mut watch = feed.watch();
         watch.poll = Duration::from_secs(60);
         watch.mark();
-        feed.committed();
+        feed.wake();
         // Would hang for a minute otherwise.
         tokio::time::timeout(Duration::from_secs(5), watch.again())
             .await

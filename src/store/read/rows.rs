@@ -25,28 +25,45 @@ pub enum Malformed {
 
 /// A document of `dialogs`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct DialogRow {
+pub struct DialogRow {
+    /// +1 for every event that changed anything in it.
     pub version: i64,
+    /// Messages created and not deleted.
     pub messages: i64,
+    /// Members.
     pub members: i64,
+    /// Distinct topics.
     pub topics: i64,
+    /// Messages that can be unread, by their senders' types.
     pub sequence: Counts,
+    /// Time of the latest message.
     pub last_message_at: Option<Micros>,
+    /// Whether it was deleted: readers then see zeros.
     pub deleted: bool,
+    /// Latest write.
     pub updated_at: Option<Micros>,
 }
 
 /// A document of `memberships`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MembershipRow {
+pub struct MembershipRow {
+    /// Of which dialog it is a share.
     pub dialog: DialogId,
+    /// Whose.
     pub user: UserId,
+    /// Changes of it.
     pub version: i64,
+    /// Whether the user is a member.
     pub member: bool,
+    /// Since when.
     pub joined_at: Option<Micros>,
+    /// The latest bulk read.
     pub read_until: Option<Micros>,
+    /// What of the dialog's sequence is not unread.
     pub consumed: Counts,
+    /// Messages sent and not deleted.
     pub sent: i64,
+    /// Latest write.
     pub updated_at: Option<Micros>,
 }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::event::{DialogId, EventId, MessageId, TenantId, UserId};
 use crate::store::Store;
+use crate::store::commits::Position;
 use crate::store::generation::{GENERATIONS, Generation, Generations, GenerationsDocument};
 use crate::store::schema::{collection, dialog, membership, message};
 
@@ -48,6 +49,11 @@ impl Snapshot {
         };
         snapshot.generation = snapshot.generation_of(tenant).await?;
         Ok(snapshot)
+    }
+
+    /// Which commits are in it.
+    pub(super) async fn position(&mut self) -> Result<Position, ReadError> {
+        Ok(self.store.position_in(&mut self.session).await?)
     }
 
     async fn generation_of(&mut self, tenant: &TenantId) -> Result<Generation, ReadError> {
@@ -429,6 +435,18 @@ const GENERATION_FIELDS: &[&str] = &["epoch", "everyone", "tenants"];
 pub(super) const DIALOG_SEQUENCE: &[&str] = &[
     dialog::VERSION,
     dialog::SEQUENCE,
+    dialog::DELETED,
+    dialog::UPDATED_AT,
+];
+
+/// All that readers see of a dialog.
+pub(super) const DIALOG_ROW: &[&str] = &[
+    dialog::VERSION,
+    dialog::MESSAGES,
+    dialog::MEMBERS,
+    dialog::TOPICS,
+    dialog::SEQUENCE,
+    dialog::LAST_MESSAGE_AT,
     dialog::DELETED,
     dialog::UPDATED_AT,
 ];

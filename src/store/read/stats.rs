@@ -99,7 +99,7 @@ pub struct MessageStats {
 }
 
 impl UserStats {
-    pub(super) fn nothing(tenant: &TenantId, user: &UserId) -> Self {
+    pub(crate) fn nothing(tenant: &TenantId, user: &UserId) -> Self {
         Self {
             tenant: tenant.clone(),
             user: user.clone(),
@@ -114,7 +114,7 @@ impl UserStats {
     }
 
     /// Adds the user's share of one dialog.
-    pub(super) fn add(&mut self, share: &MembershipRow, dialog: Option<&DialogRow>) {
+    pub(crate) fn add(&mut self, share: &MembershipRow, dialog: Option<&DialogRow>) {
         let pair =
             UserDialogStats::of(&self.tenant, &self.user, &share.dialog, Some(share), dialog);
         self.version = self.version.saturating_add(pair.version);
@@ -134,7 +134,7 @@ impl UserStats {
 
 impl UserDialogStats {
     /// What the two documents say together; either may not exist.
-    pub(super) fn of(
+    pub(crate) fn of(
         tenant: &TenantId,
         user: &UserId,
         dialog_id: &DialogId,
@@ -183,7 +183,7 @@ impl UserDialogStats {
 
 impl DialogStats {
     /// What the document says; it may not exist.
-    pub(super) fn of(tenant: &TenantId, dialog: &DialogId, row: Option<&DialogRow>) -> Self {
+    pub(crate) fn of(tenant: &TenantId, dialog: &DialogId, row: Option<&DialogRow>) -> Self {
         let live = row.filter(|d| !d.deleted);
         let count = |what, of: fn(&DialogRow) -> i64| {
             let count = live.map_or(0, of);

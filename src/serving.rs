@@ -1,0 +1,176 @@
+//! Reads from memory: the counters of users and dialogs that are being looked
+//! at, kept at what is committed.
+//!
+//! A read is answered as the store would answer it: everything that was
+//! acknowledged before it began is in the answer, whoever wrote it, and one
+//! answer is of one moment. So before each read the store is asked how far it is
+//! ([`follow`]), once for all reads that wait; what was committed since is
+//! applied from commit records; and what is not in memory is read in one snapshot
+//! ([`load`]). Whatever cannot be proven complete is forgotten. Whatever does not
+//! work here is answered by the store, as if this module did not exist.
+
+mod cut;
+mod follow;
+mod load;
+pub mod model;
+mod remembered;
+mod shared;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::event::TenantId;
+use crate::shutdown::Shutdown;
+use crate::store::read::Reader;
+use crate::store::{CommitFeed, Store};
+use crate::telemetry::metrics::{ServingMetrics, Source};
+
+use follow::{Follower, Round};
+use load::{Loads, Wish};
+use shared::Shared;
+
+pub use cut::Cut;
+pub use model::{Held, Wanted};
+pub use remembered::Remembered;
+
+/// Times that a read has something loaded before it asks the store itself: what
+/// was loaded may be gone again by then.
+const TRIES: usize = 3;
+/// How long a read waits for memory, which is up to date sooner nearly always.
+const SOON: Duration = Duration::from_millis(250);
+/// Reads that wait for a load, at most.
+const WISHES: usize = 10_000;
+
+/// Answers questions from memory. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    shared: Arc<Shared>,
+    rounds: watch::Receiver<Round>,
+    wishes: mpsc::Sender<Wish>,
+    reader: Reader,
+}
+
+/// Begins to serve from memory, with so many bytes at most, until the shutdown.
+pub fn start(
+    (store, feed, reader): (Store, CommitFeed, Reader),
+    most_bytes: usize,
+    metrics: ServingMetrics,
+    shutdown: &Shutdown,
+) -> Serving {
+    let shared = Shared::new((store, feed), most_bytes, metrics);
+    let shared = Arc::new(shared);
+    let (ended, rounds) = watch::channel(Round::default());
+    let (wishes, wished) = mpsc::channel(WISHES);
+    let follower = Follower::new(Arc::clone(&shared), ended);
+    tokio::spawn(follower.run(shutdown.clone()));
+    let serving = Serving {
+        shared,
+        rounds,
+        wishes,
+        reader,
+    };
+    let loads = Loads::new(serving.clone(), most_bytes);
+    tokio::spawn(loads.run(wished, shutdown.clone()));
+    serving
+}
+
+impl Serving {
+    /// Answers from memory, with all that was committed before this was called.
+    /// `None` when that does not work, for whatever reason, or not soon: the
+    /// store is to be asked. Dropping this is fine.
+    pub async fn answer<Q: Remembered>(&self, query: &Q, deadline: Instant) -> Option<Q::Answer> {
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        let until = now + (left / 2).min(SOON);
+        let answer = tokio::time::timeout_at(until, self.remembered(query, until));
+        let answer = answer.await.ok().flatten();
+        if answer.is_none() {
+            self.shared.metrics.read(Source::Store);
+        }
+        answer
+    }
+
+    async fn remembered<Q: Remembered>(&self, query: &Q, until: Instant) -> Option<Q::Answer> {
+        self.round().await?;
+        for tried in 0..TRIES {
+            let wanted = match query.remembered(&mut self.shared.memory().model) {
+                Ok(answer) => {
+                    self.shared.metrics.read(match tried {
+                        0 => Source::Memory,
+                        _ => Source::Loaded,
+                    });
+                    return Some(answer);
+                }
+                Err(wanted) => wanted,
+            };
+            if !self.is_worth_a_load(query, &wanted)
+                || !self.load(query.tenant(), wanted, until).await
+            {
+                return None;
+            }
+        }
+        None
+    }
+
+    fn is_worth_a_load<Q: Remembered>(&self, query: &Q, wanted: &Wanted) -> bool {
+        let Shared {
+            too_large,
+            asked_once,
+            ..
+        } = &*self.shared;
+        let tenant = query.tenant();
+        let mut users = wanted.users.iter();
+        users.all(|user| {
+            let known = !Q::IS_OF_FEW_DOCUMENTS || asked_once.note(tenant, user);
+            known && !too_large.has(tenant, user)
+        })
+    }
+
+    /// Answers from memory as it is, if that was found to be up to date no longer
+    /// ago than this; with the time of that. Has the store asked again before
+    /// memory is too old.
+    pub fn recent<Q: Remembered>(
+        &self,
+        query: &Q,
+        most: Duration,
+    ) -> Option<(Q::Answer, SystemTime)> {
+        let mut memory = self.shared.memory();
+        let as_of = memory.as_of?;
+        let age = as_of.asked.elapsed();
+        if age > most / 2 {
+            self.shared.asked.notify_one();
+        }
+        if age > most {
+            return None;
+        }
+        let answer = query.remembered(&mut memory.model).ok()?;
+        self.shared.metrics.read(Source::Memory);
+        Some((answer, as_of.shown))
+    }
+
+    /// Waits until memory is at what was committed when this was called, or
+    /// later. `None` when that cannot be told.
+    async fn round(&self) -> Option<()> {
+        let wanted = {
+            let memory = self.shared.memory();
+            let now = Instant::now();
+            if memory.idle_until.is_some_and(|until| now < until) {
+                return None;
+            }
+            memory.begun + 1
+        };
+        self.shared.asked.notify_one();
+        let mut rounds = self.rounds.clone();
+        let round = rounds.wait_for(|round| round.number >= wanted).await;
+        round.ok()?.succeeded.then_some(())
+    }
+
+    /// Has something read into memory. Tells whether it may be there.
+    async fn load(&self, tenant: &TenantId, wanted: Wanted, deadline: Instant) -> bool {
+        let (wish, ended) = Wish::new(tenant.clone(), wanted, deadline);
+        self.wishes.try_send(wish).is_ok() && ended.await.unwrap_or(false)
+    }
+}

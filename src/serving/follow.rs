@@ -1,0 +1,325 @@
+//! Keeping the model at what is committed: one question to the store for all
+//! reads that wait, then the records of what came in between.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::cut::Cut;
+use super::shared::{AsOf, Memory, Shared};
+use crate::shutdown::Shutdown;
+use crate::store::StoreError;
+use crate::store::commits::{Committed, Position, Record, Span};
+use crate::store::fence::WriterId;
+use crate::telemetry::metrics::Forgotten;
+
+/// How long a round may take. A store that is slower is asked by each read.
+const ROUND: Duration = Duration::from_secs(2);
+/// A server that shows less than is known is asked again after so long.
+const BEHIND: Duration = Duration::from_millis(20);
+/// A server that goes on showing less shows what is: a backup was restored.
+const RESTORED: Duration = Duration::from_secs(60);
+/// Commits that are fetched to bring the model up, at most. Past that those in
+/// memory are sooner read anew.
+const MOST_FETCHED: i64 = 2_000;
+/// How long a writer without numbers is taken to go on writing.
+const UNNUMBERED: Duration = Duration::from_secs(10);
+/// So often commits are taken over while nobody reads, so that they do not pile
+/// up, nor a read has to take them all over.
+const UNASKED: Duration = Duration::from_millis(200);
+
+/// A round of the follower: a question that was asked, and all that it showed
+/// was applied.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Round {
+    /// Counted from 1.
+    pub number: u64,
+    /// Whether memory is up to it.
+    pub succeeded: bool,
+}
+
+/// Asks the store how far it is, and moves the model on. One for all reads.
+#[derive(Debug)]
+pub(super) struct Follower {
+    shared: Arc<Shared>,
+    ended: watch::Sender<Round>,
+    /// What is known to be committed.
+    known: Known,
+    /// Since when the store shows less than that.
+    behind_since: Option<Instant>,
+    /// Commits of this process that the model has not come to yet.
+    pending: BTreeMap<(WriterId, i64), Arc<Record>>,
+}
+
+/// The most that was seen to be committed.
+#[derive(Debug, Default)]
+struct Known {
+    commits: BTreeMap<WriterId, i64>,
+    unnumbered: BTreeMap<WriterId, i64>,
+    removed: i64,
+}
+
+impl Known {
+    /// Whether a server shows less. A primary that was just elected may. A
+    /// writer that is not to be found was removed, if more were removed than was
+    /// known.
+    fn exceeds(&self, position: &Position) -> bool {
+        let removed = position.removed > self.removed;
+        let less = |known: &BTreeMap<WriterId, i64>, shown: &BTreeMap<WriterId, i64>| {
+            known.iter().any(|(writer, known)| match shown.get(writer) {
+                Some(shown) => shown < known,
+                None => !removed,
+            })
+        };
+        position.removed < self.removed
+            || less(&self.commits, &position.commits)
+            || less(&self.unnumbered, &position.unnumbered)
+    }
+
+    fn learn(&mut self, position: &Position) {
+        self.commits.clone_from(&position.commits);
+        self.unnumbered.clone_from(&position.unnumbered);
+        self.removed = position.removed;
+    }
+}
+
+impl Follower {
+    pub(super) fn new(shared: Arc<Shared>, ended: watch::Sender<Round>) -> Self {
+        Self {
+            shared,
+            ended,
+            known: Known::default(),
+            behind_since: None,
+            pending: BTreeMap::new(),
+        }
+    }
+
+    /// Goes on until the shutdown.
+    pub(super) async fn run(mut self, shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = self.shared.asked.notified() => {}
+                () = tokio::time::sleep(UNASKED), if !self.is_idle() => {}
+                () = shutdown.requested() => return,
+            }
+            let number = self.begin();
+            let began = Instant::now();
+            let as_of = AsOf {
+                asked: began,
+                shown: SystemTime::now(),
+            };
+            let round = tokio::time::timeout(ROUND, self.round()).await;
+            self.shared
+                .metrics
+                .round_seconds
+                .observe(began.elapsed().as_secs_f64());
+            let succeeded = match round {
+                Ok(Ok(())) => {
+                    self.shared.memory().as_of = Some(as_of);
+                    true
+                }
+                Ok(Err(error)) => {
+                    debug!(%error, "how far the store is cannot be told");
+                    false
+                }
+                Err(_elapsed) => false,
+            };
+            if !succeeded {
+                // Nothing piles up while the store is away: it has them, too.
+                self.pending.clear();
+            }
+            self.ended.send_replace(Round { number, succeeded });
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.shared.memory().model.is_empty()
+    }
+
+    fn begin(&self) -> u64 {
+        let mut memory = self.shared.memory();
+        memory.begun += 1;
+        memory.begun
+    }
+
+    async fn round(&mut self) -> Result<(), StoreError> {
+        let position = loop {
+            // What is acknowledged before the question is in the answer; what is
+            // later need not be.
+            for (writer, number) in self.take_own() {
+                let known = self.known.commits.entry(writer).or_default();
+                *known = number.max(*known);
+            }
+            let store = self.shared.store.clone();
+            let position = detached(async move { store.position().await }).await?;
+            if !self.known.exceeds(&position) || self.is_restored() {
+                break position;
+            }
+            tokio::time::sleep(BEHIND).await;
+        };
+        self.behind_since = None;
+        self.take_own();
+        self.known.learn(&position);
+        self.move_on(position).await
+    }
+
+    /// Takes over what this process has committed; returns the latest of each
+    /// writer.
+    fn take_own(&mut self) -> HashMap<WriterId, i64> {
+        let taken = self.shared.feed.take();
+        for committed in taken.commits {
+            let Committed {
+                writer,
+                number,
+                record,
+            } = committed;
+            self.pending.insert((writer, number), record);
+        }
+        taken.latest
+    }
+
+    /// Whether the store has shown less than is known for so long that it will
+    /// not show it again.
+    fn is_restored(&mut self) -> bool {
+        let since = *self.behind_since.get_or_insert_with(Instant::now);
+        let restored = since.elapsed() > RESTORED;
+        if restored {
+            warn!("the database has fewer commits than it had: what was in memory is read anew");
+            let mut memory = self.shared.memory();
+            memory.model.reset(Cut::default());
+        }
+        restored
+    }
+
+    /// Brings the model to the position, with records, or empty.
+    async fn move_on(&mut self, position: Position) -> Result<(), StoreError> {
+        let to = Cut::from(&position);
+        let from = {
+            let mut memory = self.shared.memory();
+            let from = memory.model.cut().clone();
+            let was_empty = memory.model.is_empty();
+            let why = self.why_forget(&memory, &from, &to, &position);
+            if memory.unnumbered != position.unnumbered && memory.as_of.is_some() {
+                memory.idle_until = Some(Instant::now() + UNNUMBERED);
+            }
+            if why.is_some() || was_empty {
+                memory.generations = position.generations;
+                memory.unnumbered = position.unnumbered;
+                memory.model.reset(to);
+                self.pending.clear();
+                self.shared.feed.follow(false);
+                if let Some(why) = why.filter(|_| !was_empty) {
+                    self.shared.metrics.forgotten(why);
+                }
+                self.shared.metrics.show(&memory.model.held());
+                return Ok(());
+            }
+            from
+        };
+        let records = self.records(&from, &to).await?;
+        let applied = records.len() as u64;
+        let mut memory = self.shared.memory();
+        let metrics = &self.shared.metrics;
+        if memory.model.advance(&to, records) {
+            metrics.commits.inc_by(applied);
+        } else {
+            warn!("commit records are missing: what was in memory is read anew");
+            metrics.forgotten(Forgotten::RecordMissing);
+        }
+        metrics.show(&memory.model.held());
+        Ok(())
+    }
+
+    /// Why what is in memory cannot be brought to the position.
+    fn why_forget(
+        &self,
+        memory: &Memory,
+        from: &Cut,
+        to: &Cut,
+        position: &Position,
+    ) -> Option<Forgotten> {
+        let fetched = |(writer, first, last): (WriterId, i64, i64)| {
+            let own = self.pending.range((writer, first)..=(writer, last));
+            last + 1 - first - own.count() as i64
+        };
+        if memory.generations != position.generations {
+            Some(Forgotten::SwitchedOver)
+        } else if memory.unnumbered != position.unnumbered {
+            Some(Forgotten::Unnumbered)
+        } else if !to.covers(from) {
+            // A writer was removed, and with it perhaps commits not seen yet.
+            Some(Forgotten::WriterRemoved)
+        } else if from.until(to).map(fetched).sum::<i64>() > MOST_FETCHED {
+            Some(Forgotten::TooFar)
+        } else {
+            None
+        }
+    }
+
+    /// All that there is of what was committed after one cut up to another.
+    async fn records(&mut self, from: &Cut, to: &Cut) -> Result<Vec<Told>, StoreError> {
+        let (mut records, mut missing) = (Vec::new(), Vec::new());
+        for (writer, first, last) in from.until(to) {
+            for number in first..=last {
+                match self.pending.remove(&(writer, number)) {
+                    Some(record) => records.push((writer, number, record)),
+                    None => lengthen(&mut missing, writer, number),
+                }
+            }
+        }
+        self.pending
+            .retain(|(writer, number), _| *number > to.of(*writer));
+        let store = self.shared.store.clone();
+        let fetched = detached(async move { store.commit_records(&missing).await }).await;
+        let fetched = match fetched {
+            Ok(fetched) => fetched,
+            Err(error @ StoreError::Answer(_)) => {
+                warn!(%error, "a commit record cannot be read");
+                Vec::new()
+            }
+            Err(error) => return Err(error),
+        };
+        let metrics = &self.shared.metrics;
+        metrics.commits_fetched.inc_by(fetched.len() as u64);
+        let fetched = fetched.into_iter();
+        records.extend(fetched.map(|told| (told.writer, told.number, told.record)));
+        Ok(records)
+    }
+}
+
+/// To its end, however long anybody waits: what uses the driver is not to be
+/// dropped half-way.
+async fn detached<T: Send + 'static>(
+    asked: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    let ended = tokio::spawn(asked).await;
+    ended.unwrap_or_else(|panic| Err(StoreError::Answer(panic.to_string())))
+}
+
+/// A commit, with what it changed.
+type Told = (WriterId, i64, Arc<Record>);
+
+impl From<&Position> for Cut {
+    fn from(position: &Position) -> Self {
+        let mut cut = Self::default();
+        for (writer, number) in &position.commits {
+            cut.raise(*writer, *number);
+        }
+        cut
+    }
+}
+
+fn lengthen(spans: &mut Vec<Span>, writer: WriterId, number: i64) {
+    match spans.last_mut() {
+        Some(last) if last.writer == writer && last.to + 1 == number => last.to = number,
+        _ => spans.push(Span {
+            writer,
+            from: number,
+            to: number,
+        }),
+    }
+}

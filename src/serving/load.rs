@@ -1,0 +1,291 @@
+//! Reading what is not in memory, for all who wait for it at once: one load has
+//! many users, a few run at a time, and reads of what is in memory go on.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::Serving;
+use super::cut::Cut;
+use super::model::{Ended, Load, Loaded, Wanted};
+use crate::event::{DialogId, TenantId, UserId};
+use crate::shutdown::Shutdown;
+use crate::store::read::{ReadError, Shares};
+
+/// Loads under way at once.
+const AT_ONCE: usize = 2;
+/// Users, and dialogs, that one load has.
+const MOST_WANTED: usize = 64;
+/// Bytes of the bound of memory for each document that a load may read: a
+/// document takes some 650 bytes until it is put in, and a user of a million
+/// dialogs is not to be read in vain.
+const BYTES_A_DOCUMENT: usize = 4_000;
+/// A load that takes longer is given up, and those who wait ask the store.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What became of a load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    /// All of it is in memory, or was overtaken and is to be wished for again.
+    LookAgain,
+    /// There is no room for these.
+    Without(Wanted),
+    /// Nothing of it is.
+    Failed,
+}
+
+impl Outcome {
+    /// Whether what somebody wished for may be in memory.
+    fn is_worth_a_look(&self, wanted: &Wanted) -> bool {
+        match self {
+            Outcome::LookAgain => true,
+            Outcome::Without(missing) => {
+                let users = wanted.users.iter();
+                let dialogs = wanted.dialogs.iter();
+                !users.into_iter().any(|user| missing.users.contains(user))
+                    && !dialogs
+                        .into_iter()
+                        .any(|dialog| missing.dialogs.contains(dialog))
+            }
+            Outcome::Failed => false,
+        }
+    }
+}
+
+/// What a read needs that is not in memory.
+#[derive(Debug)]
+pub(super) struct Wish {
+    tenant: TenantId,
+    wanted: Wanted,
+    deadline: Instant,
+    /// Told whether to look into memory again.
+    ended: oneshot::Sender<bool>,
+}
+
+impl Wish {
+    pub(super) fn new(
+        tenant: TenantId,
+        wanted: Wanted,
+        deadline: Instant,
+    ) -> (Self, oneshot::Receiver<bool>) {
+        let (ended, waiting) = oneshot::channel();
+        let wish = Self {
+            tenant,
+            wanted,
+            deadline,
+            ended,
+        };
+        (wish, waiting)
+    }
+
+    fn end(self, outcome: &Outcome) {
+        // Who is gone does not mind.
+        let _ = self.ended.send(outcome.is_worth_a_look(&self.wanted));
+    }
+
+    fn is_void(&self) -> bool {
+        self.ended.is_closed() || self.deadline <= Instant::now()
+    }
+}
+
+/// Loads what is wished for.
+#[derive(Debug)]
+pub(super) struct Loads {
+    serving: Serving,
+    most_documents: usize,
+    places: Arc<Semaphore>,
+}
+
+/// Wishes that one load fulfils.
+#[derive(Debug, Default)]
+struct Batch {
+    users: HashSet<UserId>,
+    dialogs: HashSet<DialogId>,
+    wishes: Vec<Wish>,
+}
+
+impl Batch {
+    fn add(&mut self, wish: Wish) {
+        self.users.extend(wish.wanted.users.iter().cloned());
+        self.dialogs.extend(wish.wanted.dialogs.iter().cloned());
+        self.wishes.push(wish);
+    }
+
+    fn is_full(&self) -> bool {
+        self.users.len().max(self.dialogs.len()) >= MOST_WANTED
+    }
+
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            users: self.users.iter().cloned().collect(),
+            dialogs: self.dialogs.iter().cloned().collect(),
+        }
+    }
+
+    fn end(self, outcome: &Outcome) {
+        self.wishes.into_iter().for_each(|wish| wish.end(outcome));
+    }
+}
+
+impl Loads {
+    pub(super) fn new(serving: Serving, most_bytes: usize) -> Self {
+        Self {
+            serving,
+            most_documents: most_bytes / BYTES_A_DOCUMENT,
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
+    /// Goes on until the shutdown.
+    pub(super) async fn run(self, mut wishes: mpsc::Receiver<Wish>, shutdown: Shutdown) {
+        loop {
+            let first = tokio::select! {
+                wish = wishes.recv() => wish,
+                () = shutdown.requested() => None,
+            };
+            let Some(first) = first else {
+                return;
+            };
+            // What comes while all places are taken is loaded with it.
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+                return;
+            };
+            let more = std::iter::from_fn(|| wishes.try_recv().ok());
+            let mut place = Some(place);
+            for (tenant, batch) in batches(std::iter::once(first).chain(more)) {
+                let place = match place.take() {
+                    Some(place) => place,
+                    None => match Arc::clone(&self.places).acquire_owned().await {
+                        Ok(place) => place,
+                        Err(_closed) => return,
+                    },
+                };
+                let (serving, most) = (self.serving.clone(), self.most_documents);
+                tokio::spawn(async move {
+                    load(&serving, &tenant, batch, most).await;
+                    drop(place);
+                });
+            }
+        }
+    }
+}
+
+/// By tenant, none larger than one load may be.
+fn batches(wishes: impl Iterator<Item = Wish>) -> Vec<(TenantId, Batch)> {
+    let mut open: HashMap<TenantId, Batch> = HashMap::new();
+    let mut full = Vec::new();
+    for wish in wishes.filter(|wish| !wish.is_void()) {
+        let tenant = wish.tenant.clone();
+        let batch = open.entry(tenant.clone()).or_default();
+        batch.add(wish);
+        if batch.is_full() {
+            full.push((tenant, std::mem::take(batch)));
+        }
+    }
+    let rest = open
+        .into_iter()
+        .filter(|(_, batch)| !batch.wishes.is_empty());
+    full.into_iter().chain(rest).collect()
+}
+
+/// Loads a batch; one by one where it is too much at once.
+async fn load(serving: &Serving, tenant: &TenantId, batch: Batch, most: usize) {
+    match once(serving, tenant, batch.wanted(), most).await {
+        Some(outcome) => batch.end(&outcome),
+        None if batch.wishes.len() == 1 => batch.end(&Outcome::Failed),
+        None => {
+            for wish in batch.wishes {
+                if wish.is_void() {
+                    continue;
+                }
+                let outcome = once(serving, tenant, wish.wanted.clone(), most).await;
+                wish.end(&outcome.unwrap_or(Outcome::Failed));
+            }
+        }
+    }
+}
+
+/// `None` when it is too much.
+async fn once(
+    serving: &Serving,
+    tenant: &TenantId,
+    wanted: Wanted,
+    most: usize,
+) -> Option<Outcome> {
+    let shared = &serving.shared;
+    let load = {
+        let mut memory = shared.memory();
+        // From before the read on, so that nothing that is committed meanwhile
+        // is missed.
+        shared.feed.follow(true);
+        memory.model.begin_load(tenant, wanted.clone())
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let Wanted { users, dialogs } = &wanted;
+    let shares = serving
+        .reader
+        .shares(tenant, users, dialogs, most, deadline);
+    let ended = match shares.await {
+        Ok(Some(shares)) => {
+            let outcome = put_in(serving, load, shares).await;
+            if let Outcome::Without(missing) = &outcome {
+                for user in &missing.users {
+                    shared.too_large.note(tenant, user);
+                }
+            }
+            outcome
+        }
+        Ok(None) => {
+            shared.memory().model.abandon_load(load);
+            if let [user] = &wanted.users[..] {
+                shared.too_large.note(tenant, user);
+            }
+            return None;
+        }
+        Err(error) => {
+            tell(&error);
+            shared.memory().model.abandon_load(load);
+            Outcome::Failed
+        }
+    };
+    Some(ended)
+}
+
+/// Puts what was read into the model, once that is as far.
+async fn put_in(serving: &Serving, load: Load, shares: Shares) -> Outcome {
+    let at = Cut::from(&shares.position);
+    let caught_up = serving.round().await.is_some();
+    let mut memory = serving.shared.memory();
+    if !caught_up || !memory.agrees_with(&shares.position) {
+        memory.model.abandon_load(load);
+        return Outcome::Failed;
+    }
+    let loaded = Loaded {
+        users: shares.users.into_iter().collect(),
+        dialogs: shares.dialogs.into_iter().collect(),
+    };
+    memory.model.end_load(load, &at, loaded).into()
+}
+
+impl From<Ended> for Outcome {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            // What was overtaken is wished for again by the reads that need it.
+            Ended::Held | Ended::Void | Ended::OutOfStep => Self::LookAgain,
+            Ended::Without(missing) => Self::Without(missing),
+        }
+    }
+}
+
+fn tell(error: &ReadError) {
+    match error {
+        ReadError::Driver(_) | ReadError::Malformed { .. } | ReadError::Position(_) => {
+            warn!(%error, "users cannot be read into memory; their reads ask the store");
+        }
+        _ => {}
+    }
+}

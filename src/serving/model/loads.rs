@@ -1,0 +1,222 @@
+//! Reads of the store that are under way, and the records that came meanwhile.
+//!
+//! A record that is applied while somebody is read concerns them, and nobody
+//! knows yet whether what is read has it. So it is kept until the read ends.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::event::{DialogId, TenantId, UserId};
+use crate::serving::Cut;
+use crate::store::commits::Record;
+use crate::store::fence::WriterId;
+use crate::store::read::{DialogRow, MembershipRow};
+
+use super::memory::{self, heap, room_for, text};
+
+/// Who is to be read.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Users, with all their shares and the dialogs of these.
+    pub users: Vec<UserId>,
+    /// Dialogs by themselves.
+    pub dialogs: Vec<DialogId>,
+}
+
+/// What was read, all as of one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// All shares of each user; of a user who has none, none. A user who is not
+    /// here was not read.
+    pub users: Vec<(UserId, Vec<MembershipRow>)>,
+    /// The dialogs of those shares, and those wanted by themselves, as far as
+    /// there are any.
+    pub dialogs: Vec<(DialogId, DialogRow)>,
+}
+
+/// A read of the store, to be ended or abandoned.
+#[derive(Debug)]
+#[must_use = "what is kept for it stays until it is ended or abandoned"]
+pub struct Load {
+    pub(super) number: u64,
+}
+
+/// How a load ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// All that was wanted is held.
+    Held,
+    /// Some is not held: it was not read, or there is no room for it. Whoever
+    /// waits for it can be answered from what was read.
+    Without(Wanted),
+    /// What was read is of another time than what is known: of before the load
+    /// began, or of after all that was applied. To be read again.
+    OutOfStep,
+    /// What was known when it began, or what came meanwhile, was forgotten. To
+    /// be read again.
+    Void,
+}
+
+/// Equal by whom it names.
+impl PartialEq for Wanted {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.users, &self.dialogs) == (&other.users, &other.dialogs)
+    }
+}
+
+impl Eq for Wanted {}
+
+/// A load that is under way.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    pub(super) tenant: TenantId,
+    pub(super) wanted: Wanted,
+    /// Where the model stood when it began.
+    pub(super) began_at: Cut,
+    /// The first record that came after that.
+    from: u64,
+    bytes: usize,
+}
+
+/// A record that was applied.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) writer: WriterId,
+    pub(super) number: i64,
+    pub(super) record: Arc<Record>,
+    bytes: usize,
+}
+
+/// All loads, by number; a later one has a higher number.
+#[derive(Debug, Default)]
+pub(super) struct Loads {
+    next: u64,
+    under_way: BTreeMap<u64, UnderWay>,
+    kept: VecDeque<Kept>,
+    /// Records that were kept and no longer are.
+    dropped: u64,
+    bytes_kept: usize,
+    bytes: usize,
+}
+
+impl UnderWay {
+    fn weigh(&self) -> usize {
+        let Wanted { users, dialogs } = &self.wanted;
+        let users: usize = users.iter().map(|id| 16 + text(id.as_str())).sum();
+        let dialogs: usize = dialogs.iter().map(|id| 16 + text(id.as_str())).sum();
+        let cut = self.began_at.len() * 2 * size_of::<(WriterId, i64)>();
+        2 * size_of::<Self>() + users + dialogs + cut
+    }
+}
+
+impl Loads {
+    pub(super) fn is_empty(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// What loads and the records kept for them take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.bytes_kept()
+    }
+
+    /// What the records take.
+    pub(super) fn bytes_kept(&self) -> usize {
+        self.bytes_kept + room_for::<Kept>(self.kept.capacity())
+    }
+
+    pub(super) fn begin(&mut self, tenant: &TenantId, wanted: Wanted, began_at: Cut) -> Load {
+        let mut load = UnderWay {
+            tenant: tenant.clone(),
+            wanted,
+            began_at,
+            from: self.dropped + self.kept.len() as u64,
+            bytes: 0,
+        };
+        load.bytes = load.weigh();
+        self.bytes += load.bytes;
+        let number = self.next;
+        self.next += 1;
+        self.under_way.insert(number, load);
+        Load { number }
+    }
+
+    /// Keeps a record that is applied, if a load is under way.
+    pub(super) fn keep(&mut self, writer: WriterId, number: i64, record: &Arc<Record>) {
+        if self.under_way.is_empty() {
+            return;
+        }
+        let bytes = heap(2 * size_of::<usize>()) + memory::record(record);
+        self.bytes_kept += bytes;
+        self.kept.push_back(Kept {
+            writer,
+            number,
+            record: record.clone(),
+            bytes,
+        });
+    }
+
+    /// Takes a load out, with the records that came since it began; `None` when
+    /// it is void. What is kept for nobody else is to be dropped later.
+    pub(super) fn end(&mut self, load: &Load) -> Option<UnderWay> {
+        let load = self.under_way.remove(&load.number)?;
+        self.bytes -= load.bytes;
+        Some(load)
+    }
+
+    /// The records that came since a load began.
+    pub(super) fn since(&self, load: &UnderWay) -> impl Iterator<Item = &Kept> + Clone {
+        let skipped = load.from - self.dropped;
+        self.kept.range(skipped as usize..)
+    }
+
+    /// Drops records that are kept for nobody.
+    pub(super) fn trim(&mut self) {
+        let end = self.dropped + self.kept.len() as u64;
+        // Loads begin one after another: the first one needs most.
+        let first = self.under_way.values().next();
+        let needed = first.map_or(end, |load| load.from);
+        for kept in self.kept.drain(..(needed - self.dropped) as usize) {
+            self.bytes_kept -= kept.bytes;
+        }
+        self.dropped = needed;
+        if self.kept.len() < self.kept.capacity() / 4 {
+            self.kept.shrink_to(self.kept.len() * 2);
+        }
+    }
+
+    /// Makes the load void that needs most records; `false` when there is none.
+    pub(super) fn void_oldest(&mut self) -> bool {
+        let oldest = self.under_way.pop_first();
+        self.bytes -= oldest.as_ref().map_or(0, |(_, load)| load.bytes);
+        self.trim();
+        oldest.is_some()
+    }
+
+    /// Makes all loads of a tenant void.
+    pub(super) fn void_of(&mut self, tenant: &TenantId) {
+        let bytes = &mut self.bytes;
+        self.under_way.retain(|_, load| {
+            let stays = load.tenant != *tenant;
+            *bytes -= if stays { 0 } else { load.bytes };
+            stays
+        });
+        self.trim();
+    }
+
+    /// Makes all loads void.
+    pub(super) fn void_all(&mut self) {
+        *self = Self {
+            next: self.next,
+            ..Self::default()
+        };
+    }
+
+    /// What the records alone take, after all sums were summed up.
+    #[cfg(test)]
+    pub(super) fn recounted(&self) -> usize {
+        let loads: usize = self.under_way.values().map(|load| load.bytes).sum();
+        let kept: usize = self.kept.iter().map(|kept| kept.bytes).sum();
+        assert_eq!((self.bytes, self.bytes_kept), (loads, kept));
+        kept
+    }
+}

@@ -1,0 +1,131 @@
+//! What a user's shares come to, kept ready.
+
+use crate::event::{TenantId, UserId};
+use crate::store::read::UserStats;
+
+use super::dialog::{Dialog, Moment};
+use super::memory::room_for;
+use super::types::{TypeId, Types};
+use super::user::Share;
+
+/// Which way a share is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// It is part of the totals from now on.
+    In,
+    /// It is no longer.
+    Out,
+}
+
+/// What a list of the user's dialogs needs of a share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) member: bool,
+    pub(super) unread: bool,
+}
+
+/// Sums over shares.
+#[derive(Debug)]
+pub(super) struct Totals {
+    dialogs: i64,
+    unread_dialogs: i64,
+    unread: i64,
+    messages: i64,
+    version: i64,
+    /// The latest that there ever was: a share that leaves takes nothing back.
+    updated_at: Moment,
+    by_type: Vec<(TypeId, i64)>,
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            dialogs: 0,
+            unread_dialogs: 0,
+            unread: 0,
+            messages: 0,
+            version: 0,
+            updated_at: Moment::NONE,
+            by_type: Vec::new(),
+        }
+    }
+}
+
+impl Totals {
+    /// What goes out must be what came in: neither the share nor its dialog may
+    /// have changed between. Sums wrap, so that what went too far comes back.
+    pub(super) fn count(&mut self, share: &Share, dialog: &Dialog, way: Way) -> Seen {
+        let sign = match way {
+            Way::In => 1,
+            Way::Out => -1,
+        };
+        let add = |sum: &mut i64, count: i64| *sum = sum.wrapping_add(count.wrapping_mul(sign));
+        add(&mut self.version, dialog.version);
+        add(&mut self.version, share.version);
+        // What was sent stays sent when the dialog ends.
+        add(&mut self.messages, share.sent.max(0));
+        let mut in_dialog = 0;
+        for (sender_type, count) in unread(share, dialog).filter(|(_, count)| *count > 0) {
+            in_dialog += count;
+            add(self.of_type(sender_type), count);
+        }
+        let seen = Seen {
+            member: share.member && !dialog.deleted,
+            unread: in_dialog > 0,
+        };
+        add(&mut self.dialogs, i64::from(seen.member));
+        add(&mut self.unread_dialogs, i64::from(seen.unread));
+        add(&mut self.unread, in_dialog);
+        if way == Way::In {
+            let latest = share.updated_at.max(dialog.updated_at);
+            self.updated_at = self.updated_at.max(latest);
+        }
+        seen
+    }
+
+    fn of_type(&mut self, sender_type: TypeId) -> &mut i64 {
+        let mut known = self.by_type.iter();
+        let place = known.position(|(known, _)| *known == sender_type);
+        let place = place.unwrap_or_else(|| {
+            self.by_type.reserve_exact(1);
+            self.by_type.push((sender_type, 0));
+            self.by_type.len() - 1
+        });
+        &mut self.by_type[place].1
+    }
+
+    pub(super) fn stats(&self, tenant: &TenantId, user: &UserId, types: &Types) -> UserStats {
+        let by_type = self.by_type.iter().filter(|(_, count)| *count != 0);
+        UserStats {
+            tenant: tenant.clone(),
+            user: user.clone(),
+            dialogs: self.dialogs,
+            unread_dialogs: self.unread_dialogs,
+            unread: self.unread,
+            messages: self.messages,
+            unread_by_sender_type: by_type
+                .map(|(id, count)| (types.name(*id).to_owned(), *count))
+                .collect(),
+            version: self.version,
+            updated_at: self.updated_at.get(),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        room_for::<(TypeId, i64)>(self.by_type.capacity())
+    }
+}
+
+/// unread = sequence - consumed, for each type: below zero where something is
+/// wrong. Nothing for someone who is no member, or of a dialog that was deleted.
+pub(super) fn unread<'d>(
+    share: &'d Share,
+    dialog: &'d Dialog,
+) -> impl Iterator<Item = (TypeId, i64)> + 'd {
+    let applies = share.member && !dialog.deleted;
+    let sequence = dialog.sequence.iter().enumerate().filter(move |_| applies);
+    sequence.map(|(place, (sender_type, count))| {
+        let unread = count.saturating_sub(share.consumed.get(place));
+        (*sender_type, unread)
+    })
+}

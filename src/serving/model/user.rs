@@ -1,0 +1,237 @@
+//! A user who is held: all shares, and what they come to.
+
+use crate::event::{Micros, TenantId, UserId};
+use crate::store::commits::{ConsumedChanged, ShareChanged};
+use crate::store::read::{MembershipRow, UserDialogStats};
+
+use super::consumed::Consumed;
+use super::dialog::{Dialog, Moment};
+use super::memory::{grow, heap, room_for, text};
+use super::ranks::Ranks;
+use super::totals::{Totals, Way, unread};
+use super::types::Types;
+
+/// A user's share of a dialog.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) dialog: u32,
+    /// Its place among the user's shares by dialog id.
+    pub(super) rank: u32,
+    /// Its place among the dialog's sharers.
+    pub(super) place: u32,
+    pub(super) member: bool,
+    pub(super) version: i64,
+    pub(super) sent: i64,
+    pub(super) consumed: Consumed,
+    pub(super) joined_at: Moment,
+    pub(super) read_until: Moment,
+    pub(super) updated_at: Moment,
+}
+
+/// All of a user.
+#[derive(Debug)]
+pub(super) struct User {
+    pub(super) tenant: u32,
+    pub(super) id: UserId,
+    /// The place among what can be let go.
+    pub(super) place: Option<u32>,
+    /// Whether the totals are those of the shares: not while it is put in.
+    pub(super) counted: bool,
+    /// In the order in which they came; none ever goes.
+    pub(super) shares: Vec<Share>,
+    /// The shares by dialog id.
+    pub(super) order: Vec<u32>,
+    /// Of dialogs that the user is a member of.
+    pub(super) member: Ranks,
+    /// Of dialogs with something unread.
+    pub(super) unread: Ranks,
+    pub(super) totals: Totals,
+    /// What the shares take beside themselves.
+    beside: usize,
+}
+
+impl Share {
+    /// One of which nothing was ever heard.
+    pub(super) fn new(dialog: u32) -> Self {
+        Self {
+            dialog,
+            rank: 0,
+            place: 0,
+            member: false,
+            version: 0,
+            sent: 0,
+            consumed: Consumed::default(),
+            joined_at: Moment::NONE,
+            read_until: Moment::NONE,
+            updated_at: Moment::NONE,
+        }
+    }
+
+    /// Takes over what was read.
+    pub(super) fn read(&mut self, row: &MembershipRow, dialog: &mut Dialog, types: &mut Types) {
+        self.member = row.member;
+        self.version = row.version;
+        self.sent = row.sent;
+        self.joined_at = row.joined_at.into();
+        self.read_until = row.read_until.into();
+        self.updated_at = row.updated_at.into();
+        for (name, count) in &row.consumed {
+            self.consumed.set(dialog.place_of(name, types), *count);
+        }
+    }
+
+    fn change(
+        &mut self,
+        changed: &ShareChanged,
+        at: Micros,
+        dialog: &mut Dialog,
+        types: &mut Types,
+    ) {
+        self.version += changed.version;
+        self.sent += changed.sent;
+        self.updated_at = Some(at).into();
+        let (by_type, set) = match &changed.consumed {
+            ConsumedChanged::By(by_type) => (by_type, false),
+            ConsumedChanged::To(by_type) => (by_type, true),
+        };
+        if set {
+            self.consumed.clear();
+        }
+        for (name, count) in by_type.iter() {
+            let place = dialog.place_of(name.as_str(), types);
+            let before = self.consumed.get(place);
+            self.consumed.set(place, before.saturating_add(count));
+        }
+        if let Some(facts) = changed.facts {
+            self.member = facts.joined_at.is_some();
+            self.joined_at = facts.joined_at.into();
+            self.read_until = facts.read_until.into();
+        }
+    }
+}
+
+impl User {
+    pub(super) fn new(tenant: u32, id: UserId) -> Self {
+        Self {
+            tenant,
+            id,
+            place: None,
+            counted: false,
+            shares: Vec::new(),
+            order: Vec::new(),
+            member: Ranks::default(),
+            unread: Ranks::default(),
+            totals: Totals::default(),
+            beside: 0,
+        }
+    }
+
+    /// Makes room for shares that are put in in the order of their dialogs' ids.
+    pub(super) fn expect(&mut self, shares: usize) {
+        self.shares.reserve_exact(shares);
+        self.order.reserve_exact(shares);
+        self.member = Ranks::none_of(shares);
+        self.unread = Ranks::none_of(shares);
+    }
+
+    /// The share that comes after all others, for which room was made.
+    pub(super) fn append(&mut self, mut share: Share) {
+        share.rank = self.order.len() as u32;
+        self.beside += share.consumed.bytes();
+        self.order.push(self.shares.len() as u32);
+        self.shares.push(share);
+    }
+
+    /// A share that comes at `rank`, and moves all after it up.
+    pub(super) fn insert(&mut self, rank: usize, mut share: Share) {
+        share.rank = rank as u32;
+        self.member.open(rank as u32, self.order.len());
+        self.unread.open(rank as u32, self.order.len());
+        for moved in &self.order[rank..] {
+            self.shares[*moved as usize].rank += 1;
+        }
+        grow(&mut self.order);
+        self.order.insert(rank, self.shares.len() as u32);
+        grow(&mut self.shares);
+        self.shares.push(share);
+    }
+
+    /// What a commit changed about a share.
+    pub(super) fn change(
+        &mut self,
+        share: u32,
+        changed: &ShareChanged,
+        at: Micros,
+        dialog: &mut Dialog,
+        types: &mut Types,
+    ) {
+        let share = &mut self.shares[share as usize];
+        let before = share.consumed.bytes();
+        share.change(changed, at, dialog, types);
+        self.beside = self.beside + share.consumed.bytes() - before;
+    }
+
+    /// Counts a share into the totals, or out of them.
+    pub(super) fn count(&mut self, share: u32, dialog: &Dialog, way: Way) {
+        let share = &self.shares[share as usize];
+        let seen = self.totals.count(share, dialog, way);
+        if way == Way::In {
+            self.member.set(share.rank, seen.member);
+            self.unread.set(share.rank, seen.unread);
+        }
+    }
+
+    /// What it takes, without its slots in tables.
+    pub(super) fn bytes(&self) -> usize {
+        heap(size_of::<Self>())
+            + text(self.id.as_str())
+            + room_for::<Share>(self.shares.capacity())
+            + room_for::<u32>(self.order.capacity())
+            + self.member.bytes()
+            + self.unread.bytes()
+            + self.totals.bytes()
+            + self.beside
+    }
+}
+
+/// What a dialog says of a user, who may have no share of it.
+pub(super) fn user_in_dialog(
+    tenant: &TenantId,
+    user: &UserId,
+    share: Option<&Share>,
+    dialog: &Dialog,
+    types: &Types,
+) -> UserDialogStats {
+    let member = share.is_some_and(|share| share.member) && !dialog.deleted;
+    let share_updated_at = share.map_or(Moment::NONE, |share| share.updated_at);
+    let mut stats = UserDialogStats {
+        tenant: tenant.clone(),
+        user: user.clone(),
+        dialog: dialog.id.clone(),
+        member,
+        unread: 0,
+        unread_by_sender_type: Default::default(),
+        joined_at: share
+            .and_then(|share| share.joined_at.get())
+            .filter(|_| member),
+        read_until: share.and_then(|share| share.read_until.get()),
+        version: dialog
+            .version
+            .saturating_add(share.map_or(0, |share| share.version)),
+        updated_at: dialog.updated_at.max(share_updated_at).get(),
+    };
+    for (sender_type, count) in share.into_iter().flat_map(|share| unread(share, dialog)) {
+        if count < 0 {
+            tracing::error!(
+                %tenant, %user, dialog = %dialog.id, count,
+                "a negative count of unread messages: shown as 0"
+            );
+        }
+        if count > 0 {
+            let name = types.name(sender_type).to_owned();
+            stats.unread += count;
+            stats.unread_by_sender_type.insert(name, count);
+        }
+    }
+    stats
+}

@@ -1,0 +1,86 @@
+//! The questions that memory answers.
+
+use super::model::{Model, Wanted};
+use crate::store::read::{Dialogs, DialogsOfUser, Query, UserInDialog, Users};
+
+/// A question that can be answered from memory, once all that it is about is
+/// there.
+pub trait Remembered: Query {
+    /// Whether the store answers from a few documents, however much the user
+    /// has: then it is not worth a load to be asked once.
+    const IS_OF_FEW_DOCUMENTS: bool = false;
+
+    /// The answer, as of the model's cut.
+    ///
+    /// # Errors
+    /// What is not in memory and is needed.
+    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted>;
+}
+
+impl Remembered for Users {
+    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
+        let mut wanted = Wanted::default();
+        let mut answer = Vec::with_capacity(self.users.len());
+        for user in &self.users {
+            match model.user(&self.tenant, user) {
+                Some(stats) => answer.push(stats),
+                None => wanted.users.push(user.clone()),
+            }
+        }
+        wanted.or(answer)
+    }
+}
+
+impl Remembered for UserInDialog {
+    const IS_OF_FEW_DOCUMENTS: bool = true;
+
+    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
+        let Self {
+            tenant,
+            user,
+            dialog,
+        } = self;
+        model
+            .user_in_dialog(tenant, user, dialog)
+            .ok_or_else(|| Wanted {
+                users: match model.user(tenant, user) {
+                    Some(_) => Vec::new(),
+                    None => vec![user.clone()],
+                },
+                dialogs: vec![dialog.clone()],
+            })
+    }
+}
+
+impl Remembered for DialogsOfUser {
+    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
+        model.dialogs_of_user(self).ok_or_else(|| Wanted {
+            users: vec![self.user.clone()],
+            ..Wanted::default()
+        })
+    }
+}
+
+impl Remembered for Dialogs {
+    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
+        let mut wanted = Wanted::default();
+        let mut answer = Vec::with_capacity(self.dialogs.len());
+        for dialog in &self.dialogs {
+            match model.dialog(&self.tenant, dialog) {
+                Some(stats) => answer.push(stats),
+                None => wanted.dialogs.push(dialog.clone()),
+            }
+        }
+        wanted.or(answer)
+    }
+}
+
+impl Wanted {
+    /// The answer, if nothing more is needed for it.
+    fn or<A>(self, answer: A) -> Result<A, Self> {
+        match self.users.is_empty() && self.dialogs.is_empty() {
+            true => Ok(answer),
+            false => Err(self),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What reads, the follower and loads share.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use lru::LruCache;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::model::Model;
+use crate::event::{TenantId, UserId};
+use crate::store::commits::Position;
+use crate::store::fence::WriterId;
+use crate::store::generation::Generations;
+use crate::store::{CommitFeed, Store};
+use crate::telemetry::metrics::ServingMetrics;
+
+/// Users of whom something is remembered that only saves work.
+const REMEMBERED: usize = 10_000;
+/// And for how long.
+const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+
+/// What all parts share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub store: Store,
+    pub feed: CommitFeed,
+    memory: Mutex<Memory>,
+    /// Somebody waits for a round.
+    pub asked: Notify,
+    pub metrics: ServingMetrics,
+    /// Users for whom there is no room.
+    pub too_large: Recent,
+    /// Users who were asked about in a way that is not worth a load.
+    pub asked_once: Recent,
+}
+
+/// The model, and what it was made from.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub model: Model,
+    /// Where the documents are.
+    pub generations: Generations,
+    /// How far writers are who do not number their commits.
+    pub unnumbered: BTreeMap<WriterId, i64>,
+    /// Until when such writers are taken to be at work: nothing can be held.
+    pub idle_until: Option<Instant>,
+    /// The number of the latest round that has begun.
+    pub begun: u64,
+    /// All that was committed before this is in the model.
+    pub as_of: Option<AsOf>,
+}
+
+/// When the store was asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AsOf {
+    pub asked: Instant,
+    pub shown: SystemTime,
+}
+
+impl Shared {
+    pub(super) fn new(
+        (store, feed): (Store, CommitFeed),
+        most_bytes: usize,
+        metrics: ServingMetrics,
+    ) -> Self {
+        Self {
+            store,
+            feed,
+            memory: Mutex::new(Memory {
+                model: Model::new(most_bytes),
+                generations: Generations::default(),
+                unnumbered: BTreeMap::new(),
+                idle_until: None,
+                begun: 0,
+                as_of: None,
+            }),
+            asked: Notify::new(),
+            metrics,
+            too_large: Recent::default(),
+            asked_once: Recent::default(),
+        }
+    }
+
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(|poisoned| {
+            // Somebody panicked in the middle of a change.
+            let mut memory = poisoned.into_inner();
+            let cut = memory.model.cut().clone();
+            memory.model.reset(cut);
+            self.memory.clear_poison();
+            memory
+        })
+    }
+}
+
+impl Memory {
+    /// Whether what was read as of a position was read from what the model is
+    /// made from.
+    pub(super) fn agrees_with(&self, position: &Position) -> bool {
+        self.generations == position.generations && self.unnumbered == position.unnumbered
+    }
+}
+
+/// Users who were noted of late; the longest ago go first.
+#[derive(Debug)]
+pub(super) struct Recent(Mutex<LruCache<(TenantId, UserId), Instant>>);
+
+impl Default for Recent {
+    fn default() -> Self {
+        let most = std::num::NonZeroUsize::new(REMEMBERED).unwrap_or(std::num::NonZeroUsize::MIN);
+        Self(Mutex::new(LruCache::new(most)))
+    }
+}
+
+impl Recent {
+    /// Notes a user. Tells whether they were noted of late already.
+    pub(super) fn note(&self, tenant: &TenantId, user: &UserId) -> bool {
+        let now = Instant::now();
+        let before = self.noted().put((tenant.clone(), user.clone()), now);
+        before.is_some_and(|before| now.duration_since(before) < REMEMBERED_FOR)
+    }
+
+    /// Whether a user was noted of late.
+    pub(super) fn has(&self, tenant: &TenantId, user: &UserId) -> bool {
+        let noted = self.noted();
+        let at = noted.peek(&(tenant.clone(), user.clone()));
+        at.is_some_and(|at| at.elapsed() < REMEMBERED_FOR)
+    }
+
+    fn noted(&self) -> MutexGuard<'_, LruCache<(TenantId, UserId), Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,160 @@
+//! What reads from memory are counted as.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::serving::Held;
+
+/// Where the answer to a read came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// All of it was in memory.
+    Memory,
+    /// Some of it was read into memory first.
+    Loaded,
+    /// Memory could not answer.
+    Store,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabel {
+    source: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
+}
+
+/// Why everything in memory was forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgotten {
+    /// A rebuild switched over, or might have.
+    SwitchedOver,
+    /// A writer without commit records has written.
+    Unnumbered,
+    /// A commit record is missing, or cannot be read.
+    RecordMissing,
+    /// A writer that has long been silent was removed.
+    WriterRemoved,
+    /// Too much was committed since the store was last asked.
+    TooFar,
+}
+
+/// Reads from memory, and the memory. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct ServingMetrics {
+    reads: Family<SourceLabel, Counter>,
+    forgotten: Family<CauseLabel, Counter>,
+    /// Bytes in memory, by its own account.
+    bytes: Gauge,
+    /// Users in memory.
+    users: Gauge,
+    /// Dialogs in memory.
+    dialogs: Gauge,
+    /// Users and dialogs that had to make room.
+    evictions: Counter,
+    /// Seconds that a question to the store took, with what came of it.
+    pub round_seconds: Histogram,
+    /// Commits that were applied.
+    pub commits: Counter,
+    /// Those of them whose records were read from the store.
+    pub commits_fetched: Counter,
+}
+
+impl Default for ServingMetrics {
+    fn default() -> Self {
+        Self {
+            reads: Family::default(),
+            forgotten: Family::default(),
+            bytes: Gauge::default(),
+            users: Gauge::default(),
+            dialogs: Gauge::default(),
+            evictions: Counter::default(),
+            // 0.1 ms to 3 s.
+            round_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            commits: Counter::default(),
+            commits_fetched: Counter::default(),
+        }
+    }
+}
+
+impl ServingMetrics {
+    /// Counts a read that was answered, or left to the store.
+    pub fn read(&self, from: Source) {
+        let source = match from {
+            Source::Memory => "memory",
+            Source::Loaded => "loaded",
+            Source::Store => "store",
+        };
+        self.reads.get_or_create(&SourceLabel { source }).inc();
+    }
+
+    /// Counts that everything in memory was forgotten.
+    pub fn forgotten(&self, why: Forgotten) {
+        let cause = match why {
+            Forgotten::SwitchedOver => "switched_over",
+            Forgotten::Unnumbered => "unnumbered",
+            Forgotten::RecordMissing => "record_missing",
+            Forgotten::WriterRemoved => "writer_removed",
+            Forgotten::TooFar => "too_far",
+        };
+        self.forgotten.get_or_create(&CauseLabel { cause }).inc();
+    }
+
+    /// Shows how much is in memory.
+    pub fn show(&self, held: &Held) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.bytes.set(gauge(held.bytes));
+        self.users.set(gauge(held.users));
+        self.dialogs.set(gauge(held.dialogs));
+        let more = held.evictions.saturating_sub(self.evictions.get());
+        self.evictions.inc_by(more);
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("serving");
+        registry.register(
+            "reads",
+            "Reads by where their answer came from: memory, loaded (read into memory first), store",
+            self.reads.clone(),
+        );
+        registry.register(
+            "forgotten",
+            "Times that everything in memory was forgotten, by cause",
+            self.forgotten.clone(),
+        );
+        registry.register(
+            "memory_bytes",
+            "Bytes in memory for reads, by its own account",
+            self.bytes.clone(),
+        );
+        registry.register("users", "Users in memory", self.users.clone());
+        registry.register("dialogs", "Dialogs in memory", self.dialogs.clone());
+        registry.register(
+            "evictions",
+            "Users and dialogs that had to make room in memory",
+            self.evictions.clone(),
+        );
+        registry.register_with_unit(
+            "round",
+            "Time of asking the store how far it is and applying what was committed",
+            Unit::Seconds,
+            self.round_seconds.clone(),
+        );
+        registry.register(
+            "commits",
+            "Commits applied to what is in memory",
+            self.commits.clone(),
+        );
+        registry.register(
+            "commits_fetched",
+            "Those whose records were read from the store",
+            self.commits_fetched.clone(),
+        );
+    }
+}
