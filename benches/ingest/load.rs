@@ -29,14 +29,14 @@ impl Options {
 }
 
 /// xorshift64*: the same load in every run.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn of(round: usize) -> Self {
+    pub fn of(round: usize) -> Self {
         Self(0x9e37_79b9_7f4a_7c15 ^ round as u64)
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;

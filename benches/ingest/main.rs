@@ -7,23 +7,26 @@
 //! floors are the same work without the service: writing the same documents in
 //! a bare loop, in transactions as large as the service's were, and consuming
 //! the same messages without doing anything. At the end a journal of the mixed
-//! load is rebuilt, what came of it verified, and events out of order are taken.
+//! load is rebuilt, what came of it verified, events out of order are taken, and
+//! counters are read.
 //!
 //! ```text
 //! cargo bench --bench ingest -- [--events N] [--dialogs N] [--rounds N]
-//!     [--members A,B,..] [--only-past]
+//!     [--members A,B,..] [--user-dialogs A,B,..] [--only-past | --only-reads]
 //! ```
 //!
 //! Results: a table, `target/bench/ingest.json`, `target/bench/ingest.svg`.
 
 #![allow(clippy::panic, reason = "the kit is test code")]
 
+mod calls;
 mod floors;
 mod load;
 mod past;
 #[path = "../../tests/kit/service.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod process;
+mod reads;
 mod rebuild;
 mod report;
 mod seed;
@@ -49,6 +52,10 @@ struct Options {
     rounds: usize,
     /// Only the events out of order.
     only_past: bool,
+    /// Only the reads.
+    only_reads: bool,
+    /// Dialogs of each user who is read about, one measurement each.
+    user_dialogs: Vec<usize>,
 }
 
 /// Members of each dialog in the mixed load.
@@ -61,6 +68,8 @@ fn options() -> Result<Options> {
         members: vec![2, 10, 100, 1_000, 10_000],
         rounds: 3,
         only_past: false,
+        only_reads: false,
+        user_dialogs: reads::sizes(),
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -69,18 +78,21 @@ fn options() -> Result<Options> {
             "--events" => options.events = value()?.parse()?,
             "--rounds" => options.rounds = value()?.parse()?,
             "--dialogs" => options.dialogs = value()?.parse()?,
-            "--members" => {
-                let members = value()?;
-                let members = members.split(',').map(str::parse);
-                options.members = members.collect::<std::result::Result<_, _>>()?;
-            }
+            "--members" => options.members = sizes(&value()?)?,
+            "--user-dialogs" => options.user_dialogs = sizes(&value()?)?,
             "--only-past" => options.only_past = true,
+            "--only-reads" => options.only_reads = true,
             // cargo passes this to every benchmark.
             "--bench" => {}
             other => return Err(format!("unknown argument {other}").into()),
         }
     }
     Ok(options)
+}
+
+fn sizes(list: &str) -> Result<Vec<usize>> {
+    let sizes = list.split(',').map(str::parse);
+    Ok(sizes.collect::<std::result::Result<_, _>>()?)
 }
 
 #[tokio::main]
@@ -92,6 +104,9 @@ async fn main() -> Result<()> {
     if options.only_past {
         past::measure().await?;
         return Ok(());
+    }
+    if options.only_reads {
+        return reads::measure(&options.user_dialogs).await;
     }
     let mut report = Report::default();
     println!(
@@ -153,6 +168,7 @@ async fn main() -> Result<()> {
     println!("{:<28} {events_per_second:>10.0} events/s", "rebuild");
     println!("{:<28} {verified_per_second:>10.0} messages/s", "verify");
     report.out_of_order = past::measure().await?;
+    reads::measure(&options.user_dialogs).await?;
     report.write()?;
     Ok(())
 }

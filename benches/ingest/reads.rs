@@ -1,0 +1,251 @@
+//! How fast counters are read: from memory, while events come in, and for the
+//! first time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chat_counters::bus::{EventHeaders, Publisher};
+use chat_counters::config::Config;
+use chat_counters::grpc::v1;
+use tokio::sync::watch;
+
+use super::calls::{Called, Caller, framed};
+use super::load::{self, Random, TENANT};
+use super::process::{Result, Service, config};
+use super::{seed, service};
+
+/// Users who are read about, by Zipf's law.
+const USERS: usize = 1_000;
+/// Dialogs of each of them, one measurement each.
+const SIZES: [usize; 3] = [50, 500, 5_000];
+/// Members of each dialog.
+const MEMBERS: usize = 50;
+/// Users who are read about for the first time, one after the other.
+const COLD: usize = 20;
+/// Events that come in a second while it is read.
+const EVENTS: u64 = 2_000;
+/// Length of one measurement.
+const LENGTH: Duration = Duration::from_secs(4);
+/// Enough for all the users of the largest size.
+const MEMORY_MIB: u32 = 2_048;
+
+/// Messages that are unread in each dialog.
+const UNREAD: i64 = 3;
+
+const GET_USER: &str = "/chatcounters.v1.CounterService/GetUserStats";
+const BATCH: &str = "/chatcounters.v1.CounterService/BatchGetUserStats";
+const LIST: &str = "/chatcounters.v1.CounterService/ListUserDialogStats";
+
+/// Measures all of it and prints it.
+pub async fn measure(sizes: &[usize]) -> Result<()> {
+    for dialogs in sizes {
+        of_size(*dialogs).await?;
+    }
+    Ok(())
+}
+
+/// The sizes that are measured unless told otherwise.
+pub fn sizes() -> Vec<usize> {
+    SIZES.to_vec()
+}
+
+async fn of_size(dialogs: usize) -> Result<()> {
+    let mut config = config("reads");
+    config.serving.memory_mib = MEMORY_MIB;
+    let pool = USERS * dialogs / MEMBERS;
+    seed::filled(&config, pool, members_of, UNREAD).await?;
+    let service = Service::start(service::binary(), &config).await?;
+    let caller = Arc::new(Caller::connect(service.grpc, GET_USER).await?);
+    let zipf = Zipf::of(USERS);
+    let users: Arc<Vec<Bytes>> = Arc::new((0..USERS).map(get_user).collect());
+
+    let cold = cold(&caller, &users).await?;
+    for user in users.iter() {
+        caller.ask::<v1::UserStats>(user.clone()).await?;
+    }
+    println!(
+        "reads, {dialogs} dialogs a user (resident {:.0} MiB)",
+        service.peak_rss_mib()?
+    );
+    println!("  {:<34} {:>8.1} ms mean", "for the first time", cold * 1e3);
+    let drawn = {
+        let (zipf, users) = (zipf.clone(), Arc::clone(&users));
+        move |number: u64| users[zipf.draw(number)].clone()
+    };
+    quiet(&caller, drawn.clone()).await?;
+    busy(&config, &caller, drawn, pool).await?;
+    others(&service, &zipf).await?;
+    service.stop().await?;
+    super::floors::remove(&config).await
+}
+
+async fn quiet(
+    caller: &Arc<Caller>,
+    drawn: impl Fn(u64) -> Bytes + Clone + Send + 'static,
+) -> Result<()> {
+    let all = caller.at_once(64, LENGTH, drawn.clone()).await?;
+    show("64 in flight", &all);
+    let few = caller.at_once(16, LENGTH, drawn.clone()).await?;
+    show("16 in flight", &few);
+    let half = caller.at_rate(all.per_second / 2.0, LENGTH, drawn).await?;
+    show("at half the rate of 64", &half);
+    Ok(())
+}
+
+/// The same while events come in.
+async fn busy(
+    config: &Config,
+    caller: &Arc<Caller>,
+    drawn: impl Fn(u64) -> Bytes + Clone + Send + 'static,
+    pool: usize,
+) -> Result<()> {
+    let (stop, stopped) = watch::channel(false);
+    let publishing = tokio::spawn(publish(config.clone(), pool, stopped));
+    // Until the publisher is at its pace.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let all = caller.at_once(64, LENGTH, drawn.clone()).await?;
+    show(&format!("64 in flight, {EVENTS} events/s"), &all);
+    let half = caller.at_rate(all.per_second / 2.0, LENGTH, drawn).await?;
+    show("at half that rate", &half);
+    stop.send_replace(true);
+    let sent = publishing.await??;
+    println!("  {:<34} {sent:>8.0} events/s", "sent meanwhile");
+    Ok(())
+}
+
+async fn others(service: &Service, zipf: &Zipf) -> Result<()> {
+    let caller = Arc::new(Caller::connect(service.grpc, BATCH).await?);
+    let batch = |number: u64| {
+        let user_ids = (0..100).map(|n| load::user(zipf.draw(100 * number + n)));
+        framed(&v1::BatchGetUserStatsRequest {
+            tenant_id: TENANT.into(),
+            user_ids: user_ids.collect(),
+        })
+    };
+    let batches: Arc<Vec<Bytes>> = Arc::new((0..200).map(batch).collect());
+    let drawn = move |number: u64| batches[number as usize % batches.len()].clone();
+    let called = caller.at_once(16, LENGTH, drawn).await?;
+    show("batches of 100, 16 in flight", &called);
+
+    let caller = Arc::new(Caller::connect(service.grpc, LIST).await?);
+    let page = |number: u64| {
+        framed(&v1::ListUserDialogStatsRequest {
+            tenant_id: TENANT.into(),
+            user_id: load::user(zipf.draw(number)),
+            page_size: 50,
+            unread_only: true,
+            ..Default::default()
+        })
+    };
+    let pages: Arc<Vec<Bytes>> = Arc::new((0..1_000).map(page).collect());
+    let drawn = move |number: u64| pages[number as usize % pages.len()].clone();
+    let called = caller.at_once(16, LENGTH, drawn).await?;
+    show("pages of 50 unread, 16 in flight", &called);
+    Ok(())
+}
+
+/// Mean seconds of reads about users who are not in memory.
+async fn cold(caller: &Caller, users: &[Bytes]) -> Result<f64> {
+    let began = Instant::now();
+    for user in users.iter().rev().take(COLD) {
+        let stats: v1::UserStats = caller.ask(user.clone()).await?;
+        if stats.dialog_count == 0 {
+            return Err("a user without dialogs".into());
+        }
+    }
+    Ok(began.elapsed().as_secs_f64() / COLD as f64)
+}
+
+/// Publishes messages at a steady pace until told to stop; returns how many a
+/// second that were.
+async fn publish(
+    config: Config,
+    pool: usize,
+    stopped: watch::Receiver<bool>,
+) -> std::result::Result<f64, String> {
+    let sent = async {
+        let mut publisher = Publisher::connect(&config.bus).await?;
+        let mut random = Random::of(1);
+        let (began, mut sent) = (Instant::now(), 0_u64);
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        while !*stopped.borrow() {
+            ticks.tick().await;
+            let due = (began.elapsed().as_secs_f64() * EVENTS as f64) as u64;
+            while sent < due {
+                let dialog = random.below(pool);
+                let sender = member(dialog, random.below(MEMBERS));
+                let event = load::message(sent as usize, dialog, sender);
+                let headers = EventHeaders {
+                    event_type: event.event_type,
+                    entity_type: event.entity_type,
+                    tenant_id: TENANT,
+                };
+                let key = headers.routing_key();
+                publisher
+                    .publish(&key, Some(&headers), event.body.as_bytes())
+                    .await?;
+                sent += 1;
+            }
+        }
+        let rate = sent as f64 / began.elapsed().as_secs_f64();
+        publisher.finish().await?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(rate)
+    };
+    sent.await.map_err(|error| error.to_string())
+}
+
+/// Each user is in as many dialogs as any other.
+fn member(dialog: usize, number: usize) -> usize {
+    (dialog * MEMBERS + number) % USERS
+}
+
+fn members_of(dialog: usize) -> impl Iterator<Item = usize> {
+    (0..MEMBERS).map(move |number| member(dialog, number))
+}
+
+fn get_user(user: usize) -> Bytes {
+    framed(&v1::GetUserStatsRequest {
+        tenant_id: TENANT.into(),
+        user_id: load::user(user),
+        ..Default::default()
+    })
+}
+
+fn show(what: &str, called: &Called) {
+    let millis = |share| called.within(share).as_secs_f64() * 1e3;
+    let void = match called.is_valid() {
+        true => "",
+        false => "  (void: the client was late itself)",
+    };
+    println!(
+        "  {what:<34} {:>8.0}/s  p50 {:>6.2}  p99 {:>6.2}  p99.9 {:>6.2} ms{void}",
+        called.per_second,
+        millis(0.5),
+        millis(0.99),
+        millis(0.999),
+    );
+}
+
+/// Numbers below a bound, the nth with a weight of 1/n.
+#[derive(Clone)]
+struct Zipf(Arc<Vec<f64>>);
+
+impl Zipf {
+    fn of(bound: usize) -> Self {
+        let mut sum = 0.0;
+        let sums = (1..=bound).map(|n| {
+            sum += 1.0 / n as f64;
+            sum
+        });
+        Self(Arc::new(sums.collect()))
+    }
+
+    fn draw(&self, number: u64) -> usize {
+        let total = self.0.last().copied().unwrap_or(1.0);
+        // Spread evenly and without a pattern that repeats.
+        let share = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) as f64 / u64::MAX as f64;
+        let drawn = self.0.partition_point(|sum| *sum < share * total);
+        drawn.min(self.0.len() - 1)
+    }
+}
