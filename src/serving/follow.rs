@@ -80,6 +80,13 @@ impl Known {
             || less(&self.unnumbered, &position.unnumbered)
     }
 
+    fn learn_own(&mut self, latest: HashMap<WriterId, i64>) {
+        for (writer, number) in latest {
+            let known = self.commits.entry(writer).or_default();
+            *known = number.max(*known);
+        }
+    }
+
     fn learn(&mut self, position: &Position) {
         self.commits.clone_from(&position.commits);
         self.unnumbered.clone_from(&position.unnumbered);
@@ -150,10 +157,8 @@ impl Follower {
         let position = loop {
             // What is acknowledged before the question is in the answer; what is
             // later need not be.
-            for (writer, number) in self.take_own() {
-                let known = self.known.commits.entry(writer).or_default();
-                *known = number.max(*known);
-            }
+            let own = self.take_own();
+            self.known.learn_own(own);
             let store = self.shared.store.clone();
             let position = detached(async move { store.position().await }).await?;
             if !self.known.exceeds(&position) || self.is_restored() {
@@ -162,8 +167,9 @@ impl Follower {
             tokio::time::sleep(BEHIND).await;
         };
         self.behind_since = None;
-        self.take_own();
+        let later = self.take_own();
         self.known.learn(&position);
+        self.known.learn_own(later);
         self.move_on(position).await
     }
 

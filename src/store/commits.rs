@@ -32,6 +32,8 @@ use crate::event::Micros;
 
 /// A question that takes longer is given up by the server.
 const MAX_TIME: Duration = Duration::from_secs(5);
+/// Records that are read at once, some five times as much in memory.
+const MOST_BYTES: usize = 8 << 20;
 /// Commits of one writer that are asked for at once, at most.
 const AT_ONCE: i64 = 1_000;
 
@@ -84,7 +86,8 @@ pub(super) fn written_at(now: DateTime) -> Micros {
 
 impl Store {
     /// The records of these commits that there are, in any order: those that are
-    /// missing were removed, or are not to be seen from this server yet.
+    /// missing were removed, are not to be seen from this server yet, or are too
+    /// many to be had at once.
     ///
     /// # Errors
     /// Any [`StoreError`]; [`StoreError::Answer`] for one that cannot be read.
@@ -101,8 +104,11 @@ impl Store {
             .find(doc! { "$or": ranges })
             .max_time(MAX_TIME)
             .await?;
-        let mut records = Vec::new();
-        while let Some(document) = found.try_next().await? {
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while bytes < MOST_BYTES
+            && let Some(document) = found.try_next().await?
+        {
+            bytes += document.as_bytes().len();
             records.push(committed(&document)?);
         }
         Ok(records)
