@@ -17,6 +17,7 @@ mod listed;
 mod load;
 mod plan;
 mod proxy;
+mod readers;
 mod rebuild;
 mod refusal;
 mod replay;

@@ -20,6 +20,7 @@ pub struct Replica {
     log: PathBuf,
     service: Service,
     /// For those who ask whichever process there is.
+    url: watch::Sender<String>,
     admin_url: watch::Sender<String>,
 }
 
@@ -30,6 +31,7 @@ impl Replica {
         Ok(Self {
             config,
             log,
+            url: watch::Sender::new(url(&service)),
             admin_url: watch::Sender::new(admin_url(&service)),
             service,
         })
@@ -47,7 +49,12 @@ impl Replica {
 
     /// Where it answers counters now.
     pub fn url(&self) -> String {
-        format!("http://{}", self.service.grpc)
+        url(&self.service)
+    }
+
+    /// Where it answers counters, from process to process.
+    pub fn urls(&self) -> watch::Receiver<String> {
+        self.url.subscribe()
     }
 
     /// Where it answers dead letters now.
@@ -83,6 +90,7 @@ impl Replica {
     /// Starts it again.
     pub async fn start(&mut self) -> Result<()> {
         self.service = spawn(&self.config, &self.log).await?;
+        self.url.send_replace(self.url());
         self.admin_url.send_replace(self.admin_url());
         Ok(())
     }
@@ -127,6 +135,10 @@ impl Replica {
     fn said(&self, what: &str) -> Box<dyn std::error::Error + Send + Sync> {
         format!("a replica {what}; its log is {}", self.log.display()).into()
     }
+}
+
+fn url(service: &Service) -> String {
+    format!("http://{}", service.grpc)
 }
 
 fn admin_url(service: &Service) -> String {

@@ -12,6 +12,7 @@ use super::inject::{self, Record};
 use super::letters;
 use super::load::{self, Load};
 use super::plan::{Kind, Plan};
+use super::readers::keep_reading;
 use super::rebuild::{Rebuilds, keep_rebuilding};
 use super::refusal::keep_refusing;
 use super::replay::{Replayer, Replays};
@@ -47,6 +48,8 @@ pub struct Outcome {
     /// Messages that the broker kept to itself until it was restarted.
     pub held: u32,
     pub letters: letters::Verdict,
+    /// Answers that were given through all of it.
+    pub answers: usize,
     /// Counters compared.
     pub compared: usize,
     pub differences: Vec<String>,
@@ -74,8 +77,12 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
     let load = load::publish(&direct, &scenario.published, (length, PATIENCE), &record);
     let rebuilding = rebuild(&configs[0], logs, seed, length);
     let replaying = replay(stage, replayer.as_mut(), seed, length);
+    let urls = replicas.iter().map(Replica::urls).collect();
+    let reading = keep_reading(urls, seed, (Instant::now() + length).into());
+    let reading = async { Result::Ok(reading.await) };
     let disturbing = disturb(stage, &mut replicas, &direct, &plan, length, &record);
-    let (load, (faults, ready), rebuilds, ()) = try_join!(load, disturbing, rebuilding, replaying)?;
+    let (load, (faults, ready), rebuilds, (), read) =
+        try_join!(load, disturbing, rebuilding, replaying, reading)?;
     record.note("all confirmed, all faults over, all ready");
     let mut outcome = Outcome {
         confirmed: load.sent.len(),
@@ -83,6 +90,7 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
         faults,
         ready,
         rebuilds,
+        answers: read.answers,
         ..Outcome::default()
     };
     let played = Played {
@@ -94,6 +102,7 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
         record: &record,
     };
     played.settle(&mut outcome).await?;
+    outcome.differences.extend(read.faults);
     clean_up(stage, &configs[0]).await?;
     Ok(outcome)
 }

@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use super::random::Random;
 
 /// Two tenants with the same dialogs and users, and one with awkward ids.
-const TENANTS: [&str; 3] = ["tnt_north", "tnt_south", "tnt.$|:ö"];
-const USERS: [&str; 8] = [
+pub const TENANTS: [&str; 3] = ["tnt_north", "tnt_south", "tnt.$|:ö"];
+/// Users, as they are written.
+pub const USERS: [&str; 8] = [
     "alice", "Bob", "carl ", "dora", "eve", "frank.$", "Ünal", "bot:1",
 ];
-const DIALOGS: [&str; 6] = [
+/// Dialogs of each tenant.
+pub const DIALOGS: [&str; 6] = [
     "dlg_general",
     "dlg_random",
     "dlg|a",
