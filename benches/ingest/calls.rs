@@ -86,7 +86,12 @@ impl Caller {
             .body(())?;
         let (response, mut body) = sender.send_request(request, false)?;
         body.send_data(message, true)?;
-        let mut response = response.await?.into_body();
+        let response = response.await?;
+        if let Some(status) = response.headers().get("grpc-status") {
+            let message = response.headers().get("grpc-message");
+            return Err(format!("refused with status {status:?}: {message:?}").into());
+        }
+        let mut response = response.into_body();
         let mut answer = BytesMut::new();
         while let Some(data) = response.data().await {
             let data = data?;

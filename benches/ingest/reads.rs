@@ -53,6 +53,8 @@ pub fn sizes() -> Vec<usize> {
 async fn of_size(dialogs: usize) -> Result<()> {
     let mut config = config("reads");
     config.serving.memory_mib = MEMORY_MIB;
+    // The client keeps its schedule whatever the answers do.
+    config.grpc.max_concurrent_requests = 10_000;
     let pool = USERS * dialogs / MEMBERS;
     seed::filled(&config, pool, members_of, UNREAD).await?;
     let service = Service::start(service::binary(), &config).await?;

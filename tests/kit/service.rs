@@ -210,6 +210,10 @@ impl Service {
                 check_tenant.as_str().unwrap_or_default().to_owned(),
             ),
             ("BUS__PREFETCH", config.bus.prefetch.to_string()),
+            (
+                "GRPC__MAX_CONCURRENT_REQUESTS",
+                config.grpc.max_concurrent_requests.to_string(),
+            ),
             ("SERVING__MEMORY_MIB", config.serving.memory_mib.to_string()),
             ("BUS__PREFETCH_BYTES", config.bus.prefetch_bytes.to_string()),
             ("BUS__HOLD_SECONDS", config.bus.hold_seconds.to_string()),
