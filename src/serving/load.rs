@@ -44,12 +44,10 @@ impl Outcome {
         match self {
             Outcome::LookAgain => true,
             Outcome::Without(missing) => {
-                let users = wanted.users.iter();
-                let dialogs = wanted.dialogs.iter();
-                !users.into_iter().any(|user| missing.users.contains(user))
-                    && !dialogs
-                        .into_iter()
-                        .any(|dialog| missing.dialogs.contains(dialog))
+                let mut users = wanted.users.iter();
+                let mut dialogs = wanted.dialogs.iter();
+                !users.any(|user| missing.users.contains(user))
+                    && !dialogs.any(|dialog| missing.dialogs.contains(dialog))
             }
             Outcome::Failed => false,
         }

@@ -43,29 +43,10 @@ impl Store {
         let now = DateTime::now();
         let record = Record::of(changes, written_at(now));
         let mut writes = writes(changes, by.generations(), Events::Taken, now)?;
-        let committed = self.prove(&mut writes, record, by)?;
+        let committed = prove(&mut writes, record, by)?;
         self.write(&writes).await?;
         by.count();
         Ok(committed)
-    }
-
-    /// Puts before the writes of a transaction what permits it and gives it its
-    /// number, and after its dialogs what tells of it.
-    pub(super) fn prove(
-        &self,
-        writes: &mut Vec<Write>,
-        mut record: Record,
-        by: &Enrolment,
-    ) -> Result<Committed, StoreError> {
-        let told = record_of(by, &mut record)?;
-        writes.insert(0, by.proof());
-        // A conflict shows at the dialogs: nothing is sent before them in vain.
-        writes.insert(writes.len().min(2), told);
-        Ok(Committed {
-            writer: by.writer(),
-            number: by.next(),
-            record: Arc::new(record),
-        })
     }
 
     /// Writes what events from the journal change in collections that are
@@ -119,6 +100,24 @@ impl Store {
             .await?;
         Ok(session)
     }
+}
+
+/// Puts before the writes of a transaction what permits it and gives it its
+/// number, and after its dialogs what tells of it.
+pub(super) fn prove(
+    writes: &mut Vec<Write>,
+    mut record: Record,
+    by: &Enrolment,
+) -> Result<Committed, StoreError> {
+    let told = record_of(by, &mut record)?;
+    writes.insert(0, by.proof());
+    // A conflict shows at the dialogs: nothing is sent before them in vain.
+    writes.insert(writes.len().min(2), told);
+    Ok(Committed {
+        writer: by.writer(),
+        number: by.next(),
+        record: Arc::new(record),
+    })
 }
 
 pub(super) async fn commit(session: &mut ClientSession) -> Result<(), StoreError> {

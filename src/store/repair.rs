@@ -8,6 +8,7 @@ use mongodb::bson::{
     Bson, DateTime, Document, RawDocumentBuf, cstr, doc, rawdoc, serialize_to_bson,
 };
 
+use super::commit::prove;
 use super::commits::{Record, written_at};
 use super::documents::{Id, field};
 use super::fence::Enrolment;
@@ -57,7 +58,7 @@ impl Store {
         let now = DateTime::now();
         let mut writes = writes(key, recounted, reason, generation, now)?;
         let record = Record::of_tenant(&key.tenant, written_at(now));
-        self.prove(&mut writes, record, &enrolment)?;
+        prove(&mut writes, record, &enrolment)?;
         self.write(&writes).await
     }
 
@@ -97,7 +98,7 @@ impl Store {
             write(collection::JOURNAL, Verb::Insert, record),
         ];
         let told = Record::of_tenant(&key.tenant, written_at(now));
-        self.prove(&mut writes, told, &enrolment)?;
+        prove(&mut writes, told, &enrolment)?;
         self.write(&writes).await
     }
 
