@@ -82,7 +82,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let store = Store::connect(&config.store).await?;
     // From the start: reads are answered while the broker is waited for.
     let followed = store.clone();
-    tokio::spawn(followed.follow_files(config.store.clone(), shutdown.clone()));
+    tokio::spawn(followed.keep_credentials_current(config.store.clone(), shutdown.clone()));
     let feed = CommitFeed::default();
     let reader = Reader::new(store.clone(), feed.clone());
     let serving = from_memory(&config, (&store, &feed, &reader), &metrics, &shutdown);

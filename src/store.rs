@@ -34,6 +34,7 @@ use mongodb::options::{
     SessionOptions, WriteConcern,
 };
 use mongodb::{Client, ClientSession, Database};
+use tokio::sync::Notify;
 
 pub use error::{Class, StoreError};
 pub use load::{Loader, MAX_TAIL};
@@ -55,6 +56,8 @@ pub struct Store {
     pinned: Option<Handles>,
     /// What the handles of the start were made of.
     made_of: access::Fingerprint,
+    /// Rung when a connection turns out to be logged out.
+    logged_out: Arc<Notify>,
 }
 
 /// One client of the driver and what is asked through it.
@@ -80,6 +83,7 @@ impl Store {
             present: Arc::new(RwLock::new(Handles::new(access.options, config)?)),
             pinned: None,
             made_of: access.fingerprint,
+            logged_out: Arc::default(),
         })
     }
 

@@ -34,6 +34,7 @@ impl Lane {
         failed: StoreError,
     ) -> bool {
         let class = failed.class();
+        self.shared.store.heed(failed.driver());
         progress.care = Care::Look;
         if class == Class::Permanent {
             match taken {

@@ -186,6 +186,14 @@ impl StoreError {
         matches!(self, StoreError::Moved { collection, .. } if *collection == WRITERS)
     }
 
+    /// What the driver said, if it is that.
+    pub(crate) fn driver(&self) -> Option<&Error> {
+        match self {
+            StoreError::Driver(error) => Some(error),
+            _ => None,
+        }
+    }
+
     /// Whether a commit may or may not have happened.
     pub fn is_unknown_commit(&self) -> bool {
         matches!(self, StoreError::Driver(e) if e.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT))

@@ -123,7 +123,10 @@ impl Reader {
             let no_snapshot = match self.attempt(query, after, deadline).await {
                 Ok(answer) => return answer.ok_or(ReadError::EventNotSeen),
                 Err(error @ ReadError::NoSnapshot(_)) => error,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.store.heed(error.driver());
+                    return Err(error);
+                }
             };
             if tokio::time::timeout_at(deadline, commits.again())
                 .await
@@ -170,6 +173,14 @@ impl Reader {
     /// # Errors
     /// What the driver said when there is none.
     pub async fn probe(&self) -> Result<bool, ReadError> {
+        let probed = self.ask_primary().await;
+        probed.map_err(|error| {
+            self.store.heed(Some(&error));
+            error.into()
+        })
+    }
+
+    async fn ask_primary(&self) -> Result<bool, Error> {
         let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
         let hello = self
             .store
@@ -190,6 +201,14 @@ impl Reader {
 impl ReadError {
     fn malformed(collection: &'static str, reason: Malformed) -> Self {
         Self::Malformed { collection, reason }
+    }
+
+    /// What the driver said, if it is that.
+    fn driver(&self) -> Option<&Error> {
+        match self {
+            Self::Unreachable(error) | Self::NoSnapshot(error) | Self::Driver(error) => Some(error),
+            _ => None,
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fs;
 
 use mongodb::Client;
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 
 use crate::bus_tls::check;
 use crate::command_line::{command, stderr};
@@ -149,6 +149,11 @@ async fn a_database_behind_tls_is_reached_and_what_is_wrong_is_named() -> Result
     rotated(&guarded, &mut world).await
 }
 
+/// The service's user, as created anew.
+fn again() -> Document {
+    doc! { "createUser": "counters", "pwd": "hunter2", "roles": ["readWriteAnyDatabase"] }
+}
+
 /// A password is rotated while events are counted.
 async fn rotated(guarded: &Guarded, world: &mut World) -> Result<()> {
     let (url, password) = (guarded.file("url"), guarded.file("password"));
@@ -202,13 +207,21 @@ async fn rotated(guarded: &Guarded, world: &mut World) -> Result<()> {
         (!service.is_ready().await).then_some(())
     })
     .await?;
-    let again =
-        doc! { "createUser": "counters", "pwd": "hunter2", "roles": ["readWriteAnyDatabase"] };
-    guarded.admin(again).await?;
+    guarded.admin(again()).await?;
     world
         .publish(&[message("e200", D, "m200", "ann", 200)])
         .await?;
     service.has_settled(200).await?;
+
+    // Created anew before anything could fail to log in: every connection that
+    // there is has been logged out by it.
+    guarded.admin(doc! { "dropUser": "counters" }).await?;
+    guarded.admin(again()).await?;
+    world
+        .publish(&[message("e201", D, "m201", "ann", 201)])
+        .await?;
+    service.has_settled(201).await?;
+    said("logged in anew").await?;
     assert!(!fs::read_to_string(&log)?.contains("hunter2"));
     service.stop().await
 }
