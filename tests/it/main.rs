@@ -64,4 +64,5 @@ mod tenants;
 mod tls;
 mod torture;
 mod verify;
+mod watch;
 mod world;
