@@ -376,6 +376,11 @@ async fn streams_are_bounded_and_leave_other_calls_room() -> Result<()> {
     let streams = service.counter("chat_counters_serving_watch_streams", "");
     assert_eq!(streams.await?, 32);
     drop(open);
+    until("streams that are closed", || async {
+        let streams = service.counter("chat_counters_serving_watch_streams", "");
+        (streams.await.ok()? == 0).then_some(())
+    })
+    .await?;
 
     // More than there is room for.
     let many: Vec<String> = (0..5_000).map(|n| format!("user{n}")).collect();
