@@ -30,7 +30,7 @@ use crate::store::{CommitFeed, Store};
 use crate::telemetry::metrics::{ServingMetrics, Source};
 
 use follow::{Follower, Round};
-use load::{Loads, Wish};
+use load::{Fulfilled, Loads, Wish};
 use shared::Shared;
 
 pub use cut::Cut;
@@ -108,7 +108,7 @@ impl Serving {
                 Err(wanted) => wanted,
             };
             if !self.is_worth_a_load(query, &wanted)
-                || !self.load(query.tenant(), wanted, until).await
+                || self.load(query.tenant(), wanted, until).await != Fulfilled::Perhaps
             {
                 return None;
             }
@@ -169,9 +169,12 @@ impl Serving {
         round.ok()?.succeeded.then_some(())
     }
 
-    /// Has something read into memory. Tells whether it may be there.
-    async fn load(&self, tenant: &TenantId, wanted: Wanted, deadline: Instant) -> bool {
+    /// Has something read into memory.
+    async fn load(&self, tenant: &TenantId, wanted: Wanted, deadline: Instant) -> Fulfilled {
         let (wish, ended) = Wish::new(tenant.clone(), wanted, deadline);
-        self.wishes.try_send(wish).is_ok() && ended.await.unwrap_or(false)
+        match self.wishes.try_send(wish) {
+            Ok(()) => ended.await.unwrap_or(Fulfilled::Failed),
+            Err(_full) => Fulfilled::Failed,
+        }
     }
 }

@@ -4,14 +4,14 @@
 //! has an end of its own, by which its client comes back, perhaps to another
 //! replica: the connection's would cut it in the middle.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, stream};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -30,12 +30,17 @@ use super::{token, v1};
 
 /// Subjects of one stream, at most.
 pub(super) const MOST_SUBJECTS: usize = 10_000;
+/// Subjects of all streams, each as often as it is watched: some 300 bytes, and
+/// work for each change of it. A caller may have as many as are free.
+const MOST_OF_ALL: usize = 250_000;
 /// Streams of one connection, at most: half of its calls at once.
 const MOST_OF_CONNECTION: usize = 32;
-/// How long a stream lasts, give or take a tenth. Whoever may no longer watch is
-/// asked for credentials again then.
+/// How long a stream lasts at most, give or take a tenth; mostly its connection
+/// is to end before. Whoever may no longer watch is asked for credentials again
+/// then.
 const AGE: Duration = Duration::from_secs(3_600);
-/// Over so long the ends of all streams are spread when the service stops.
+/// Over so long the ends of streams are spread, of a connection, and of all when
+/// the service stops.
 const SPREAD: Duration = Duration::from_secs(4);
 /// When to come back after that, at the latest.
 const COME_BACK: Duration = Duration::from_secs(1);
@@ -54,11 +59,43 @@ pub(super) struct Watches {
     shutdown: Shutdown,
 }
 
-/// Streams by their names, and how many each connection has.
+/// Streams by their names, and what connections and callers have of them.
 #[derive(Debug, Default)]
 struct Open {
     streams: HashMap<String, Entry>,
     connections: HashMap<u64, usize>,
+    /// Subjects of each caller, and of all.
+    of_callers: HashMap<String, usize>,
+    of_all: usize,
+}
+
+impl Open {
+    /// Gives a caller some subjects more, if there are as many.
+    fn take(&mut self, account: &str, more: usize) -> Result<(), Status> {
+        let held = self.of_callers.get(account).copied().unwrap_or(0);
+        let free = MOST_OF_ALL.saturating_sub(self.of_all);
+        if held + more > free {
+            return Err(try_again_after(
+                NO_ROOM,
+                &format!(
+                    "{held} are watched already by this caller, {free} more can be by anybody"
+                ),
+            ));
+        }
+        self.of_all += more;
+        *self.of_callers.entry(account.to_owned()).or_default() += more;
+        Ok(())
+    }
+
+    fn give_back(&mut self, account: &str, fewer: usize) {
+        self.of_all -= fewer;
+        if let Some(held) = self.of_callers.get_mut(account) {
+            *held -= fewer;
+            if *held == 0 {
+                self.of_callers.remove(account);
+            }
+        }
+    }
 }
 
 /// A stream, for whoever may change it.
@@ -68,6 +105,8 @@ struct Entry {
     tenant: TenantId,
     handle: Handle,
     of_users: bool,
+    /// How many it watches.
+    subjects: usize,
 }
 
 /// What a message tells.
@@ -79,14 +118,24 @@ struct Told {
 
 /// A stream that is open.
 struct Telling {
+    /// Before the watch itself: nobody is to change one that is gone.
+    _registered: Registered,
     watch: Watch,
     tenant: TenantId,
     /// Until it was told.
     watch_id: Option<String>,
-    _registered: Registered,
-    shutdown: Shutdown,
-    ends_at: Instant,
+    end: End,
     is_over: bool,
+}
+
+/// When a stream ends.
+struct End {
+    shutdown: Shutdown,
+    at: Instant,
+    /// How long after others it ends when all do.
+    spread: Duration,
+    /// Once the service is to stop.
+    leaves_at: Option<Instant>,
 }
 
 /// Takes a stream out of [`Open`] in the end.
@@ -94,6 +143,7 @@ struct Registered {
     open: Arc<Mutex<Open>>,
     watch_id: String,
     connection: u64,
+    account: String,
 }
 
 impl Watches {
@@ -138,7 +188,8 @@ impl Watches {
             ));
         };
         let account = account(request.extensions());
-        let connection = Peer::of(request).map_or(0, |peer| peer.connection);
+        let peer = Peer::of(request);
+        let connection = peer.map_or(0, |peer| peer.connection);
         let Watched {
             tenant,
             subjects,
@@ -150,23 +201,35 @@ impl Watches {
             Sharer::Tenant(tenant.to_string()),
         ];
         let kept = self.limits.watch(sharers)?;
-        let registered = self.register(connection)?;
+        let registered = self.register(connection, &account)?;
+        let distinct: HashSet<&Subject> = subjects.iter().collect();
+        let count = distinct.len();
+        opened(&self.open).take(&account, count)?;
         let watch = serving.watch(tenant.clone(), subjects, interval, since);
         let entry = Entry {
             account,
             tenant: tenant.clone(),
             handle: watch.handle(),
             of_users,
+            subjects: count,
         };
         let watch_id = registered.watch_id.clone();
         opened(&self.open).streams.insert(watch_id.clone(), entry);
+        let spread = SPREAD.mul_f64(random());
+        let by_age = Instant::now() + AGE.mul_f64(0.9 + 0.2 * random());
+        let of_connection = peer.and_then(|peer| peer.ends_at);
+        let of_connection = of_connection.map(|at| Instant::from_std(at) + spread);
         let open = Telling {
             watch,
             tenant,
             watch_id: Some(watch_id),
             _registered: registered,
-            shutdown: self.shutdown.clone(),
-            ends_at: Instant::now() + AGE.mul_f64(0.9 + 0.2 * random()),
+            end: End {
+                shutdown: self.shutdown.clone(),
+                at: of_connection.map_or(by_age, |at| at.min(by_age)),
+                spread,
+                leaves_at: None,
+            },
             is_over: false,
         };
         let messages = stream::unfold(open, |mut open| async move {
@@ -179,7 +242,7 @@ impl Watches {
         Ok(response)
     }
 
-    fn register(&self, connection: u64) -> Result<Registered, Status> {
+    fn register(&self, connection: u64, account: &str) -> Result<Registered, Status> {
         let mut open = opened(&self.open);
         let of_connection = open.connections.entry(connection).or_default();
         if *of_connection >= MOST_OF_CONNECTION {
@@ -192,6 +255,7 @@ impl Watches {
             open: Arc::clone(&self.open),
             watch_id: format!("{:016x}", RandomState::new().hash_one(connection)),
             connection,
+            account: account.to_owned(),
         })
     }
 
@@ -204,7 +268,8 @@ impl Watches {
         let account = account(request.extensions());
         let request = request.get_ref();
         let change = validate::watch_change(request, &who)?;
-        let open = opened(&self.open);
+        // Until the end of it: the stream does not go meanwhile.
+        let mut open = opened(&self.open);
         let entry = open.streams.get(&request.watch_id).filter(|entry| {
             // Others are not told that there is one.
             entry.account == account && entry.tenant == change.tenant
@@ -224,13 +289,22 @@ impl Watches {
                 "the stream is about {is}, found {found}"
             )));
         }
-        entry.handle.remove(&change.remove);
-        if !entry.handle.add(change.add, MOST_SUBJECTS) {
-            return Err(Status::resource_exhausted(format!(
-                "at most {MOST_SUBJECTS} can be watched on one stream: open another one"
-            )));
+        let (handle, before) = (entry.handle.clone(), entry.subjects);
+        // As many as it may be, for a moment.
+        let most = change.add.len();
+        open.take(&account, most)?;
+        let changed = handle.change(change.add, &change.remove, MOST_SUBJECTS);
+        let after = changed.map_or(before, |(_, after)| after);
+        open.give_back(&account, before + most - after);
+        if let Some(entry) = open.streams.get_mut(&request.watch_id) {
+            entry.subjects = after;
         }
-        Ok(v1::ChangeWatchResponse {})
+        match changed {
+            Some(_) => Ok(v1::ChangeWatchResponse {}),
+            None => Err(Status::resource_exhausted(format!(
+                "at most {MOST_SUBJECTS} can be watched on one stream: open another one"
+            ))),
+        }
     }
 }
 
@@ -244,11 +318,13 @@ impl Telling {
             // What names the stream does not wait for anybody to be loaded.
             true => Ok(Batch::default()),
             false => tokio::select! {
-                batch = self.watch.next() => batch,
-                () = over(&self.shutdown, self.ends_at) => {
+                // First, however much there is to tell.
+                biased;
+                () = self.end.comes() => {
                     self.is_over = true;
                     return Some(Err(come_back()));
                 }
+                batch = self.watch.next() => batch,
             },
         };
         match batch {
@@ -275,7 +351,9 @@ impl Telling {
 impl Drop for Registered {
     fn drop(&mut self) {
         let mut open = opened(&self.open);
-        open.streams.remove(&self.watch_id);
+        if let Some(entry) = open.streams.remove(&self.watch_id) {
+            open.give_back(&self.account, entry.subjects);
+        }
         match open.connections.get_mut(&self.connection) {
             Some(streams) if *streams > 1 => *streams -= 1,
             _ => {
@@ -289,12 +367,21 @@ fn opened(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns when a stream has its age, or the service stops: streams end one after
-/// the other, so that clients do not all come back together.
-async fn over(shutdown: &Shutdown, ends_at: Instant) {
-    tokio::select! {
-        () = sleep_until(ends_at) => {}
-        () = shutdown.leaving() => sleep(SPREAD.mul_f64(random())).await,
+impl End {
+    /// Returns when the stream has its age, or the service stops: streams end one
+    /// after the other, so that clients do not all come back together.
+    async fn comes(&mut self) {
+        let leaving = async {
+            self.shutdown.leaving().await;
+            let leaves_at = *self
+                .leaves_at
+                .get_or_insert_with(|| Instant::now() + self.spread);
+            sleep_until(leaves_at).await;
+        };
+        tokio::select! {
+            () = sleep_until(self.at) => {}
+            () = leaving => {}
+        }
     }
 }
 

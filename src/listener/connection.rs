@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
@@ -32,6 +32,8 @@ pub struct Peer {
     pub cut: Cut,
     /// To be told of each call: one without any gives way to others.
     pub activity: Option<Activity>,
+    /// When the connection has its age, and is to end gently.
+    pub ends_at: Option<Instant>,
 }
 
 /// Ends a connection on the spot, from wherever it is known that it must end.
@@ -104,6 +106,7 @@ impl Connection {
             certificate,
             cut: Cut::default(),
             activity: None,
+            ends_at: None,
         };
         Self {
             stream: Box::new(stream),
@@ -120,9 +123,11 @@ impl Connection {
         self
     }
 
-    /// Fails whatever is read or written from then on.
-    pub(super) fn cut_at(&mut self, at: Instant) {
-        self.cut = Some(Box::pin(tokio::time::sleep_until(at.into())));
+    /// Is to end gently at `at`, and fails whatever is read or written a grace
+    /// after that.
+    pub(super) fn end_at(&mut self, at: Instant, grace: Duration) {
+        self.peer.ends_at = Some(at);
+        self.cut = Some(Box::pin(tokio::time::sleep_until((at + grace).into())));
     }
 
     /// Keeps this for as long as the connection is there.

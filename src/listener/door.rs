@@ -123,7 +123,7 @@ impl Door {
         };
         connection.is_known_by(place.heard());
         let age = jittered(self.settings.max_age, connection.peer().connection);
-        connection.cut_at(born + age + self.settings.grace);
+        connection.end_at(born + age, self.settings.grace);
         let (alive, gone) = oneshot::channel();
         connection.hold(alive);
         let lost = place.when_lost().shared();

@@ -222,6 +222,7 @@ impl Follower {
             let from = memory.model.cut().clone();
             let was_empty = memory.model.is_empty();
             let why = self.why_forget(&memory, &from, &to, &position);
+            memory.removed = position.removed;
             if memory.unnumbered != position.unnumbered && memory.as_of.is_some() {
                 memory.idle_until = Some(Instant::now() + UNNUMBERED);
             }

@@ -39,19 +39,34 @@ enum Outcome {
 }
 
 impl Outcome {
-    /// Whether what somebody wished for may be in memory.
-    fn is_worth_a_look(&self, wanted: &Wanted) -> bool {
+    /// What it is for somebody who wished for these.
+    fn of(&self, wanted: &Wanted) -> Fulfilled {
         match self {
-            Outcome::LookAgain => true,
+            Outcome::LookAgain => Fulfilled::Perhaps,
             Outcome::Without(missing) => {
                 let mut users = wanted.users.iter();
                 let mut dialogs = wanted.dialogs.iter();
-                !users.any(|user| missing.users.contains(user))
-                    && !dialogs.any(|dialog| missing.dialogs.contains(dialog))
+                let is_missing = users.any(|user| missing.users.contains(user))
+                    || dialogs.any(|dialog| missing.dialogs.contains(dialog));
+                match is_missing {
+                    true => Fulfilled::NoRoom,
+                    false => Fulfilled::Perhaps,
+                }
             }
-            Outcome::Failed => false,
+            Outcome::Failed => Fulfilled::Failed,
         }
     }
+}
+
+/// What became of a wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fulfilled {
+    /// What was wished for may be in memory.
+    Perhaps,
+    /// There is no room for some of it.
+    NoRoom,
+    /// It could not be read, or not in time.
+    Failed,
 }
 
 /// What a read needs that is not in memory.
@@ -60,8 +75,7 @@ pub(super) struct Wish {
     tenant: TenantId,
     wanted: Wanted,
     deadline: Instant,
-    /// Told whether to look into memory again.
-    ended: oneshot::Sender<bool>,
+    ended: oneshot::Sender<Fulfilled>,
 }
 
 impl Wish {
@@ -69,7 +83,7 @@ impl Wish {
         tenant: TenantId,
         wanted: Wanted,
         deadline: Instant,
-    ) -> (Self, oneshot::Receiver<bool>) {
+    ) -> (Self, oneshot::Receiver<Fulfilled>) {
         let (ended, waiting) = oneshot::channel();
         let wish = Self {
             tenant,
@@ -82,7 +96,7 @@ impl Wish {
 
     fn end(self, outcome: &Outcome) {
         // Who is gone does not mind.
-        let _ = self.ended.send(outcome.is_worth_a_look(&self.wanted));
+        let _ = self.ended.send(outcome.of(&self.wanted));
     }
 
     fn is_void(&self) -> bool {

@@ -47,6 +47,8 @@ pub(super) struct Memory {
     pub generations: Generations,
     /// How far writers are who do not number their commits.
     pub unnumbered: BTreeMap<WriterId, i64>,
+    /// Writers that were removed so far.
+    pub removed: i64,
     /// Until when such writers are taken to be at work: nothing can be held.
     pub idle_until: Option<Instant>,
     /// The number of the latest round that has begun.
@@ -76,6 +78,7 @@ impl Shared {
                 hub: Hub::new(metrics.watch.clone()),
                 generations: Generations::default(),
                 unnumbered: BTreeMap::new(),
+                removed: 0,
                 idle_until: None,
                 begun: 0,
                 as_of: None,

@@ -16,6 +16,7 @@ mod stream;
 mod tests;
 
 use std::future::pending;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::cut::Cut;
 use super::follow::MOST_FETCHED;
+use super::load::Fulfilled;
 use super::model::{Touched, Wanted};
 use super::{Serving, shared::Memory};
 use crate::event::{DialogId, TenantId, UserId};
@@ -33,6 +35,7 @@ use crate::store::commits::Span;
 use crate::store::read::{DialogStats, UserDialogStats, UserStats};
 
 pub(super) use hub::Hub;
+use hub::StreamId;
 
 /// Subjects of a stream that are loaded together.
 const LOADED_TOGETHER: usize = 64;
@@ -47,6 +50,8 @@ const TRIES: u32 = 20;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often it is looked whether memory has come to where a client was.
 const LOOKS: u32 = 5;
+/// Memory that was found to be up to date longer ago than this may not be.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// Somebody who is watched.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,8 +81,10 @@ pub enum Update {
 /// Where a client was given everything: what a stream can be resumed from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Since {
-    /// The epoch of the tenants' generations: with another, nothing can be told.
-    pub epoch: i64,
+    /// Of all that commit records do not tell: a rebuild, writers that were
+    /// removed, and what those without records did. With another, nothing can be
+    /// told.
+    pub untold: u64,
     /// All commits that it was given.
     pub cut: Cut,
 }
@@ -91,8 +98,8 @@ pub struct Batch {
     pub all_given: bool,
     /// Where to resume from, now and then.
     pub since: Option<Since>,
-    /// Everything that was committed before this is in what was given; `None`
-    /// when it is not known yet, or the store does not answer.
+    /// Everything that was committed before this was given; `None` while some of
+    /// it was not, or the store does not answer.
     pub as_of: Option<SystemTime>,
 }
 
@@ -111,12 +118,13 @@ pub enum Unwatchable {
 #[derive(Debug)]
 pub struct Watch {
     serving: Serving,
-    number: usize,
+    stream: StreamId,
     wake: Arc<Notify>,
     loading: Option<Loading>,
     opened: bool,
     /// Where the client was, until that has been looked at.
     since: Option<Since>,
+    /// Loads in a row that ended well and of which nobody was held.
     tries: u32,
 }
 
@@ -124,15 +132,17 @@ pub struct Watch {
 #[derive(Debug, Clone)]
 pub struct Handle {
     serving: Serving,
-    number: usize,
+    stream: StreamId,
 }
 
 /// What a stream waits for; `true`: it may have been of use.
 struct Loading(BoxFuture<'static, Loaded>);
 
 enum Loaded {
-    /// Perhaps they are held now.
+    /// It is to be looked whether they are held, and may be tried again.
     LookAgain,
+    /// They were read, and may be held.
+    Perhaps,
     /// What was touched since the client was there; `None`: that cannot be told.
     Touched(Option<Touched>),
 }
@@ -154,14 +164,14 @@ impl Serving {
         since: Option<Since>,
     ) -> Watch {
         let mut memory = self.shared.memory();
-        let (hub, _) = memory.watched();
-        let (number, wake) = hub.open(tenant, interval, since.is_some());
-        hub.add(number, subjects, usize::MAX);
+        let (hub, model) = memory.watched();
+        let (stream, wake) = hub.open(tenant, interval, since.is_some());
+        hub.change(stream, (subjects, &[]), usize::MAX, model);
         drop(memory);
         self.shared.asked.notify_one();
         Watch {
             serving: self.clone(),
-            number,
+            stream,
             wake,
             loading: None,
             opened: false,
@@ -172,18 +182,18 @@ impl Serving {
 }
 
 impl Handle {
-    /// Watches more; `false` when that would be more than so many.
-    pub fn add(&self, subjects: Vec<Subject>, most: usize) -> bool {
-        let mut memory = self.serving.shared.memory();
-        let (hub, _) = memory.watched();
-        hub.add(self.number, subjects, most)
-    }
-
-    /// Watches less.
-    pub fn remove(&self, subjects: &[Subject]) {
+    /// Watches some no longer, and then others; returns how many it watched, and
+    /// how many it does. `None`, and nothing is changed, when these would be more
+    /// than so many, or the stream is gone.
+    pub fn change(
+        &self,
+        add: Vec<Subject>,
+        remove: &[Subject],
+        most: usize,
+    ) -> Option<(usize, usize)> {
         let mut memory = self.serving.shared.memory();
         let (hub, model) = memory.watched();
-        hub.remove(self.number, subjects, model);
+        hub.change(self.stream, (add, remove), most, model)
     }
 }
 
@@ -192,7 +202,7 @@ impl Watch {
     pub fn handle(&self) -> Handle {
         Handle {
             serving: self.serving.clone(),
-            number: self.number,
+            stream: self.stream,
         }
     }
 
@@ -226,13 +236,16 @@ impl Watch {
     fn give(&mut self) -> (Batch, Option<Instant>) {
         let mut memory = self.serving.shared.memory();
         let (hub, model) = memory.watched();
-        let (given, cut) = hub.give(self.number, model);
-        let epoch = memory.generations.epoch;
+        let (given, cut) = hub.give(self.stream, model);
+        let stream = hub.stream(self.stream);
+        let has_given_all = stream.is_some_and(|stream| stream.has_given_all());
+        let untold = memory.untold();
+        let as_of = memory.as_of.filter(|as_of| as_of.asked.elapsed() < FRESH);
         let batch = Batch {
             updates: given.updates,
             all_given: given.all,
-            since: cut.map(|cut| Since { epoch, cut }),
-            as_of: memory.as_of.map(|as_of| as_of.shown),
+            since: cut.map(|cut| Since { untold, cut }),
+            as_of: as_of.filter(|_| has_given_all).map(|as_of| as_of.shown),
         };
         (batch, given.next)
     }
@@ -249,57 +262,55 @@ impl Watch {
         }
         let mut memory = serving.shared.memory();
         let (hub, model) = memory.watched();
-        let missing = hub.pin_wanted(self.number, LOADED_TOGETHER, model);
-        let missing = missing.map_err(Unwatchable::NoRoom)?;
-        let stream = hub.stream(self.number);
+        let pinning = hub.pin_wanted(self.stream, LOADED_TOGETHER, model);
+        let pinning = pinning.map_err(Unwatchable::NoRoom)?;
+        let Some(stream) = hub.stream(self.stream) else {
+            return Ok(None);
+        };
         let (tenant, is_whole) = (stream.tenant.clone(), stream.is_whole());
         drop(memory);
-        if let Some(first) = missing.first() {
-            self.tries += 1;
+        if pinning.pinned > 0 {
+            self.tries = 0;
+            // They have something to be given.
+            self.wake.notify_one();
+        }
+        if let Some(first) = pinning.missing.first() {
             if self.tries > TRIES || serving.is_too_large(&tenant, first) {
                 return Err(Unwatchable::NoRoom(first.clone()));
             }
-            return Ok(Some(Loading::new(serving.loaded(tenant, missing))));
+            let loaded = serving.loaded(tenant, pinning.missing);
+            return Ok(Some(Loading::new(loaded)));
         }
-        self.tries = 0;
         match (is_whole, self.since.take()) {
             (true, Some(since)) => Ok(Some(Loading::new(async move {
                 Loaded::Touched(serving.touched_since(&tenant, since).await)
             }))),
-            (false, since) => {
+            // Perhaps there are more, and those before were held already.
+            (_, since) => {
                 self.since = since;
-                // There are more, and those before were held already.
-                self.wake.notify_one();
                 Ok(None)
             }
-            (true, None) => {
-                self.wake_if_pinned();
-                Ok(None)
-            }
-        }
-    }
-
-    /// Those just pinned have something to be given.
-    fn wake_if_pinned(&self) {
-        let mut memory = self.serving.shared.memory();
-        let (hub, _) = memory.watched();
-        if hub.stream(self.number).is_due(Instant::now()) {
-            self.wake.notify_one();
         }
     }
 
     fn take_over(&mut self, loaded: Loaded) {
-        let Loaded::Touched(touched) = loaded else {
-            return;
+        let touched = match loaded {
+            Loaded::LookAgain => return,
+            Loaded::Perhaps => {
+                self.tries += 1;
+                return;
+            }
+            Loaded::Touched(touched) => touched,
         };
         let mut memory = self.serving.shared.memory();
         let (hub, model) = memory.watched();
-        match touched {
-            // Those who were lost meanwhile are told anew.
-            Some(touched) if hub.stream(self.number).is_whole() => {
-                hub.resume(self.number, &touched, model);
-            }
-            _ => hub.stream(self.number).not_resumed(Instant::now()),
+        let Some(stream) = hub.stream(self.stream) else {
+            return;
+        };
+        match touched.filter(|_| stream.is_whole()) {
+            Some(touched) => hub.resume(self.stream, &touched, model),
+            // Those who were lost meanwhile are told anew, and so are all.
+            None => stream.not_resumed(Instant::now()),
         }
     }
 }
@@ -308,7 +319,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let mut memory = self.serving.shared.memory();
         let (hub, model) = memory.watched();
-        hub.close(self.number, model);
+        hub.close(self.stream, model);
     }
 }
 
@@ -338,10 +349,13 @@ impl Serving {
                 Subject::Dialog(dialog) => wanted.dialogs.push(dialog),
             }
         }
-        if !self.load(&tenant, wanted, Instant::now() + LOAD).await {
-            sleep(PAUSE).await;
+        match self.load(&tenant, wanted, Instant::now() + LOAD).await {
+            Fulfilled::Perhaps | Fulfilled::NoRoom => Loaded::Perhaps,
+            Fulfilled::Failed => {
+                sleep(PAUSE).await;
+                Loaded::LookAgain
+            }
         }
-        Loaded::LookAgain
     }
 
     fn is_too_large(&self, tenant: &TenantId, subject: &Subject) -> bool {
@@ -379,7 +393,7 @@ impl Serving {
         for _ in 0..LOOKS {
             {
                 let memory = self.shared.memory();
-                if memory.generations.epoch != since.epoch {
+                if memory.untold() != since.untold {
                     return None;
                 }
                 let now = memory.model.cut();
@@ -400,6 +414,15 @@ impl Memory {
     pub(super) fn watched(&mut self) -> (&mut Hub, &mut super::model::Model) {
         self.hub.follow(&mut self.model, Instant::now());
         (&mut self.hub, &mut self.model)
+    }
+
+    /// See [`Since::untold`]. Another version may make another number of it.
+    fn untold(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.generations.epoch.hash(&mut hasher);
+        self.removed.hash(&mut hasher);
+        self.unnumbered.hash(&mut hasher);
+        hasher.finish()
     }
 }
 

@@ -354,6 +354,49 @@ async fn a_stream_ends_gently_when_the_service_stops() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_stream_ends_gently_with_its_connection() -> Result<()> {
+    let mut world = World::new("watch_age");
+    world.config.grpc.max_connection_age_seconds = 1;
+    let service = world.service().await?;
+    let mut watcher = watching(&service, &["bob"]).await?;
+    let ended = async {
+        loop {
+            if let Err(status) = watcher.next().await {
+                return status;
+            }
+        }
+    };
+    let status = tokio::time::timeout(PATIENCE, ended).await?;
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.get_details_retry_info().is_some(), "{status}");
+    service.stop().await
+}
+
+#[tokio::test]
+async fn ten_thousand_who_are_in_no_memory_are_told_a_few_at_a_time() -> Result<()> {
+    let world = World::new("watch_cold");
+    let service = world.service().await?;
+    joined(&world, &["user0", "user9999"]).await?;
+    let users: Vec<String> = (0..10_000).map(|n| format!("user{n}")).collect();
+    let users: Vec<&str> = users.iter().map(String::as_str).collect();
+    let mut watcher = Watcher::open(client(&service).await?, about(&users)).await?;
+    told(&mut watcher, |watcher| !watcher.users.is_empty()).await?;
+    // The first are told before the last are there.
+    assert!(!watcher.all_told);
+    told(&mut watcher, |watcher| watcher.all_told).await?;
+    assert_eq!(watcher.users.len(), 10_000);
+    world.publish(&events::messages("m", "d", 2, 100)).await?;
+    told(&mut watcher, |watcher| unread(watcher, "user9999") == 2).await?;
+    // What is asked for twice is not counted twice.
+    let watch_id = watcher.watch_id.clone();
+    change(&service, &watch_id, &users, &users[..5_000]).await?;
+    change(&service, &watch_id, &users, &[]).await?;
+    let subjects = service.counter("chat_counters_serving_watch_subjects", "");
+    assert_eq!(subjects.await?, 10_000);
+    service.stop().await
+}
+
+#[tokio::test]
 async fn streams_are_bounded_and_leave_other_calls_room() -> Result<()> {
     let mut world = World::new("watch_bounds");
     world.config.serving = Serving { memory_mib: 1 };

@@ -1,6 +1,6 @@
 //! All streams, and who of them watches whom.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::stream::{Given, Stream};
+use super::stream::{Given, Noted, Stream};
 use super::{Subject, Update};
 use crate::event::TenantId;
 use crate::serving::Cut;
@@ -19,9 +19,27 @@ use crate::telemetry::metrics::WatchMetrics;
 #[derive(Debug)]
 pub(in crate::serving) struct Hub {
     streams: Slab<Stream>,
+    /// Streams that there were.
+    serial: u64,
     users: Watchers,
     dialogs: Watchers,
     metrics: WatchMetrics,
+}
+
+/// One stream among those that there are, and were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StreamId {
+    number: usize,
+    serial: u64,
+}
+
+/// What it came to to pin whom a stream wants.
+#[derive(Debug, Default)]
+pub(super) struct Pinning {
+    /// Those who are to be loaded next.
+    pub(super) missing: Vec<Subject>,
+    /// How many were pinned.
+    pub(super) pinned: usize,
 }
 
 /// Who watches what is pinned under a number.
@@ -38,6 +56,7 @@ impl Hub {
     pub(in crate::serving) fn new(metrics: WatchMetrics) -> Self {
         Self {
             streams: Slab::new(),
+            serial: 0,
             users: HashMap::new(),
             dialogs: HashMap::new(),
             metrics,
@@ -80,28 +99,21 @@ impl Hub {
     fn lose(&mut self, model: &Model) {
         for (_, stream) in &mut self.streams {
             let void = |(place, subject, pin): (u32, &Subject, Pin)| {
-                (!subject.is_held(model, pin)).then_some(place)
+                let is_user = matches!(subject, Subject::User(_));
+                (!subject.is_held(model, pin)).then_some((place, is_user, pin))
             };
-            let places: Vec<u32> = stream.pins().filter_map(void).collect();
-            for place in &places {
-                stream.lost(*place);
-            }
-            if !places.is_empty() {
+            let lost: Vec<_> = stream.pins().filter_map(void).collect();
+            if !lost.is_empty() {
                 stream.wake.notify_one();
             }
-        }
-        (self.users, self.dialogs) = Default::default();
-        for (number, stream) in &self.streams {
-            for (place, subject, pin) in stream.pins() {
-                let watchers = match subject {
-                    Subject::User(_) => &mut self.users,
-                    Subject::Dialog(_) => &mut self.dialogs,
+            for (place, is_user, pin) in lost {
+                stream.lost(place);
+                let watchers = match is_user {
+                    true => &mut self.users,
+                    false => &mut self.dialogs,
                 };
-                let stream = number;
-                watchers
-                    .entry(pin.number)
-                    .or_default()
-                    .push(Watcher { stream, place });
+                // All who watch what a void pin stands for have lost it.
+                watchers.remove(&pin.number);
             }
         }
     }
@@ -112,86 +124,118 @@ impl Hub {
         tenant: TenantId,
         interval: Duration,
         resuming: bool,
-    ) -> (usize, Arc<Notify>) {
-        let stream = Stream::new(tenant, interval, resuming);
+    ) -> (StreamId, Arc<Notify>) {
+        self.serial += 1;
+        let serial = self.serial;
+        let stream = Stream::new(serial, tenant, interval, resuming);
         let wake = Arc::clone(&stream.wake);
         self.metrics.streams.inc();
-        (self.streams.insert(stream), wake)
+        let number = self.streams.insert(stream);
+        (StreamId { number, serial }, wake)
     }
 
     /// Closes a stream.
-    pub(super) fn close(&mut self, number: usize, model: &mut Model) {
-        let subjects: Vec<Subject> = {
-            let pins = self.streams[number].pins();
-            pins.map(|(_, subject, _)| subject.clone()).collect()
+    pub(super) fn close(&mut self, id: StreamId, model: &mut Model) {
+        if self.stream(id).is_none() {
+            return;
+        }
+        let pins: Vec<(u32, Subject, Pin)> = {
+            let pins = self.streams[id.number].pins();
+            pins.map(|(place, subject, pin)| (place, subject.clone(), pin))
+                .collect()
         };
-        self.remove(number, &subjects, model);
-        let stream = self.streams.remove(number);
+        for (place, subject, pin) in pins {
+            self.unpin((id.number, place), &subject, pin, model);
+        }
+        let stream = self.streams.remove(id.number);
         self.metrics.subjects.dec_by(stream.len() as i64);
         self.metrics.streams.dec();
     }
 
-    pub(super) fn stream(&mut self, number: usize) -> &mut Stream {
-        &mut self.streams[number]
+    /// A stream, if it is there still.
+    pub(super) fn stream(&mut self, id: StreamId) -> Option<&mut Stream> {
+        let stream = self.streams.get_mut(id.number);
+        stream.filter(|stream| stream.serial == id.serial)
     }
 
-    /// Has a stream watch more, if it then has no more than so many.
-    pub(super) fn add(&mut self, number: usize, subjects: Vec<Subject>, most: usize) -> bool {
-        let stream = &mut self.streams[number];
-        if stream.len() + subjects.len() > most {
-            return false;
-        }
+    /// Has a stream watch some no longer, and then others, if it then watches no
+    /// more than so many; returns how many it watched, and how many it does.
+    /// Without a change `None`.
+    pub(super) fn change(
+        &mut self,
+        id: StreamId,
+        (add, remove): (Vec<Subject>, &[Subject]),
+        most: usize,
+        model: &mut Model,
+    ) -> Option<(usize, usize)> {
+        let stream = self.stream(id)?;
         let before = stream.len();
-        let now = Instant::now();
-        for subject in subjects {
-            stream.add(subject, now);
+        let removed: HashSet<&Subject> = remove.iter().collect();
+        let gone = removed.len() - stream.count_new(&removed);
+        let again = add.iter().filter(|subject| removed.contains(subject));
+        let added: HashSet<&Subject> = add.iter().collect();
+        let back: HashSet<&Subject> = again.collect();
+        let back = back.len() - stream.count_new(&back);
+        let after = before - gone + back + stream.count_new(&added);
+        if after > most {
+            return None;
         }
-        let more = stream.len() - before;
-        self.metrics.subjects.inc_by(more as i64);
-        stream.wake.notify_one();
-        true
-    }
-
-    /// Has a stream watch these no longer.
-    pub(super) fn remove(&mut self, number: usize, subjects: &[Subject], model: &mut Model) {
-        for subject in subjects {
-            let Some((place, pin)) = self.streams[number].remove(subject) else {
+        for subject in remove {
+            let Some((place, pin)) = self.streams[id.number].remove(subject) else {
                 continue;
             };
-            self.metrics.subjects.dec();
-            let Some(pin) = pin else {
-                continue;
-            };
-            subject.unpin(model, pin);
-            let watchers = match subject {
-                Subject::User(_) => &mut self.users,
-                Subject::Dialog(_) => &mut self.dialogs,
-            };
-            if let Some(of_pin) = watchers.get_mut(&pin.number) {
-                let stream = number;
-                of_pin.retain(|watcher| *watcher != Watcher { stream, place });
-                if of_pin.is_empty() {
-                    watchers.remove(&pin.number);
-                }
+            if let Some(pin) = pin {
+                self.unpin((id.number, place), subject, pin, model);
             }
         }
-        self.streams[number].wake.notify_one();
+        let stream = &mut self.streams[id.number];
+        stream.tidy();
+        let now = Instant::now();
+        for subject in add {
+            stream.add(subject, now);
+        }
+        let after = stream.len();
+        stream.wake.notify_one();
+        self.metrics.subjects.inc_by(after as i64 - before as i64);
+        Some((before, after))
     }
 
-    /// Pins the first of those whom a stream wants as long as they are held;
-    /// returns the next ones to be loaded.
+    /// Takes a stream's pin off somebody.
+    fn unpin(
+        &mut self,
+        (stream, place): (usize, u32),
+        subject: &Subject,
+        pin: Pin,
+        model: &mut Model,
+    ) {
+        subject.unpin(model, pin);
+        let watchers = match subject {
+            Subject::User(_) => &mut self.users,
+            Subject::Dialog(_) => &mut self.dialogs,
+        };
+        if let Some(of_pin) = watchers.get_mut(&pin.number) {
+            of_pin.retain(|watcher| *watcher != Watcher { stream, place });
+            if of_pin.is_empty() {
+                watchers.remove(&pin.number);
+            }
+        }
+    }
+
+    /// Pins the first of those whom a stream wants as far as they are held.
     ///
     /// # Errors
     /// The one for whom there is no room.
     pub(super) fn pin_wanted(
         &mut self,
-        number: usize,
+        id: StreamId,
         most: usize,
         model: &mut Model,
-    ) -> Result<Vec<Subject>, Subject> {
+    ) -> Result<Pinning, Subject> {
         let now = Instant::now();
-        let mut missing = Vec::new();
-        let stream = &mut self.streams[number];
+        let (mut pinning, mut missing) = (Pinning::default(), Vec::new());
+        let Some(stream) = self.streams.get_mut(id.number) else {
+            return Ok(pinning);
+        };
         for (place, subject) in stream.take_wanted(most) {
             match subject.pin(&stream.tenant, model) {
                 Ok(pin) => {
@@ -201,26 +245,30 @@ impl Hub {
                         Subject::User(_) => &mut self.users,
                         Subject::Dialog(_) => &mut self.dialogs,
                     };
+                    pinning.pinned += 1;
                     let watcher = Watcher {
-                        stream: number,
+                        stream: id.number,
                         place,
                     };
                     watchers.entry(pin.number).or_default().push(watcher);
                 }
                 Err(NotPinned::NotHeld) => {
-                    stream.want(place);
-                    missing.push(subject);
+                    missing.push(place);
+                    pinning.missing.push(subject);
                 }
                 Err(NotPinned::NoRoom) => return Err(subject),
             }
         }
-        Ok(missing)
+        stream.want_first(&missing);
+        Ok(pinning)
     }
 
     /// What a stream is to be given now, and up to where it was given everything.
-    pub(super) fn give(&mut self, number: usize, model: &Model) -> (Given, Option<Cut>) {
+    pub(super) fn give(&mut self, id: StreamId, model: &Model) -> (Given, Option<Cut>) {
         let now = Instant::now();
-        let stream = &mut self.streams[number];
+        let Some(stream) = self.streams.get_mut(id.number) else {
+            return Default::default();
+        };
         let given = stream.give(model, now);
         self.metrics.updates.inc_by(given.updates.len() as u64);
         if let Some(since) = given.since {
@@ -232,9 +280,9 @@ impl Hub {
     }
 
     /// The client of a stream has everything but these, and what was noted since.
-    pub(super) fn resume(&mut self, number: usize, touched: &Touched, model: &Model) {
+    pub(super) fn resume(&mut self, id: StreamId, touched: &Touched, model: &Model) {
         let now = Instant::now();
-        let of_stream = |watcher: &&Watcher| watcher.stream == number;
+        let of_stream = |watcher: &&Watcher| watcher.stream == id.number;
         for (user, dialog) in &touched.users {
             let watchers = self.users.get(user).into_iter().flatten();
             let watchers = watchers.filter(of_stream);
@@ -251,7 +299,9 @@ impl Hub {
             let watchers = watchers.filter(of_stream);
             note(&mut self.streams, watchers, None, now, &self.metrics);
         }
-        self.streams[number].resumed(model);
+        if let Some(stream) = self.stream(id) {
+            stream.resumed(model);
+        }
     }
 }
 
@@ -264,10 +314,12 @@ fn note<'w>(
 ) {
     for watcher in watchers {
         let stream = &mut streams[watcher.stream];
-        if stream.note(watcher.place, dialog, now) {
-            metrics.coalesced.inc();
-        } else {
-            stream.wake.notify_one();
+        match stream.note(watcher.place, dialog, now) {
+            Noted::Already => {
+                metrics.coalesced.inc();
+            }
+            Noted::First => stream.wake.notify_one(),
+            Noted::Later => {}
         }
     }
 }

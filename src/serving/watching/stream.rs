@@ -2,7 +2,7 @@
 //! queued but the fact that somebody changed: what is given is how they stand
 //! when it is.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +24,10 @@ const BYTES_BESIDE_IDS: usize = 120;
 /// Dialogs of a user that are named in one update; with more, it says so.
 const MOST_DIALOGS: usize = 20;
 /// A mark is set no sooner than this after the one before.
-const BETWEEN_MARKS: Duration = Duration::from_secs(1);
+const BETWEEN_MARKS: Duration = match cfg!(test) {
+    true => Duration::ZERO,
+    false => Duration::from_secs(1),
+};
 
 /// When something is due, and as the how manieth it was noted.
 type Due = (Instant, u64);
@@ -32,12 +35,15 @@ type Due = (Instant, u64);
 /// A stream.
 #[derive(Debug)]
 pub(super) struct Stream {
+    /// No other had it, or will have it.
+    pub(super) serial: u64,
     pub(super) tenant: TenantId,
     /// Between two updates about one subject, at least.
     interval: Duration,
     subjects: Slab<Watched>,
     places: HashMap<Subject, u32>,
     due: BTreeMap<Due, u32>,
+    /// Changes noted so far.
     noted: u64,
     /// Those to be loaded and pinned.
     wanted: VecDeque<u32>,
@@ -48,9 +54,30 @@ pub(super) struct Stream {
     /// Whether nothing is given before it is known what the client has.
     pub(super) resuming: bool,
     /// Where the model stood when so many changes were noted.
-    mark: Option<(u64, Cut)>,
+    mark: Option<Mark>,
     marked_at: Option<Instant>,
     pub(super) wake: Arc<Notify>,
+}
+
+/// A state of the model that a stream will have given all of.
+#[derive(Debug)]
+struct Mark {
+    /// How many changes were noted by then.
+    noted: u64,
+    /// How many of them are not given.
+    left: usize,
+    cut: Cut,
+}
+
+/// What noting a change came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Noted {
+    /// Something was noted of the subject already.
+    Already,
+    /// It is what is to be given first.
+    First,
+    /// Something else is to be given before.
+    Later,
 }
 
 /// A subject of a stream.
@@ -87,8 +114,9 @@ pub(super) struct Given {
 }
 
 impl Stream {
-    pub(super) fn new(tenant: TenantId, interval: Duration, resuming: bool) -> Self {
+    pub(super) fn new(serial: u64, tenant: TenantId, interval: Duration, resuming: bool) -> Self {
         Self {
+            serial,
             tenant,
             interval,
             subjects: Slab::new(),
@@ -110,12 +138,6 @@ impl Stream {
         self.subjects.len()
     }
 
-    /// Whether anything is to be given now.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        let first = self.due.first_key_value();
-        first.is_some_and(|((at, _), _)| *at <= now)
-    }
-
     /// Watches somebody from now on, who is to be loaded and pinned.
     pub(super) fn add(&mut self, subject: Subject, now: Instant) {
         if self.places.contains_key(&subject) {
@@ -130,21 +152,34 @@ impl Stream {
         });
         let place = place as u32;
         self.places.insert(subject, place);
-        self.want(place);
+        self.wanted.push_back(place);
         self.ungiven += 1;
         self.said_all = false;
     }
 
     /// Watches somebody no longer; returns the pin that they had, and their place.
+    /// [`Stream::tidy`] is to follow before anybody else comes.
     pub(super) fn remove(&mut self, subject: &Subject) -> Option<(u32, Option<Pin>)> {
         let place = self.places.remove(subject)?;
         let watched = self.subjects.remove(place as usize);
         if let Some(dirty) = watched.dirty {
-            self.due.remove(&dirty.due);
+            self.is_given(dirty.due);
         }
-        self.wanted.retain(|wanted| *wanted != place);
         self.ungiven -= usize::from(watched.given.is_none());
         Some((place, watched.pin))
+    }
+
+    /// Forgets the wishes for those who were removed.
+    pub(super) fn tidy(&mut self) {
+        let subjects = &self.subjects;
+        self.wanted
+            .retain(|place| subjects.contains(*place as usize));
+    }
+
+    /// How many of these it does not watch yet.
+    pub(super) fn count_new(&self, subjects: &HashSet<&Subject>) -> usize {
+        let new = |subject: &&&Subject| !self.places.contains_key(**subject);
+        subjects.iter().filter(new).count()
     }
 
     /// Everybody with a pin.
@@ -160,9 +195,11 @@ impl Stream {
         first.map(subject).collect()
     }
 
-    /// Somebody is to be loaded.
-    pub(super) fn want(&mut self, place: u32) {
-        self.wanted.push_back(place);
+    /// These are to be loaded, before all others and in their order.
+    pub(super) fn want_first(&mut self, places: &[u32]) {
+        for place in places.iter().rev() {
+            self.wanted.push_front(*place);
+        }
     }
 
     /// Whether everybody has a pin.
@@ -185,16 +222,17 @@ impl Stream {
         let watched = &mut self.subjects[place as usize];
         watched.pin = None;
         if let Some(dirty) = watched.dirty.take() {
-            self.due.remove(&dirty.due);
             // Whatever it was, it is not what was given.
             watched.given = watched.given.map(|_| -1);
+            self.is_given(dirty.due);
         }
-        self.want(place);
+        self.wanted.push_back(place);
+        // What has happened to them until they are held again is noted only then.
+        self.mark = None;
     }
 
     /// Notes that something changed about somebody: in a dialog, or wherever.
-    /// Tells whether it was noted before already.
-    pub(super) fn note(&mut self, place: u32, dialog: Option<u32>, now: Instant) -> bool {
+    pub(super) fn note(&mut self, place: u32, dialog: Option<u32>, now: Instant) -> Noted {
         let watched = &mut self.subjects[place as usize];
         let was_noted = watched.dirty.is_some();
         let dirty = watched.dirty.get_or_insert_with(|| {
@@ -213,7 +251,20 @@ impl Stream {
             Some(dialog) if dirty.dialogs.len() < MOST_DIALOGS => dirty.dialogs.push(dialog),
             _ => dirty.more = true,
         }
-        was_noted
+        let due = dirty.due;
+        match self.due.first_key_value() {
+            _ if was_noted => Noted::Already,
+            Some((first, _)) if *first == due => Noted::First,
+            _ => Noted::Later,
+        }
+    }
+
+    /// Nothing of it is left to be given.
+    fn is_given(&mut self, due: Due) {
+        self.due.remove(&due);
+        if let Some(mark) = &mut self.mark {
+            mark.left -= usize::from(due.1 <= mark.noted);
+        }
     }
 
     /// What the client has of those of whom nothing was given is known: all but
@@ -254,10 +305,11 @@ impl Stream {
         let mut bytes = 0;
         while given.updates.len() < MOST_UPDATES
             && bytes < MOST_BYTES
-            && let Some((due, _)) = self.due.first_key_value()
+            && let Some((due, place)) = self.due.first_key_value()
             && due.0 <= now
-            && let Some((_, place)) = self.due.pop_first()
         {
+            let (due, place) = (*due, *place);
+            self.is_given(due);
             let watched = &mut self.subjects[place as usize];
             let (Some(dirty), Some(pin)) = (watched.dirty.take(), watched.pin) else {
                 continue;
@@ -280,19 +332,26 @@ impl Stream {
 
     /// Up to where everything was given, if anything was since it was last asked.
     pub(super) fn take_given(&mut self) -> Option<Cut> {
-        let (noted, _) = self.mark.as_ref()?;
-        let oldest = self.due.keys().map(|(_, noted)| *noted).min();
-        let is_given = oldest.is_none_or(|oldest| oldest > *noted);
-        if is_given && self.ungiven == 0 && self.is_whole() {
-            return self.mark.take().map(|(_, cut)| cut);
-        }
-        None
+        let is_given = |mark: &mut Mark| mark.left == 0;
+        let given = self.mark.take_if(is_given);
+        given.map(|mark| mark.cut)
     }
 
+    /// Whether everything was given that memory has.
+    pub(super) fn has_given_all(&self) -> bool {
+        self.due.is_empty() && self.ungiven == 0 && self.is_whole() && !self.resuming
+    }
+
+    /// Sets a mark, while everybody is known.
     fn set_mark(&mut self, cut: &Cut, now: Instant) {
         let is_soon = |at: Instant| now < at + BETWEEN_MARKS;
-        if self.mark.is_none() && !self.marked_at.is_some_and(is_soon) {
-            self.mark = Some((self.noted, cut.clone()));
+        let is_known = self.ungiven == 0 && self.is_whole();
+        if is_known && self.mark.is_none() && !self.marked_at.is_some_and(is_soon) {
+            self.mark = Some(Mark {
+                noted: self.noted,
+                left: self.due.len(),
+                cut: cut.clone(),
+            });
             self.marked_at = Some(now);
         }
     }

@@ -1,18 +1,20 @@
 //! Whatever happens, and whatever is forgotten: once everything is given, each
 //! client knows how everybody stands whom it watches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::time::Duration;
 use tokio::time::Instant;
 
-use super::hub::Hub;
+use super::hub::{Hub, StreamId};
 use super::{Subject, Update};
 use crate::event::{DialogId, TenantId, UserId};
+use crate::serving::Cut;
 use crate::serving::model::tests::store::{Happens, Store, Untold, What, dialog, tenant, user};
 use crate::serving::model::{Loaded, Model, Wanted};
+use crate::store::fence::WriterId;
 use crate::store::read::{DialogStats, DialogsOfUser, UserDialogStats, UserStats};
 use crate::telemetry::metrics::ServingMetrics;
 
@@ -32,6 +34,8 @@ enum Step {
     /// A client's wishes are looked at, and loaded.
     Load(Index),
     Give(Index),
+    /// A client comes back with its latest token.
+    Resume(Index),
     Close(Index),
 }
 
@@ -71,15 +75,18 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(client, add, remove)| Step::Change(client, add, remove)),
         6 => any::<Index>().prop_map(Step::Load),
         8 => any::<Index>().prop_map(Step::Give),
+        2 => any::<Index>().prop_map(Step::Resume),
         1 => any::<Index>().prop_map(Step::Close),
     ]
 }
 
 /// What a client knows by what it was given.
 struct Client {
-    number: usize,
+    stream: StreamId,
     tenant: TenantId,
     watched: Vec<Subject>,
+    /// Up to where it was given everything.
+    since: Option<Cut>,
     users: BTreeMap<UserId, (UserStats, BTreeMap<DialogId, UserDialogStats>)>,
     dialogs: BTreeMap<DialogId, DialogStats>,
 }
@@ -175,11 +182,16 @@ impl Run {
                     self.give(client.index(self.clients.len()));
                 }
             }
+            Step::Resume(client) => {
+                if !self.clients.is_empty() {
+                    self.resume(client.index(self.clients.len()));
+                }
+            }
             Step::Close(client) => {
                 if !self.clients.is_empty() {
                     let client = self.clients.remove(client.index(self.clients.len()));
                     self.follow();
-                    self.hub.close(client.number, &mut self.model);
+                    self.hub.close(client.stream, &mut self.model);
                 }
             }
         }
@@ -206,15 +218,22 @@ impl Run {
     }
 
     fn watch(&mut self, of: usize, users: &[usize], dialogs: &[usize]) {
-        let (number, _) = self.hub.open(tenant(of), Duration::ZERO, false);
+        let (stream, _) = self.hub.open(tenant(of), Duration::ZERO, false);
         let users = users.iter().map(|n| Subject::User(user(*n)));
         let dialogs = dialogs.iter().map(|n| Subject::Dialog(dialog(*n)));
         let watched: Vec<Subject> = users.chain(dialogs).collect();
-        assert!(self.hub.add(number, watched.clone(), 100));
+        self.follow();
+        let change = (watched.clone(), &[][..]);
+        assert!(
+            self.hub
+                .change(stream, change, 100, &mut self.model)
+                .is_some()
+        );
         self.clients.push(Client {
-            number,
+            stream,
             tenant: tenant(of),
             watched,
+            since: None,
             users: BTreeMap::new(),
             dialogs: BTreeMap::new(),
         });
@@ -231,19 +250,60 @@ impl Run {
         self.follow();
         let client = &mut self.clients[index];
         let (add, remove) = (subjects(add), subjects(remove));
-        self.hub.remove(client.number, &remove, &mut self.model);
         client.watched.retain(|subject| !remove.contains(subject));
-        assert!(self.hub.add(client.number, add.clone(), 100));
-        client.watched.extend(add);
+        client.watched.extend(add.clone());
+        let distinct: BTreeSet<_> = client.watched.iter().map(|s| format!("{s:?}")).collect();
+        let change = (add, &remove[..]);
+        let changed = self.hub.change(client.stream, change, 100, &mut self.model);
+        assert_eq!(changed.unwrap().1, distinct.len());
+        let change = (client.watched.clone(), &[][..]);
+        let most = distinct.len().saturating_sub(1);
+        // One more than it may: as many as there are, and nothing else is counted.
+        let refused = self
+            .hub
+            .change(client.stream, change, most, &mut self.model);
+        assert_eq!(refused.is_none(), !distinct.is_empty());
+    }
+
+    /// A client comes back, perhaps to another replica, with what it knows.
+    fn resume(&mut self, index: usize) {
+        self.follow();
+        let client = &mut self.clients[index];
+        self.hub.close(client.stream, &mut self.model);
+        let tenant = client.tenant.clone();
+        let (stream, _) = self.hub.open(tenant.clone(), Duration::ZERO, true);
+        client.stream = stream;
+        let change = (client.watched.clone(), &[][..]);
+        let since = client.since.clone();
+        self.hub.change(stream, change, 100, &mut self.model);
+        self.load_all(index);
+        let cut = self.model.cut();
+        let since = since.filter(|since| cut.covers(since));
+        let told = since.map(|since| {
+            let after = |(writer, number): (WriterId, i64)| {
+                (since.of(writer) + 1..=cut.of(writer)).contains(&number)
+            };
+            let records = self.store.records.iter();
+            let records = records.filter(|(writer, number, _)| after((*writer, *number)));
+            records.map(|(_, _, record)| &**record).collect::<Vec<_>>()
+        });
+        let told = told.filter(|told| told.iter().all(|record| !record.untold.contains(&tenant)));
+        match told {
+            Some(told) => {
+                let touched = self.model.touched_by(told.into_iter());
+                self.hub.resume(stream, &touched, &self.model);
+            }
+            None => self.hub.stream(stream).unwrap().not_resumed(Instant::now()),
+        }
     }
 
     /// Loads whom a client wants, as of now.
     fn load(&mut self, index: usize) {
         self.advance(None);
-        let number = self.clients[index].number;
-        let missing = self.hub.pin_wanted(number, 2, &mut self.model).unwrap();
+        let stream = self.clients[index].stream;
+        let pinning = self.hub.pin_wanted(stream, 2, &mut self.model).unwrap();
         let mut wanted = Wanted::default();
-        for subject in missing {
+        for subject in pinning.missing {
             match subject {
                 Subject::User(user) => wanted.users.push(user),
                 Subject::Dialog(dialog) => wanted.dialogs.push(dialog),
@@ -255,7 +315,7 @@ impl Run {
         let loaded: Loaded = state.read(&tenant, &wanted);
         self.model.end_load(load, &state.cut, loaded);
         self.follow();
-        self.hub.pin_wanted(number, 2, &mut self.model).unwrap();
+        self.hub.pin_wanted(stream, 2, &mut self.model).unwrap();
     }
 
     fn load_all(&mut self, index: usize) {
@@ -269,7 +329,10 @@ impl Run {
         self.follow();
         let client = &mut self.clients[index];
         loop {
-            let (given, _) = self.hub.give(client.number, &self.model);
+            let (given, cut) = self.hub.give(client.stream, &self.model);
+            if let Some(cut) = cut {
+                client.since = Some(cut);
+            }
             if given.updates.is_empty() {
                 break;
             }
@@ -284,7 +347,8 @@ impl Run {
     fn check(&mut self, index: usize) {
         let client = &self.clients[index];
         let pins: Vec<_> = {
-            let pins = self.hub.stream(client.number).pins();
+            let stream = self.hub.stream(client.stream).unwrap();
+            let pins = stream.pins();
             pins.map(|(_, subject, pin)| (subject.clone(), pin))
                 .collect()
         };
@@ -367,8 +431,8 @@ proptest! {
         for index in 0..run.clients.len() {
             run.load_all(index);
             run.give(index);
-            let number = run.clients[index].number;
-            assert!(run.hub.stream(number).is_whole());
+            let stream = run.clients[index].stream;
+            assert!(run.hub.stream(stream).unwrap().is_whole());
         }
     }
 }
