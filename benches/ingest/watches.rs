@@ -166,7 +166,7 @@ async fn steady(config: &Config, channel: &Channel, known: &Arc<Known>) -> Resul
     let began = Instant::now();
     let differing = loop {
         let differing = differing(channel, known).await?;
-        if differing == 0 || began.elapsed() > Duration::from_secs(10) {
+        if differing == 0 || began.elapsed() > PATIENCE {
             break differing;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
