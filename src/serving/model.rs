@@ -56,7 +56,6 @@ use entries::Entries;
 use loads::Loads;
 
 pub use loads::{Ended, Load, Loaded, Wanted};
-pub use orders::{DialogsInOrder, Order, PageInOrder, Position};
 
 /// Of the memory, one in so many parts is for the records kept for loads.
 const KEPT_SHARE: usize = 8;
