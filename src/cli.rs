@@ -17,6 +17,7 @@ mod remote;
 mod serve;
 mod token;
 mod verify;
+mod watch;
 mod when;
 
 use std::path::PathBuf;
@@ -128,6 +129,7 @@ enum Command {
     Serve(serve::Serve),
     Publish(publish::Publish),
     Get(get::Get),
+    Watch(watch::Watch),
     History(history::History),
     Explain(history::Explain),
     Check(check::Check),
@@ -199,6 +201,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Serve(serve) => serve.run(&global).await,
         Command::Publish(publish) => publish.run(&global).await,
         Command::Get(get) => get.run(&global).await,
+        Command::Watch(watch) => watch.run(&global).await,
         Command::History(history) => history.run(&global).await,
         Command::Explain(explain) => explain.run(&global).await,
         Command::Check(check) => check.run(&global).await,

@@ -1,5 +1,5 @@
-//! Points between delivery and ack, of a rebuild and of a job on dead letters,
-//! at which a test can have the process die.
+//! Points between delivery and ack, of watching, of a rebuild and of a job on dead
+//! letters, at which a test can have the process die.
 //!
 //! `CHAT_COUNTERS_FAILPOINT=NAME` or `NAME:N` aborts the process when it passes
 //! the point for the first or the N-th time, `event:ID` each time that it is
@@ -51,6 +51,12 @@ pub enum Point {
     Removed,
     /// Nothing is left to do, and the record does not say so.
     AllDone,
+    /// A commit is known to the process that made it, and in no memory.
+    Fed,
+    /// Memory is at a commit, and no stream knows.
+    Moved,
+    /// What a stream is to be told is taken out of memory, and not sent.
+    Given,
     /// A rebuild has replayed and noted a stretch of the journal.
     Replayed,
     /// It has followed one.
@@ -89,6 +95,9 @@ impl Point {
         Point::AllDone,
     ];
 
+    /// Those between a commit and whoever watches, in their order.
+    pub const WATCHING: [Point; 4] = [Point::AfterCommit, Point::Fed, Point::Moved, Point::Given];
+
     /// Those of a rebuild, in their order.
     pub const REBUILD: [Point; 4] = [
         Point::Replayed,
@@ -100,7 +109,8 @@ impl Point {
     fn all() -> impl Iterator<Item = Point> {
         let delivery = Self::DELIVERY.into_iter();
         let delivery = delivery.chain(Self::WAITING);
-        delivery.chain(Self::JOB).chain(Self::REBUILD)
+        let of_jobs = Self::JOB.into_iter().chain(Self::REBUILD);
+        delivery.chain(of_jobs).chain(Self::WATCHING)
     }
 
     /// Its name in the variable.
@@ -125,6 +135,9 @@ impl Point {
             Point::Marked => "marked",
             Point::Removed => "removed",
             Point::AllDone => "all_done",
+            Point::Fed => "fed",
+            Point::Moved => "moved",
+            Point::Given => "given",
             Point::Replayed => "replayed",
             Point::Followed => "followed",
             Point::Fenced => "fenced",

@@ -21,6 +21,7 @@ mod rebuild;
 mod service;
 mod token;
 mod validate;
+mod watches;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -51,6 +52,7 @@ use service::Counters;
 use v1::counter_service_server::CounterServiceServer;
 use v1::dead_letter_service_server::DeadLetterServiceServer;
 use v1::maintenance_service_server::MaintenanceServiceServer;
+use watches::Watches;
 
 /// The messages, client and server of `chatcounters.v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -205,7 +207,8 @@ impl Bound {
         let (probe, state) = Probe::new(reader.clone(), reporter, HEALTH_NAMES, ready).await;
         let limits = Limits::new(&self.config);
         let gate = Gate::new(limits.patient(), state.clone());
-        let counters = Counters::new((reader, memory), limits, state);
+        let watches = Watches::new(memory.clone(), limits.clone(), shutdown.clone());
+        let counters = Counters::new((reader, memory), limits, state, watches);
         let counters = serving(&self.config, &guard, counters).add_service(health.clone());
         let counters = match self.config.reflection {
             true => reflected(counters)?,

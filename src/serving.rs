@@ -15,6 +15,7 @@ mod load;
 pub mod model;
 mod remembered;
 mod shared;
+pub mod watching;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

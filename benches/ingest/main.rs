@@ -7,12 +7,13 @@
 //! floors are the same work without the service: writing the same documents in
 //! a bare loop, in transactions as large as the service's were, and consuming
 //! the same messages without doing anything. At the end a journal of the mixed
-//! load is rebuilt, what came of it verified, events out of order are taken, and
-//! counters are read.
+//! load is rebuilt, what came of it verified, events out of order are taken,
+//! counters are read, and users watched.
 //!
 //! ```text
 //! cargo bench --bench ingest -- [--events N] [--dialogs N] [--rounds N]
-//!     [--members A,B,..] [--user-dialogs A,B,..] [--only-past | --only-reads]
+//!     [--members A,B,..] [--user-dialogs A,B,..]
+//!     [--only-past | --only-reads | --only-watches]
 //! ```
 //!
 //! Results: a table, `target/bench/ingest.json`, `target/bench/ingest.svg`.
@@ -22,6 +23,7 @@
 mod calls;
 mod floors;
 mod load;
+mod pace;
 mod past;
 #[path = "../../tests/kit/service.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -31,6 +33,7 @@ mod rebuild;
 mod report;
 mod seed;
 mod service;
+mod watches;
 
 use chat_counters::bus::{EventHeaders, Publisher};
 use chat_counters::config::Config;
@@ -54,6 +57,8 @@ struct Options {
     only_past: bool,
     /// Only the reads.
     only_reads: bool,
+    /// Only the watching.
+    only_watches: bool,
     /// Dialogs of each user who is read about, one measurement each.
     user_dialogs: Vec<usize>,
 }
@@ -69,6 +74,7 @@ fn options() -> Result<Options> {
         rounds: 3,
         only_past: false,
         only_reads: false,
+        only_watches: false,
         user_dialogs: reads::sizes(),
     };
     let mut args = std::env::args().skip(1);
@@ -82,6 +88,7 @@ fn options() -> Result<Options> {
             "--user-dialogs" => options.user_dialogs = sizes(&value()?)?,
             "--only-past" => options.only_past = true,
             "--only-reads" => options.only_reads = true,
+            "--only-watches" => options.only_watches = true,
             // cargo passes this to every benchmark.
             "--bench" => {}
             other => return Err(format!("unknown argument {other}").into()),
@@ -107,6 +114,9 @@ async fn main() -> Result<()> {
     }
     if options.only_reads {
         return reads::measure(&options.user_dialogs).await;
+    }
+    if options.only_watches {
+        return watches::measure().await;
     }
     let mut report = Report::default();
     println!(
@@ -169,6 +179,7 @@ async fn main() -> Result<()> {
     println!("{:<28} {verified_per_second:>10.0} messages/s", "verify");
     report.out_of_order = past::measure().await?;
     reads::measure(&options.user_dialogs).await?;
+    watches::measure().await?;
     report.write()?;
     Ok(())
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chat_counters::bus::{EventHeaders, Publisher};
 use chat_counters::config::Config;
 use chat_counters::grpc::v1;
 use tokio::sync::watch;
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 use super::calls::{Called, Caller, framed};
 use super::load::{self, Random, TENANT};
 use super::process::{Result, Service, config};
-use super::{seed, service};
+use super::{pace, seed, service};
 
 /// Users who are read about, by Zipf's law.
 const USERS: usize = 1_000;
@@ -103,7 +102,11 @@ async fn busy(
     pool: usize,
 ) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
-    let publishing = tokio::spawn(publish(config.clone(), pool, stopped));
+    let draw = move |random: &mut Random| {
+        let dialog = random.below(pool);
+        (dialog, member(dialog, random.below(MEMBERS)))
+    };
+    let publishing = tokio::spawn(pace::publish(config.clone(), EVENTS, draw, stopped));
     // Until the publisher is at its pace.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let all = caller.at_once(64, LENGTH, drawn.clone()).await?;
@@ -157,44 +160,6 @@ async fn cold(caller: &Caller, users: &[Bytes]) -> Result<f64> {
         }
     }
     Ok(began.elapsed().as_secs_f64() / COLD as f64)
-}
-
-/// Publishes messages at a steady pace until told to stop; returns how many a
-/// second that were.
-async fn publish(
-    config: Config,
-    pool: usize,
-    stopped: watch::Receiver<bool>,
-) -> std::result::Result<f64, String> {
-    let sent = async {
-        let mut publisher = Publisher::connect(&config.bus).await?;
-        let mut random = Random::of(1);
-        let (began, mut sent) = (Instant::now(), 0_u64);
-        let mut ticks = tokio::time::interval(Duration::from_millis(5));
-        while !*stopped.borrow() {
-            ticks.tick().await;
-            let due = (began.elapsed().as_secs_f64() * EVENTS as f64) as u64;
-            while sent < due {
-                let dialog = random.below(pool);
-                let sender = member(dialog, random.below(MEMBERS));
-                let event = load::message(sent as usize, dialog, sender);
-                let headers = EventHeaders {
-                    event_type: event.event_type,
-                    entity_type: event.entity_type,
-                    tenant_id: TENANT,
-                };
-                let key = headers.routing_key();
-                publisher
-                    .publish(&key, Some(&headers), event.body.as_bytes())
-                    .await?;
-                sent += 1;
-            }
-        }
-        let rate = sent as f64 / began.elapsed().as_secs_f64();
-        publisher.finish().await?;
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(rate)
-    };
-    sent.await.map_err(|error| error.to_string())
 }
 
 /// Each user is in as many dialogs as any other.

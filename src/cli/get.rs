@@ -372,7 +372,7 @@ impl Client {
 }
 
 /// One answer: its fields, in the order of the wire.
-struct Record(Fields);
+pub(super) struct Record(Fields);
 
 /// Names and values in order.
 struct Fields(Vec<(&'static str, Value)>);
@@ -386,6 +386,16 @@ impl serde::Serialize for Fields {
 impl Record {
     fn new<const N: usize>(fields: [(&'static str, Value); N]) -> Record {
         Record(Fields(fields.into()))
+    }
+
+    /// As JSON.
+    pub(super) fn into_json(self) -> Value {
+        let Fields(fields) = self.0;
+        let fields = fields.into_iter();
+        fields
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect::<Map<_, _>>()
+            .into()
     }
 
     /// A field a line.

@@ -27,6 +27,11 @@ const REFLECTION: &str = "/grpc.reflection.";
 /// What probes and tools ask for takes no place.
 const FREE: &str = "/grpc.";
 
+/// Marks an answer that lasts for as long as its client wants, and of which it
+/// takes as much as it likes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lasting;
+
 /// How the library reports a request that is no such Protobuf message.
 const NOT_DECODED: &str = "failed to decode Protobuf message";
 
@@ -139,6 +144,11 @@ fn keep(
     cut: Option<Cut>,
     busy: Option<Busy>,
 ) -> http::Response<Body> {
+    let cut = match answer.extensions_mut().remove::<Lasting>() {
+        // What is held for a slow client is bounded all the same.
+        Some(Lasting) => None,
+        None => cut,
+    };
     match answer.extensions_mut().remove::<Kept>() {
         Some(kept) => answer.map(|body| Body::new(Keeping::new(body, (kept, busy), cut))),
         None => answer,

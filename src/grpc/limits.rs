@@ -32,6 +32,9 @@ const HISTORIES: usize = 2;
 /// Histories under way at once: what is not replayed waits its turn.
 const HISTORIES_UNDER_WAY: usize = 16;
 
+/// Streams that watch, at once.
+const WATCHES: usize = 1_000;
+
 /// Calls of operators under way at once, jobs among them.
 const WORK: usize = 32;
 /// Those of them at once whose answers may be as large as a letter.
@@ -50,6 +53,7 @@ pub(super) struct Limits {
     resumed: Arc<Semaphore>,
     histories: Places,
     turns: Arc<Semaphore>,
+    watches: Places,
     work: Places,
     large: Arc<Semaphore>,
 }
@@ -86,6 +90,7 @@ impl Limits {
             resumed: Arc::new(Semaphore::new(RESUMED)),
             histories: Places::new(HISTORIES_UNDER_WAY),
             turns: Arc::new(Semaphore::new(HISTORIES)),
+            watches: Places::new(WATCHES),
             work: Places::new(WORK),
             large: Arc::new(Semaphore::new(LARGE)),
         }
@@ -122,6 +127,15 @@ impl Limits {
         Ok(Kept {
             _place: Some(Arc::new(place)),
             _turn: turn,
+        })
+    }
+
+    /// Lets a stream last.
+    pub(super) fn watch(&self, sharers: Vec<Sharer>) -> Result<Kept, Status> {
+        let place = self.watches.take(sharers).map_err(shed)?;
+        Ok(Kept {
+            _place: Some(Arc::new(place)),
+            _turn: None,
         })
     }
 

@@ -19,6 +19,7 @@ use super::limits::{Cost, Deadline, Kept, Limits};
 use super::token::{self, Scope};
 use super::v1::{self, counter_service_server::CounterService};
 use super::validate::{self, Listing};
+use super::watches::{Messages, Watches};
 
 /// Answers from the store.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub(super) struct Counters {
     serving: Option<Serving>,
     limits: Limits,
     store: StoreState,
+    watches: Watches,
 }
 
 /// What a call is apart from its message.
@@ -190,6 +192,31 @@ impl CounterService for Counters {
         }))
     }
 
+    type WatchUserStatsStream = Messages<v1::WatchUserStatsResponse>;
+
+    async fn watch_user_stats(
+        &self,
+        request: Request<v1::WatchUserStatsRequest>,
+    ) -> Result<Response<Self::WatchUserStatsStream>, Status> {
+        self.watches.users(&request)
+    }
+
+    type WatchDialogStatsStream = Messages<v1::WatchDialogStatsResponse>;
+
+    async fn watch_dialog_stats(
+        &self,
+        request: Request<v1::WatchDialogStatsRequest>,
+    ) -> Result<Response<Self::WatchDialogStatsStream>, Status> {
+        self.watches.dialogs(&request)
+    }
+
+    async fn change_watch(
+        &self,
+        request: Request<v1::ChangeWatchRequest>,
+    ) -> Result<Response<v1::ChangeWatchResponse>, Status> {
+        self.watches.change(&request).map(Response::new)
+    }
+
     async fn list_counter_history(
         &self,
         request: Request<v1::ListCounterHistoryRequest>,
@@ -216,12 +243,14 @@ impl Counters {
         (reader, serving): (Reader, Option<Serving>),
         limits: Limits,
         store: StoreState,
+        watches: Watches,
     ) -> Self {
         Self {
             reader,
             serving,
             limits,
             store,
+            watches,
         }
     }
 

@@ -8,6 +8,9 @@
 
 use crate::event::{DialogId, Micros, TenantId, UserId};
 use crate::history::{Origin, Position};
+use crate::serving::Cut;
+use crate::serving::watching::Since;
+use crate::store::fence::WriterId;
 use crate::store::read::{self, DialogOrder, PlaceInOrder};
 
 const VERSION: &str = "1";
@@ -101,6 +104,28 @@ pub(super) fn place(query: &[&str], token: &str) -> Option<String> {
     unseal(token, |place| {
         Some((page_checksum(query, place), place.to_owned()))
     })
+}
+
+/// The token from which a stream about a tenant is resumed.
+pub(super) fn resume(tenant: &TenantId, since: &Since) -> String {
+    let commits = since.cut.iter();
+    let commits = commits.map(|(writer, last)| format!(" {writer}:{last}"));
+    let place = since.epoch.to_string() + &commits.collect::<String>();
+    page(&["watch", tenant.as_str()], &place)
+}
+
+/// Where a stream about a tenant is resumed. `None` when the token is damaged or
+/// belongs to another tenant.
+pub(super) fn resumed(tenant: &TenantId, token: &str) -> Option<Since> {
+    let place = place(&["watch", tenant.as_str()], token)?;
+    let mut parts = place.split(' ');
+    let epoch = parts.next()?.parse().ok()?;
+    let commit = |part: &str| {
+        let (writer, last) = part.split_once(':')?;
+        Some((WriterId::parse(writer)?, last.parse().ok()?))
+    };
+    let cut: Option<Cut> = parts.map(commit).collect();
+    Some(Since { epoch, cut: cut? })
 }
 
 fn page_checksum(query: &[&str], place: &str) -> u64 {

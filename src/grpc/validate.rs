@@ -12,16 +12,21 @@ use crate::auth::Identity;
 use crate::event::{DialogId, EventId, InvalidId, MessageId, TenantId, UserId};
 use crate::history::{Counter, Part};
 use crate::maintenance::sweep::Scope;
+use crate::serving::watching::{Since, Subject};
 use crate::store::read;
 
 use super::guard::Denied;
 use super::token::{self, Scope as PageScope};
 use super::v1;
+use super::watches::MOST_SUBJECTS;
 
 /// Most ids in one batch.
 const MAX_BATCH: usize = 1_000;
 /// Oldest answer that can be asked for.
 const MAX_STALENESS_MS: u64 = 60_000;
+/// Between two updates about one subject of a stream, in milliseconds: at least,
+/// unless asked for, and at most.
+const INTERVAL_MS: (u64, u64, u64) = (10, 100, 60_000);
 /// Longest reason of a repair.
 const MAX_REASON_BYTES: usize = 1_000;
 const DEFAULT_PAGE: usize = 50;
@@ -307,6 +312,83 @@ pub(super) fn of_all_tenants(who: &Identity) -> Result<(), Status> {
     }
 }
 
+/// Whom a stream watches, and how.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) tenant: TenantId,
+    pub(super) subjects: Vec<Subject>,
+    pub(super) interval: Duration,
+    pub(super) since: Option<Since>,
+}
+
+/// How a stream is to be changed.
+#[derive(Debug)]
+pub(super) struct WatchChange {
+    pub(super) tenant: TenantId,
+    pub(super) add: Vec<Subject>,
+    pub(super) remove: Vec<Subject>,
+}
+
+pub(super) fn watched_users(
+    request: &v1::WatchUserStatsRequest,
+    who: &Identity,
+) -> Result<Watched, Status> {
+    let mut found = Violations::default();
+    let tenant = found.tenant(&request.tenant_id, who);
+    let users = found.watched_users("user_ids", &request.user_ids, who);
+    found.watched(
+        tenant,
+        users,
+        request.min_interval_ms,
+        &request.resume_token,
+    )
+}
+
+pub(super) fn watched_dialogs(
+    request: &v1::WatchDialogStatsRequest,
+    who: &Identity,
+) -> Result<Watched, Status> {
+    let mut found = Violations::default();
+    let tenant = found.tenant(&request.tenant_id, who);
+    let dialogs = found.watched_dialogs("dialog_ids", &request.dialog_ids, who);
+    found.watched(
+        tenant,
+        dialogs,
+        request.min_interval_ms,
+        &request.resume_token,
+    )
+}
+
+pub(super) fn watch_change(
+    request: &v1::ChangeWatchRequest,
+    who: &Identity,
+) -> Result<WatchChange, Status> {
+    let mut found = Violations::default();
+    let tenant = found.tenant(&request.tenant_id, who);
+    let mut all = |which: [(&str, &Vec<String>); 2]| {
+        let [(users, user_ids), (dialogs, dialog_ids)] = which;
+        let mut subjects = found.watched_users(users, user_ids, who)?;
+        subjects.extend(found.watched_dialogs(dialogs, dialog_ids, who)?);
+        Some(subjects)
+    };
+    let add = all([
+        ("add_user_ids", &request.add_user_ids),
+        ("add_dialog_ids", &request.add_dialog_ids),
+    ]);
+    let remove = all([
+        ("remove_user_ids", &request.remove_user_ids),
+        ("remove_dialog_ids", &request.remove_dialog_ids),
+    ]);
+    match (tenant, add, remove) {
+        (Some(tenant), Some(add), Some(remove)) => Ok(WatchChange {
+            tenant,
+            add,
+            remove,
+        }),
+        _ => Err(found.into_status()),
+    }
+}
+
 /// What is wrong with a request.
 #[derive(Debug, Default)]
 pub(super) struct Violations {
@@ -364,6 +446,76 @@ impl Violations {
         Some(users)
     }
 
+    fn watched_users(
+        &mut self,
+        field: &str,
+        ids: &[String],
+        who: &Identity,
+    ) -> Option<Vec<Subject>> {
+        let users = self.ids_up_to(MOST_SUBJECTS, field, ids, UserId::new)?;
+        if !users.iter().all(|user| who.reads_user(user)) {
+            self.deny(Denied::User);
+            return None;
+        }
+        Some(users.into_iter().map(Subject::User).collect())
+    }
+
+    fn watched_dialogs(
+        &mut self,
+        field: &str,
+        ids: &[String],
+        who: &Identity,
+    ) -> Option<Vec<Subject>> {
+        // What is not one user's is nothing for who reads their own alone.
+        if !ids.is_empty() && !who.reads_everybody() {
+            self.deny(Denied::User);
+            return None;
+        }
+        let dialogs = self.ids_up_to(MOST_SUBJECTS, field, ids, DialogId::new)?;
+        Some(dialogs.into_iter().map(Subject::Dialog).collect())
+    }
+
+    /// How it is watched, and from where on.
+    fn watched(
+        mut self,
+        tenant: Option<TenantId>,
+        subjects: Option<Vec<Subject>>,
+        interval_ms: i32,
+        resume_token: &str,
+    ) -> Result<Watched, Status> {
+        let (least, usual, most) = INTERVAL_MS;
+        let interval = match u64::try_from(interval_ms) {
+            Ok(0) => Some(usual),
+            Ok(millis) if (least..=most).contains(&millis) => Some(millis),
+            _ => None,
+        };
+        if interval.is_none() {
+            let expected = format!("{least} to {most}, or 0 for {usual}; found {interval_ms}");
+            self.add("min_interval_ms", expected);
+        }
+        let since = match (resume_token, &tenant) {
+            ("", _) | (_, None) => None,
+            (token, Some(tenant)) => {
+                let since = token::resumed(tenant, token);
+                if since.is_none() {
+                    let expected =
+                        "a resume_token of a stream about the same tenant, found something else";
+                    self.add("resume_token", expected);
+                }
+                since
+            }
+        };
+        match (tenant, subjects, interval) {
+            (Some(tenant), Some(subjects), Some(interval)) if self.is_empty() => Ok(Watched {
+                tenant,
+                subjects,
+                interval: Duration::from_millis(interval),
+                since,
+            }),
+            _ => Err(self.into_status()),
+        }
+    }
+
     pub(super) fn add(&mut self, field: impl Into<String>, expected: impl Into<String>) {
         if self.told.len() < MAX_VIOLATIONS {
             self.told.push(FieldViolation::new(field, expected));
@@ -387,11 +539,18 @@ impl Violations {
         ids: &[String],
         new: impl Fn(&str) -> Result<T, InvalidId>,
     ) -> Option<Vec<T>> {
-        if ids.len() > MAX_BATCH {
-            self.add(
-                field,
-                format!("at most {MAX_BATCH} ids, found {}", ids.len()),
-            );
+        self.ids_up_to(MAX_BATCH, field, ids, new)
+    }
+
+    fn ids_up_to<T>(
+        &mut self,
+        most: usize,
+        field: &str,
+        ids: &[String],
+        new: impl Fn(&str) -> Result<T, InvalidId>,
+    ) -> Option<Vec<T>> {
+        if ids.len() > most {
+            self.add(field, format!("at most {most} ids, found {}", ids.len()));
             return None;
         }
         let mut valid = Vec::with_capacity(ids.len());

@@ -381,6 +381,7 @@ impl Writer {
         self.cache.committed(changes);
         if let Some(committed) = committed {
             self.feed.committed(committed);
+            failpoint::pass(Point::Fed);
         }
         Ok(())
     }

@@ -22,6 +22,9 @@ const PATIENCE: (u32, u32) = (5, 300);
 /// How long the request of a person waits for its turn.
 const TURN: Duration = Duration::from_secs(20);
 
+/// Passes of one comparison at most.
+const PASSES: u32 = 3;
+
 /// What a comparison came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Synced {
@@ -33,8 +36,18 @@ pub struct Synced {
     pub removed: u64,
 }
 
+impl Synced {
+    fn changes(&self) -> u64 {
+        self.added + self.removed
+    }
+}
+
 impl Redrive {
     /// Compares the index with the queue, letter by letter, and sets it right.
+    ///
+    /// What has changed the index is gone through again until a pass finds nothing
+    /// to change, three times at most: a broker that has just changed its leader
+    /// may show a pass other letters than it has.
     ///
     /// # Errors
     /// [`RedriveError`].
@@ -46,9 +59,35 @@ impl Redrive {
         let lease = self
             .lease("comparing the index with the queue", patience, || false)
             .await?;
-        let outcome = self.walked().await;
+        let outcome = self.walked_until_equal().await;
         lease.give_up().await;
         outcome
+    }
+
+    async fn walked_until_equal(&self) -> Result<Synced, RedriveError> {
+        let mut sum = self.walked().await?;
+        let mut changed = sum.changes();
+        for _ in 1..PASSES {
+            if changed == 0 {
+                break;
+            }
+            let again = self.walked().await?;
+            changed = again.changes();
+            if again.removed > 0 {
+                warn!(
+                    letters = again.examined,
+                    added = again.added,
+                    removed = again.removed,
+                    "dead letters of the pass before are gone: another tool is at them, or the broker shows others than it has; the index follows the last pass"
+                );
+            }
+            sum = Synced {
+                examined: again.examined,
+                added: sum.added + again.added,
+                removed: sum.removed + again.removed,
+            };
+        }
+        Ok(sum)
     }
 
     /// Has the index made by the rules of this version, if it was not: letters

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::cut::Cut;
 use super::shared::{AsOf, Memory, Shared};
+use crate::failpoint::{self, Point};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::store::commits::{Committed, Position, Record, Span};
@@ -25,12 +26,15 @@ const BEHIND: Duration = Duration::from_millis(20);
 const RESTORED: Duration = Duration::from_secs(60);
 /// Commits that are fetched to bring the model up, at most. Past that those in
 /// memory are sooner read anew.
-const MOST_FETCHED: i64 = 2_000;
+pub(super) const MOST_FETCHED: i64 = 2_000;
 /// How long a writer without numbers is taken to go on writing.
 const UNNUMBERED: Duration = Duration::from_secs(10);
 /// So often commits are taken over while nobody reads, so that they do not pile
 /// up, nor a read has to take them all over.
 const UNASKED: Duration = Duration::from_millis(200);
+/// The same while somebody is watched: as long as commits of other replicas may
+/// go unnoticed. Those of this process are taken over at once.
+const WATCHED: Duration = Duration::from_millis(25);
 
 /// A round of the follower: a question that was asked, and all that it showed
 /// was applied.
@@ -107,10 +111,18 @@ impl Follower {
 
     /// Goes on until the shutdown.
     pub(super) async fn run(mut self, shutdown: Shutdown) {
+        let mut commits = self.shared.feed.subscribe();
         loop {
+            let is_watched = !self.shared.memory().hub.is_empty();
+            let unasked = match is_watched {
+                true => WATCHED,
+                false => UNASKED,
+            };
             tokio::select! {
                 () = self.shared.asked.notified() => {}
-                () = tokio::time::sleep(UNASKED), if !self.is_idle() => {}
+                // Never an error: the sender is ours.
+                _ = commits.changed(), if is_watched => {}
+                () = tokio::time::sleep(unasked), if !self.is_idle() => {}
                 () = shutdown.requested() => return,
             }
             let number = self.begin();
@@ -197,6 +209,7 @@ impl Follower {
             warn!("the database has fewer commits than it had: what was in memory is read anew");
             let mut memory = self.shared.memory();
             memory.model.reset(Cut::default());
+            memory.watched();
         }
         restored
     }
@@ -222,6 +235,7 @@ impl Follower {
                     self.shared.metrics.forgotten(why);
                 }
                 self.shared.metrics.show(&memory.model.held());
+                memory.watched();
                 return Ok(());
             }
             from
@@ -232,11 +246,15 @@ impl Follower {
         let metrics = &self.shared.metrics;
         if memory.model.advance(&to, records) {
             metrics.commits.inc_by(applied);
+            if applied > 0 {
+                failpoint::pass(Point::Moved);
+            }
         } else {
             warn!("commit records are missing: what was in memory is read anew");
             metrics.forgotten(Forgotten::RecordMissing);
         }
         metrics.show(&memory.model.held());
+        memory.watched();
         Ok(())
     }
 

@@ -23,7 +23,8 @@
 //! # What is forgotten
 //!
 //! Who was asked for longest ago, when there is no room; a tenant of which a
-//! record does not tell; and everything, when something is missing.
+//! record does not tell; and everything, when something is missing. Those who
+//! are watched are [pinned](Model::pin_user): they do not make room.
 
 mod answers;
 mod apply;
@@ -33,6 +34,7 @@ mod entries;
 mod loads;
 mod memory;
 mod orders;
+mod pins;
 mod put_in;
 mod ranks;
 mod recency;
@@ -42,7 +44,7 @@ mod types;
 mod user;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::sync::Arc;
 
@@ -56,6 +58,7 @@ use entries::Entries;
 use loads::Loads;
 
 pub use loads::{Ended, Load, Loaded, Wanted};
+pub use pins::{NotPinned, Pin, Touched};
 
 /// Of the memory, one in so many parts is for the records kept for loads.
 const KEPT_SHARE: usize = 8;

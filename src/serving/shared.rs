@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::model::Model;
+use super::watching::Hub;
 use crate::event::{TenantId, UserId};
 use crate::store::commits::Position;
 use crate::store::fence::WriterId;
@@ -40,6 +41,8 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Memory {
     pub model: Model,
+    /// Those who watch.
+    pub hub: Hub,
     /// Where the documents are.
     pub generations: Generations,
     /// How far writers are who do not number their commits.
@@ -70,6 +73,7 @@ impl Shared {
             feed,
             memory: Mutex::new(Memory {
                 model: Model::new(most_bytes),
+                hub: Hub::new(metrics.watch.clone()),
                 generations: Generations::default(),
                 unnumbered: BTreeMap::new(),
                 idle_until: None,

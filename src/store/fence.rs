@@ -53,6 +53,17 @@ impl WriterId {
     pub(super) fn id(self) -> ObjectId {
         self.0
     }
+
+    /// The writer that is spelled so.
+    pub fn parse(spelled: &str) -> Option<Self> {
+        ObjectId::parse_str(spelled).ok().map(Self)
+    }
+}
+
+impl std::fmt::Display for WriterId {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0.to_hex())
+    }
 }
 
 /// A writer's permission to write, until a rebuild switches over.

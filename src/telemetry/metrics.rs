@@ -15,7 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-pub use serving::{Forgotten, ServingMetrics, Source};
+pub use serving::{Forgotten, ServingMetrics, Source, WatchMetrics};
 
 use super::process::Resident;
 use crate::derive::changes::Disagreement;

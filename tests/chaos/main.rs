@@ -26,6 +26,7 @@ mod run;
 mod settle;
 mod stage;
 mod table;
+mod watchers;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -19,6 +19,7 @@ use super::replay::{Replayer, Replays};
 use super::replica::Replica;
 use super::settle::Played;
 use super::stage::Stage;
+use super::watchers::Watchers;
 use crate::kit::broker;
 use crate::kit::random::Random;
 use crate::kit::scenario::Scenario;
@@ -50,6 +51,8 @@ pub struct Outcome {
     pub letters: letters::Verdict,
     /// Answers that were given through all of it.
     pub answers: usize,
+    /// Updates that watchers were sent.
+    pub updates: u64,
     /// Counters compared.
     pub compared: usize,
     pub differences: Vec<String>,
@@ -77,7 +80,8 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
     let load = load::publish(&direct, &scenario.published, (length, PATIENCE), &record);
     let rebuilding = rebuild(&configs[0], logs, seed, length);
     let replaying = replay(stage, replayer.as_mut(), seed, length);
-    let urls = replicas.iter().map(Replica::urls).collect();
+    let urls: Vec<_> = replicas.iter().map(Replica::urls).collect();
+    let watchers = Watchers::begin(urls.clone());
     let reading = keep_reading(urls, seed, (Instant::now() + length).into());
     let reading = async { Result::Ok(reading.await) };
     let disturbing = disturb(stage, &mut replicas, &direct, &plan, length, &record);
@@ -99,6 +103,7 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
         scenario: &scenario,
         load: &load,
         replayer,
+        watchers: Some(watchers),
         record: &record,
     };
     played.settle(&mut outcome).await?;

@@ -17,6 +17,7 @@ use super::replay::Replayer;
 use super::replica::Replica;
 use super::run::{Outcome, PATIENCE, become_ready};
 use super::stage::Stage;
+use super::watchers::Watchers;
 use crate::kit::broker;
 use crate::kit::model::Model;
 use crate::kit::read_back::{self, Comparison};
@@ -33,6 +34,7 @@ pub struct Played<'r> {
     pub scenario: &'r Scenario,
     pub load: &'r Load,
     pub replayer: Option<Replayer<'r>>,
+    pub watchers: Option<Watchers>,
     pub record: &'r Record,
 }
 
@@ -56,6 +58,11 @@ impl Played<'_> {
             }
         }
         outcome.drained = began.elapsed();
+        if let Some(watchers) = self.watchers.take() {
+            let watched = watchers.end(&model, PATIENCE).await;
+            outcome.updates = watched.updates;
+            outcome.differences.extend(watched.faults);
+        }
         for replica in &mut self.replicas {
             replica.stop().await?;
         }
@@ -71,6 +78,9 @@ impl Played<'_> {
         let depth = broker::ready(&channel, &bus.dead_letter_queue).await?;
         let published = &self.scenario.published;
         let listed = listed::judge(&bus.exchange, published, &listing, depth);
+        if !listed.is_empty() {
+            self.look_through_each_broker(&bus, depth as usize).await;
+        }
         let found = broker::letters(&bus, depth as usize).await?;
         let interruptions = outcome.faults.values().sum();
         outcome.letters = letters::judge(published, &self.load.sent, &found, interruptions);
@@ -166,6 +176,24 @@ impl Played<'_> {
             outcome.differences.push(said.to_owned());
         }
         Ok(listing)
+    }
+
+    /// Notes which letters each broker shows: where the service lists others than
+    /// are taken out in the end, one of them may show what another does not have.
+    async fn look_through_each_broker(&self, bus: &config::Bus, count: usize) {
+        for (node, direct) in self.stage.direct(bus).iter().enumerate() {
+            let looked = tokio::time::timeout(PATIENCE, broker::look_at_letters(direct, count));
+            let Ok(Ok(found)) = looked.await else {
+                self.record.note(&format!("broker {node} shows no letters"));
+                continue;
+            };
+            for letter in found {
+                let (reason, body) = (letter.header("x-cc-reason"), &letter.body);
+                let start = String::from_utf8_lossy(&body[..body.len().min(80)]);
+                self.record
+                    .note(&format!("broker {node} shows {reason}: {start}"));
+            }
+        }
     }
 
     /// Names the events that the journal does not have: where to begin looking.

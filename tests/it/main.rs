@@ -65,4 +65,5 @@ mod tenants;
 mod tls;
 mod torture;
 mod verify;
+mod watch;
 mod world;

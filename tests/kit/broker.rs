@@ -76,10 +76,19 @@ pub async fn delete_queues(channel: &Channel, bus: &config::Bus) -> Result<()> {
 
 /// Takes so many dead letters out of their queue.
 pub async fn letters(bus: &config::Bus, count: usize) -> Result<Vec<Letter>> {
+    read_letters(bus, count, true).await
+}
+
+/// Looks at so many dead letters, and leaves them in their queue.
+pub async fn look_at_letters(bus: &config::Bus, count: usize) -> Result<Vec<Letter>> {
+    read_letters(bus, count, false).await
+}
+
+async fn read_letters(bus: &config::Bus, count: usize, no_ack: bool) -> Result<Vec<Letter>> {
     let (connection, channel) = channel(bus).await?;
     let queue = bus.dead_letter_queue.as_str();
     let options = BasicConsumeOptions {
-        no_ack: true,
+        no_ack,
         ..BasicConsumeOptions::default()
     };
     let consumer = channel

@@ -14,3 +14,4 @@ pub mod read_back;
 pub mod scenario;
 pub mod servers;
 pub mod service;
+pub mod watcher;

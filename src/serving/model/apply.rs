@@ -21,7 +21,7 @@ pub(super) enum For {
 pub(super) struct Change<'r> {
     dialog: u32,
     at: Micros,
-    of: &'r DialogChanged,
+    pub(super) of: &'r DialogChanged,
 }
 
 impl Entries {
@@ -95,6 +95,8 @@ impl Entries {
         changes.sort_by_key(|change| (change.dialog, change.of.now.version));
         for of_dialog in changes.chunk_by(|one, other| one.dialog == other.dialog) {
             let dialog = of_dialog[0].dialog;
+            // Those just put in are not watched yet.
+            let before = self.face(dialog).filter(|_| whom == For::All);
             if whom == For::All {
                 self.count(dialog, Way::Out);
             }
@@ -103,6 +105,9 @@ impl Entries {
             }
             if whom == For::All {
                 self.count(dialog, Way::In);
+            }
+            if let Some(before) = before {
+                self.note_touched(dialog, &before, of_dialog);
             }
         }
     }

@@ -5,6 +5,7 @@ use crate::store::commits::DialogNow;
 use crate::store::read::{Counts, DialogRow, DialogStats};
 
 use super::memory::{heap, room_for, text};
+use super::pins::Pinned;
 use super::types::{TypeId, Types};
 
 /// A point in time, or none: as small as a number.
@@ -33,6 +34,8 @@ pub(super) struct Dialog {
     pub(super) id: DialogId,
     /// Its place among what can be let go, while nobody who is held has a share.
     pub(super) place: Option<u32>,
+    /// Whether it may be let go at all.
+    pub(super) pinned: Option<Pinned>,
     /// Whether it was asked for by itself.
     pub(super) asked: bool,
     pub(super) deleted: bool,
@@ -62,6 +65,7 @@ impl Dialog {
             tenant,
             id,
             place: None,
+            pinned: None,
             asked: false,
             deleted: false,
             version: 0,

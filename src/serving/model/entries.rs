@@ -10,6 +10,7 @@ use crate::event::{DialogId, TenantId, UserId};
 
 use super::dialog::{Dialog, Sharer};
 use super::memory::{grow, room_for, table_slot, text};
+use super::pins::Pins;
 use super::recency::{Entry, Recency};
 use super::table::Table;
 use super::totals::Way;
@@ -30,6 +31,7 @@ pub(super) struct Entries {
     pub(super) dialogs: Slab<Box<Dialog>>,
     pub(super) recency: Recency,
     pub(super) types: Types,
+    pub(super) pins: Pins,
     hasher: RandomState,
     /// Of tenants, users and dialogs.
     bytes: usize,
@@ -65,7 +67,14 @@ impl Entries {
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            pins: self.pins.lose_all(),
+            ..Self::default()
+        };
+    }
+
+    pub(super) fn tenant_id(&self, number: u32) -> &TenantId {
+        &self.tenants[number as usize].id
     }
 
     /// The number of a tenant of whom anybody, or a dialog, is held.
@@ -286,6 +295,7 @@ impl Entries {
     pub(super) fn remove_user(&mut self, number: u32) {
         let user = self.users.remove(number as usize);
         self.bytes -= user.bytes();
+        self.pins.lose(user.pinned);
         if let Some(place) = user.place {
             self.recency.remove(place);
         }
@@ -307,11 +317,11 @@ impl Entries {
         self.settle_dialog(share.dialog);
     }
 
-    /// A dialog of which nobody who is held has a share stays only if it was
-    /// asked for, until others were asked for later.
+    /// A dialog of which nobody who is held has a share stays only if it is
+    /// pinned, or was asked for, until others were asked for later.
     pub(super) fn settle_dialog(&mut self, number: u32) {
         let dialog = &mut self.dialogs[number as usize];
-        if !dialog.sharers.is_empty() || dialog.place.is_some() {
+        if !dialog.sharers.is_empty() || dialog.place.is_some() || dialog.pinned.is_some() {
             return;
         }
         match std::mem::take(&mut dialog.asked) {
@@ -340,6 +350,7 @@ impl Entries {
         for number in tenant.users.into_numbers() {
             let user = self.users.remove(number as usize);
             self.bytes -= user.bytes();
+            self.pins.lose(user.pinned);
             user.place
                 .into_iter()
                 .for_each(|place| self.recency.remove(place));
@@ -347,6 +358,7 @@ impl Entries {
         for number in tenant.dialogs.into_numbers() {
             let dialog = self.dialogs.remove(number as usize);
             self.bytes -= dialog.bytes();
+            self.pins.lose(dialog.pinned);
             dialog
                 .place
                 .into_iter()

@@ -1,21 +1,22 @@
 //! The model against a store that keeps every state it had.
 
 mod measure;
+mod pins;
 mod property;
 mod rules;
-mod store;
+pub(in crate::serving) mod store;
 
 use super::Model;
 use super::recency::Entry;
 
 impl Model {
     /// What is said twice in memory says the same, and every byte is counted.
-    pub(super) fn check(&self) {
+    pub(in crate::serving) fn check(&self) {
         let entries = &self.entries;
         let (bytes, recounted) = entries.recounted();
         assert_eq!(bytes, recounted);
         for (number, user) in &entries.users {
-            assert!(user.counted && user.place.is_some());
+            assert!(user.counted && user.place.is_some() != user.pinned.is_some());
             let mut before = None;
             for (rank, share) in user.order.iter().enumerate() {
                 let found = &user.shares[*share as usize];
@@ -28,7 +29,8 @@ impl Model {
             assert_eq!(user.order.len(), user.shares.len());
         }
         for (_, dialog) in &entries.dialogs {
-            assert_eq!(dialog.sharers.is_empty(), dialog.place.is_some());
+            let is_alone = dialog.sharers.is_empty() && dialog.pinned.is_none();
+            assert_eq!(is_alone, dialog.place.is_some());
             for sharer in &dialog.sharers {
                 assert!(entries.users.contains(sharer.user as usize));
             }

@@ -94,6 +94,10 @@ impl Totals {
         &mut self.by_type[place].1
     }
 
+    pub(super) fn version(&self) -> i64 {
+        self.version
+    }
+
     pub(super) fn stats(&self, tenant: &TenantId, user: &UserId, types: &Types) -> UserStats {
         let by_type = self.by_type.iter().filter(|(_, count)| *count != 0);
         UserStats {

@@ -7,6 +7,7 @@ use crate::store::read::{MembershipRow, UserDialogStats};
 use super::consumed::Consumed;
 use super::dialog::{Dialog, Moment};
 use super::memory::{grow, heap, room_for, text};
+use super::pins::Pinned;
 use super::ranks::Ranks;
 use super::totals::{Totals, Way, unread};
 use super::types::Types;
@@ -35,6 +36,8 @@ pub(super) struct User {
     pub(super) id: UserId,
     /// The place among what can be let go.
     pub(super) place: Option<u32>,
+    /// Whether they may be let go at all.
+    pub(super) pinned: Option<Pinned>,
     /// Whether the totals are those of the shares: not while it is put in.
     pub(super) counted: bool,
     /// In the order in which they came; none ever goes.
@@ -116,6 +119,7 @@ impl User {
             tenant,
             id,
             place: None,
+            pinned: None,
             counted: false,
             shares: Vec::new(),
             order: Vec::new(),

@@ -112,6 +112,11 @@ impl CommitFeed {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes with each commit of this process.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.commits.subscribe()
+    }
+
     /// A listener that has seen every commit up to now.
     pub(super) fn watch(&self) -> CommitWatch {
         CommitWatch {

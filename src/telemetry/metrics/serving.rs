@@ -64,6 +64,37 @@ pub struct ServingMetrics {
     pub commits: Counter,
     /// Those of them whose records were read from the store.
     pub commits_fetched: Counter,
+    /// Those who watch.
+    pub watch: WatchMetrics,
+}
+
+/// What watching is counted as. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct WatchMetrics {
+    /// Streams that are open.
+    pub streams: Gauge,
+    /// Users and dialogs that they watch, each as often as it is watched.
+    pub subjects: Gauge,
+    /// Updates that were given.
+    pub updates: Counter,
+    /// Changes that went into an update that was to be given already.
+    pub coalesced: Counter,
+    /// Seconds from when a change was noticed until it was given, of the one of
+    /// a message that waited longest.
+    pub push_seconds: Histogram,
+}
+
+impl Default for WatchMetrics {
+    fn default() -> Self {
+        Self {
+            streams: Gauge::default(),
+            subjects: Gauge::default(),
+            updates: Counter::default(),
+            coalesced: Counter::default(),
+            // 0.1 ms to 3 s.
+            push_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+        }
+    }
 }
 
 impl Default for ServingMetrics {
@@ -79,6 +110,7 @@ impl Default for ServingMetrics {
             round_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             commits: Counter::default(),
             commits_fetched: Counter::default(),
+            watch: WatchMetrics::default(),
         }
     }
 }
@@ -155,6 +187,31 @@ impl ServingMetrics {
             "commits_fetched",
             "Those whose records were read from the store",
             self.commits_fetched.clone(),
+        );
+        self.watch
+            .register(registry.sub_registry_with_prefix("watch"));
+    }
+}
+
+impl WatchMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("streams", "Streams that are open", self.streams.clone());
+        registry.register(
+            "subjects",
+            "Users and dialogs that are watched, each as often as it is",
+            self.subjects.clone(),
+        );
+        registry.register("updates", "Updates sent", self.updates.clone());
+        registry.register(
+            "coalesced",
+            "Changes that went into an update not sent yet",
+            self.coalesced.clone(),
+        );
+        registry.register_with_unit(
+            "push",
+            "Time from noticing a change to sending it",
+            Unit::Seconds,
+            self.push_seconds.clone(),
         );
     }
 }

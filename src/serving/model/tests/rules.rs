@@ -5,16 +5,16 @@ use crate::serving::Cut;
 use crate::serving::model::{Ended, Held, Load, Loaded, Model, Wanted};
 use crate::store::read::DialogsOfUser;
 
-const ROOMY: usize = 1 << 30;
+pub(super) const ROOMY: usize = 1 << 30;
 
-fn users(users: &[usize]) -> Wanted {
+pub(super) fn users(users: &[usize]) -> Wanted {
     Wanted {
         users: users.iter().copied().map(user).collect(),
         dialogs: Vec::new(),
     }
 }
 
-fn dialogs(dialogs: &[usize]) -> Wanted {
+pub(super) fn dialogs(dialogs: &[usize]) -> Wanted {
     Wanted {
         users: Vec::new(),
         dialogs: dialogs.iter().copied().map(dialog).collect(),
@@ -22,20 +22,20 @@ fn dialogs(dialogs: &[usize]) -> Wanted {
 }
 
 /// A store, and a model in its latest state.
-struct Pair {
-    store: Store,
-    model: Model,
+pub(super) struct Pair {
+    pub(super) store: Store,
+    pub(super) model: Model,
 }
 
 impl Pair {
-    fn new(most_bytes: usize) -> Self {
+    pub(super) fn new(most_bytes: usize) -> Self {
         Self {
             store: Store::new(2),
             model: Model::new(most_bytes),
         }
     }
 
-    fn commit(&mut self, user: usize, in_dialog: usize, what: What) {
+    pub(super) fn commit(&mut self, user: usize, in_dialog: usize, what: What) {
         let happens = Happens {
             tenant: 0,
             user,
@@ -47,7 +47,7 @@ impl Pair {
     }
 
     /// Users of these numbers join a dialog.
-    fn join(&mut self, users: &[usize], dialog: usize) {
+    pub(super) fn join(&mut self, users: &[usize], dialog: usize) {
         for user in users {
             self.commit(*user, dialog, What::Join);
         }
@@ -62,7 +62,7 @@ impl Pair {
         self.latest().cut.clone()
     }
 
-    fn follow(&mut self) {
+    pub(super) fn follow(&mut self) {
         let cut = self.cut();
         assert!(self.model.advance(&cut, self.store.records.clone()));
         self.model.check();
@@ -82,13 +82,13 @@ impl Pair {
         ended
     }
 
-    fn load(&mut self, wanted: &Wanted) -> Ended {
+    pub(super) fn load(&mut self, wanted: &Wanted) -> Ended {
         let load = self.begin(wanted);
         let read = self.read(wanted);
         self.end(load, read)
     }
 
-    fn has(&mut self, n: usize) -> bool {
+    pub(super) fn has(&mut self, n: usize) -> bool {
         self.model.user(&tenant(0), &user(n)).is_some()
     }
 

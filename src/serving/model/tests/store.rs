@@ -17,27 +17,27 @@ use crate::store::read::{
     Page, UserDialogStats, UserStats,
 };
 
-pub(super) type Numbered = (WriterId, i64, Arc<Record>);
+pub(in crate::serving) type Numbered = (WriterId, i64, Arc<Record>);
 
-pub(super) fn tenant(n: usize) -> TenantId {
+pub(in crate::serving) fn tenant(n: usize) -> TenantId {
     TenantId::new(&format!("t{n}")).unwrap()
 }
 
-pub(super) fn user(n: usize) -> UserId {
+pub(in crate::serving) fn user(n: usize) -> UserId {
     UserId::new(&format!("u{n}")).unwrap()
 }
 
-pub(super) fn dialog(n: usize) -> DialogId {
+pub(in crate::serving) fn dialog(n: usize) -> DialogId {
     DialogId::new(&format!("d{n}")).unwrap()
 }
 
-pub(super) fn micros(at: i64) -> Micros {
+pub(in crate::serving) fn micros(at: i64) -> Micros {
     Micros::new(at).unwrap()
 }
 
 /// What happens in a dialog by a user.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum What {
+pub(in crate::serving) enum What {
     Send(usize),
     Unsend(usize),
     Join,
@@ -50,7 +50,7 @@ pub(super) enum What {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Happens {
+pub(in crate::serving) struct Happens {
     pub tenant: usize,
     pub user: usize,
     pub dialog: usize,
@@ -59,19 +59,19 @@ pub(super) struct Happens {
 
 /// What a record leaves out.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Untold {
+pub(in crate::serving) enum Untold {
     Nothing,
     Of(usize),
 }
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct State {
+pub(in crate::serving) struct State {
     pub cut: Cut,
     dialogs: BTreeMap<(TenantId, DialogId), DialogRow>,
     shares: BTreeMap<(TenantId, UserId), BTreeMap<DialogId, MembershipRow>>,
 }
 
-pub(super) struct Store {
+pub(in crate::serving) struct Store {
     writers: Vec<WriterId>,
     /// One more than records: the first one is empty.
     pub states: Vec<State>,

@@ -1,0 +1,319 @@
+//! One stream: who it watches, and what it has not been given yet. Nothing is
+//! queued but the fact that somebody changed: what is given is how they stand
+//! when it is.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Subject, Update};
+use crate::event::TenantId;
+use crate::serving::Cut;
+use crate::serving::model::{Model, Pin};
+
+/// Subjects in one update of a stream, at most.
+const MOST_UPDATES: usize = 500;
+/// What they may take together, roughly, in bytes.
+const MOST_BYTES: usize = 256 << 10;
+/// What one counter's message takes beside the ids in it, roughly.
+const BYTES_BESIDE_IDS: usize = 120;
+/// Dialogs of a user that are named in one update; with more, it says so.
+const MOST_DIALOGS: usize = 20;
+/// A mark is set no sooner than this after the one before.
+const BETWEEN_MARKS: Duration = Duration::from_secs(1);
+
+/// When something is due, and as the how manieth it was noted.
+type Due = (Instant, u64);
+
+/// A stream.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) tenant: TenantId,
+    /// Between two updates about one subject, at least.
+    interval: Duration,
+    subjects: Slab<Watched>,
+    places: HashMap<Subject, u32>,
+    due: BTreeMap<Due, u32>,
+    noted: u64,
+    /// Those to be loaded and pinned.
+    wanted: VecDeque<u32>,
+    /// Subjects of which nothing was given yet.
+    ungiven: usize,
+    /// Whether it was said that there are none.
+    said_all: bool,
+    /// Whether nothing is given before it is known what the client has.
+    pub(super) resuming: bool,
+    /// Where the model stood when so many changes were noted.
+    mark: Option<(u64, Cut)>,
+    marked_at: Option<Instant>,
+    pub(super) wake: Arc<Notify>,
+}
+
+/// A subject of a stream.
+#[derive(Debug)]
+struct Watched {
+    subject: Subject,
+    pin: Option<Pin>,
+    /// The version that was given last.
+    given: Option<i64>,
+    not_before: Instant,
+    dirty: Option<Dirty>,
+}
+
+/// What was not given yet of a subject.
+#[derive(Debug)]
+struct Dirty {
+    due: Due,
+    since: Instant,
+    dialogs: Vec<u32>,
+    /// Whether others of the user's dialogs may have changed as well.
+    more: bool,
+}
+
+/// What a stream is given at once.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    pub(super) updates: Vec<Update>,
+    /// Everybody who is watched was in an update, since this was last said.
+    pub(super) all: bool,
+    /// When there is something next.
+    pub(super) next: Option<Instant>,
+    /// Since when the one of these that waited longest had changed.
+    pub(super) since: Option<Instant>,
+}
+
+impl Stream {
+    pub(super) fn new(tenant: TenantId, interval: Duration, resuming: bool) -> Self {
+        Self {
+            tenant,
+            interval,
+            subjects: Slab::new(),
+            places: HashMap::new(),
+            due: BTreeMap::new(),
+            noted: 0,
+            wanted: VecDeque::new(),
+            ungiven: 0,
+            said_all: false,
+            resuming,
+            mark: None,
+            marked_at: None,
+            wake: Arc::default(),
+        }
+    }
+
+    /// Subjects.
+    pub(super) fn len(&self) -> usize {
+        self.subjects.len()
+    }
+
+    /// Whether anything is to be given now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let first = self.due.first_key_value();
+        first.is_some_and(|((at, _), _)| *at <= now)
+    }
+
+    /// Watches somebody from now on, who is to be loaded and pinned.
+    pub(super) fn add(&mut self, subject: Subject, now: Instant) {
+        if self.places.contains_key(&subject) {
+            return;
+        }
+        let place = self.subjects.insert(Watched {
+            subject: subject.clone(),
+            pin: None,
+            given: None,
+            not_before: now,
+            dirty: None,
+        });
+        let place = place as u32;
+        self.places.insert(subject, place);
+        self.want(place);
+        self.ungiven += 1;
+        self.said_all = false;
+    }
+
+    /// Watches somebody no longer; returns the pin that they had, and their place.
+    pub(super) fn remove(&mut self, subject: &Subject) -> Option<(u32, Option<Pin>)> {
+        let place = self.places.remove(subject)?;
+        let watched = self.subjects.remove(place as usize);
+        if let Some(dirty) = watched.dirty {
+            self.due.remove(&dirty.due);
+        }
+        self.wanted.retain(|wanted| *wanted != place);
+        self.ungiven -= usize::from(watched.given.is_none());
+        Some((place, watched.pin))
+    }
+
+    /// Everybody with a pin.
+    pub(super) fn pins(&self) -> impl Iterator<Item = (u32, &Subject, Pin)> {
+        let subjects = self.subjects.iter();
+        subjects.filter_map(|(place, watched)| Some((place as u32, &watched.subject, watched.pin?)))
+    }
+
+    /// The first of those to be pinned; each is then to be pinned or wanted again.
+    pub(super) fn take_wanted(&mut self, most: usize) -> Vec<(u32, Subject)> {
+        let first = self.wanted.drain(..most.min(self.wanted.len()));
+        let subject = |place: u32| (place, self.subjects[place as usize].subject.clone());
+        first.map(subject).collect()
+    }
+
+    /// Somebody is to be loaded.
+    pub(super) fn want(&mut self, place: u32) {
+        self.wanted.push_back(place);
+    }
+
+    /// Whether everybody has a pin.
+    pub(super) fn is_whole(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    /// Somebody is held from now on, at this version.
+    pub(super) fn pinned(&mut self, place: u32, pin: Pin, version: i64, now: Instant) {
+        let watched = &mut self.subjects[place as usize];
+        watched.pin = Some(pin);
+        // What happened while they were not held is not known.
+        if watched.given != Some(version) && !self.resuming {
+            self.note(place, None, now);
+        }
+    }
+
+    /// Somebody's pin has become void: how they stand is not known any more.
+    pub(super) fn lost(&mut self, place: u32) {
+        let watched = &mut self.subjects[place as usize];
+        watched.pin = None;
+        if let Some(dirty) = watched.dirty.take() {
+            self.due.remove(&dirty.due);
+            // Whatever it was, it is not what was given.
+            watched.given = watched.given.map(|_| -1);
+        }
+        self.want(place);
+    }
+
+    /// Notes that something changed about somebody: in a dialog, or wherever.
+    /// Tells whether it was noted before already.
+    pub(super) fn note(&mut self, place: u32, dialog: Option<u32>, now: Instant) -> bool {
+        let watched = &mut self.subjects[place as usize];
+        let was_noted = watched.dirty.is_some();
+        let dirty = watched.dirty.get_or_insert_with(|| {
+            self.noted += 1;
+            let due = (watched.not_before.max(now), self.noted);
+            self.due.insert(due, place);
+            Dirty {
+                due,
+                since: now,
+                dialogs: Vec::new(),
+                more: false,
+            }
+        });
+        match dialog {
+            Some(dialog) if dirty.dialogs.contains(&dialog) => {}
+            Some(dialog) if dirty.dialogs.len() < MOST_DIALOGS => dirty.dialogs.push(dialog),
+            _ => dirty.more = true,
+        }
+        was_noted
+    }
+
+    /// What the client has of those of whom nothing was given is known: all but
+    /// what was touched since.
+    pub(super) fn resumed(&mut self, model: &Model) {
+        self.resuming = false;
+        for (_, watched) in &mut self.subjects {
+            if let (None, None, Some(pin)) = (watched.given, &watched.dirty, watched.pin) {
+                watched.given = Some(watched.subject.version(model, pin));
+                self.ungiven -= 1;
+            }
+        }
+    }
+
+    /// Nothing is known of what the client has.
+    pub(super) fn not_resumed(&mut self, now: Instant) {
+        self.resuming = false;
+        let places: Vec<u32> = self
+            .subjects
+            .iter()
+            .map(|(place, _)| place as u32)
+            .collect();
+        for place in places {
+            let watched = &self.subjects[place as usize];
+            if watched.given.is_none() && watched.pin.is_some() {
+                self.note(place, None, now);
+            }
+        }
+    }
+
+    /// Gives what is due, as it stands in the model.
+    pub(super) fn give(&mut self, model: &Model, now: Instant) -> Given {
+        let mut given = Given::default();
+        if self.resuming {
+            return given;
+        }
+        self.set_mark(model.cut(), now);
+        let mut bytes = 0;
+        while given.updates.len() < MOST_UPDATES
+            && bytes < MOST_BYTES
+            && let Some((due, _)) = self.due.first_key_value()
+            && due.0 <= now
+            && let Some((_, place)) = self.due.pop_first()
+        {
+            let watched = &mut self.subjects[place as usize];
+            let (Some(dirty), Some(pin)) = (watched.dirty.take(), watched.pin) else {
+                continue;
+            };
+            watched.not_before = now + self.interval;
+            given.since = given.since.into_iter().chain([dirty.since]).min();
+            let is_first = watched.given.is_none();
+            let update = watched.update(model, pin, &dirty, is_first);
+            bytes += update.ids() + BYTES_BESIDE_IDS;
+            self.ungiven -= usize::from(is_first);
+            watched.given = Some(update.version());
+            given.updates.push(update);
+        }
+        if self.ungiven == 0 && !std::mem::replace(&mut self.said_all, true) {
+            given.all = true;
+        }
+        given.next = self.due.first_key_value().map(|((at, _), _)| *at);
+        given
+    }
+
+    /// Up to where everything was given, if anything was since it was last asked.
+    pub(super) fn take_given(&mut self) -> Option<Cut> {
+        let (noted, _) = self.mark.as_ref()?;
+        let oldest = self.due.keys().map(|(_, noted)| *noted).min();
+        let is_given = oldest.is_none_or(|oldest| oldest > *noted);
+        if is_given && self.ungiven == 0 && self.is_whole() {
+            return self.mark.take().map(|(_, cut)| cut);
+        }
+        None
+    }
+
+    fn set_mark(&mut self, cut: &Cut, now: Instant) {
+        let is_soon = |at: Instant| now < at + BETWEEN_MARKS;
+        if self.mark.is_none() && !self.marked_at.is_some_and(is_soon) {
+            self.mark = Some((self.noted, cut.clone()));
+            self.marked_at = Some(now);
+        }
+    }
+}
+
+impl Watched {
+    fn update(&self, model: &Model, pin: Pin, dirty: &Dirty, is_first: bool) -> Update {
+        match &self.subject {
+            Subject::Dialog(_) => Update::Dialog(model.pinned_dialog(pin)),
+            Subject::User(_) => {
+                let dialogs = dirty.dialogs.iter();
+                let dialogs = dialogs.map(|dialog| model.pinned_user_in_dialog(pin, *dialog));
+                Update::User {
+                    stats: model.pinned_user(pin),
+                    dialogs: match is_first {
+                        true => Vec::new(),
+                        false => dialogs.collect(),
+                    },
+                    more: dirty.more || is_first,
+                }
+            }
+        }
+    }
+}
