@@ -1,8 +1,9 @@
 //! `get`: counters, read over gRPC.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 use tonic::{Code, Request, Status};
 
@@ -32,7 +33,8 @@ const PAGE: i32 = 500;
                   chat-counters get user alice --tenant acme\n  \
                   chat-counters get user alice bob carol --tenant acme --output json\n  \
                   chat-counters get user-dialog alice d1 --tenant acme --after-event 01J9Z\n  \
-                  chat-counters get user-dialogs alice --tenant acme --unread-only"
+                  chat-counters get user-dialogs alice --tenant acme --unread-only\n  \
+                  chat-counters get user-dialogs alice --tenant acme --order-by last-message"
 )]
 pub(super) struct Get {
     #[command(subcommand)]
@@ -87,6 +89,10 @@ enum What {
         /// Only dialogs with unread messages
         #[arg(long)]
         unread_only: bool,
+        /// Which dialogs come first. Of more than 500, one that moves while they
+        /// are read may be left out, but for --order-by dialog-id
+        #[arg(long, value_enum, default_value_t, value_name = "ORDER")]
+        order_by: OrderBy,
     },
     /// Messages: statuses, reactions and how many members have read them
     Message {
@@ -94,6 +100,28 @@ enum What {
         #[arg(required = true, value_name = "MESSAGE")]
         messages: Vec<String>,
     },
+}
+
+/// In which order a user's dialogs come.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum OrderBy {
+    /// By dialog id
+    #[default]
+    DialogId,
+    /// The latest message first
+    LastMessage,
+    /// Those with unread messages first, each half by the latest message
+    UnreadFirst,
+}
+
+impl From<OrderBy> for v1::UserDialogOrder {
+    fn from(order: OrderBy) -> Self {
+        match order {
+            OrderBy::DialogId => Self::Unspecified,
+            OrderBy::LastMessage => Self::LastMessage,
+            OrderBy::UnreadFirst => Self::UnreadFirst,
+        }
+    }
 }
 
 impl Get {
@@ -176,7 +204,11 @@ impl Client {
             What::UserDialog { user, dialog } => {
                 return Ok((vec![self.user_dialog(user, dialog).await?], true));
             }
-            What::UserDialogs { user, unread_only } => self.user_dialogs(user, unread_only).await?,
+            What::UserDialogs {
+                user,
+                unread_only,
+                order_by,
+            } => self.user_dialogs(user, unread_only, order_by).await?,
         };
         Ok((records, false))
     }
@@ -283,8 +315,9 @@ impl Client {
         &mut self,
         user: String,
         unread_only: bool,
+        order_by: OrderBy,
     ) -> Result<Vec<Record>, Failure> {
-        let mut records = Vec::new();
+        let (mut records, mut listed) = (Vec::new(), HashSet::new());
         let mut page_token = String::new();
         loop {
             let request = self.request(v1::ListUserDialogStatsRequest {
@@ -293,10 +326,14 @@ impl Client {
                 unread_only,
                 page_size: PAGE,
                 page_token,
+                order_by: v1::UserDialogOrder::from(order_by).into(),
             });
             let answer = self.service.list_user_dialog_stats(request).await;
             let page = self.answer(answer)?;
-            records.extend(page.user_dialog_stats.into_iter().map(Record::from));
+            // One that moved between two pages comes twice.
+            let mut dialogs = page.user_dialog_stats;
+            dialogs.retain(|dialog| listed.insert(dialog.dialog_id.clone()));
+            records.extend(dialogs.into_iter().map(Record::from));
             if page.next_page_token.is_empty() {
                 return Ok(records);
             }
@@ -444,6 +481,7 @@ impl From<v1::UserDialogStats> for Record {
             ("read_until", moment(stats.read_until)),
             ("version", json!(stats.version)),
             ("updated_at", moment(stats.updated_at)),
+            ("last_message_at", moment(stats.last_message_at)),
         ])
     }
 }

@@ -38,6 +38,7 @@ impl From<UserDialogStats> for v1::UserDialogStats {
             version: stats.version,
             updated_at: stats.updated_at.map(timestamp),
             as_of: None,
+            last_message_at: stats.last_message_at.map(timestamp),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::health::StoreState;
 use super::limits::{Cost, Deadline, Kept, Limits};
 use super::token::{self, Scope};
 use super::v1::{self, counter_service_server::CounterService};
-use super::validate;
+use super::validate::{self, Listing};
 use super::watches::{Messages, Watches};
 
 /// Answers from the store.
@@ -126,12 +126,22 @@ impl CounterService for Counters {
         request: Request<v1::ListUserDialogStatsRequest>,
     ) -> Result<Response<v1::ListUserDialogStatsResponse>, Status> {
         let (call, request) = self.open("ListUserDialogStats", request)?;
-        let (query, after) = validate::dialogs_of_user(&request, &call.who)?;
-        let page = self.recall(call, query.clone(), after).await?;
-        Ok(page.with(|page| v1::ListUserDialogStatsResponse {
-            next_page_token: next_page_token(&query, &page),
-            user_dialog_stats: all(page.dialogs),
-        }))
+        match validate::dialogs_of_user(&request, &call.who)? {
+            (Listing::ById(query), after) => {
+                let page = self.recall(call, query.clone(), after).await?;
+                Ok(page.with(|page| v1::ListUserDialogStatsResponse {
+                    next_page_token: next_page_token(&query, &page),
+                    user_dialog_stats: all(page.dialogs),
+                }))
+            }
+            (Listing::InOrder(query), after) => {
+                let page = self.recall(call, query.clone(), after).await?;
+                Ok(page.with(|page| v1::ListUserDialogStatsResponse {
+                    next_page_token: next_token_in_order(&query, &page),
+                    user_dialog_stats: all(page.dialogs),
+                }))
+            }
+        }
     }
 
     async fn get_dialog_stats(
@@ -478,4 +488,15 @@ fn next_page_token(query: &read::DialogsOfUser, page: &read::Page) -> String {
         Some(last) if page.more => scope.token(&last.dialog),
         _ => String::new(),
     }
+}
+
+fn next_token_in_order(query: &read::DialogsInOrder, page: &read::PageInOrder) -> String {
+    let scope = Scope {
+        tenant: &query.tenant,
+        user: &query.user,
+        unread_only: query.unread_only,
+    };
+    let next = page.next.as_ref();
+    next.map(|last| scope.token_in(query.order, last))
+        .unwrap_or_default()
 }

@@ -4,14 +4,14 @@
 //! and the last entry's place, and that place, the latter two in hexadecimal.
 //! The checksum keeps mistakes out, it is not a secret: a token opens nothing
 //! that its query does not. In `ListUserDialogStats` the place is the dialog's
-//! id.
+//! id, in an order that moves with what sorted the dialog when its page was made.
 
-use crate::event::{DialogId, TenantId, UserId};
+use crate::event::{DialogId, Micros, TenantId, UserId};
 use crate::history::{Origin, Position};
 use crate::serving::Cut;
 use crate::serving::watching::Since;
 use crate::store::fence::WriterId;
-use crate::store::read;
+use crate::store::read::{self, DialogOrder, PlaceInOrder};
 
 const VERSION: &str = "1";
 const CHECKSUM_DIGITS: usize = 16;
@@ -24,7 +24,7 @@ pub(super) struct Scope<'a> {
     pub(super) unread_only: bool,
 }
 
-impl Scope<'_> {
+impl<'a> Scope<'a> {
     /// The token for the page after `last`.
     pub(super) fn token(&self, last: &DialogId) -> String {
         seal(self.checksum(last), last.as_str())
@@ -44,9 +44,38 @@ impl Scope<'_> {
             VERSION,
             self.tenant.as_str(),
             self.user.as_str(),
-            if self.unread_only { "unread" } else { "all" },
+            self.listed(),
             last.as_str(),
         ])
+    }
+
+    /// The token for the page after `last`, in an order that moves.
+    pub(super) fn token_in(&self, order: DialogOrder, last: &PlaceInOrder) -> String {
+        page(&self.parts_in(order), &spell_in_order(last))
+    }
+
+    /// Where the last dialog of the page before stood. `None` when the token is
+    /// damaged or belongs to another query, or to another order.
+    pub(super) fn open_in(&self, order: DialogOrder, token: &str) -> Option<PlaceInOrder> {
+        parse_in_order(&place(&self.parts_in(order), token)?)
+    }
+
+    fn parts_in(&self, order: DialogOrder) -> [&'a str; 5] {
+        let order = match order {
+            DialogOrder::LastMessage => "last message",
+            DialogOrder::UnreadFirst => "unread first",
+        };
+        [
+            "user dialogs",
+            self.tenant.as_str(),
+            self.user.as_str(),
+            self.listed(),
+            order,
+        ]
+    }
+
+    fn listed(&self) -> &'static str {
+        if self.unread_only { "unread" } else { "all" }
     }
 }
 
@@ -113,7 +142,7 @@ const ORIGINS: [(&str, Origin); 5] = [
 
 /// Ids of the bus have no control characters, names of counters none either,
 /// and the one in the ids of repairs is another.
-const BETWEEN: char = '\n';
+const BETWEEN: &str = "\n";
 
 fn spell(position: &Position) -> String {
     let origin = ORIGINS.iter().find(|(_, known)| *known == position.origin);
@@ -124,7 +153,7 @@ fn spell(position: &Position) -> String {
         position.counter.to_string(),
         position.group.clone(),
     ];
-    parts.join(&BETWEEN.to_string())
+    parts.join(BETWEEN)
 }
 
 fn parse(place: &str) -> Option<Position> {
@@ -139,6 +168,30 @@ fn parse(place: &str) -> Option<Position> {
         },
         counter: next()?.parse().ok()?,
         group: next()?.to_owned(),
+    })
+}
+
+fn spell_in_order(place: &PlaceInOrder) -> String {
+    let state = if place.unread { "unread" } else { "read" };
+    let at = place.last_message_at.map(|at| at.get().to_string());
+    let parts = [state, &at.unwrap_or_default(), place.dialog.as_str()];
+    parts.join(BETWEEN)
+}
+
+fn parse_in_order(place: &str) -> Option<PlaceInOrder> {
+    let mut parts = place.splitn(3, BETWEEN);
+    let mut next = || parts.next();
+    Some(PlaceInOrder {
+        unread: match next()? {
+            "unread" => true,
+            "read" => false,
+            _ => return None,
+        },
+        last_message_at: match next()? {
+            "" => None,
+            at => Some(Micros::new(at.parse().ok()?)?),
+        },
+        dialog: DialogId::new(next()?).ok()?,
     })
 }
 
@@ -220,6 +273,7 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::MAX_MICROS;
     use crate::history::{Counter, Part};
 
     #[test]
@@ -239,6 +293,71 @@ mod tests {
             assert_eq!(scope(&t2, &u, true).open(&token), None);
             assert_eq!(scope(&t, &u2, true).open(&token), None);
             assert_eq!(scope(&t, &u, false).open(&token), None);
+        }
+    }
+
+    fn place_of(unread: bool, at: Option<i64>, dialog: &str) -> PlaceInOrder {
+        PlaceInOrder {
+            unread,
+            last_message_at: at.map(|at| Micros::new(at).unwrap()),
+            dialog: DialogId::new(dialog).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_place_in_an_order_opens_only_for_its_own_query_and_order() {
+        let (t, u) = (TenantId::new("t").unwrap(), UserId::new("u").unwrap());
+        let other = UserId::new("uu").unwrap();
+        let scope = |user, unread_only| Scope {
+            tenant: &t,
+            user,
+            unread_only,
+        };
+        let ours = scope(&u, false);
+        let (last_message, unread_first) = (DialogOrder::LastMessage, DialogOrder::UnreadFirst);
+        for last in [
+            place_of(true, Some(0), "d"),
+            place_of(false, None, "read"),
+            place_of(false, Some(MAX_MICROS), "d$.|:👍"),
+            place_of(true, Some(7), &"x".repeat(512)),
+        ] {
+            let token = ours.token_in(last_message, &last);
+            assert_eq!(ours.open_in(last_message, &token).as_ref(), Some(&last));
+            assert_eq!(ours.open_in(unread_first, &token), None);
+            assert_eq!(ours.open(&token), None);
+            assert_eq!(scope(&other, false).open_in(last_message, &token), None);
+            assert_eq!(scope(&u, true).open_in(last_message, &token), None);
+            let shorter = &token[..token.len() - 2];
+            assert_eq!(ours.open_in(last_message, shorter), None);
+            let by_id = ours.token(&last.dialog);
+            assert_eq!(ours.open_in(last_message, &by_id), None);
+        }
+    }
+
+    #[test]
+    fn a_place_that_no_dialog_can_have_is_refused_whatever_its_checksum() {
+        let (t, u) = (TenantId::new("t").unwrap(), UserId::new("u").unwrap());
+        let scope = Scope {
+            tenant: &t,
+            user: &u,
+            unread_only: false,
+        };
+        let order = DialogOrder::UnreadFirst;
+        let opened = |place: &str| scope.open_in(order, &page(&scope.parts_in(order), place));
+        assert_eq!(opened("read\n5\nd"), Some(place_of(false, Some(5), "d")));
+        for bad in [
+            "",
+            "read",
+            "read\n5",
+            "read\n5\n",
+            "read\n-1\nd",
+            "read\nsoon\nd",
+            &format!("read\n{}\nd", MAX_MICROS + 1),
+            "seen\n5\nd",
+            "read\n5\nd\nd",
+            &format!("read\n5\n{}", "x".repeat(513)),
+        ] {
+            assert_eq!(opened(bad), None, "{bad:?}");
         }
     }
 

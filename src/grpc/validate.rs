@@ -40,6 +40,15 @@ const MAX_VIOLATIONS: usize = 16;
 /// A question, and the event that its answer is to include.
 pub(super) type Valid<Q> = Result<(Q, Option<EventId>), Status>;
 
+/// A question about a user's dialogs, by the order that they are to have.
+#[derive(Debug)]
+pub(super) enum Listing {
+    /// By dialog id.
+    ById(read::DialogsOfUser),
+    /// In an order that moves.
+    InOrder(read::DialogsInOrder),
+}
+
 /// How old an answer may be.
 pub(super) fn staleness(millis: i32) -> Result<Duration, Status> {
     let mut found = Violations::default();
@@ -99,40 +108,45 @@ pub(super) fn user_in_dialog(
 pub(super) fn dialogs_of_user(
     request: &v1::ListUserDialogStatsRequest,
     who: &Identity,
-) -> Valid<read::DialogsOfUser> {
+) -> Valid<Listing> {
     let mut found = Violations::default();
     let tenant = found.tenant(&request.tenant_id, who);
     let user = found.user(&request.user_id, who);
     let limit = found.page_size(request.page_size);
-    let (Some(tenant), Some(user), Some(limit)) = (tenant, user, limit) else {
+    let order = found.order(request.order_by);
+    let (Some(tenant), Some(user), Some(limit), Some(order)) = (tenant, user, limit, order) else {
         return Err(found.into_status());
     };
+    let (unread_only, token) = (request.unread_only, &request.page_token);
     let scope = PageScope {
         tenant: &tenant,
         user: &user,
-        unread_only: request.unread_only,
+        unread_only,
     };
-    let after = match request.page_token.as_str() {
-        "" => None,
-        token => {
-            let Some(last) = scope.open(token) else {
-                found.add(
-                    "page_token",
-                    "the next_page_token of the same query, found something else",
-                );
-                return Err(found.into_status());
-            };
-            Some(last)
+    let listing = match order {
+        None => {
+            let after = found.page_after(token, |token| scope.open(token))?;
+            Listing::ById(read::DialogsOfUser {
+                tenant,
+                user,
+                unread_only,
+                after,
+                limit,
+            })
+        }
+        Some(order) => {
+            let after = found.page_after(token, |token| scope.open_in(order, token))?;
+            Listing::InOrder(read::DialogsInOrder {
+                tenant,
+                user,
+                order,
+                unread_only,
+                after,
+                limit,
+            })
         }
     };
-    let query = read::DialogsOfUser {
-        tenant,
-        user,
-        unread_only: request.unread_only,
-        after,
-        limit,
-    };
-    Ok((query, None))
+    Ok((listing, None))
 }
 
 pub(super) fn dialog(request: &v1::GetDialogStatsRequest, who: &Identity) -> Valid<read::Dialogs> {
@@ -210,16 +224,8 @@ pub(super) fn history(
         part,
         most: MAX_REPLAYED,
     };
-    if !request.page_token.is_empty() {
-        query.part.after = token::reached(&query, &request.page_token);
-        if query.part.after.is_none() {
-            found.add(
-                "page_token",
-                "the next_page_token of the same query, found something else",
-            );
-            return Err(found.into_status());
-        }
-    }
+    query.part.after =
+        found.page_after(&request.page_token, |token| token::reached(&query, token))?;
     Ok((query, after))
 }
 
@@ -667,6 +673,42 @@ impl Violations {
         }
     }
 
+    /// Where the page before ended: none for the first page. Asked last, since a
+    /// token belongs to all the rest of a request.
+    fn page_after<T>(
+        mut self,
+        token: &str,
+        open: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, Status> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let last = open(token);
+        if last.is_none() {
+            self.add(
+                "page_token",
+                "the next_page_token of the same query, found something else",
+            );
+            return Err(self.into_status());
+        }
+        Ok(last)
+    }
+
+    /// The order of a user's dialogs: none is by dialog id.
+    fn order(&mut self, order_by: i32) -> Option<Option<read::DialogOrder>> {
+        use v1::UserDialogOrder::{LastMessage, UnreadFirst, Unspecified};
+        match v1::UserDialogOrder::try_from(order_by) {
+            Ok(Unspecified) => Some(None),
+            Ok(LastMessage) => Some(Some(read::DialogOrder::LastMessage)),
+            Ok(UnreadFirst) => Some(Some(read::DialogOrder::UnreadFirst)),
+            Err(_) => {
+                let expected = format!("a UserDialogOrder, 0 to 2, found {order_by}");
+                self.add("order_by", expected);
+                None
+            }
+        }
+    }
+
     pub(super) fn into_status(self) -> Status {
         if let Some(denied) = self.denied {
             return denied.status();
@@ -855,19 +897,13 @@ mod tests {
     #[test]
     fn a_page_has_1_to_500_dialogs_and_a_token_of_the_same_query() {
         let list = |page_size, page_token: &str| {
-            asked(
-                dialogs_of_user,
-                &v1::ListUserDialogStatsRequest {
-                    tenant_id: "t".into(),
-                    user_id: "U ".into(),
-                    unread_only: true,
-                    page_size,
-                    page_token: page_token.into(),
-                },
-            )
+            listed(page_size, page_token, 0).map(|listing| match listing {
+                Listing::ById(query) => query,
+                Listing::InOrder(query) => panic!("{query:?}"),
+            })
         };
-        assert_eq!(list(0, "").unwrap().0.limit, DEFAULT_PAGE);
-        assert_eq!(list(500, "").unwrap().0.limit, 500);
+        assert_eq!(list(0, "").unwrap().limit, DEFAULT_PAGE);
+        assert_eq!(list(500, "").unwrap().limit, 500);
         for size in [-1, 501, i32::MIN, i32::MAX] {
             assert_eq!(
                 fields(&list(size, "").unwrap_err()),
@@ -883,9 +919,67 @@ mod tests {
             user: &user,
             unread_only,
         };
-        let after = list(1, &scope(true).token(&last)).unwrap().0.after;
+        let after = list(1, &scope(true).token(&last)).unwrap().after;
         assert_eq!(after, Some(last.clone()));
         let other = list(1, &scope(false).token(&last)).unwrap_err();
         assert_eq!(fields(&other), ["page_token"]);
+    }
+
+    /// Unread dialogs of the user `u`, in an order by its number.
+    fn listed(page_size: i32, page_token: &str, order_by: i32) -> Result<Listing, Status> {
+        let request = v1::ListUserDialogStatsRequest {
+            tenant_id: "t".into(),
+            user_id: "U ".into(),
+            unread_only: true,
+            page_size,
+            page_token: page_token.into(),
+            order_by,
+        };
+        asked(dialogs_of_user, &request).map(|(listing, _)| listing)
+    }
+
+    #[test]
+    fn an_order_is_known_and_a_token_of_another_one_is_refused() {
+        use read::DialogOrder::{LastMessage, UnreadFirst};
+
+        for unknown in [-1, 3, i32::MIN, i32::MAX] {
+            let status = listed(0, "", unknown).unwrap_err();
+            assert_eq!(fields(&status), ["order_by"], "{unknown}");
+        }
+        let both = listed(501, "", 3).unwrap_err();
+        assert_eq!(fields(&both), ["page_size", "order_by"]);
+        let (tenant, user) = (TenantId::new("t").unwrap(), UserId::new("u").unwrap());
+        let scope = PageScope {
+            tenant: &tenant,
+            user: &user,
+            unread_only: true,
+        };
+        let last = read::PlaceInOrder {
+            unread: true,
+            last_message_at: None,
+            dialog: DialogId::new("d").unwrap(),
+        };
+        let tokens = [
+            scope.token(&last.dialog),
+            scope.token_in(LastMessage, &last),
+            scope.token_in(UnreadFirst, &last),
+        ];
+        for (order_by, order) in [(1, LastMessage), (2, UnreadFirst)] {
+            for (of, token) in (0..).zip(&tokens) {
+                match listed(7, token, order_by) {
+                    Ok(Listing::InOrder(query)) => {
+                        assert_eq!((of, query.order, query.limit), (order_by, order, 7));
+                        assert_eq!((query.after, query.unread_only), (Some(last.clone()), true));
+                    }
+                    Ok(other) => panic!("{other:?}"),
+                    Err(status) => {
+                        assert_eq!(fields(&status), ["page_token"]);
+                        assert_ne!(of, order_by, "{status}");
+                    }
+                }
+            }
+            let by_id = listed(7, &tokens[order_by as usize], 0).unwrap_err();
+            assert_eq!(fields(&by_id), ["page_token"]);
+        }
     }
 }

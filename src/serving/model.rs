@@ -58,7 +58,6 @@ use entries::Entries;
 use loads::Loads;
 
 pub use loads::{Ended, Load, Loaded, Wanted};
-pub use orders::{DialogsInOrder, Order, PageInOrder, Position};
 pub use pins::{NotPinned, Pin, Touched};
 
 /// Of the memory, one in so many parts is for the records kept for loads.

@@ -1,7 +1,7 @@
 //! The questions that memory answers.
 
 use super::model::{Model, Wanted};
-use crate::store::read::{Dialogs, DialogsOfUser, Query, UserInDialog, Users};
+use crate::store::read::{Dialogs, DialogsInOrder, DialogsOfUser, Query, UserInDialog, Users};
 
 /// A question that can be answered from memory, once all that it is about is
 /// there.
@@ -55,6 +55,15 @@ impl Remembered for UserInDialog {
 impl Remembered for DialogsOfUser {
     fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
         model.dialogs_of_user(self).ok_or_else(|| Wanted {
+            users: vec![self.user.clone()],
+            ..Wanted::default()
+        })
+    }
+}
+
+impl Remembered for DialogsInOrder {
+    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
+        model.dialogs_in_order(self).ok_or_else(|| Wanted {
             users: vec![self.user.clone()],
             ..Wanted::default()
         })

@@ -2,7 +2,7 @@
 //!
 //! A [`Reader`] is asked a [`Query`]. Everything in one answer comes from one
 //! snapshot session, so that no answer can see a message without its sender's
-//! share, or half of a batch. Memory is bounded by the answer plus two thousand
+//! share, or half of a batch. Memory is bounded by the answer plus three thousand
 //! documents, however many dialogs a user has; a history's by [`History::most`].
 //! Who has read a message is counted from the dialog's members as they pass by,
 //! and from a few thousand receipts at a time ([`readership`]).
@@ -11,6 +11,7 @@ mod awaited;
 mod feed;
 mod history;
 mod journal;
+mod orders;
 mod queries;
 mod readers;
 mod readership;
@@ -34,6 +35,7 @@ use awaited::Awaited;
 
 pub use feed::CommitFeed;
 pub use history::{Entry, History, HistoryPage, Scope};
+pub use orders::{DialogOrder, DialogsInOrder, PageInOrder, PlaceInOrder};
 pub use queries::{Dialogs, DialogsOfUser, Messages, Page, Query, UserInDialog, Users};
 pub use rows::{DialogRow, Malformed, MembershipRow};
 pub use shares::Shares;

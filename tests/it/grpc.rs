@@ -82,6 +82,7 @@ async fn every_method_answers_from_the_same_facts() -> Result<()> {
     assert_eq!(in_d2.unread_count, 1);
     assert_eq!(in_d2.joined_at.map(|at| at.nanos), Some(1_000_000));
     assert_eq!(in_d2.read_until.map(|at| at.nanos), Some(29_000_000));
+    assert_eq!(in_d2.last_message_at.map(|at| at.nanos), Some(30_000_000));
 
     let request = v1::GetDialogStatsRequest {
         tenant_id: TENANT.into(),
@@ -186,10 +187,10 @@ async fn wrong_arguments_are_named() -> Result<()> {
         page_size: -1,
         page_token: "nonsense".into(),
         unread_only: false,
+        order_by: 3,
     };
     let fields = violations(client.list_user_dialog_stats(request).await);
-    assert!(fields.contains(&"tenant_id".to_owned()), "{fields:?}");
-    assert!(fields.contains(&"page_size".to_owned()), "{fields:?}");
+    assert_eq!(fields, ["tenant_id", "page_size", "order_by"]);
     service.stop().await
 }
 

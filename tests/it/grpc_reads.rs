@@ -290,6 +290,7 @@ async fn every_method_answers_from_the_documents() {
         (a.joined_at, a.read_until, a.updated_at),
         (ts(at), None, ts(2_000_000))
     );
+    assert_eq!(a.last_message_at, ts(at));
     let c = bench
         .client
         .get_user_dialog_stats(of("ann", "c"))
@@ -307,6 +308,7 @@ async fn every_method_answers_from_the_documents() {
         .unwrap()
         .into_inner();
     assert_eq!((z.member, z.unread_count, z.version), (false, 0, 11));
+    assert_eq!(z.last_message_at, None);
     let none = bench
         .client
         .get_user_dialog_stats(of("ann", "never"))
@@ -405,9 +407,12 @@ async fn every_method_answers_from_the_documents() {
 async fn thousands_of_dialogs_are_summed_and_paged_in_order() {
     let mut bench = Bench::new("many").await;
     let total = 10_000_i64;
+    // No two are alike: the total and the factor have no divisor in common.
+    let last_message_at = |i: i64| i * 7_919 % total;
     // Every third dialog has unread, every tenth is deleted.
     let dialogs = (0..total).map(|i| {
-        let rest = doc! { "sequence": { "user": 1_i64 } };
+        let at = last_message_at(i);
+        let rest = doc! { "sequence": { "user": 1_i64 }, "last_message_at": at };
         let mut document = dialog(&format!("d{i:05}"), rest);
         if i % 10 == 0 {
             document.insert("deleted", true);
@@ -500,6 +505,7 @@ async fn thousands_of_dialogs_are_summed_and_paged_in_order() {
                 unread_only,
                 page_size,
                 page_token,
+                ..Default::default()
             };
             let page = bench
                 .client
@@ -524,6 +530,36 @@ async fn thousands_of_dialogs_are_summed_and_paged_in_order() {
         eprintln!("pages of {page_size}, unread only {unread_only}: slowest {slowest:?}");
         let all: Vec<String> = live.clone().map(|i| format!("d{i:05}")).collect();
         assert_eq!(seen, if unread_only { unread.clone() } else { all });
+    }
+
+    // The first pages in the other orders, each out of ten chunks.
+    for order in [UserDialogOrder::LastMessage, UserDialogOrder::UnreadFirst] {
+        let mut expected: Vec<i64> = live.clone().collect();
+        expected.sort_by_key(|i| {
+            let is_read = order == UserDialogOrder::UnreadFirst && i % 3 != 0;
+            (is_read, -last_message_at(*i))
+        });
+        let expected = expected.into_iter().map(|i| format!("d{i:05}"));
+        let expected: Vec<String> = expected.take(1_000).collect();
+        let (mut seen, mut page_token) = (Vec::new(), String::new());
+        for _ in 0..2 {
+            let started = Instant::now();
+            let request = ListUserDialogStatsRequest {
+                tenant_id: "t".into(),
+                user_id: "ann".into(),
+                page_size: 500,
+                page_token,
+                order_by: order.into(),
+                ..Default::default()
+            };
+            let page = bench.client.list_user_dialog_stats(request).await.unwrap();
+            let page = page.into_inner();
+            eprintln!("a page by {order:?}: {:?}", started.elapsed());
+            seen.extend(page.user_dialog_stats.into_iter().map(|d| d.dialog_id));
+            page_token = page.next_page_token;
+        }
+        assert_eq!(seen, expected, "{order:?}");
+        assert!(!page_token.is_empty(), "there are 9,000");
     }
     bench.end().await;
 }

@@ -49,6 +49,7 @@ mod listener;
 mod memory;
 mod mutations;
 mod orchestrated;
+mod orders;
 mod outages;
 mod queues;
 mod read_count_size;

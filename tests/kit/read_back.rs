@@ -1,5 +1,6 @@
 //! Reading every counter back over gRPC and comparing it with the model.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -136,14 +137,26 @@ async fn users(client: &mut Client, model: &Model, comparison: &mut Comparison) 
     Ok(())
 }
 
+/// When the latest message of each dialog was, by tenant and dialog.
+fn last_messages(model: &Model) -> BTreeMap<(String, String), Option<i64>> {
+    let last = |(tenant, dialog): (String, String)| {
+        let at = model.dialog(&tenant, &dialog).last_message_at;
+        ((tenant, dialog), at)
+    };
+    model.dialogs().into_iter().map(last).collect()
+}
+
 async fn user_dialogs(
     client: &mut Client,
     model: &Model,
     comparison: &mut Comparison,
 ) -> Result<()> {
+    let last_messages = last_messages(model);
     for (tenant_id, user_id, dialog_id) in model.user_dialogs() {
         let expected = model.user_dialog(&tenant_id, &user_id, &dialog_id);
         let key = format!("user {tenant_id} {user_id} in {dialog_id}");
+        let dialog = (tenant_id.clone(), dialog_id.clone());
+        let last = last_messages.get(&dialog).copied().flatten();
         let request = v1::GetUserDialogStatsRequest {
             tenant_id,
             user_id,
@@ -177,6 +190,12 @@ async fn user_dialogs(
             &expected.read_until,
             &micros(found.read_until),
         );
+        comparison.check(
+            &key,
+            "last_message_at",
+            &last.filter(|_| expected.member),
+            &micros(found.last_message_at),
+        );
     }
     Ok(())
 }
@@ -184,36 +203,59 @@ async fn user_dialogs(
 /// The lists of users' dialogs, page by page: complete, in order, and the same
 /// counts.
 async fn listed(client: &mut Client, model: &Model, comparison: &mut Comparison) -> Result<()> {
-    let mut expected: BTreeMap<(String, String), Vec<(String, i64)>> = BTreeMap::new();
+    use v1::UserDialogOrder::{LastMessage, UnreadFirst, Unspecified};
+    let last_messages = last_messages(model);
+    let mut expected: BTreeMap<(String, String), Vec<Listed>> = BTreeMap::new();
     for (tenant, user, dialog) in model.user_dialogs() {
         let counts = model.user_dialog(&tenant, &user, &dialog);
         if counts.member {
+            let of = (tenant.clone(), dialog);
+            let last = last_messages.get(&of).copied().flatten();
             let list = expected.entry((tenant, user)).or_default();
-            list.push((dialog, counts.unread_count));
+            list.push((of.1, counts.unread_count, last));
         }
     }
-    for ((tenant_id, user_id), mut expected) in expected {
-        expected.sort();
-        for unread_only in [false, true] {
-            let found = list(client, &tenant_id, &user_id, unread_only).await?;
-            let expected: Vec<_> = expected
-                .iter()
-                .filter(|(_, unread)| !unread_only || *unread > 0)
-                .cloned()
-                .collect();
-            let key = format!("list of {tenant_id} {user_id}, unread only: {unread_only}");
+    for ((tenant_id, user_id), expected) in expected {
+        for (order, unread_only) in [
+            (Unspecified, false),
+            (Unspecified, true),
+            (LastMessage, false),
+            (UnreadFirst, false),
+        ] {
+            let found = list(client, &tenant_id, &user_id, (order, unread_only)).await?;
+            let expected = in_order(&expected, order, unread_only);
+            let key =
+                format!("list of {tenant_id} {user_id} by {order:?}, unread only: {unread_only}");
             comparison.check(&key, "dialogs", &expected, &found);
         }
     }
     Ok(())
 }
 
+/// A dialog in a list: its id, what is unread, and when its latest message was.
+type Listed = (String, i64, Option<i64>);
+
+fn in_order(listed: &[Listed], order: v1::UserDialogOrder, unread_only: bool) -> Vec<Listed> {
+    use v1::UserDialogOrder::{UnreadFirst, Unspecified};
+    let mut listed = listed.to_vec();
+    listed.retain(|(_, unread, _)| !unread_only || *unread > 0);
+    listed.sort();
+    // Sorts are stable: what is alike stays by id.
+    if order != Unspecified {
+        listed.sort_by_key(|(_, _, last)| Reverse(*last));
+    }
+    if order == UnreadFirst {
+        listed.sort_by_key(|(_, unread, _)| *unread == 0);
+    }
+    listed
+}
+
 async fn list(
     client: &mut Client,
     tenant_id: &str,
     user_id: &str,
-    unread_only: bool,
-) -> Result<Vec<(String, i64)>> {
+    (order, unread_only): (v1::UserDialogOrder, bool),
+) -> Result<Vec<Listed>> {
     let mut found = Vec::new();
     let mut page_token = String::new();
     loop {
@@ -223,10 +265,14 @@ async fn list(
             unread_only,
             page_size: PAGE,
             page_token,
+            order_by: order.into(),
         };
         let page = client.list_user_dialog_stats(request).await?.into_inner();
         let entries = page.user_dialog_stats.into_iter();
-        found.extend(entries.map(|entry| (entry.dialog_id, entry.unread_count)));
+        found.extend(entries.map(|entry| {
+            let last = micros(entry.last_message_at);
+            (entry.dialog_id, entry.unread_count, last)
+        }));
         if page.next_page_token.is_empty() {
             return Ok(found);
         }

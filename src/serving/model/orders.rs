@@ -1,70 +1,15 @@
-//! A user's dialogs in an order that changes with every message. Nothing is kept
+//! A user's dialogs in an order that moves with every message. Nothing is kept
 //! for it: each page looks at all dialogs that may be on it, and sorts few.
 
 use std::cmp::Reverse;
 
-use crate::event::{DialogId, Micros, TenantId, UserId};
-use crate::store::read::UserDialogStats;
+use crate::store::read::{DialogsInOrder, PageInOrder, PlaceInOrder};
 
 use super::Model;
 use super::dialog::Moment;
 
-/// In which order dialogs come. Those that are alike come by their ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// The one with the latest message first; those without any last.
-    LastMessage,
-    /// Those with something unread first, and each half by the latest message.
-    UnreadFirst,
-}
-
-/// Where a dialog stands in an order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position {
-    /// Whether something was unread.
-    pub unread: bool,
-    /// The time of the latest message.
-    pub last_message_at: Option<Micros>,
-    /// The dialog.
-    pub dialog: DialogId,
-}
-
-/// A user in each dialog that they are a member of, in an order.
-#[derive(Debug, Clone)]
-pub struct DialogsInOrder {
-    /// Whose counters.
-    pub tenant: TenantId,
-    /// The user.
-    pub user: UserId,
-    /// In which order.
-    pub order: Order,
-    /// Only those with something unread.
-    pub unread_only: bool,
-    /// Where the last dialog of the page before stood then. A dialog that moved
-    /// since may come again, or not at all.
-    pub after: Option<Position>,
-    /// At most so many, and at least one.
-    pub limit: usize,
-}
-
-/// A page of [`DialogsInOrder`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PageInOrder {
-    /// At most as many as asked for.
-    pub dialogs: Vec<UserDialogStats>,
-    /// Where the last of them stands, if anything comes after it.
-    pub next: Option<Position>,
-}
-
 /// What sorts: as small as it can be. Ranks are in the order of ids.
 type Key = (bool, Reverse<Moment>, usize);
-
-impl Order {
-    fn key(self, unread: bool, last_message_at: Moment, rank: usize) -> Key {
-        let read = self == Self::UnreadFirst && !unread;
-        (read, Reverse(last_message_at), rank)
-    }
-}
 
 impl Model {
     /// A user in each dialog that they are a member of, in an order.
@@ -80,21 +25,17 @@ impl Model {
         }
         keys.sort_unstable();
         let user = &self.entries.users[number as usize];
-        let mut page = PageInOrder::default();
-        for (_, Reverse(last_message_at), rank) in keys {
+        let stats = |(_, _, rank): Key| {
             let share = user.order[rank];
             let dialog = user.shares[share as usize].dialog;
-            let stats = self
-                .entries
-                .in_dialog(&query.tenant, number, Some(share), dialog);
-            page.next = more.then(|| Position {
-                unread: stats.unread > 0,
-                last_message_at: last_message_at.get(),
-                dialog: stats.dialog.clone(),
-            });
-            page.dialogs.push(stats);
-        }
-        Some(page)
+            self.entries
+                .in_dialog(&query.tenant, number, Some(share), dialog)
+        };
+        let dialogs: Vec<_> = keys.into_iter().map(stats).collect();
+        Some(PageInOrder {
+            next: dialogs.last().filter(|_| more).map(PlaceInOrder::from),
+            dialogs,
+        })
     }
 
     /// Of all dialogs that come after the page before.
@@ -106,7 +47,7 @@ impl Model {
         };
         let after = query.after.as_ref().map(|after| {
             let rank = self.entries.rank_after(user, &after.dialog);
-            let last_message_at = after.last_message_at.into();
+            let last_message_at = Moment::from(after.last_message_at);
             query.order.key(after.unread, last_message_at, rank)
         });
         let mut unread = user.unread.from(0).peekable();

@@ -215,6 +215,7 @@ pub(super) fn user_in_dialog(
         member,
         unread: 0,
         unread_by_sender_type: Default::default(),
+        last_message_at: dialog.last_message_at.get().filter(|_| member),
         joined_at: share
             .and_then(|share| share.joined_at.get())
             .filter(|_| member),

@@ -6,6 +6,7 @@ use std::future::Future;
 use crate::event::{DialogId, MessageId, TenantId, UserId};
 
 use super::ReadError;
+use super::orders::{DialogsInOrder, Foremost, PageInOrder};
 use super::readers;
 use super::rows::{DialogRow, MembershipRow};
 use super::snapshot::{
@@ -184,6 +185,36 @@ impl Query for DialogsOfUser {
             match shares.last().filter(|_| shares.len() == chunk) {
                 Some(last) => after = Some(last.dialog.clone()),
                 None => return Ok(page),
+            }
+        }
+    }
+}
+
+impl Query for DialogsInOrder {
+    type Answer = PageInOrder;
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// Each page looks at all of the user's dialogs: only the deadline bounds
+    /// how many those may be.
+    async fn answer(&self, snapshot: &mut Snapshot) -> Result<PageInOrder, ReadError> {
+        let Self { tenant, user, .. } = self;
+        let mut foremost = Foremost::new(self);
+        let mut after = None;
+        loop {
+            let shares = snapshot
+                .shares_after(tenant, user, after.as_ref(), true, CHUNK)
+                .await?;
+            let dialogs = dialogs_of(tenant, &shares, snapshot).await?;
+            foremost.take(shares.iter().map(|share| {
+                let row = dialogs.get(&share.dialog);
+                UserDialogStats::of(tenant, user, &share.dialog, Some(share), row)
+            }));
+            match shares.last().filter(|_| shares.len() == CHUNK) {
+                Some(last) => after = Some(last.dialog.clone()),
+                None => return Ok(foremost.page()),
             }
         }
     }

@@ -435,6 +435,7 @@ const GENERATION_FIELDS: &[&str] = &["epoch", "everyone", "tenants"];
 pub(super) const DIALOG_SEQUENCE: &[&str] = &[
     dialog::VERSION,
     dialog::SEQUENCE,
+    dialog::LAST_MESSAGE_AT,
     dialog::DELETED,
     dialog::UPDATED_AT,
 ];

@@ -48,6 +48,8 @@ pub struct UserDialogStats {
     pub unread: i64,
     /// `unread`, split by the senders' types.
     pub unread_by_sender_type: Counts,
+    /// Time of the dialog's latest message; members only.
+    pub last_message_at: Option<Micros>,
     /// Since when messages can be unread; members only.
     pub joined_at: Option<Micros>,
     /// The latest bulk read.
@@ -150,6 +152,7 @@ impl UserDialogStats {
             member,
             unread: 0,
             unread_by_sender_type: Counts::new(),
+            last_message_at: dialog.and_then(|d| d.last_message_at).filter(|_| member),
             joined_at: share.and_then(|s| s.joined_at).filter(|_| member),
             read_until: share.and_then(|s| s.read_until),
             version: dialog
@@ -319,6 +322,7 @@ mod tests {
         assert_eq!((stats.unread, stats.member), (3, true));
         assert_eq!((stats.joined_at, stats.read_until), (micros(3), micros(9)));
         assert_eq!((stats.version, stats.updated_at), (14, micros(6_000)));
+        assert_eq!(stats.last_message_at, micros(77));
     }
 
     #[test]
@@ -328,6 +332,7 @@ mod tests {
             (stats.member, stats.unread, stats.joined_at),
             (false, 0, None)
         );
+        assert_eq!(stats.last_message_at, None, "nor are they told of it");
         assert_eq!((stats.read_until, stats.version), (micros(9), 14));
         assert!(stats.unread_by_sender_type.is_empty());
     }
@@ -341,7 +346,7 @@ mod tests {
             (stats.member, stats.unread, stats.joined_at),
             (false, 0, None)
         );
-        assert_eq!(stats.version, 14);
+        assert_eq!((stats.version, stats.last_message_at), (14, None));
 
         let stats = DialogStats::of(&tenant(), &stats.dialog, Some(&dialog));
         assert_eq!((stats.messages, stats.members, stats.topics), (0, 0, 0));

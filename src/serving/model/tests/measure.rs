@@ -13,10 +13,12 @@ use super::store::{dialog, micros, tenant, user};
 use crate::derive::state::DialogKey;
 use crate::event::SenderType;
 use crate::serving::Cut;
-use crate::serving::model::{DialogsInOrder, Ended, Loaded, Model, Order, Wanted};
+use crate::serving::model::{Ended, Loaded, Model, Wanted};
 use crate::store::commits::{ConsumedChanged, DialogChanged, DialogNow, Record, ShareChanged};
 use crate::store::fence::WriterId;
-use crate::store::read::{Counts, DialogRow, DialogsOfUser, MembershipRow};
+use crate::store::read::{
+    Counts, DialogOrder, DialogRow, DialogsInOrder, DialogsOfUser, MembershipRow,
+};
 
 /// Users who are members of so many dialogs each; `shared`: of the same ones.
 fn filled(users: usize, dialogs: usize, shared: bool) -> Model {
@@ -168,7 +170,7 @@ fn speed() {
         let query = DialogsInOrder {
             tenant: of.clone(),
             user: user(0),
-            order: Order::LastMessage,
+            order: DialogOrder::LastMessage,
             unread_only,
             after: None,
             limit: 50,

@@ -8,8 +8,8 @@ use proptest::sample::Index;
 
 use super::store::{Happens, Store, Untold, What, dialog, tenant, user};
 use crate::event::{TenantId, UserId};
-use crate::serving::model::{DialogsInOrder, Ended, Load, Model, Order, Wanted};
-use crate::store::read::DialogsOfUser;
+use crate::serving::model::{Ended, Load, Model, Wanted};
+use crate::store::read::{DialogOrder, DialogsInOrder, DialogsOfUser};
 
 const TENANTS: usize = 2;
 const USERS: usize = 4;
@@ -313,9 +313,9 @@ impl Run {
     /// Page by page.
     fn check_in_order(&mut self, tenant: &TenantId, user: &UserId, limit: usize) {
         for (order, unread_only) in [
-            (Order::LastMessage, false),
-            (Order::UnreadFirst, false),
-            (Order::UnreadFirst, true),
+            (DialogOrder::LastMessage, false),
+            (DialogOrder::UnreadFirst, false),
+            (DialogOrder::UnreadFirst, true),
         ] {
             let mut query = DialogsInOrder {
                 tenant: tenant.clone(),

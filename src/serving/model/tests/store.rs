@@ -7,13 +7,14 @@ use std::sync::Arc;
 use crate::derive::state::DialogKey;
 use crate::event::{DialogId, Micros, SenderType, TenantId, UserId};
 use crate::serving::Cut;
-use crate::serving::model::{DialogsInOrder, Loaded, Order, Wanted};
+use crate::serving::model::{Loaded, Wanted};
 use crate::store::commits::{
     ConsumedChanged, DialogChanged, DialogNow, Facts, Record, ShareChanged,
 };
 use crate::store::fence::WriterId;
 use crate::store::read::{
-    Counts, DialogRow, DialogStats, DialogsOfUser, MembershipRow, Page, UserDialogStats, UserStats,
+    Counts, DialogOrder, DialogRow, DialogStats, DialogsInOrder, DialogsOfUser, MembershipRow,
+    Page, UserDialogStats, UserStats,
 };
 
 pub(in crate::serving) type Numbered = (WriterId, i64, Arc<Record>);
@@ -342,7 +343,7 @@ impl State {
         dialogs.sort_by_key(|stats| {
             let row = self.row(tenant, &stats.dialog);
             let last_message_at = row.and_then(|row| row.last_message_at);
-            let read = query.order == Order::UnreadFirst && stats.unread == 0;
+            let read = query.order == DialogOrder::UnreadFirst && stats.unread == 0;
             (read, Reverse(last_message_at), stats.dialog.clone())
         });
         dialogs
