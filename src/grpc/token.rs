@@ -110,7 +110,10 @@ pub(super) fn place(query: &[&str], token: &str) -> Option<String> {
 pub(super) fn resume(tenant: &TenantId, since: &Since) -> String {
     let commits = since.cut.iter();
     let commits = commits.map(|(writer, last)| format!(" {writer}:{last}"));
-    let place = since.untold.to_string() + &commits.collect::<String>();
+    let Since {
+        untold, subjects, ..
+    } = since;
+    let place = format!("{untold} {subjects}") + &commits.collect::<String>();
     page(&["watch", tenant.as_str()], &place)
 }
 
@@ -120,12 +123,17 @@ pub(super) fn resumed(tenant: &TenantId, token: &str) -> Option<Since> {
     let place = place(&["watch", tenant.as_str()], token)?;
     let mut parts = place.split(' ');
     let untold = parts.next()?.parse().ok()?;
+    let subjects = parts.next()?.parse().ok()?;
     let commit = |part: &str| {
         let (writer, last) = part.split_once(':')?;
         Some((WriterId::parse(writer)?, last.parse().ok()?))
     };
     let cut: Option<Cut> = parts.map(commit).collect();
-    Some(Since { untold, cut: cut? })
+    Some(Since {
+        untold,
+        subjects,
+        cut: cut?,
+    })
 }
 
 fn page_checksum(query: &[&str], place: &str) -> u64 {

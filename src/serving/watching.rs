@@ -15,6 +15,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::future::pending;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::store::read::{DialogStats, UserDialogStats, UserStats};
 
 pub(super) use hub::Hub;
 use hub::StreamId;
+use stream::fingerprint;
 
 /// Subjects of a stream that are loaded together.
 const LOADED_TOGETHER: usize = 64;
@@ -85,6 +87,8 @@ pub struct Since {
     /// removed, and what those without records did. With another, nothing can be
     /// told.
     pub untold: u64,
+    /// Stands for those whom it watched then. Who is named besides was never given.
+    pub subjects: u64,
     /// All commits that it was given.
     pub cut: Cut,
 }
@@ -163,6 +167,9 @@ impl Serving {
         interval: Duration,
         since: Option<Since>,
     ) -> Watch {
+        let distinct: HashSet<&Subject> = subjects.iter().collect();
+        let set = fingerprint(distinct);
+        let since = since.filter(|since| since.subjects == set);
         let mut memory = self.shared.memory();
         let (hub, model) = memory.watched();
         let (stream, wake) = hub.open(tenant, interval, since.is_some());
@@ -236,7 +243,7 @@ impl Watch {
     fn give(&mut self) -> (Batch, Option<Instant>) {
         let mut memory = self.serving.shared.memory();
         let (hub, model) = memory.watched();
-        let (given, cut) = hub.give(self.stream, model);
+        let (given, reached) = hub.give(self.stream, model);
         let stream = hub.stream(self.stream);
         let has_given_all = stream.is_some_and(|stream| stream.has_given_all());
         let untold = memory.untold();
@@ -244,7 +251,11 @@ impl Watch {
         let batch = Batch {
             updates: given.updates,
             all_given: given.all,
-            since: cut.map(|cut| Since { untold, cut }),
+            since: reached.map(|reached| Since {
+                untold,
+                subjects: reached.set,
+                cut: reached.cut,
+            }),
             as_of: as_of.filter(|_| has_given_all).map(|as_of| as_of.shown),
         };
         (batch, given.next)

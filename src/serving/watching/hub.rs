@@ -8,10 +8,9 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::stream::{Given, Noted, Stream};
+use super::stream::{Given, Noted, Reached, Stream};
 use super::{Subject, Update};
 use crate::event::TenantId;
-use crate::serving::Cut;
 use crate::serving::model::{Model, NotPinned, Pin, Touched};
 use crate::telemetry::metrics::WatchMetrics;
 
@@ -264,7 +263,7 @@ impl Hub {
     }
 
     /// What a stream is to be given now, and up to where it was given everything.
-    pub(super) fn give(&mut self, id: StreamId, model: &Model) -> (Given, Option<Cut>) {
+    pub(super) fn give(&mut self, id: StreamId, model: &Model) -> (Given, Option<Reached>) {
         let now = Instant::now();
         let Some(stream) = self.streams.get_mut(id.number) else {
             return Default::default();

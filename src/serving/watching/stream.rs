@@ -3,6 +3,7 @@
 //! when it is.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(super) struct Stream {
     interval: Duration,
     subjects: Slab<Watched>,
     places: HashMap<Subject, u32>,
+    /// Stands for all of them: see [`fingerprint`].
+    set: u64,
     due: BTreeMap<Due, u32>,
     /// Changes noted so far.
     noted: u64,
@@ -66,7 +69,15 @@ struct Mark {
     noted: u64,
     /// How many of them are not given.
     left: usize,
-    cut: Cut,
+    reached: Reached,
+}
+
+/// What a stream has given all of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reached {
+    pub(super) cut: Cut,
+    /// Of whom: see [`fingerprint`].
+    pub(super) set: u64,
 }
 
 /// What noting a change came to.
@@ -121,6 +132,7 @@ impl Stream {
             interval,
             subjects: Slab::new(),
             places: HashMap::new(),
+            set: 0,
             due: BTreeMap::new(),
             noted: 0,
             wanted: VecDeque::new(),
@@ -151,6 +163,7 @@ impl Stream {
             dirty: None,
         });
         let place = place as u32;
+        self.set = self.set.wrapping_add(fingerprint([&subject]));
         self.places.insert(subject, place);
         self.wanted.push_back(place);
         self.ungiven += 1;
@@ -161,6 +174,7 @@ impl Stream {
     /// [`Stream::tidy`] is to follow before anybody else comes.
     pub(super) fn remove(&mut self, subject: &Subject) -> Option<(u32, Option<Pin>)> {
         let place = self.places.remove(subject)?;
+        self.set = self.set.wrapping_sub(fingerprint([subject]));
         let watched = self.subjects.remove(place as usize);
         if let Some(dirty) = watched.dirty {
             self.is_given(dirty.due);
@@ -331,10 +345,10 @@ impl Stream {
     }
 
     /// Up to where everything was given, if anything was since it was last asked.
-    pub(super) fn take_given(&mut self) -> Option<Cut> {
+    pub(super) fn take_given(&mut self) -> Option<Reached> {
         let is_given = |mark: &mut Mark| mark.left == 0;
         let given = self.mark.take_if(is_given);
-        given.map(|mark| mark.cut)
+        given.map(|mark| mark.reached)
     }
 
     /// Whether everything was given that memory has.
@@ -350,11 +364,25 @@ impl Stream {
             self.mark = Some(Mark {
                 noted: self.noted,
                 left: self.due.len(),
-                cut: cut.clone(),
+                reached: Reached {
+                    cut: cut.clone(),
+                    set: self.set,
+                },
             });
             self.marked_at = Some(now);
         }
     }
+}
+
+/// A number that stands for a set of subjects, in whatever order. Another version
+/// may make another one of them.
+pub(super) fn fingerprint<'s>(subjects: impl IntoIterator<Item = &'s Subject>) -> u64 {
+    let of_one = |subject: &Subject| {
+        let mut hasher = DefaultHasher::new();
+        subject.hash(&mut hasher);
+        hasher.finish()
+    };
+    subjects.into_iter().map(of_one).fold(0, u64::wrapping_add)
 }
 
 impl Watched {

@@ -1,7 +1,7 @@
 //! Whatever happens, and whatever is forgotten: once everything is given, each
 //! client knows how everybody stands whom it watches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::hub::{Hub, StreamId};
+use super::stream::{Reached, fingerprint};
 use super::{Subject, Update};
 use crate::event::{DialogId, TenantId, UserId};
-use crate::serving::Cut;
 use crate::serving::model::tests::store::{Happens, Store, Untold, What, dialog, tenant, user};
 use crate::serving::model::{Loaded, Model, Wanted};
 use crate::store::fence::WriterId;
@@ -86,7 +86,7 @@ struct Client {
     tenant: TenantId,
     watched: Vec<Subject>,
     /// Up to where it was given everything.
-    since: Option<Cut>,
+    since: Option<Reached>,
     users: BTreeMap<UserId, (UserStats, BTreeMap<DialogId, UserDialogStats>)>,
     dialogs: BTreeMap<DialogId, DialogStats>,
 }
@@ -275,11 +275,13 @@ impl Run {
         client.stream = stream;
         let change = (client.watched.clone(), &[][..]);
         let since = client.since.clone();
+        let distinct: HashSet<_> = client.watched.iter().collect();
+        let set = fingerprint(distinct);
         self.hub.change(stream, change, 100, &mut self.model);
         self.load_all(index);
         let cut = self.model.cut();
-        let since = since.filter(|since| cut.covers(since));
-        let told = since.map(|since| {
+        let since = since.filter(|since| since.set == set && cut.covers(&since.cut));
+        let told = since.map(|Reached { cut: since, .. }| {
             let after = |(writer, number): (WriterId, i64)| {
                 (since.of(writer) + 1..=cut.of(writer)).contains(&number)
             };
@@ -329,9 +331,9 @@ impl Run {
         self.follow();
         let client = &mut self.clients[index];
         loop {
-            let (given, cut) = self.hub.give(client.stream, &self.model);
-            if let Some(cut) = cut {
-                client.since = Some(cut);
+            let (given, reached) = self.hub.give(client.stream, &self.model);
+            if let Some(reached) = reached {
+                client.since = Some(reached);
             }
             if given.updates.is_empty() {
                 break;
