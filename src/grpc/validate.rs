@@ -77,7 +77,7 @@ pub(super) fn user(request: &v1::GetUserStatsRequest, who: &Identity) -> Valid<r
 pub(super) fn users(request: &v1::BatchGetUserStatsRequest, who: &Identity) -> Valid<read::Users> {
     let mut found = Violations::default();
     let tenant = found.tenant(&request.tenant_id, who);
-    let users = found.users(&request.user_ids, who);
+    let users = found.users(MAX_BATCH, "user_ids", &request.user_ids, who);
     let (Some(tenant), Some(users)) = (tenant, users) else {
         return Err(found.into_status());
     };
@@ -437,8 +437,15 @@ impl Violations {
         Some(user)
     }
 
-    fn users(&mut self, ids: &[String], who: &Identity) -> Option<Vec<UserId>> {
-        let users = self.ids("user_ids", ids, UserId::new)?;
+    /// Users that the caller may ask about, at most so many.
+    fn users(
+        &mut self,
+        most: usize,
+        field: &str,
+        ids: &[String],
+        who: &Identity,
+    ) -> Option<Vec<UserId>> {
+        let users = self.ids_up_to(most, field, ids, UserId::new)?;
         if !users.iter().all(|user| who.reads_user(user)) {
             self.deny(Denied::User);
             return None;
@@ -452,11 +459,7 @@ impl Violations {
         ids: &[String],
         who: &Identity,
     ) -> Option<Vec<Subject>> {
-        let users = self.ids_up_to(MOST_SUBJECTS, field, ids, UserId::new)?;
-        if !users.iter().all(|user| who.reads_user(user)) {
-            self.deny(Denied::User);
-            return None;
-        }
+        let users = self.users(MOST_SUBJECTS, field, ids, who)?;
         Some(users.into_iter().map(Subject::User).collect())
     }
 

@@ -139,7 +139,7 @@ pub struct Handle {
     stream: StreamId,
 }
 
-/// What a stream waits for; `true`: it may have been of use.
+/// What a stream waits for.
 struct Loading(BoxFuture<'static, Loaded>);
 
 enum Loaded {
@@ -246,13 +246,12 @@ impl Watch {
         let (given, reached) = hub.give(self.stream, model);
         let stream = hub.stream(self.stream);
         let has_given_all = stream.is_some_and(|stream| stream.has_given_all());
-        let untold = memory.untold();
         let as_of = memory.as_of.filter(|as_of| as_of.asked.elapsed() < FRESH);
         let batch = Batch {
             updates: given.updates,
             all_given: given.all,
             since: reached.map(|reached| Since {
-                untold,
+                untold: memory.untold(),
                 subjects: reached.set,
                 cut: reached.cut,
             }),

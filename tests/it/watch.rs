@@ -48,6 +48,18 @@ async fn told(watcher: &mut Watcher, is_so: impl Fn(&Watcher) -> bool) -> Result
     }
 }
 
+/// Reads on until the stream ends.
+async fn ended(watcher: &mut Watcher) -> Result<Status> {
+    let end = async {
+        loop {
+            if let Err(status) = watcher.next().await {
+                return status;
+            }
+        }
+    };
+    Ok(tokio::time::timeout(PATIENCE, end).await?)
+}
+
 fn unread(watcher: &Watcher, user: &str) -> i64 {
     let stats = watcher.users.get(user);
     stats.map_or(-1, |stats| stats.total_unread_count)
@@ -335,14 +347,7 @@ async fn a_stream_ends_gently_when_the_service_stops() -> Result<()> {
     joined(&world, &["bob"]).await?;
     let mut watcher = watching(&service, &["bob"]).await?;
     service.send("-TERM").await?;
-    let ended = async {
-        loop {
-            if let Err(status) = watcher.next().await {
-                return status;
-            }
-        }
-    };
-    let status = tokio::time::timeout(PATIENCE, ended).await?;
+    let status = ended(&mut watcher).await?;
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     let retry = status.get_details_retry_info().ok_or("no time to retry")?;
     assert!(
@@ -359,14 +364,7 @@ async fn a_stream_ends_gently_with_its_connection() -> Result<()> {
     world.config.grpc.max_connection_age_seconds = 1;
     let service = world.service().await?;
     let mut watcher = watching(&service, &["bob"]).await?;
-    let ended = async {
-        loop {
-            if let Err(status) = watcher.next().await {
-                return status;
-            }
-        }
-    };
-    let status = tokio::time::timeout(PATIENCE, ended).await?;
+    let status = ended(&mut watcher).await?;
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert!(status.get_details_retry_info().is_some(), "{status}");
     service.stop().await
@@ -429,14 +427,7 @@ async fn streams_are_bounded_and_leave_other_calls_room() -> Result<()> {
     let many: Vec<String> = (0..5_000).map(|n| format!("user{n}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let mut watcher = Watcher::open(shared.clone(), about(&many)).await?;
-    let ended = async {
-        loop {
-            if let Err(status) = watcher.next().await {
-                return status;
-            }
-        }
-    };
-    let status = tokio::time::timeout(PATIENCE, ended).await?;
+    let status = ended(&mut watcher).await?;
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     assert!(status.message().contains("serving.memory_mib"), "{status}");
     let bytes = service.counter("chat_counters_serving_memory_bytes", "");

@@ -8,8 +8,8 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Subject;
 use super::stream::{Given, Noted, Reached, Stream};
-use super::{Subject, Update};
 use crate::event::TenantId;
 use crate::serving::model::{Model, NotPinned, Pin, Touched};
 use crate::telemetry::metrics::WatchMetrics;
@@ -74,23 +74,27 @@ impl Hub {
         if model.take_lost() {
             self.lose(model);
         }
-        self.touch(&touched, now);
+        self.note(&touched, now, |_| true);
     }
 
-    fn touch(&mut self, touched: &Touched, now: Instant) {
-        for (user, dialog) in &touched.users {
-            let watchers = self.users.get(user).into_iter().flatten();
-            note(
-                &mut self.streams,
-                watchers,
-                Some(*dialog),
-                now,
-                &self.metrics,
-            );
-        }
-        for dialog in &touched.dialogs {
-            let watchers = self.dialogs.get(dialog).into_iter().flatten();
-            note(&mut self.streams, watchers, None, now, &self.metrics);
+    /// Notes what was touched in the streams of those who watch it, as far as they
+    /// are meant.
+    fn note(&mut self, touched: &Touched, now: Instant, is_meant: impl Fn(&Watcher) -> bool) {
+        let users = touched.users.iter();
+        let users = users.map(|(user, dialog)| (self.users.get(user), Some(*dialog)));
+        let dialogs = touched.dialogs.iter();
+        let dialogs = dialogs.map(|dialog| (self.dialogs.get(dialog), None));
+        for (watchers, dialog) in users.chain(dialogs) {
+            for watcher in watchers.into_iter().flatten().filter(|one| is_meant(one)) {
+                let stream = &mut self.streams[watcher.stream];
+                match stream.note(watcher.place, dialog, now) {
+                    Noted::Already => {
+                        self.metrics.coalesced.inc();
+                    }
+                    Noted::First => stream.wake.notify_one(),
+                    Noted::Later => {}
+                }
+            }
         }
     }
 
@@ -280,67 +284,10 @@ impl Hub {
 
     /// The client of a stream has everything but these, and what was noted since.
     pub(super) fn resume(&mut self, id: StreamId, touched: &Touched, model: &Model) {
-        let now = Instant::now();
-        let of_stream = |watcher: &&Watcher| watcher.stream == id.number;
-        for (user, dialog) in &touched.users {
-            let watchers = self.users.get(user).into_iter().flatten();
-            let watchers = watchers.filter(of_stream);
-            note(
-                &mut self.streams,
-                watchers,
-                Some(*dialog),
-                now,
-                &self.metrics,
-            );
-        }
-        for dialog in &touched.dialogs {
-            let watchers = self.dialogs.get(dialog).into_iter().flatten();
-            let watchers = watchers.filter(of_stream);
-            note(&mut self.streams, watchers, None, now, &self.metrics);
-        }
+        let of_stream = |watcher: &Watcher| watcher.stream == id.number;
+        self.note(touched, Instant::now(), of_stream);
         if let Some(stream) = self.stream(id) {
             stream.resumed(model);
-        }
-    }
-}
-
-fn note<'w>(
-    streams: &mut Slab<Stream>,
-    watchers: impl Iterator<Item = &'w Watcher>,
-    dialog: Option<u32>,
-    now: Instant,
-    metrics: &WatchMetrics,
-) {
-    for watcher in watchers {
-        let stream = &mut streams[watcher.stream];
-        match stream.note(watcher.place, dialog, now) {
-            Noted::Already => {
-                metrics.coalesced.inc();
-            }
-            Noted::First => stream.wake.notify_one(),
-            Noted::Later => {}
-        }
-    }
-}
-
-impl Update {
-    /// Bytes of the ids in it.
-    pub(super) fn ids(&self) -> usize {
-        match self {
-            Update::Dialog(stats) => stats.tenant.as_str().len() + stats.dialog.as_str().len(),
-            Update::User { stats, dialogs, .. } => {
-                let user = stats.tenant.as_str().len() + stats.user.as_str().len();
-                let dialogs = dialogs.iter().map(|dialog| dialog.dialog.as_str().len());
-                user + dialogs.map(|dialog| dialog + user + 120).sum::<usize>()
-            }
-        }
-    }
-
-    /// The version that it says.
-    pub(super) fn version(&self) -> i64 {
-        match self {
-            Update::Dialog(stats) => stats.version,
-            Update::User { stats, .. } => stats.version,
         }
     }
 }

@@ -332,7 +332,7 @@ impl Stream {
             given.since = given.since.into_iter().chain([dirty.since]).min();
             let is_first = watched.given.is_none();
             let update = watched.update(model, pin, &dirty, is_first);
-            bytes += update.ids() + BYTES_BESIDE_IDS;
+            bytes += update.bytes();
             self.ungiven -= usize::from(is_first);
             watched.given = Some(update.version());
             given.updates.push(update);
@@ -370,6 +370,30 @@ impl Stream {
                 },
             });
             self.marked_at = Some(now);
+        }
+    }
+}
+
+impl Update {
+    /// What its message takes, roughly.
+    fn bytes(&self) -> usize {
+        let of_ids = match self {
+            Update::Dialog(stats) => stats.tenant.as_str().len() + stats.dialog.as_str().len(),
+            Update::User { stats, dialogs, .. } => {
+                let user = stats.tenant.as_str().len() + stats.user.as_str().len();
+                let beside = user + BYTES_BESIDE_IDS;
+                let dialogs = dialogs.iter().map(|dialog| dialog.dialog.as_str().len());
+                user + dialogs.map(|dialog| dialog + beside).sum::<usize>()
+            }
+        };
+        of_ids + BYTES_BESIDE_IDS
+    }
+
+    /// The version that it says.
+    fn version(&self) -> i64 {
+        match self {
+            Update::Dialog(stats) => stats.version,
+            Update::User { stats, .. } => stats.version,
         }
     }
 }
