@@ -298,17 +298,13 @@ async fn ingest(
     // The prefetch bounds what is in flight; no channel is ever the narrower.
     let in_flight = usize::from(config.bus.prefetch);
     let mut tasks = JoinSet::new();
-    let mut lanes = Vec::new();
-    for _ in 0..config.lanes.count {
-        let (sender, work) = mpsc::channel(in_flight);
-        let (lane, patient, aside) = Lane::pair(shared.clone(), in_flight);
-        tasks.spawn(lane.run(work));
-        tasks.spawn(patient.run(aside));
-        lanes.push(sender);
+    let (arrivals, lanes) = Lane::all(&shared, in_flight);
+    for lane in lanes {
+        tasks.spawn(lane.run());
     }
     let (sink, deliveries) = mpsc::channel(in_flight);
     tasks.spawn(
-        Pipeline::new(decoder, lanes, types, config.bus.check_tenant, metrics).run(deliveries),
+        Pipeline::new(decoder, arrivals, types, config.bus.check_tenant, metrics).run(deliveries),
     );
     tokio::spawn(forward(consumer.health(), consuming));
     tokio::spawn(tell_weaknesses(config.store.clone()));

@@ -1,11 +1,10 @@
 //! Lanes: where events are batched, derived, committed and settled.
 //!
-//! Events of one dialog always go to the same lane of a process, so that lanes
-//! do not touch the same documents. That is for speed alone: another replica,
+//! Events of one dialog are with one lane of a process at a time
+//! ([`Arrivals`]), so that lanes do not touch the same documents. That is for speed alone: another replica,
 //! or an event about a message whose dialog the producer did not name, may
 //! change a dialog at any time. The commit is refused then, the lane forgets
 //! what it knew and derives again from what is stored.
-
 //!
 //! An event out of order may need a long look back: at ten thousand members, at
 //! all messages of years. A lane does not wait for that. It sets the event
@@ -18,6 +17,7 @@
 //! on all of its dialog's are the patient lane's, for a while. There each is
 //! dead-lettered, or waits and is tried again, by the cause.
 
+mod arrivals;
 mod aside;
 mod cache;
 mod doubt;
@@ -44,11 +44,14 @@ use crate::shutdown::Shutdown;
 use crate::store::{Class, CommitFeed, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
+pub use arrivals::{Arrivals, lane_of};
+use arrivals::{Held, Taker};
 use aside::{Aside, SetAside};
+use cache::Cache;
 pub use doubt::ask_in_doubt;
 use progress::Progress;
 pub use types::TypesInFlight;
-pub use writer::{Fate, Patience, Writer};
+pub use writer::{Fate, Writer};
 
 /// Deliveries of an event from which on it may be what ends the process each
 /// time. Its neighbours must not be drawn with it to the broker's delivery limit.
@@ -126,52 +129,95 @@ pub struct Lane {
     told: Throttle,
 }
 
-/// Which lane of a pair it is.
+/// Which kind of lane it is, and where its events come from.
 #[derive(Debug)]
 enum Side {
-    /// The one that sets events aside, for the patient lane.
-    Brief(mpsc::Sender<Work>),
-    /// The patient lane, where what rests comes back to while the other is there.
-    Patient(mpsc::WeakSender<Work>),
+    /// One that sets events aside, for the patient lanes, of which each has its
+    /// dialogs.
+    Brief {
+        arrivals: Taker,
+        patient: Vec<mpsc::Sender<Work>>,
+    },
+    /// A patient lane. What rests comes back to it while the others are there.
+    Patient {
+        set_aside: mpsc::Receiver<Work>,
+        back: mpsc::WeakSender<Work>,
+    },
 }
 
 impl Lane {
-    /// A lane, and the patient one beside it, whose work comes from the first
-    /// alone: `capacity` is how much of it may wait.
-    pub fn pair(shared: Shared, capacity: usize) -> (Self, Self, mpsc::Receiver<Work>) {
-        let (sender, work) = mpsc::channel(capacity);
+    /// All lanes of a process, and where their events arrive: as many as
+    /// configured, and a patient one for each. `capacity` is how many events may
+    /// be set aside.
+    pub fn all(shared: &Shared, capacity: usize) -> (Arrivals, Vec<Self>) {
+        let config::Lanes {
+            count,
+            batch_events,
+            batch_age_ms,
+            cached_dialogs,
+            cache_bytes,
+        } = shared.lanes;
+        let apart = Duration::from_millis(batch_age_ms);
+        let (arrivals, takers) = Arrivals::of(count, batch_events, apart);
         let aside = Aside::default();
-        let patient = Self {
-            writer: Writer::new(&shared, Patience::Endless),
+        let lane = |writer, side, pace| Self {
+            writer,
             aside: aside.clone(),
-            side: Side::Patient(sender.downgrade()),
-            pace: LEAST_PACE.min(shared.lanes.batch_events),
+            side,
+            pace,
             told: Throttle::new(TELLING),
             shared: shared.clone(),
         };
-        let brief = Self {
-            writer: Writer::new(&shared, Patience::Brief),
-            aside,
-            side: Side::Brief(sender),
-            pace: shared.lanes.batch_events,
-            told: Throttle::new(TELLING),
-            shared,
-        };
-        (brief, patient, work)
+        let (mut lanes, mut patient) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let (sender, set_aside) = mpsc::channel(capacity);
+            let back = sender.downgrade();
+            patient.push(sender);
+            let side = Side::Patient { set_aside, back };
+            lanes.push(lane(
+                Writer::patient(shared),
+                side,
+                LEAST_PACE.min(batch_events),
+            ));
+        }
+        // The other half is the patient lanes'.
+        let cache = Cache::new(cached_dialogs, cache_bytes / 2);
+        for arrivals in takers {
+            let writer = Writer::brief(shared, cache.clone());
+            let patient = patient.clone();
+            let side = Side::Brief { arrivals, patient };
+            lanes.push(lane(writer, side, batch_events));
+        }
+        (arrivals, lanes)
     }
 
-    /// Works until the sender is gone and all that came is settled. When a stop
+    /// Works until nothing more arrives and all that came is settled. When a stop
     /// is requested during an outage of the store, what is left is given back
     /// to the broker unsettled.
-    pub async fn run(mut self, mut work: mpsc::Receiver<Work>) {
-        let mut arrived = Vec::new();
-        while self.gather(&mut work, &mut arrived).await {
+    pub async fn run(mut self) {
+        while let Some((mut arrived, _held)) = self.next_batch().await {
             self.set_aside_known(&mut arrived).await;
             let (suspicious, batch): (Vec<_>, Vec<_>) = arrived
-                .drain(..)
+                .into_iter()
                 .partition(|work| work.delivery.delivery_count() >= SUSPICIOUS_DELIVERIES);
             self.settle(batch).await;
             self.settle_suspicious(suspicious).await;
+        }
+    }
+
+    /// Waits for a batch; `None` at the end.
+    async fn next_batch(&mut self) -> Option<(Vec<Work>, Option<Held>)> {
+        match &mut self.side {
+            Side::Brief { arrivals, .. } => {
+                let (works, held) = arrivals.take().await?;
+                Some((works, Some(held)))
+            }
+            Side::Patient { set_aside, .. } => {
+                let mut works = Vec::new();
+                let most = self.shared.lanes.batch_events;
+                let received = set_aside.recv_many(&mut works, most).await;
+                (received > 0).then_some((works, None))
+            }
         }
     }
 
@@ -194,23 +240,6 @@ impl Lane {
         }
     }
 
-    /// Waits for a batch: full, or as old as allowed. `false` at the end.
-    async fn gather(&self, work: &mut mpsc::Receiver<Work>, batch: &mut Vec<Work>) -> bool {
-        let limit = self.shared.lanes.batch_events;
-        if work.recv_many(batch, limit).await == 0 {
-            return false;
-        }
-        let deadline = Instant::now() + Duration::from_millis(self.shared.lanes.batch_age_ms);
-        while batch.len() < limit {
-            let more = work.recv_many(batch, limit - batch.len());
-            match tokio::time::timeout_at(deadline, more).await {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
-            }
-        }
-        true
-    }
-
     /// Sends on what is about dialogs of which events are set aside already.
     async fn set_aside_known(&mut self, arrived: &mut Vec<Work>) {
         if self.is_patient() {
@@ -223,18 +252,19 @@ impl Lane {
     }
 
     fn is_patient(&self) -> bool {
-        matches!(self.side, Side::Patient(_))
+        matches!(self.side, Side::Patient { .. })
     }
 
     async fn set_aside(&mut self, mut work: Work) {
-        let Side::Brief(patient) = &self.side else {
+        let Side::Brief { patient, .. } = &self.side else {
             return;
         };
+        let patient = &patient[lane_of(&work.event, patient.len())];
         work.aside = self.aside.set(&work.event);
         if let Some(dialog) = aside::dialog(&work.event) {
             self.writer.forget(&dialog);
         }
-        // The patient lane ends only after this one, unless it panicked. The
+        // The patient lane ends only after the others, unless it panicked. The
         // delivery is dropped unsettled then, and the broker delivers it again.
         let _ = patient.send(work).await;
     }

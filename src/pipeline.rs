@@ -4,18 +4,16 @@
 mod tenant;
 mod watch;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::bus::Delivery;
 use crate::config::CheckTenant;
 use crate::deadletter::Failure;
+use crate::event::Event;
 use crate::event::decode::{Decoded, Decoder};
-use crate::event::{Event, Fact};
 use crate::failpoint::{self, Point};
-use crate::lane::{TypesInFlight, Work};
+use crate::lane::{Arrivals, TypesInFlight, Work};
 use crate::telemetry::metrics::Metrics;
 use tenant::TenantWatch;
 use watch::TimeWatch;
@@ -24,7 +22,7 @@ use watch::TimeWatch;
 #[derive(Debug)]
 pub struct Pipeline {
     decoder: Decoder,
-    lanes: Vec<mpsc::Sender<Work>>,
+    lanes: Arrivals,
     types: TypesInFlight,
     times: TimeWatch,
     tenants: TenantWatch,
@@ -32,10 +30,10 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline into these lanes, of which there is at least one.
+    /// A pipeline into these lanes.
     pub fn new(
         decoder: Decoder,
-        lanes: Vec<mpsc::Sender<Work>>,
+        lanes: Arrivals,
         types: TypesInFlight,
         check_tenant: CheckTenant,
         metrics: Metrics,
@@ -59,7 +57,7 @@ impl Pipeline {
                 Ok(Decoded::Event(event, times)) => match self.tenants.look(&event, &delivery) {
                     Ok(()) => {
                         self.times.look(&event, &times);
-                        self.dispatch(event, delivery).await;
+                        self.dispatch(event, delivery);
                     }
                     Err(failure) => self.refuse(failure, delivery),
                 },
@@ -72,13 +70,10 @@ impl Pipeline {
         }
     }
 
-    async fn dispatch(&self, event: Event, delivery: Delivery) {
+    fn dispatch(&self, event: Event, delivery: Delivery) {
         failpoint::pass(Point::Decoded);
         self.types.arrived(&event);
-        let lane = &self.lanes[lane_of(&event, self.lanes.len())];
-        // A lane only ends before its senders when it panicked. The delivery is
-        // dropped unsettled then, and the broker delivers it again.
-        let _ = lane.send(Work::new(event, delivery)).await;
+        self.lanes.add(Work::new(event, delivery));
     }
 
     fn refuse(&self, failure: Failure, delivery: Delivery) {
@@ -88,25 +83,4 @@ impl Pipeline {
         self.metrics.settled("dead_lettered");
         delivery.dead_letter(failure);
     }
-}
-
-/// The lane of an event, of so many: that of its dialog, where the producer
-/// named it.
-pub fn lane_of(event: &Event, lanes: usize) -> usize {
-    let mut hasher = DefaultHasher::new();
-    event.tenant.hash(&mut hasher);
-    match (&event.dialog_hint, &event.fact) {
-        (_, Fact::UserTyped { user, .. }) => user.hash(&mut hasher),
-        (Some(dialog), _) => dialog.hash(&mut hasher),
-        (
-            None,
-            Fact::MessageDeleted { message }
-            | Fact::StatusReached { message, .. }
-            | Fact::ReactionChanged { message, .. },
-        ) => message.hash(&mut hasher),
-        // Every other event needs its dialog, and the hint is where it was found.
-        (None, _) => {}
-    }
-    // The remainder fits: it is below the number of lanes.
-    (hasher.finish() % lanes as u64) as usize
 }

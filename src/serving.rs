@@ -18,6 +18,7 @@ mod shared;
 pub mod watching;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
@@ -40,7 +41,8 @@ pub use remembered::Remembered;
 /// Times that a read has something loaded before it asks the store itself: what
 /// was loaded may be gone again by then.
 const TRIES: usize = 3;
-/// How long a read waits for memory, which is up to date sooner nearly always.
+/// How long a read waits for memory while nothing moves. It is up to date sooner
+/// nearly always.
 const SOON: Duration = Duration::from_millis(250);
 /// Reads that wait for a load, at most.
 const WISHES: usize = 10_000;
@@ -83,19 +85,18 @@ impl Serving {
     /// `None` when that does not work, for whatever reason, or not soon: the
     /// store is to be asked. Dropping this is fine.
     pub async fn answer<Q: Remembered>(&self, query: &Q, deadline: Instant) -> Option<Q::Answer> {
-        let now = Instant::now();
-        let left = deadline.saturating_duration_since(now);
-        let until = now + (left / 2).min(SOON);
-        let answer = tokio::time::timeout_at(until, self.remembered(query, until));
-        let answer = answer.await.ok().flatten();
+        let answer = self.remembered(query, deadline).await;
         if answer.is_none() {
             self.shared.metrics.read(Source::Store);
         }
         answer
     }
 
-    async fn remembered<Q: Remembered>(&self, query: &Q, until: Instant) -> Option<Q::Answer> {
-        self.round().await?;
+    async fn remembered<Q: Remembered>(&self, query: &Q, deadline: Instant) -> Option<Q::Answer> {
+        let now = Instant::now();
+        let half = deadline.saturating_duration_since(now) / 2;
+        let round = tokio::time::timeout(half.min(SOON), self.round());
+        round.await.ok().flatten()?;
         for tried in 0..TRIES {
             let wanted = match query.remembered(&mut self.shared.memory().model) {
                 Ok(answer) => {
@@ -108,7 +109,7 @@ impl Serving {
                 Err(wanted) => wanted,
             };
             if !self.is_worth_a_load(query, &wanted)
-                || self.load(query.tenant(), wanted, until).await != Fulfilled::Perhaps
+                || self.load(query.tenant(), wanted, deadline).await != Fulfilled::Perhaps
             {
                 return None;
             }
@@ -169,12 +170,25 @@ impl Serving {
         round.ok()?.succeeded.then_some(())
     }
 
-    /// Has something read into memory.
+    /// Has something read into memory. When many are read for the first time at
+    /// once, each waits for its turn, to the end if need be: to ask the store
+    /// beside memory would take it longer, and all others. Only loads that have
+    /// come to a halt are not waited for.
     async fn load(&self, tenant: &TenantId, wanted: Wanted, deadline: Instant) -> Fulfilled {
-        let (wish, ended) = Wish::new(tenant.clone(), wanted, deadline);
-        match self.wishes.try_send(wish) {
-            Ok(()) => ended.await.unwrap_or(Fulfilled::Failed),
-            Err(_full) => Fulfilled::Failed,
+        let (wish, mut ended) = Wish::new(tenant.clone(), wanted, deadline);
+        if self.wishes.try_send(wish).is_err() {
+            return Fulfilled::Failed;
+        }
+        let mut went_on = self.shared.loads_went_on.load(Ordering::Relaxed);
+        loop {
+            let until = deadline.min(Instant::now() + SOON);
+            if let Ok(ended) = tokio::time::timeout_at(until, &mut ended).await {
+                return ended.unwrap_or(Fulfilled::Failed);
+            }
+            let now = self.shared.loads_went_on.load(Ordering::Relaxed);
+            if std::mem::replace(&mut went_on, now) == now || until == deadline {
+                return Fulfilled::Failed;
+            }
         }
     }
 }

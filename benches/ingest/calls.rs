@@ -14,6 +14,7 @@ use h2::client::SendRequest;
 use hyper::http::Request;
 use prost::Message;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::process::Result;
@@ -22,12 +23,15 @@ use super::process::Result;
 const CONNECTIONS: usize = 4;
 /// Streams of one connection that the service allows.
 const STREAMS: usize = 64;
-/// A client that sends later than this after the planned time, of one in a
-/// hundred calls, has measured itself.
+/// Calls at a steady rate are made in groups, so far apart.
+const TICK: Duration = Duration::from_micros(500);
+/// A client that sends later than this after the planned time, one in a hundred
+/// times, has measured itself.
 const OWN_LAG: Duration = Duration::from_millis(1);
 
 /// Makes calls of one method.
 pub struct Caller {
+    address: SocketAddr,
     path: &'static str,
     connections: Vec<SendRequest<Bytes>>,
 }
@@ -37,7 +41,7 @@ pub struct Called {
     pub per_second: f64,
     /// Ascending; from the planned time where there was one.
     latencies: Vec<Duration>,
-    /// Ascending: how late they were sent.
+    /// Ascending: how late each group was sent.
     lags: Vec<Duration>,
 }
 
@@ -73,7 +77,16 @@ impl Caller {
             });
             connections.push(sender);
         }
-        Ok(Self { path, connections })
+        Ok(Self {
+            address,
+            path,
+            connections,
+        })
+    }
+
+    /// Where the calls go.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Makes one call and returns the bytes of the answer.
@@ -111,7 +124,12 @@ impl Caller {
 
     /// One call, decoded.
     pub async fn ask<M: Message + Default>(&self, message: Bytes) -> Result<M> {
-        Ok(M::decode(self.call(0, message).await?)?)
+        self.ask_on(0, message).await
+    }
+
+    /// One call on one of the connections, decoded.
+    pub async fn ask_on<M: Message + Default>(&self, place: usize, message: Bytes) -> Result<M> {
+        Ok(M::decode(self.call(place, message).await?)?)
     }
 
     /// As many calls at a time as asked for, one after the other in each place.
@@ -163,17 +181,13 @@ impl Caller {
         let mut calling = JoinSet::new();
         let (mut latencies, mut lags) = (Vec::new(), Vec::new());
         let began = Instant::now();
-        let mut number = 0_u64;
-        let mut ticks = tokio::time::interval(Duration::from_millis(1));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while began.elapsed() < length {
-            ticks.tick().await;
-            let due = (began.elapsed().as_secs_f64() * per_second) as u64;
-            while number < due {
-                let planned = began + Duration::from_secs_f64((number + 1) as f64 / per_second);
+        let (mut due, mut number) = (ticks(began, length), 0_u64);
+        while let Some(planned) = due.recv().await {
+            let planned_for = (planned - began).as_secs_f64() * per_second;
+            lags.push(planned.elapsed());
+            while number < planned_for as u64 {
                 let (caller, message) = (Arc::clone(self), message(number));
                 let place = number as usize;
-                lags.push(planned.elapsed());
                 calling.spawn(async move {
                     match caller.call(place, message).await {
                         Ok(_) => Ok(planned.elapsed()),
@@ -194,6 +208,23 @@ impl Caller {
         }
         Ok(called(latencies, lags, began.elapsed()))
     }
+}
+
+/// When calls are due. From a thread of its own: the runtime's timer is no finer
+/// than a millisecond.
+fn ticks(began: Instant, length: Duration) -> mpsc::UnboundedReceiver<Instant> {
+    let (sender, due) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let mut next = began + TICK;
+        while next < began + length {
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            if sender.send(next).is_err() {
+                return;
+            }
+            next += TICK;
+        }
+    });
+    due
 }
 
 fn called(mut latencies: Vec<Duration>, mut lags: Vec<Duration>, length: Duration) -> Called {

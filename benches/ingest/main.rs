@@ -13,7 +13,7 @@
 //! ```text
 //! cargo bench --bench ingest -- [--events N] [--dialogs N] [--rounds N]
 //!     [--members A,B,..] [--user-dialogs A,B,..]
-//!     [--only-past | --only-reads | --only-watches]
+//!     [--only-past | --only-latency | --only-reads | --only-watches]
 //! ```
 //!
 //! Results: a table, `target/bench/ingest.json`, `target/bench/ingest.svg`.
@@ -22,6 +22,7 @@
 
 mod calls;
 mod floors;
+mod latency;
 mod load;
 mod pace;
 mod past;
@@ -55,6 +56,8 @@ struct Options {
     rounds: usize,
     /// Only the events out of order.
     only_past: bool,
+    /// Only the time from a publication to an answer.
+    only_latency: bool,
     /// Only the reads.
     only_reads: bool,
     /// Only the watching.
@@ -73,6 +76,7 @@ fn options() -> Result<Options> {
         members: vec![2, 10, 100, 1_000, 10_000],
         rounds: 3,
         only_past: false,
+        only_latency: false,
         only_reads: false,
         only_watches: false,
         user_dialogs: reads::sizes(),
@@ -87,6 +91,7 @@ fn options() -> Result<Options> {
             "--members" => options.members = sizes(&value()?)?,
             "--user-dialogs" => options.user_dialogs = sizes(&value()?)?,
             "--only-past" => options.only_past = true,
+            "--only-latency" => options.only_latency = true,
             "--only-reads" => options.only_reads = true,
             "--only-watches" => options.only_watches = true,
             // cargo passes this to every benchmark.
@@ -111,6 +116,9 @@ async fn main() -> Result<()> {
     if options.only_past {
         past::measure().await?;
         return Ok(());
+    }
+    if options.only_latency {
+        return latency::measure().await;
     }
     if options.only_reads {
         return reads::measure(&options.user_dialogs).await;
@@ -178,6 +186,7 @@ async fn main() -> Result<()> {
     println!("{:<28} {events_per_second:>10.0} events/s", "rebuild");
     println!("{:<28} {verified_per_second:>10.0} messages/s", "verify");
     report.out_of_order = past::measure().await?;
+    latency::measure().await?;
     reads::measure(&options.user_dialogs).await?;
     watches::measure().await?;
     report.write()?;

@@ -13,6 +13,17 @@ use super::load::{self, Random, TENANT};
 pub async fn publish(
     config: Config,
     per_second: u64,
+    draw: impl FnMut(&mut Random) -> (usize, usize) + Send,
+    stopped: watch::Receiver<bool>,
+) -> std::result::Result<f64, String> {
+    publish_from(config, 0, per_second, draw, stopped).await
+}
+
+/// The same, with the number of the first message.
+pub async fn publish_from(
+    config: Config,
+    first: usize,
+    per_second: u64,
     mut draw: impl FnMut(&mut Random) -> (usize, usize) + Send,
     stopped: watch::Receiver<bool>,
 ) -> std::result::Result<f64, String> {
@@ -26,7 +37,7 @@ pub async fn publish(
             let due = (began.elapsed().as_secs_f64() * per_second as f64) as u64;
             while sent < due {
                 let (dialog, sender) = draw(&mut random);
-                one(&mut publisher, sent as usize, dialog, sender).await?;
+                one(&mut publisher, first + sent as usize, dialog, sender).await?;
                 sent += 1;
             }
         }

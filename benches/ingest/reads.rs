@@ -8,6 +8,7 @@ use bytes::Bytes;
 use chat_counters::config::Config;
 use chat_counters::grpc::v1;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::calls::{Called, Caller, framed};
 use super::load::{self, Random, TENANT};
@@ -22,6 +23,15 @@ const SIZES: [usize; 3] = [50, 500, 5_000];
 const MEMBERS: usize = 50;
 /// Users who are read about for the first time, one after the other.
 const COLD: usize = 20;
+/// Users in memory who are read about while all others are not yet there, and
+/// how often in a second.
+const HOT: usize = 100;
+const HOT_RATE: f64 = 5_000.0;
+/// Of these others so many are read about at once as have so many dialogs
+/// together: that takes less than a call may.
+const COLD_SHARES: usize = 440_000;
+/// How old an answer may be for those who take an old one.
+const STALE_MS: i32 = 100;
 /// Events that come in a second while it is read.
 const EVENTS: u64 = 2_000;
 /// Length of one measurement.
@@ -33,6 +43,7 @@ const MEMORY_MIB: u32 = 2_048;
 const UNREAD: i64 = 3;
 
 const GET_USER: &str = "/chatcounters.v1.CounterService/GetUserStats";
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const BATCH: &str = "/chatcounters.v1.CounterService/BatchGetUserStats";
 const LIST: &str = "/chatcounters.v1.CounterService/ListUserDialogStats";
 
@@ -59,9 +70,11 @@ async fn of_size(dialogs: usize) -> Result<()> {
     let service = Service::start(service::binary(), &config).await?;
     let caller = Arc::new(Caller::connect(service.grpc, GET_USER).await?);
     let zipf = Zipf::of(USERS);
-    let users: Arc<Vec<Bytes>> = Arc::new((0..USERS).map(get_user).collect());
+    let users: Arc<Vec<Bytes>> = Arc::new((0..USERS).map(|user| get_user(user, 0)).collect());
 
     let cold = cold(&caller, &users).await?;
+    let crowd = (HOT..USERS - COLD).take(COLD_SHARES / dialogs);
+    let crowded = beside_the_cold(&caller, &users, crowd).await?;
     for user in users.iter() {
         caller.ask::<v1::UserStats>(user.clone()).await?;
     }
@@ -70,15 +83,127 @@ async fn of_size(dialogs: usize) -> Result<()> {
         service.peak_rss_mib()?
     );
     println!("  {:<34} {:>8.1} ms mean", "for the first time", cold * 1e3);
+    show(&format!("{HOT} users, {HOT_RATE}/s"), &crowded.alone);
+    show(
+        &format!("beside {} cold ones", crowded.cold),
+        &crowded.beside,
+    );
+    println!(
+        "  {:<34} {:>8.0} ms",
+        "until all of these were answered",
+        crowded.took.as_secs_f64() * 1e3
+    );
     let drawn = {
         let (zipf, users) = (zipf.clone(), Arc::clone(&users));
         move |number: u64| users[zipf.draw(number)].clone()
     };
+    floor(service.grpc).await?;
     quiet(&caller, drawn.clone()).await?;
+    stale(&caller, &zipf).await?;
     busy(&config, &caller, drawn, pool).await?;
     others(&service, &zipf).await?;
     service.stop().await?;
+    small(&mut config, &users, &zipf).await?;
     super::floors::remove(&config).await
+}
+
+/// The same with as much memory as is configured unless told otherwise, which
+/// may be too little for all of them.
+async fn small(config: &mut Config, users: &Arc<Vec<Bytes>>, zipf: &Zipf) -> Result<()> {
+    config.serving.memory_mib = Config::default().serving.memory_mib;
+    let service = Service::start(service::binary(), config).await?;
+    let caller = Arc::new(Caller::connect(service.grpc, GET_USER).await?);
+    let drawn = {
+        let (zipf, users) = (zipf.clone(), Arc::clone(users));
+        move |number: u64| users[zipf.draw(number)].clone()
+    };
+    let all = caller.at_once(64, 2 * LENGTH, drawn).await?;
+    show(
+        &format!("64 in flight, {} MiB for them", config.serving.memory_mib),
+        &all,
+    );
+    println!(
+        "  {:<34} {:>8.0} MiB",
+        "resident at most",
+        service.peak_rss_mib()?
+    );
+    service.stop().await.map(drop)
+}
+
+/// Calls that ask for nothing, of the same server.
+async fn floor(address: std::net::SocketAddr) -> Result<()> {
+    let caller = Arc::new(Caller::connect(address, HEALTH).await?);
+    let nothing = Bytes::from_static(&[0; 5]);
+    for places in [64, 16] {
+        let message = nothing.clone();
+        let called = caller.at_once(places, LENGTH, move |_| message.clone());
+        show(
+            &format!("asked nothing, {places} in flight"),
+            &called.await?,
+        );
+    }
+    Ok(())
+}
+
+/// By those who take answers that are a little old.
+async fn stale(caller: &Arc<Caller>, zipf: &Zipf) -> Result<()> {
+    let users: Vec<Bytes> = (0..USERS).map(|user| get_user(user, STALE_MS)).collect();
+    let zipf = zipf.clone();
+    let drawn = move |number: u64| users[zipf.draw(number)].clone();
+    let drawn = Arc::new(drawn);
+    let called = caller
+        .at_once(64, LENGTH, move |number| drawn(number))
+        .await?;
+    show(&format!("64 in flight, {STALE_MS} ms old at most"), &called);
+    Ok(())
+}
+
+/// How reads about users in memory fare while many others are read about for the
+/// first time.
+struct Crowded {
+    alone: Called,
+    beside: Called,
+    cold: usize,
+    took: Duration,
+}
+
+async fn beside_the_cold(
+    caller: &Arc<Caller>,
+    users: &Arc<Vec<Bytes>>,
+    cold: impl Iterator<Item = usize> + Clone,
+) -> Result<Crowded> {
+    for user in 0..HOT {
+        caller.ask::<v1::UserStats>(users[user].clone()).await?;
+    }
+    let drawn = {
+        let users = Arc::clone(users);
+        move |number: u64| users[number as usize % HOT].clone()
+    };
+    let alone = caller.at_rate(HOT_RATE, LENGTH, drawn.clone()).await?;
+    // On connections of their own: what is measured is the service.
+    let others = Arc::new(Caller::connect(caller.address(), GET_USER).await?);
+    let (beside, began) = (caller.at_rate(HOT_RATE, LENGTH, drawn), Instant::now());
+    let asking = async {
+        let mut asking = JoinSet::new();
+        for (place, user) in cold.clone().enumerate() {
+            let (others, message) = (Arc::clone(&others), users[user].clone());
+            asking.spawn(async move {
+                let asked = others.ask_on::<v1::UserStats>(place, message).await;
+                asked.map(drop).map_err(|error| error.to_string())
+            });
+        }
+        for asked in asking.join_all().await {
+            asked?;
+        }
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(began.elapsed())
+    };
+    let (beside, took) = tokio::try_join!(beside, asking)?;
+    Ok(Crowded {
+        alone,
+        beside,
+        cold: cold.count(),
+        took,
+    })
 }
 
 async fn quiet(
@@ -171,10 +296,11 @@ fn members_of(dialog: usize) -> impl Iterator<Item = usize> {
     (0..MEMBERS).map(move |number| member(dialog, number))
 }
 
-fn get_user(user: usize) -> Bytes {
+fn get_user(user: usize, max_staleness_ms: i32) -> Bytes {
     framed(&v1::GetUserStatsRequest {
         tenant_id: TENANT.into(),
         user_id: load::user(user),
+        max_staleness_ms,
         ..Default::default()
     })
 }

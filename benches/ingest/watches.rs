@@ -115,6 +115,8 @@ async fn watch_some(channel: Channel, stream: usize, known: Arc<Known>) -> Resul
     let request = v1::WatchUserStatsRequest {
         tenant_id: TENANT.into(),
         user_ids: users.map(load::user).collect(),
+        // What is held back on purpose is not what is measured.
+        min_interval_ms: 10,
         ..Default::default()
     };
     let mut client = CounterServiceClient::new(channel);

@@ -1,8 +1,9 @@
-//! What a lane remembers between batches. Never needed for correctness: a
+//! What lanes remember between batches. Never needed for correctness: a
 //! commit is refused when a remembered dialog has moved on, and the journal
 //! knows every event.
 
 use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
@@ -21,41 +22,50 @@ const ENTRY_BYTES: usize = 256;
 /// The same for a text.
 const TEXT_BYTES: usize = 32;
 
-/// Dialogs as last committed, and events committed lately.
+/// Dialogs as last committed, and events committed lately. Clones are one: what
+/// a lane has committed another may go on with.
+#[derive(Debug, Clone)]
+pub(super) struct Cache(Arc<Mutex<Remembered>>);
+
 #[derive(Debug)]
-pub struct Cache {
+struct Remembered {
+    /// Of the generations that the dialogs are of.
+    epoch: i64,
     dialogs: Weighed<DialogKey, Dialog>,
     events: Weighed<EventKey, ()>,
 }
 
 impl Cache {
     /// Remembers at most that many dialogs, and takes about so many bytes.
-    pub fn new(dialogs: usize, bytes: usize) -> Self {
+    pub(super) fn new(dialogs: usize, bytes: usize) -> Self {
         let for_events = bytes / EVENTS_SHARE;
-        Self {
+        Self(Arc::new(Mutex::new(Remembered {
+            epoch: 0,
             dialogs: Weighed::new(dialogs, bytes - for_events),
             events: Weighed::new(REMEMBERED_EVENTS, for_events),
-        }
+        })))
     }
 
-    /// A dialog as it was when last seen.
-    pub fn dialog(&mut self, key: &DialogKey) -> Option<Dialog> {
-        self.dialogs
-            .entries
-            .get(key)
-            .map(|(dialog, _)| dialog.clone())
+    /// A dialog as it was when last seen, in the generations of this epoch.
+    pub(super) fn dialog(&self, epoch: i64, key: &DialogKey) -> Option<Dialog> {
+        let mut remembered = self.lock();
+        remembered.turn_to(epoch);
+        let (dialog, _) = remembered.dialogs.entries.get(key)?;
+        Some(dialog.clone())
     }
 
     /// Whether the event is known to be in the journal.
-    pub fn has_event(&mut self, key: &EventKey) -> bool {
-        self.events.entries.get(key).is_some()
+    pub(super) fn has_event(&self, key: &EventKey) -> bool {
+        self.lock().events.entries.get(key).is_some()
     }
 
-    /// Remembers what was just committed.
-    pub fn committed(&mut self, changes: Changes) {
+    /// Remembers what was just committed in the generations of this epoch.
+    pub(super) fn committed(&self, epoch: i64, changes: Changes) {
+        let mut remembered = self.lock();
+        remembered.turn_to(epoch);
         for (key, change) in changes.dialogs {
             let bytes = dialog_bytes(&key, &change.now);
-            self.dialogs.put(key, change.now, bytes);
+            remembered.dialogs.put(key, change.now, bytes);
         }
         for taken in changes.taken {
             let key = EventKey {
@@ -63,21 +73,31 @@ impl Cache {
                 event: taken.event.stamp.event,
             };
             let bytes = ENTRY_BYTES + text(key.tenant.as_str()) + text(key.event.as_str());
-            self.events.put(key, (), bytes);
+            remembered.events.put(key, (), bytes);
         }
     }
 
     /// Forgets the dialogs: someone else has changed one of them.
-    pub fn forget<'k>(&mut self, dialogs: impl Iterator<Item = &'k DialogKey>) {
+    pub(super) fn forget<'k>(&self, dialogs: impl Iterator<Item = &'k DialogKey>) {
+        let mut remembered = self.lock();
         for key in dialogs {
-            self.dialogs.forget(key);
+            remembered.dialogs.forget(key);
         }
     }
 
-    /// Forgets all dialogs: they are elsewhere now.
-    pub fn forget_dialogs(&mut self) {
-        self.dialogs.entries.clear();
-        self.dialogs.bytes = 0;
+    /// A panic in the middle of a change leaves at worst a wrong weight.
+    fn lock(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Remembered {
+    /// Has the dialogs be of this epoch: those of another are forgotten.
+    fn turn_to(&mut self, epoch: i64) {
+        if epoch != self.epoch {
+            self.dialogs.clear();
+            self.epoch = epoch;
+        }
     }
 }
 
@@ -128,6 +148,11 @@ impl<K: Eq + Hash, V> Weighed<K, V> {
         if let Some((_, bytes)) = self.entries.pop(key) {
             self.bytes -= bytes;
         }
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
     }
 }
 

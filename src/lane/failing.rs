@@ -114,7 +114,7 @@ impl Lane {
             return;
         };
         self.aside.failed(&work.event);
-        let Side::Patient(back) = &self.side else {
+        let Side::Patient { back, .. } = &self.side else {
             self.set_aside(work).await;
             return self.set_aside_rest(progress).await;
         };

@@ -78,7 +78,7 @@ impl Fate {
 
 /// How far a writer looks back for an event out of order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+enum Patience {
     /// Not far: others wait. The rest is [`Fate::SetAside`].
     Brief,
     /// As far as it takes.
@@ -159,21 +159,23 @@ impl Attempt {
 }
 
 impl Writer {
-    /// A writer that remembers nothing yet. One of brief patience sets events
-    /// aside, see [`Fate::SetAside`].
-    pub fn new(shared: &Shared, patience: Patience) -> Self {
+    /// A writer that looks back as far as it takes, and remembers events alone:
+    /// its dialogs are soon another's again.
+    pub fn patient(shared: &Shared) -> Self {
         let config::Lanes {
-            count,
-            cached_dialogs,
-            cache_bytes,
-            ..
+            count, cache_bytes, ..
         } = shared.lanes;
-        // A patient writer remembers events; its dialogs are another's again soon.
-        let bytes = cache_bytes / count.max(1) / 2;
-        let dialogs = match patience {
-            Patience::Brief => cached_dialogs / count.max(1),
-            Patience::Endless => 0,
-        };
+        let cache = Cache::new(0, cache_bytes / count.max(1) / 2);
+        Self::new(shared, Patience::Endless, cache)
+    }
+
+    /// A writer that looks back a little, and sets aside what needs more, see
+    /// [`Fate::SetAside`]. It remembers what is in `cache`.
+    pub(super) fn brief(shared: &Shared, cache: Cache) -> Self {
+        Self::new(shared, Patience::Brief, cache)
+    }
+
+    fn new(shared: &Shared, patience: Patience, cache: Cache) -> Self {
         Self {
             patience,
             store: shared.store.clone(),
@@ -181,7 +183,7 @@ impl Writer {
             metrics: shared.metrics.clone(),
             feed: shared.feed.clone(),
             types: shared.types.clone(),
-            cache: Cache::new(dialogs, bytes),
+            cache,
         }
     }
 
@@ -334,9 +336,10 @@ impl Writer {
     }
 
     fn remember(&mut self, attempt: &mut Attempt, need: &Need) -> bool {
+        let epoch = attempt.target.generations().epoch;
         let state = attempt.batch.state_mut();
         match need {
-            Need::Dialog(key) => match self.cache.dialog(key) {
+            Need::Dialog(key) => match self.cache.dialog(epoch, key) {
                 Some(dialog) => state.know_dialog(key.clone(), dialog),
                 None => return false,
             },
@@ -356,14 +359,12 @@ impl Writer {
         }
         failpoint::pass(Point::Derived);
         let started = Instant::now();
+        let epoch = self.target.as_ref().map(|to| to.generations().epoch);
         let committed = match self.write(&mut changes).await {
             Ok(committed) => committed,
             Err(error) => {
                 // Whatever went wrong, the dialogs may not be as remembered.
                 self.cache.forget(changes.dialogs.keys());
-                if error.is_fenced_off() {
-                    self.cache.forget_dialogs();
-                }
                 if error.is_fenced_off() || error.is_unknown_commit() {
                     self.target = None;
                 }
@@ -378,10 +379,12 @@ impl Writer {
         for disagreement in &changes.disagreements {
             metrics.disagreed(*disagreement);
         }
-        self.cache.committed(changes);
         if let Some(committed) = committed {
-            self.feed.committed(committed);
+            self.feed.committed(committed, &changes.taken);
             failpoint::pass(Point::Fed);
+        }
+        if let Some(epoch) = epoch {
+            self.cache.committed(epoch, changes);
         }
         Ok(())
     }

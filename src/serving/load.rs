@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -16,10 +17,11 @@ use crate::event::{DialogId, TenantId, UserId};
 use crate::shutdown::Shutdown;
 use crate::store::read::{ReadError, Shares};
 
-/// Loads under way at once.
-const AT_ONCE: usize = 2;
-/// Users, and dialogs, that one load has.
-const MOST_WANTED: usize = 64;
+/// Loads under way at once: of so many processors one, as each keeps about one
+/// busy, here or where the store is.
+const PROCESSORS_A_LOAD: usize = 2;
+/// Users, and dialogs, that one load has. Those who come meanwhile wait for it.
+const MOST_WANTED: usize = 16;
 /// Bytes of the bound of memory for each document that a load may read: a
 /// document takes some 650 bytes until it is put in, and a user of a million
 /// dialogs is not to be read in vain.
@@ -143,12 +145,17 @@ impl Batch {
     }
 }
 
+fn at_once() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / PROCESSORS_A_LOAD).max(1)
+}
+
 impl Loads {
     pub(super) fn new(serving: Serving, most_bytes: usize) -> Self {
         Self {
             serving,
             most_documents: most_bytes / BYTES_A_DOCUMENT,
-            places: Arc::new(Semaphore::new(AT_ONCE)),
+            places: Arc::new(Semaphore::new(at_once())),
         }
     }
 
@@ -229,21 +236,18 @@ async fn once(
     most: usize,
 ) -> Option<Outcome> {
     let shared = &serving.shared;
-    let load = {
-        let mut memory = shared.memory();
-        // From before the read on, so that nothing that is committed meanwhile
-        // is missed.
-        shared.feed.follow(true);
-        memory.model.begin_load(tenant, wanted.clone())
-    };
+    let loads = begin(serving, tenant, wanted.clone());
     let deadline = Instant::now() + PATIENCE;
     let Wanted { users, dialogs } = &wanted;
+    let going_on = || {
+        shared.loads_went_on.fetch_add(1, Ordering::Relaxed);
+    };
     let shares = serving
         .reader
-        .shares(tenant, users, dialogs, most, deadline);
+        .shares(tenant, users, dialogs, most, (deadline, &going_on));
     let ended = match shares.await {
         Ok(Some(shares)) => {
-            let outcome = put_in(serving, load, shares).await;
+            let outcome = put_in(serving, loads, shares).await;
             if let Outcome::Without(missing) = &outcome {
                 for user in &missing.users {
                     shared.too_large.note(tenant, user);
@@ -252,7 +256,7 @@ async fn once(
             outcome
         }
         Ok(None) => {
-            shared.memory().model.abandon_load(load);
+            abandon(serving, loads);
             if let [user] = &wanted.users[..] {
                 shared.too_large.note(tenant, user);
             }
@@ -260,36 +264,82 @@ async fn once(
         }
         Err(error) => {
             tell(&error);
-            shared.memory().model.abandon_load(load);
+            abandon(serving, loads);
             Outcome::Failed
         }
     };
     Some(ended)
 }
 
-/// Puts what was read into the model, once that is as far.
-async fn put_in(serving: &Serving, load: Load, shares: Shares) -> Outcome {
-    let at = Cut::from(&shares.position);
-    let caught_up = serving.round().await.is_some();
-    let mut memory = serving.shared.memory();
-    if !caught_up || !memory.agrees_with(&shares.position) {
-        memory.model.abandon_load(load);
-        return Outcome::Failed;
-    }
-    let loaded = Loaded {
-        users: shares.users.into_iter().collect(),
-        dialogs: shares.dialogs.into_iter().collect(),
-    };
-    memory.model.end_load(load, &at, loaded).into()
+/// Begins a load for each part, all of which are read together: memory is not
+/// kept from others for as long as it takes to put all of them in.
+fn begin(serving: &Serving, tenant: &TenantId, wanted: Wanted) -> Vec<(Wanted, Load)> {
+    let shared = &serving.shared;
+    let mut memory = shared.memory();
+    // From before the read on, so that nothing that is committed meanwhile is
+    // missed.
+    shared.feed.follow(true);
+    let mut begin = |part: Wanted| (part.clone(), memory.model.begin_load(tenant, part));
+    wanted.apart().into_iter().map(&mut begin).collect()
 }
 
-impl From<Ended> for Outcome {
-    fn from(ended: Ended) -> Self {
+fn abandon(serving: &Serving, loads: impl IntoIterator<Item = (Wanted, Load)>) {
+    let mut memory = serving.shared.memory();
+    for (_, load) in loads {
+        memory.model.abandon_load(load);
+    }
+}
+
+/// Puts what was read into the model, once that is as far.
+async fn put_in(serving: &Serving, loads: Vec<(Wanted, Load)>, mut shares: Shares) -> Outcome {
+    let at = Cut::from(&shares.position);
+    let mut loads = loads.into_iter();
+    if serving.round().await.is_none() {
+        abandon(serving, loads);
+        return Outcome::Failed;
+    }
+    let mut missing = Wanted::default();
+    while let Some((part, load)) = loads.next() {
+        let loaded = read_of(&part, &mut shares);
+        let ended = {
+            let mut memory = serving.shared.memory();
+            if memory.agrees_with(&shares.position) {
+                Some(memory.model.end_load(load, &at, loaded))
+            } else {
+                memory.model.abandon_load(load);
+                None
+            }
+        };
         match ended {
             // What was overtaken is wished for again by the reads that need it.
-            Ended::Held | Ended::Void | Ended::OutOfStep => Self::LookAgain,
-            Ended::Without(missing) => Self::Without(missing),
+            Some(Ended::Held | Ended::Void | Ended::OutOfStep) => {}
+            Some(Ended::Without(part)) => missing.join(part),
+            None => {
+                abandon(serving, loads);
+                return Outcome::Failed;
+            }
         }
+        tokio::task::yield_now().await;
+    }
+    match missing.is_empty() {
+        true => Outcome::LookAgain,
+        false => Outcome::Without(missing),
+    }
+}
+
+/// What was read of a part. Others may have shares of the same dialogs.
+fn read_of(part: &Wanted, shares: &mut Shares) -> Loaded {
+    let mut users = Vec::with_capacity(part.users.len());
+    for user in &part.users {
+        let rows = shares.users.remove(user).unwrap_or_default();
+        users.push((user.clone(), rows));
+    }
+    let of_users = users.iter().flat_map(|(_, rows)| rows);
+    let dialogs = of_users.map(|row| &row.dialog).chain(&part.dialogs);
+    let known = |id: &DialogId| Some((id.clone(), shares.dialogs.get(id)?.clone()));
+    Loaded {
+        dialogs: dialogs.filter_map(known).collect(),
+        users,
     }
 }
 

@@ -232,7 +232,7 @@ impl Model {
         missing
             .dialogs
             .retain(|id| self.entries.dialog(tenant, id).is_none());
-        match missing.users.is_empty() && missing.dialogs.is_empty() {
+        match missing.is_empty() {
             true => Ended::Held,
             false => Ended::Without(missing),
         }

@@ -1,6 +1,7 @@
 //! What reads, the follower and loads share.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +36,9 @@ pub(super) struct Shared {
     pub too_large: Recent,
     /// Users who were asked about in a way that is not worth a load.
     pub asked_once: Recent,
+    /// Counts whatever loads have read: those who wait for their turn go on
+    /// waiting while it moves.
+    pub loads_went_on: AtomicU64,
 }
 
 /// The model, and what it was made from.
@@ -87,6 +91,7 @@ impl Shared {
             metrics,
             too_large: Recent::default(),
             asked_once: Recent::default(),
+            loads_went_on: AtomicU64::new(0),
         }
     }
 

@@ -95,7 +95,7 @@ pub enum ReadError {
 impl Reader {
     /// Reads from `store`; `feed` tells of commits by this process.
     pub fn new(store: Store, feed: CommitFeed) -> Self {
-        let awaited = Awaited::new(store.clone(), feed.clone());
+        let awaited = Awaited::new(store.clone(), &feed);
         Self {
             store,
             feed,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chat_counters::config::Config;
 use chat_counters::derive::Care;
 use chat_counters::event::Event;
-use chat_counters::lane::{Patience, Shared, TypesInFlight, Writer};
+use chat_counters::lane::{Shared, TypesInFlight, Writer};
 use chat_counters::maintenance::rebuild::{Outcome, Progress, rebuild};
 use chat_counters::outage::Outage;
 use chat_counters::retry::Backoff;
@@ -156,7 +156,7 @@ impl Stage {
             types: TypesInFlight::default(),
             ..self.shared.clone()
         };
-        Writer::new(&shared, Patience::Endless)
+        Writer::patient(&shared)
     }
 
     /// Takes a batch as a lane does.

@@ -13,7 +13,7 @@ use chat_counters::forecast::{
     Change, Forecast, ForecastError, Forecaster, Limits, Prospect, Subject, Total,
 };
 use chat_counters::history::Counter;
-use chat_counters::lane::{Fate, Patience, Shared, Writer};
+use chat_counters::lane::{Fate, Shared, Writer};
 use chat_counters::store::read::{Counts, Dialogs, Messages, Query, UserInDialog, Users};
 use chat_counters::store::{Reader, Retention, Store};
 use mongodb::bson::{Document, doc};
@@ -232,7 +232,7 @@ impl Stage {
         let mut random = Random::new(schedule.seed());
         let selected = counted.split_off(random.below(counted.len() + 1));
 
-        let mut writer = Writer::new(&self.shared, Patience::Endless);
+        let mut writer = Writer::patient(&self.shared);
         for batch in &counted {
             let batch: Vec<_> = batch.iter().collect();
             self.count(&mut writer, &batch).await?;
@@ -604,7 +604,7 @@ async fn assert_row(stage: &Stage, row: Row) -> Result<()> {
     let all = counted.iter_mut().chain(&mut selected);
     stage.own(&mut all.collect::<Vec<_>>());
     let model = Model::of(counted.iter().chain(&selected));
-    let mut writer = Writer::new(&stage.shared, Patience::Endless);
+    let mut writer = Writer::patient(&stage.shared);
     let counted: Vec<_> = counted.iter().map(decoded).collect();
     let counted: Vec<_> = counted.iter().collect();
     stage.count(&mut writer, &counted).await?;
@@ -648,7 +648,7 @@ async fn what_is_too_much_is_said() -> Result<()> {
     let counted: Vec<_> = counted.iter().map(decoded).collect();
     let counted: Vec<_> = counted.iter().collect();
     stage
-        .count(&mut Writer::new(&stage.shared, Patience::Endless), &counted)
+        .count(&mut Writer::patient(&stage.shared), &counted)
         .await?;
     let selected = bodies(&[dialog_delete("x", "d", 20), said("n", 21)]);
     let selected: Vec<_> = selected.iter().map(decoded).collect();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chat_counters::derive::Care;
 use chat_counters::event::{DialogId, MessageId, TenantId, UserId};
 use chat_counters::history::Part;
-use chat_counters::lane::{Patience, Shared, Writer};
+use chat_counters::lane::{Shared, Writer};
 use chat_counters::store::read::{
     Dialogs, Entry, History, HistoryPage, Messages, Query, Scope, UserInDialog, Users,
 };
@@ -68,7 +68,7 @@ impl Stage {
         let tenant = TenantId::new(&format!("a|{case}"))?;
         let scopes = scopes(&model, &tenant);
         let mut moments: Vec<(BTreeSet<String>, Vec<Values>)> = Vec::new();
-        let mut writer = Writer::new(&self.shared, Patience::Endless);
+        let mut writer = Writer::patient(&self.shared);
         for batch in schedule.batches(events.len()) {
             let batch: Vec<_> = batch.iter().map(|index| decoded(&events[*index])).collect();
             let mut rest: Vec<_> = batch.iter().collect();

@@ -330,13 +330,21 @@ impl Service {
     /// # Errors
     /// When the service does not answer.
     pub async fn counter(&self, name: &str, label: &str) -> Result<u64> {
+        Ok(self.number(name, label).await? as u64)
+    }
+
+    /// The same of what is not counted in whole numbers.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn number(&self, name: &str, label: &str) -> Result<f64> {
         let text = get(self.metrics, "/metrics").await?;
         let lines = text.lines().filter(|line| {
             let named = line.strip_prefix(name);
             named.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
         });
         let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        Ok(values.sum::<f64>() as u64)
+        Ok(values.sum::<f64>())
     }
 
     /// The most memory that the process ever had resident, in MiB.

@@ -57,6 +57,33 @@ pub enum Ended {
     Void,
 }
 
+impl Wanted {
+    /// Whether it is nobody.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.dialogs.is_empty()
+    }
+
+    /// The same in parts that take little time each to put in.
+    pub fn apart(self) -> Vec<Self> {
+        let dialogs = Self {
+            dialogs: self.dialogs,
+            ..Self::default()
+        };
+        let users = self.users.into_iter().map(|user| Self {
+            users: vec![user],
+            ..Self::default()
+        });
+        let parts = users.chain([dialogs]);
+        parts.filter(|part| !part.is_empty()).collect()
+    }
+
+    /// Adds those of another.
+    pub fn join(&mut self, other: Self) {
+        self.users.extend(other.users);
+        self.dialogs.extend(other.dialogs);
+    }
+}
+
 /// Equal by whom it names.
 impl PartialEq for Wanted {
     fn eq(&self, other: &Self) -> bool {

@@ -11,7 +11,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::ReadError;
-use super::feed::CommitFeed;
+use super::feed::{CommitFeed, Polls};
+use crate::derive::state::EventKey;
 use crate::event::{EventId, TenantId};
 use crate::store::Store;
 use crate::store::schema::collection;
@@ -26,8 +27,6 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 /// A look that takes longer is given up by the server.
 const MAX_TIME: Duration = Duration::from_secs(5);
 
-type Key = (TenantId, EventId);
-
 /// Waits for events to be taken. Clones wait together.
 #[derive(Debug, Clone)]
 pub(super) struct Awaited(Arc<Waiting>);
@@ -35,26 +34,60 @@ pub(super) struct Awaited(Arc<Waiting>);
 #[derive(Debug)]
 struct Waiting {
     store: Store,
-    feed: CommitFeed,
-    asked: Mutex<Asked>,
+    asked: Asked,
     /// Somebody asked who was not there at the last look.
     anew: Notify,
 }
 
+/// Events that somebody waits for. Those that this process takes are told here;
+/// for those of others the store is asked.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asked(Arc<Mutex<Waiters>>);
+
 #[derive(Debug, Default)]
-struct Asked {
+struct Waiters {
     /// Who waits for which event.
-    by_event: HashMap<Key, watch::Sender<bool>>,
+    by_event: HashMap<EventKey, watch::Sender<bool>>,
     /// Whether somebody looks.
     is_looking: bool,
 }
 
+impl Asked {
+    /// These events are taken.
+    pub(super) fn taken(&self, events: impl Iterator<Item = EventKey>) {
+        let mut waiters = self.lock();
+        for event in events {
+            if waiters.by_event.is_empty() {
+                return;
+            }
+            if let Some(waiting) = waiters.by_event.remove(&event) {
+                waiting.send_replace(true);
+            }
+        }
+    }
+
+    /// What somebody still waits for. None, and nobody looks any more, when
+    /// that is nothing.
+    fn wanted(&self) -> Option<Vec<EventKey>> {
+        let mut waiters = self.lock();
+        waiters
+            .by_event
+            .retain(|_, waiting| waiting.receiver_count() > 0);
+        waiters.is_looking = !waiters.by_event.is_empty();
+        let keys = waiters.by_event.keys().cloned().collect();
+        waiters.is_looking.then_some(keys)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiters> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Awaited {
-    pub(super) fn new(store: Store, feed: CommitFeed) -> Self {
+    pub(super) fn new(store: Store, feed: &CommitFeed) -> Self {
         Self(Arc::new(Waiting {
             store,
-            feed,
-            asked: Mutex::default(),
+            asked: feed.asked().clone(),
             anew: Notify::new(),
         }))
     }
@@ -70,7 +103,10 @@ impl Awaited {
         event: &EventId,
         deadline: Instant,
     ) -> Result<(), ReadError> {
-        let mut taken = self.ask((tenant.clone(), event.clone()));
+        let mut taken = self.ask(EventKey {
+            tenant: tenant.clone(),
+            event: event.clone(),
+        });
         let taken = taken.wait_for(|taken| *taken);
         match tokio::time::timeout_at(deadline, taken).await {
             Ok(Ok(_)) => Ok(()),
@@ -79,11 +115,11 @@ impl Awaited {
         }
     }
 
-    fn ask(&self, key: Key) -> watch::Receiver<bool> {
-        let mut asked = self.0.asked();
-        let waiters = asked.by_event.entry(key).or_default();
-        let taken = waiters.subscribe();
-        if !std::mem::replace(&mut asked.is_looking, true) {
+    fn ask(&self, key: EventKey) -> watch::Receiver<bool> {
+        let mut waiters = self.0.asked.lock();
+        let waiting = waiters.by_event.entry(key).or_default();
+        let taken = waiting.subscribe();
+        if !std::mem::replace(&mut waiters.is_looking, true) {
             tokio::spawn(look(Arc::clone(&self.0)));
         }
         self.0.anew.notify_one();
@@ -92,25 +128,9 @@ impl Awaited {
 }
 
 impl Waiting {
-    fn asked(&self) -> MutexGuard<'_, Asked> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What somebody still waits for. None, and nobody looks any more, when
-    /// that is nothing.
-    fn wanted(&self) -> Option<Vec<Key>> {
-        let mut asked = self.asked();
-        asked
-            .by_event
-            .retain(|_, waiters| waiters.receiver_count() > 0);
-        asked.is_looking = !asked.by_event.is_empty();
-        let keys = asked.by_event.keys().cloned().collect();
-        asked.is_looking.then_some(keys)
-    }
-
     /// Asks the store for some, and tells those who wait.
-    async fn look_for(&self, keys: &[Key]) -> Result<(), mongodb::error::Error> {
-        let id = |(tenant, event): &Key| doc! { "t": tenant.as_str(), "e": event.as_str() };
+    async fn look_for(&self, keys: &[EventKey]) -> Result<(), mongodb::error::Error> {
+        let id = |key: &EventKey| doc! { "t": key.tenant.as_str(), "e": key.event.as_str() };
         let ids: Vec<Document> = keys.iter().map(id).collect();
         let journal = self
             .store
@@ -123,28 +143,23 @@ impl Waiting {
             .max_time(MAX_TIME)
             .await?;
         while let Some(record) = found.try_next().await? {
-            if let Some(key) = key(&record)
-                && let Some(waiters) = self.asked().by_event.remove(&key)
-            {
-                waiters.send_replace(true);
-            }
+            self.asked.taken(key(&record).into_iter());
         }
         Ok(())
     }
 }
 
-fn key(record: &Document) -> Option<Key> {
+fn key(record: &Document) -> Option<EventKey> {
     let id = record.get("_id").and_then(Bson::as_document)?;
     let tenant = TenantId::new(id.get_str("t").ok()?).ok()?;
     let event = EventId::new(id.get_str("e").ok()?).ok()?;
-    Some((tenant, event))
+    Some(EventKey { tenant, event })
 }
 
 /// Looks until nobody waits.
 async fn look(waiting: Arc<Waiting>) {
-    let mut commits = waiting.feed.watch();
-    while let Some(keys) = waiting.wanted() {
-        commits.mark();
+    let mut polls = Polls::default();
+    while let Some(keys) = waiting.asked.wanted() {
         let began = Instant::now();
         for keys in keys.chunks(CHUNK) {
             // Those who wait learn of an outage from the health probe.
@@ -155,9 +170,38 @@ async fn look(waiting: Arc<Waiting>) {
         let rest = (began.elapsed() * REST).min(LONGEST_REST);
         tokio::time::sleep(rest).await;
         tokio::select! {
-            () = commits.again() => {}
+            () = tokio::time::sleep(polls.next()) => {}
             // Somebody new is looked for as soon and as often as the first one.
-            () = waiting.anew.notified() => commits = waiting.feed.watch(),
+            () = waiting.anew.notified() => polls = Polls::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(name: &str) -> EventKey {
+        EventKey {
+            tenant: TenantId::new("t").expect("short"),
+            event: EventId::new(name).expect("short"),
+        }
+    }
+
+    #[test]
+    fn those_who_wait_for_an_event_learn_that_this_process_took_it() {
+        let asked = Asked::default();
+        let wait = |name| {
+            let mut waiters = asked.lock();
+            let waiting = waiters.by_event.entry(event(name)).or_default();
+            waiting.subscribe()
+        };
+        let (first, second, other) = (wait("e1"), wait("e1"), wait("e2"));
+        asked.taken(["e0", "e1"].map(event).into_iter());
+        assert!(*first.borrow() && *second.borrow());
+        assert!(!*other.borrow());
+        assert_eq!(asked.wanted(), Some(vec![event("e2")]));
+        drop(other);
+        assert_eq!(asked.wanted(), None);
     }
 }

@@ -7,6 +7,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::awaited::Asked;
+use crate::derive::changes;
+use crate::derive::state::EventKey;
 use crate::store::commits::Committed;
 use crate::store::fence::WriterId;
 
@@ -29,6 +32,7 @@ const MOST_KEPT: usize = 20_000;
 pub struct CommitFeed {
     commits: watch::Sender<u64>,
     kept: Arc<Mutex<Kept>>,
+    asked: Asked,
 }
 
 /// Commits of this process that somebody who follows has not taken yet.
@@ -77,10 +81,21 @@ impl CommitFeed {
         Self::default()
     }
 
-    /// To be called after each commit of this process. Costs next to nothing.
-    pub fn committed(&self, committed: Committed) {
+    /// To be called after each commit of this process, with the events that it
+    /// took. Costs next to nothing.
+    pub fn committed(&self, committed: Committed, events: &[changes::Taken]) {
         self.kept().add(committed);
         self.wake();
+        let events = events.iter().map(|taken| EventKey {
+            tenant: taken.event.tenant.clone(),
+            event: taken.event.stamp.event.clone(),
+        });
+        self.asked.taken(events);
+    }
+
+    /// Events that callers wait for.
+    pub(super) fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// Has those who wait look again.
@@ -121,8 +136,26 @@ impl CommitFeed {
     pub(super) fn watch(&self) -> CommitWatch {
         CommitWatch {
             commits: self.commits.subscribe(),
-            poll: FIRST_POLL,
+            polls: Polls::default(),
         }
+    }
+}
+
+/// Pauses between looks for what others have committed, growing.
+#[derive(Debug)]
+pub(super) struct Polls(Duration);
+
+impl Default for Polls {
+    fn default() -> Self {
+        Self(FIRST_POLL)
+    }
+}
+
+impl Polls {
+    /// The next pause.
+    pub(super) fn next(&mut self) -> Duration {
+        let longer = self.0.saturating_mul(2).min(LAST_POLL);
+        std::mem::replace(&mut self.0, longer)
     }
 }
 
@@ -130,7 +163,7 @@ impl CommitFeed {
 #[derive(Debug)]
 pub(super) struct CommitWatch {
     commits: watch::Receiver<u64>,
-    poll: Duration,
+    polls: Polls,
 }
 
 impl CommitWatch {
@@ -144,8 +177,7 @@ impl CommitWatch {
     /// call to call, as another replica may have committed.
     pub(super) async fn again(&mut self) {
         let not_before = Instant::now() + SHORTEST;
-        let poll = self.poll;
-        self.poll = poll.saturating_mul(2).min(LAST_POLL);
+        let poll = self.polls.next();
         match tokio::time::timeout(poll, self.commits.changed()).await {
             Ok(Ok(())) => tokio::time::sleep_until(not_before).await,
             // The feed is gone, and with it the ingest: only polling is left.
@@ -163,7 +195,7 @@ mod tests {
     async fn a_commit_between_looking_and_waiting_is_not_missed() {
         let feed = CommitFeed::new();
         let mut watch = feed.watch();
-        watch.poll = Duration::from_secs(60);
+        watch.polls = Polls(Duration::from_secs(60));
         watch.mark();
         feed.wake();
         // Would hang for a minute otherwise.
@@ -180,9 +212,9 @@ mod tests {
         watch.again().await;
         assert!(started.elapsed() >= FIRST_POLL);
         for _ in 0..4 {
-            watch.poll = watch.poll.saturating_mul(2).min(LAST_POLL);
+            watch.polls.next();
         }
-        assert_eq!(watch.poll, LAST_POLL);
+        assert_eq!(watch.polls.next(), LAST_POLL);
     }
 
     #[tokio::test]

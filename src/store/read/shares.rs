@@ -26,7 +26,8 @@ pub struct Shares {
 
 impl Reader {
     /// All shares of some users, the dialogs that they are of, and further
-    /// dialogs. `None` when those are more than `most` documents.
+    /// dialogs. `None` when those are more than `most` documents. Calls `going_on`
+    /// each time that something was read.
     ///
     /// To be run to its end, as [`Reader::ask`].
     ///
@@ -38,7 +39,7 @@ impl Reader {
         users: &[UserId],
         dialogs: &[DialogId],
         most: usize,
-        deadline: Instant,
+        (deadline, going_on): (Instant, &(impl Fn() + Sync)),
     ) -> Result<Option<Shares>, ReadError> {
         let mut snapshot = Snapshot::open(&self.store, tenant, deadline).await?;
         let position = snapshot.position().await?;
@@ -55,6 +56,7 @@ impl Reader {
         let mut found = 0;
         loop {
             let rows = scan.next(tenant, &mut snapshot).await?;
+            going_on();
             if rows.is_empty() {
                 return Ok(Some(shares));
             }

@@ -22,6 +22,9 @@ use super::rows::{DialogRow, Malformed, MembershipRow, MessageRow, key};
 pub(super) const CHUNK: usize = 1_000;
 /// Small documents in one round trip of a scan.
 const SCANNED: u32 = 5_000;
+/// Documents that are gone through before others have their turn: a reply has
+/// many, and nothing is waited for between them.
+const IN_A_ROW: usize = 100;
 
 /// Everything read through one value of this type was true at one moment.
 pub struct Snapshot {
@@ -245,6 +248,9 @@ impl Snapshot {
         while cursor.advance(&mut self.session).await? {
             let row = parse(cursor.current());
             found.push(row.map_err(|e| ReadError::malformed(find.collection, e))?);
+            if found.len().is_multiple_of(IN_A_ROW) {
+                tokio::task::yield_now().await;
+            }
         }
         Ok(found)
     }
@@ -292,11 +298,16 @@ impl Snapshot {
             .with_options(options)
             .session(&mut self.session)
             .await?;
+        let mut gone_through = 0_usize;
         while cursor.advance(&mut self.session).await? {
             if self.deadline <= Instant::now() {
                 return Err(ReadError::TooSlow);
             }
             each(cursor.current())?;
+            gone_through += 1;
+            if gone_through.is_multiple_of(IN_A_ROW) {
+                tokio::task::yield_now().await;
+            }
         }
         Ok(())
     }

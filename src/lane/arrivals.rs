@@ -1,0 +1,305 @@
+//! Events that wait for a lane.
+//!
+//! Each transaction has a cost that does not depend on its events, most of it
+//! the store's. So while a single lane keeps up, it alone has all events, and a
+//! second lane begins only when events come faster: then each has the dialogs of
+//! its own. Transactions begin some time apart from each other, unless there are
+//! events enough for a full one: an event on an idle service waits for nothing,
+//! and events that follow each other closely share one.
+//!
+//! Events that change the same documents are never with two lanes at a time.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Work;
+use crate::event::{Event, Fact};
+
+/// Shares into which dialogs are divided. A lane that works on one of a share's
+/// keeps all of them from other lanes, so there are many.
+const SHARES: usize = 1_024;
+
+/// Where events arrive. Lanes end once this is dropped and nothing waits.
+#[derive(Debug)]
+pub struct Arrivals(Arc<Queue>);
+
+/// What one lane takes its events from.
+#[derive(Debug)]
+pub(super) struct Taker {
+    queue: Arc<Queue>,
+    lane: usize,
+}
+
+/// The shares of a batch, which no other lane has events of until this is
+/// dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    queue: Arc<Queue>,
+    shares: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    waiting: Mutex<Waiting<Work>>,
+    /// For each lane that there may be something to do.
+    woken: Vec<Notify>,
+}
+
+/// Which lane has which events next. All of it is decided here, apart from the
+/// clock and from waiting.
+#[derive(Debug)]
+struct Waiting<T> {
+    /// With the share of each, in order of arrival.
+    events: VecDeque<(usize, T)>,
+    /// Whether a lane has events of the share.
+    held: Vec<bool>,
+    /// For each lane, how many events wait whose share is its own and not held.
+    ready: Vec<usize>,
+    /// Lanes that have a batch.
+    busy: usize,
+    /// When the last batch began.
+    began: Option<Instant>,
+    /// Between the beginnings of two batches that are not full.
+    apart: Duration,
+    /// Events in a full batch.
+    full: usize,
+    /// Nothing more will arrive.
+    is_closed: bool,
+}
+
+/// What a lane is to do.
+#[derive(Debug, PartialEq, Eq)]
+enum Next<T> {
+    /// Work on these, of these shares.
+    Take(Vec<T>, Vec<usize>),
+    /// Look again at that time, or when woken.
+    WaitUntil(Instant),
+    /// Look again when woken.
+    Wait,
+    /// End.
+    End,
+}
+
+impl Arrivals {
+    /// So many lanes' events, for each of which there is a taker. Batches have at
+    /// most `full` events, and one that is not full begins at least `apart` after
+    /// the one before.
+    pub(super) fn of(lanes: usize, full: usize, apart: Duration) -> (Self, Vec<Taker>) {
+        let queue = Arc::new(Queue {
+            waiting: Mutex::new(Waiting::new(lanes, full, apart)),
+            woken: (0..lanes).map(|_| Notify::new()).collect(),
+        });
+        let taker = |lane| Taker {
+            queue: Arc::clone(&queue),
+            lane,
+        };
+        let takers = (0..lanes).map(taker).collect();
+        (Self(queue), takers)
+    }
+
+    /// Adds an event. What waits is bounded by those who deliver.
+    pub fn add(&self, work: Work) {
+        let share = lane_of(&work.event, SHARES);
+        let lane = share % self.0.woken.len();
+        if self.0.lock().add(share, work) {
+            self.0.woken[lane].notify_one();
+        }
+    }
+}
+
+impl Drop for Arrivals {
+    fn drop(&mut self) {
+        self.0.lock().is_closed = true;
+        self.0.wake_all();
+    }
+}
+
+impl Taker {
+    /// Waits for a batch. `None` once nothing more will come.
+    pub(super) async fn take(&self) -> Option<(Vec<Work>, Held)> {
+        loop {
+            let woken = self.queue.woken[self.lane].notified();
+            let next = self.queue.lock().next(self.lane, Instant::now());
+            match next {
+                Next::Take(works, shares) => {
+                    self.queue.wake_if_over();
+                    let queue = Arc::clone(&self.queue);
+                    return Some((works, Held { queue, shares }));
+                }
+                Next::WaitUntil(at) => {
+                    // Woken or late, it is looked again.
+                    let _ = tokio::time::timeout_at(at, woken).await;
+                }
+                Next::Wait => woken.await,
+                Next::End => return None,
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let lanes = self.queue.lock().release(&self.shares);
+        for lane in lanes {
+            self.queue.woken[lane].notify_one();
+        }
+    }
+}
+
+impl Queue {
+    /// Every change of it is whole before anything in it could panic.
+    fn lock(&self) -> MutexGuard<'_, Waiting<Work>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_all(&self) {
+        for lane in &self.woken {
+            lane.notify_one();
+        }
+    }
+
+    /// Lanes that wait for what another just took may end.
+    fn wake_if_over(&self) {
+        let is_over = self.lock().is_over();
+        if is_over {
+            self.wake_all();
+        }
+    }
+}
+
+impl<T> Waiting<T> {
+    fn new(lanes: usize, full: usize, apart: Duration) -> Self {
+        Self {
+            events: VecDeque::new(),
+            held: vec![false; SHARES],
+            ready: vec![0; lanes],
+            busy: 0,
+            began: None,
+            apart,
+            full,
+            is_closed: false,
+        }
+    }
+
+    fn owner(&self, share: usize) -> usize {
+        share % self.ready.len()
+    }
+
+    /// Adds an event; whether the lane whose share it is has to look.
+    fn add(&mut self, share: usize, event: T) -> bool {
+        self.events.push_back((share, event));
+        if self.held[share] {
+            return false;
+        }
+        let lane = self.owner(share);
+        self.ready[lane] += 1;
+        let all: usize = self.ready.iter().sum();
+        self.ready[lane] == 1 || self.ready[lane] == self.full || all == self.full
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_closed && self.events.is_empty()
+    }
+
+    fn next(&mut self, lane: usize, now: Instant) -> Next<T> {
+        // Beside another lane, each has its own: two that take whatever they find
+        // would each keep the other from most of what comes next.
+        let is_alone = self.busy == 0;
+        let ready = match is_alone {
+            true => self.ready.iter().sum(),
+            false => self.ready[lane],
+        };
+        if ready == 0 {
+            return match self.is_over() {
+                true => Next::End,
+                false => Next::Wait,
+            };
+        }
+        let due = self.began.map(|began| began + self.apart);
+        if let Some(due) = due.filter(|due| now < *due && ready < self.full) {
+            return Next::WaitUntil(due);
+        }
+        self.began = Some(now);
+        self.busy += 1;
+        let (events, shares) = self.take(|waiting, share| {
+            let is_own = is_alone || waiting.owner(share) == lane;
+            is_own && !waiting.held[share]
+        });
+        Next::Take(events, shares)
+    }
+
+    /// Takes the oldest events of these shares, at most a full batch, and holds
+    /// the shares of those.
+    fn take(&mut self, takes: impl Fn(&Self, usize) -> bool) -> (Vec<T>, Vec<usize>) {
+        let (mut taken, mut shares) = (Vec::new(), Vec::new());
+        for _ in 0..self.events.len() {
+            let Some((share, event)) = self.events.pop_front() else {
+                break;
+            };
+            if taken.len() < self.full && takes(self, share) {
+                taken.push(event);
+                shares.push(share);
+            } else {
+                self.events.push_back((share, event));
+            }
+        }
+        shares.sort_unstable();
+        shares.dedup();
+        for share in &shares {
+            self.held[*share] = true;
+        }
+        self.count();
+        (taken, shares)
+    }
+
+    /// Lets go of a batch's shares; which lanes have to look.
+    fn release(&mut self, shares: &[usize]) -> Vec<usize> {
+        self.busy -= 1;
+        for share in shares {
+            self.held[*share] = false;
+        }
+        self.count();
+        let lanes = self.ready.iter().enumerate();
+        let ready = lanes.filter(|(_, ready)| **ready > 0);
+        ready.map(|(lane, _)| lane).collect()
+    }
+
+    fn count(&mut self) {
+        self.ready.fill(0);
+        for (share, _) in &self.events {
+            if !self.held[*share] {
+                let lane = *share % self.ready.len();
+                self.ready[lane] += 1;
+            }
+        }
+    }
+}
+
+/// The lane of an event, of so many: that of its dialog, where the producer
+/// named it.
+pub fn lane_of(event: &Event, lanes: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    event.tenant.hash(&mut hasher);
+    match (&event.dialog_hint, &event.fact) {
+        (_, Fact::UserTyped { user, .. }) => user.hash(&mut hasher),
+        (Some(dialog), _) => dialog.hash(&mut hasher),
+        (
+            None,
+            Fact::MessageDeleted { message }
+            | Fact::StatusReached { message, .. }
+            | Fact::ReactionChanged { message, .. },
+        ) => message.hash(&mut hasher),
+        // Every other event needs its dialog, and the hint is where it was found.
+        (None, _) => {}
+    }
+    // The remainder fits: it is below the number of lanes.
+    (hasher.finish() % lanes as u64) as usize
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LANES: usize = 3;
+const FULL: usize = 4;
+const APART: Duration = Duration::from_millis(10);
+
+/// What may happen.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Events of these shares arrive.
+    Arrive(Vec<usize>),
+    /// A lane that was woken, or whose time has come, looks.
+    Look(usize),
+    /// A lane is done with its batch.
+    Settle(usize),
+    /// Time passes.
+    Pass(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => prop::collection::vec(0_usize..7, 1..5).prop_map(Step::Arrive),
+        3 => (0..LANES).prop_map(Step::Look),
+        2 => (0..LANES).prop_map(Step::Settle),
+        2 => (1_u64..12).prop_map(Step::Pass),
+    ];
+    prop::collection::vec(step, 0..80)
+}
+
+/// What a lane does.
+#[derive(Debug, PartialEq, Eq)]
+enum Lane {
+    /// It waits until woken, or until a time.
+    Waits(Option<Instant>),
+    /// It has a batch of these shares.
+    Works(Vec<usize>),
+    Ended,
+}
+
+/// The lanes of a process, as they would be driven, with a clock of their own.
+struct Lanes {
+    waiting: Waiting<u32>,
+    lanes: Vec<Lane>,
+    woken: Vec<bool>,
+    now: Instant,
+    arrived: u32,
+    /// Events by share, in order of arrival.
+    expected: BTreeMap<usize, VecDeque<u32>>,
+    shares: BTreeMap<u32, usize>,
+    /// When a batch that is not full began.
+    began: Option<Instant>,
+}
+
+impl Lanes {
+    fn new() -> Self {
+        Self {
+            waiting: Waiting::new(LANES, FULL, APART),
+            lanes: (0..LANES).map(|_| Lane::Waits(None)).collect(),
+            woken: vec![true; LANES],
+            now: Instant::now(),
+            arrived: 0,
+            expected: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            began: None,
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Arrive(shares) => shares.iter().for_each(|share| self.arrive(*share)),
+            Step::Look(lane) => self.look(*lane),
+            Step::Settle(lane) => self.settle(*lane),
+            Step::Pass(millis) => self.now += Duration::from_millis(*millis),
+        }
+        self.check();
+    }
+
+    fn arrive(&mut self, share: usize) {
+        self.arrived += 1;
+        self.expected
+            .entry(share)
+            .or_default()
+            .push_back(self.arrived);
+        self.shares.insert(self.arrived, share);
+        if self.waiting.add(share, self.arrived) {
+            self.woken[share % LANES] = true;
+        }
+    }
+
+    /// Whether the lane would look now.
+    fn is_due(&self, lane: usize) -> bool {
+        match &self.lanes[lane] {
+            Lane::Waits(until) => self.woken[lane] || until.is_some_and(|until| until <= self.now),
+            _ => false,
+        }
+    }
+
+    fn look(&mut self, lane: usize) {
+        if !self.is_due(lane) {
+            return;
+        }
+        self.woken[lane] = false;
+        self.lanes[lane] = match self.waiting.next(lane, self.now) {
+            Next::Take(events, shares) => {
+                self.taken(&events, &shares);
+                if self.waiting.is_over() {
+                    self.woken.fill(true);
+                }
+                Lane::Works(shares)
+            }
+            Next::WaitUntil(at) => {
+                assert!(at > self.now, "a wait for what is past would be a spin");
+                Lane::Waits(Some(at))
+            }
+            Next::Wait => Lane::Waits(None),
+            Next::End => Lane::Ended,
+        };
+    }
+
+    fn taken(&mut self, events: &[u32], shares: &[usize]) {
+        assert!(!events.is_empty() && events.len() <= FULL);
+        for lane in &self.lanes {
+            if let Lane::Works(held) = lane {
+                assert!(held.iter().all(|share| !shares.contains(share)), "shared");
+            }
+        }
+        for event in events {
+            let share = self.shares[event];
+            assert!(shares.contains(&share));
+            let first = self.expected.get_mut(&share).and_then(VecDeque::pop_front);
+            assert_eq!(first, Some(*event), "out of order within its share");
+        }
+        if events.len() < FULL {
+            let soon = self.began.is_some_and(|began| self.now < began + APART);
+            assert!(!soon, "small batches too close to each other");
+        }
+        self.began = Some(self.now);
+    }
+
+    fn settle(&mut self, lane: usize) {
+        if let Lane::Works(shares) = &self.lanes[lane] {
+            let woken = self.waiting.release(shares);
+            self.lanes[lane] = Lane::Waits(None);
+            self.woken[lane] = true;
+            for lane in woken {
+                self.woken[lane] = true;
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        let before = self.waiting.ready.clone();
+        self.waiting.count();
+        assert_eq!(before, self.waiting.ready, "counted along and anew");
+        let working = self.lanes.iter().filter(|l| matches!(l, Lane::Works(_)));
+        assert_eq!(working.count(), self.waiting.busy);
+    }
+
+    /// Everybody does what there is to do, time passes: nothing may be left.
+    fn drain(&mut self) {
+        self.waiting.is_closed = true;
+        self.woken.fill(true);
+        for _ in 0..10_000 {
+            if self.lanes.iter().all(|lane| *lane == Lane::Ended) {
+                break;
+            }
+            for lane in 0..LANES {
+                self.settle(lane);
+                self.look(lane);
+                self.check();
+            }
+            self.now += APART;
+        }
+        assert!(
+            self.lanes.iter().all(|lane| *lane == Lane::Ended),
+            "a lane was not woken"
+        );
+        assert!(
+            self.expected.values().all(VecDeque::is_empty),
+            "an event was left"
+        );
+    }
+
+    /// Everybody does what they were woken for, without anything new: what waits
+    /// gets to a lane.
+    fn come_to_rest(&mut self) {
+        for _ in 0..10_000 {
+            for lane in 0..LANES {
+                self.settle(lane);
+                self.look(lane);
+            }
+            self.now += APART;
+            if self.expected.values().all(VecDeque::is_empty) {
+                return;
+            }
+        }
+        panic!("an event waits, and no lane looks");
+    }
+}
+
+proptest! {
+    /// Whatever arrives, in whatever order lanes look and settle: events of a
+    /// share are with one lane at a time and in order, small batches keep their
+    /// distance, no lane sleeps while it has something to do, and all end.
+    #[test]
+    fn events_get_to_the_lanes(steps in steps(), stop_midway in any::<bool>()) {
+        let mut lanes = Lanes::new();
+        for step in &steps {
+            lanes.step(step);
+        }
+        if !stop_midway {
+            lanes.come_to_rest();
+        }
+        lanes.drain();
+    }
+}
+
+#[test]
+fn an_event_on_an_idle_service_waits_for_nothing_and_one_lane_has_all_that_is_slow() {
+    let (mut waiting, now) = (Waiting::new(2, 100, APART), Instant::now());
+    waiting.add(0, 'a');
+    assert_eq!(waiting.next(1, now), Next::Take(vec!['a'], vec![0]));
+    assert_eq!(waiting.release(&[0]), Vec::<usize>::new());
+    // The next ones soon after, of both lanes' shares: together, a little later.
+    for (share, event) in [(0, 'b'), (1, 'c'), (0, 'd')] {
+        waiting.add(share, event);
+    }
+    assert_eq!(waiting.next(0, now), Next::WaitUntil(now + APART));
+    let all = Next::Take(vec!['b', 'c', 'd'], vec![0, 1]);
+    assert_eq!(waiting.next(0, now + APART), all);
+}
+
+#[test]
+fn beside_a_busy_lane_each_has_its_own() {
+    let (mut waiting, now) = (Waiting::new(2, 100, APART), Instant::now());
+    waiting.add(0, 'a');
+    assert_eq!(waiting.next(0, now), Next::Take(vec!['a'], vec![0]));
+    for (share, event) in [(0, 'b'), (2, 'c'), (3, 'd')] {
+        waiting.add(share, event);
+    }
+    let later = now + APART;
+    assert_eq!(waiting.next(1, later), Next::Take(vec!['d'], vec![3]));
+    assert_eq!(waiting.release(&[0]), vec![0]);
+    let rest = Next::Take(vec!['b', 'c'], vec![0, 2]);
+    assert_eq!(waiting.next(0, later + APART), rest);
+}
+
+#[test]
+fn a_full_batch_waits_for_nothing() {
+    let (mut waiting, now) = (Waiting::new(1, 2, APART), Instant::now());
+    waiting.add(0, 0);
+    assert_eq!(waiting.next(0, now), Next::Take(vec![0], vec![0]));
+    waiting.release(&[0]);
+    for event in 1..=3 {
+        waiting.add(0, event);
+    }
+    assert_eq!(waiting.next(0, now), Next::Take(vec![1, 2], vec![0]));
+    waiting.release(&[0]);
+    assert_eq!(waiting.next(0, now), Next::WaitUntil(now + APART));
+}
