@@ -3,6 +3,28 @@
 
 use std::path::PathBuf;
 
+/// Messages that are shown as JSON, and the times in them.
+const SHOWN: &[&str] = &[
+    "UserStats",
+    "UserDialogStats",
+    "DialogStats",
+    "MessageStats",
+    "UserUpdate",
+    "BatchGetUserStatsResponse",
+    "BatchGetDialogStatsResponse",
+    "BatchGetMessageStatsResponse",
+    "ListUserDialogStatsResponse",
+    "WatchUserStatsResponse",
+    "WatchDialogStatsResponse",
+];
+const TIMES: &[&str] = &[
+    "as_of",
+    "joined_at",
+    "last_message_at",
+    "read_until",
+    "updated_at",
+];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
@@ -20,8 +42,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         out.join("chatcounters_descriptor.bin"),
         compiler.encode_file_descriptor_set(),
     )?;
-    tonic_prost_build::configure()
-        .btree_map(".")
-        .compile_fds(compiler.file_descriptor_set())?;
+    let mut generated = tonic_prost_build::configure().btree_map(".");
+    for message in SHOWN {
+        let path = format!("chatcounters.v1.{message}");
+        generated = generated.type_attribute(&path, "#[derive(serde::Serialize)]");
+        for time in TIMES {
+            let show = "#[serde(serialize_with = \"crate::grpc::time\", skip_serializing_if = \"Option::is_none\")]";
+            generated = generated.field_attribute(format!("{path}.{time}"), show);
+        }
+    }
+    generated.compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -216,6 +216,9 @@ async fn serve(
     if let Some(address) = bound.admin_addr() {
         info!(%address, "serving dead letters and maintenance over gRPC");
     }
+    if let Some(address) = bound.http_addr() {
+        info!(%address, "serving counters over HTTP");
+    }
     let asked = Asked {
         reader,
         memory: serving,

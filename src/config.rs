@@ -39,6 +39,8 @@ pub struct Config {
     pub grpc: Grpc,
     /// Where dead letters and maintenance are served.
     pub admin: Admin,
+    /// Where counters are served over HTTP.
+    pub http: Http,
     /// Who may ask.
     pub auth: Auth,
     /// The HTTP endpoint for metrics.
@@ -150,7 +152,7 @@ pub struct Lanes {
     pub count: usize,
     /// Events in one transaction at most.
     pub batch_events: usize,
-    /// Age of a batch at most.
+    /// Milliseconds between the beginnings of two batches that are not full.
     pub batch_age_ms: u64,
     /// Dialogs that all lanes keep.
     pub cached_dialogs: usize,
@@ -202,6 +204,20 @@ pub struct Admin {
     pub listen: String,
     /// Connections at the same time.
     pub max_connections: usize,
+    /// TLS of its listener.
+    pub tls: Tls,
+}
+
+/// The HTTP listener for counters: JSON, server-sent events, gRPC-Web.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Where it listens; empty = off.
+    pub listen: String,
+    /// Connections at the same time.
+    pub max_connections: usize,
+    /// Pages of which sites may ask, by their origins; `*` = of all.
+    pub allowed_origins: String,
     /// TLS of its listener.
     pub tls: Tls,
 }
@@ -319,7 +335,7 @@ impl Default for Lanes {
         Self {
             count: 2,
             batch_events: 1000,
-            batch_age_ms: 5,
+            batch_age_ms: 8,
             cached_dialogs: 20_000,
             cache_bytes: 64 << 20,
         }
@@ -357,6 +373,17 @@ impl Default for Admin {
         Self {
             listen: "127.0.0.1:50052".into(),
             max_connections: 256,
+            tls: Tls::default(),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: String::new(),
+            max_connections: 1_000,
+            allowed_origins: String::new(),
             tls: Tls::default(),
         }
     }

@@ -22,6 +22,7 @@ mod service;
 mod token;
 mod validate;
 mod watches;
+mod web;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -33,7 +34,7 @@ use tonic_health::server::health_reporter;
 use tower_layer::{Identity, Stack};
 
 use crate::config;
-use crate::listener::{ListenError, Listener, Settings, descriptors};
+use crate::listener::{ListenError, Listener, Settings, Speaks, descriptors};
 use crate::serving::Serving;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -47,12 +48,14 @@ pub use guard::Guard;
 use health::Probe;
 use limits::Limits;
 use maintenance::Maintenance;
+pub(crate) use map::time;
 use rate::Rate;
 use service::Counters;
 use v1::counter_service_server::CounterServiceServer;
 use v1::dead_letter_service_server::DeadLetterServiceServer;
 use v1::maintenance_service_server::MaintenanceServiceServer;
 use watches::Watches;
+use web::Web;
 
 /// The messages, client and server of `chatcounters.v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -131,46 +134,56 @@ pub struct Asked {
 pub struct Bound {
     counters: Listener,
     admin: Option<Listener>,
-    config: config::Grpc,
+    http: Option<Listener>,
+    config: (config::Grpc, config::Http),
 }
 
 impl Bound {
-    /// Listens on `grpc.listen`, and on `admin.listen` unless it is empty. Port 0
-    /// takes a free port.
+    /// Listens on `grpc.listen`, and on `admin.listen` and `http.listen` unless they
+    /// are empty. Port 0 takes a free port.
     ///
     /// # Errors
     /// [`ServeError::Listen`].
     pub async fn bind(config: &config::Config, metrics: &Metrics) -> Result<Self, ServeError> {
-        let config::Config { grpc, admin, .. } = config;
+        let config::Config {
+            grpc, admin, http, ..
+        } = config;
+        let share_of = |listen: &str, most: usize| if listen.is_empty() { 0 } else { most };
         let wanted = [
             ("grpc", grpc.max_connections),
-            ("admin", admin.max_connections),
+            ("admin", share_of(&admin.listen, admin.max_connections)),
+            ("http", share_of(&http.listen, http.max_connections)),
         ];
-        let wanted = match admin.listen.is_empty() {
-            true => &wanted[..1],
-            false => &wanted,
-        };
-        let shares = descriptors::share(wanted);
-        let settings = |number: usize, grace| Settings {
+        let shares = descriptors::share(&wanted);
+        let settings = |number: usize, speaks, grace| Settings {
             name: wanted[number].0,
+            speaks,
             max_connections: shares[number],
             max_age: Duration::from_secs(grpc.max_connection_age_seconds),
             grace,
         };
         let last_words = Duration::from_millis(grpc.max_deadline_ms) + LAST_WORDS;
-        let counters = settings(0, last_words);
+        let counters = settings(0, Speaks::Http2, last_words);
         let counters = Listener::bind(&grpc.listen, &grpc.tls, counters, metrics).await?;
         let admin = match admin.listen.as_str() {
             "" => None,
             listen => {
-                let settings = settings(1, LONGEST_JOB);
+                let settings = settings(1, Speaks::Http2, LONGEST_JOB);
                 Some(Listener::bind(listen, &admin.tls, settings, metrics).await?)
+            }
+        };
+        let listens = match http.listen.as_str() {
+            "" => None,
+            listen => {
+                let settings = settings(2, Speaks::Http, last_words);
+                Some(Listener::bind(listen, &http.tls, settings, metrics).await?)
             }
         };
         Ok(Self {
             counters,
             admin,
-            config: config.grpc.clone(),
+            http: listens,
+            config: (grpc.clone(), http.clone()),
         })
     }
 
@@ -182,6 +195,11 @@ impl Bound {
     /// Where dead letters and maintenance are served, if they are.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Listener::local_addr)
+    }
+
+    /// Where counters are served over HTTP, if they are.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(Listener::local_addr)
     }
 
     /// Answers until the stop is requested, then waits a few seconds for open
@@ -205,16 +223,29 @@ impl Bound {
         } = asked;
         let (reporter, health) = health_reporter();
         let (probe, state) = Probe::new(reader.clone(), reporter, HEALTH_NAMES, ready).await;
-        let limits = Limits::new(&self.config);
+        let (config, http) = &self.config;
+        let limits = Limits::new(config);
         let gate = Gate::new(limits.patient(), state.clone());
         let watches = Watches::new(memory.clone(), limits.clone(), shutdown.clone());
         let counters = Counters::new((reader, memory), limits, state, watches);
-        let counters = serving(&self.config, &guard, counters).add_service(health.clone());
-        let counters = match self.config.reflection {
+        let counters = CounterServiceServer::new(counters)
+            .max_decoding_message_size(config.max_message_bytes)
+            .max_encoding_message_size(config.max_message_bytes.max(MAX_ANSWER_BYTES));
+        // One bound for a caller, whichever way the calls come.
+        let checks = Checks {
+            guard: guard.clone(),
+            rate: Rate::new(config.calls_per_second),
+            gate: None,
+        };
+        let web = Web::new(http, &counters, &checks, config.max_message_bytes);
+        let counters = server(config, checks)
+            .add_service(counters)
+            .add_service(health.clone());
+        let counters = match config.reflection {
             true => reflected(counters)?,
             false => counters,
         };
-        let admin = administering(&self.config, &guard, gate, (store, letters));
+        let admin = administering(config, guard, gate, (store, letters));
         let admin = reflected(admin.add_service(health))?;
         let probing = tokio::spawn(probe.run(shutdown.clone()));
         let admin = async {
@@ -223,8 +254,17 @@ impl Bound {
                 None => Ok(()),
             }
         };
+        let over_http = async {
+            match self.http {
+                Some(listener) => {
+                    let serve = move |one, end| web.clone().serve(one, end);
+                    until_cut_off(listener.serve(serve, shutdown.clone()), &shutdown).await
+                }
+                None => Ok(()),
+            }
+        };
         let counting = run(counters, self.counters, shutdown.clone());
-        let ended = tokio::try_join!(counting, admin).map(drop);
+        let ended = tokio::try_join!(counting, admin, over_http).map(drop);
         if ended.is_ok() {
             // After a stop it ends by itself.
             let _ = probing.await;
@@ -233,20 +273,18 @@ impl Bound {
     }
 }
 
-fn serving(config: &config::Grpc, guard: &Guard, counters: Counters) -> Router<Layers> {
-    let counters = CounterServiceServer::new(counters)
-        .max_decoding_message_size(config.max_message_bytes)
-        .max_encoding_message_size(config.max_message_bytes.max(MAX_ANSWER_BYTES));
-    server(config, guard, None, Rate::new(config.calls_per_second)).add_service(counters)
-}
-
 fn administering(
     config: &config::Grpc,
-    guard: &Guard,
+    guard: Guard,
     gate: Gate,
     (store, letters): (Store, DeadLetters),
 ) -> Router<Layers> {
-    server(config, guard, Some(gate), None)
+    let checks = Checks {
+        guard,
+        rate: None,
+        gate: Some(gate),
+    };
+    server(config, checks)
         .add_service(
             MaintenanceServiceServer::new(Maintenance::new(store))
                 .max_decoding_message_size(config.max_message_bytes),
@@ -261,13 +299,7 @@ fn administering(
 /// What every call goes through.
 type Layers = Stack<Checks, Identity>;
 
-fn server(
-    config: &config::Grpc,
-    guard: &Guard,
-    gate: Option<Gate>,
-    rate: Option<Rate>,
-) -> Server<Layers> {
-    let guard = guard.clone();
+fn server(config: &config::Grpc, checks: Checks) -> Server<Layers> {
     // Behind the calls' own deadlines: for a body that never ends.
     let backstop = Duration::from_millis(config.max_deadline_ms) + Duration::from_secs(1);
     Server::builder()
@@ -276,7 +308,7 @@ fn server(
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .timeout(backstop)
-        .layer(Checks { guard, rate, gate })
+        .layer(checks)
 }
 
 /// With reflection of everything, which says what may be asked where.
@@ -298,7 +330,14 @@ async fn run(
 ) -> Result<(), ServeError> {
     // A server for each connection: only so has each an end of its own.
     let serve_one = move |one, end| router.clone().serve_with_incoming_shutdown(one, end);
-    let serving = listener.serve(serve_one, shutdown.clone());
+    until_cut_off(listener.serve(serve_one, shutdown.clone()), &shutdown).await
+}
+
+/// Serves until the stop is requested, and a little longer.
+async fn until_cut_off(
+    serving: impl Future<Output = ()>,
+    shutdown: &Shutdown,
+) -> Result<(), ServeError> {
     let patience = async {
         shutdown.requested().await;
         tokio::time::sleep(GRACE).await;

@@ -1,4 +1,4 @@
-//! What stands between a TCP port and a gRPC server: who gets a connection, and
+//! What stands between a TCP port and a server: who gets a connection, and
 //! for how long.
 //!
 //! The library accepts whatever comes, waits for ever for a client that says
@@ -42,11 +42,22 @@ const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_s
 /// A flood is told of once in so long.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
+/// What clients of a port speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/2, from the first byte on.
+    Http2,
+    /// HTTP/1 or HTTP/2.
+    Http,
+}
+
 /// What connections get.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The section of the configuration, for logs and metrics.
     pub name: &'static str,
+    /// What its clients speak.
+    pub speaks: Speaks,
     /// Connections at the same time.
     pub max_connections: usize,
     /// Age at which a connection is asked to end, give or take a tenth.
@@ -126,10 +137,11 @@ impl Listener {
     /// `server` makes a server for one connection, which comes out of a stream
     /// that goes on without another, and which is to end gently (GOAWAY, and
     /// what is under way goes on) when the future that it gets does.
-    pub async fn serve<S, F>(self, server: S, shutdown: Shutdown)
+    pub async fn serve<S, F, E>(self, server: S, shutdown: Shutdown)
     where
         S: Fn(One, End) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: std::fmt::Display + Send + 'static,
     {
         let places = Places::new(self.settings.max_connections);
         let mut full = Throttle::new(TOLD_EVERY);

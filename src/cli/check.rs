@@ -68,7 +68,12 @@ impl Check {
                 code = ExitCode::Server;
             }
         }
-        for (section, files) in [("grpc", &config.grpc.tls), ("admin", &config.admin.tls)] {
+        let listeners = [
+            ("grpc", &config.grpc.tls),
+            ("admin", &config.admin.tls),
+            ("http", &config.http.tls),
+        ];
+        for (section, files) in listeners {
             match tls::inspect(section, files).await {
                 Ok(found) => report.certificates.extend(found),
                 Err(error) => report.problems.push(error.to_string()),

@@ -14,6 +14,7 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
         retry,
         grpc,
         admin,
+        http,
         metrics,
         ..
     } = config;
@@ -69,6 +70,17 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
             &admin.tls.cert_file,
             &admin.tls.client_ca_file,
         ),
+        ("http.tls.key_file", &http.tls.key_file, &http.tls.cert_file),
+        (
+            "http.tls.cert_file",
+            &http.tls.cert_file,
+            &http.tls.key_file,
+        ),
+        (
+            "http.tls.cert_file",
+            &http.tls.cert_file,
+            &http.tls.client_ca_file,
+        ),
     ] {
         if file.is_empty() && !other.is_empty() {
             let expected =
@@ -115,6 +127,7 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
     let listeners = [
         ("grpc.listen", &grpc.listen),
         ("admin.listen", &admin.listen),
+        ("http.listen", &http.listen),
         ("metrics.listen", &metrics.listen),
     ];
     for (index, (key, address)) in listeners.into_iter().enumerate() {

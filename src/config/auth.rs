@@ -179,6 +179,7 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
     let authorities = [
         &config.grpc.tls.client_ca_file,
         &config.admin.tls.client_ca_file,
+        &config.http.tls.client_ca_file,
     ];
     if modes.contains(&Mode::Mtls) && authorities.iter().all(|file| file.is_empty()) {
         refuse(
@@ -210,6 +211,7 @@ impl Config {
         let open = listeners(self).into_iter().filter(|(key, listen)| {
             let tls = match *key {
                 "grpc.listen" => &self.grpc.tls,
+                "http.listen" => &self.http.tls,
                 _ => &self.admin.tls,
             };
             bearer && !listen.is_empty() && !is_loopback(listen) && tls.cert_file.is_empty()
@@ -218,10 +220,11 @@ impl Config {
     }
 }
 
-fn listeners(config: &Config) -> [(&'static str, &str); 2] {
+fn listeners(config: &Config) -> [(&'static str, &str); 3] {
     [
         ("grpc.listen", &config.grpc.listen),
         ("admin.listen", &config.admin.listen),
+        ("http.listen", &config.http.listen),
     ]
 }
 

@@ -136,6 +136,22 @@ pub(super) fn address_or_off(text: &str) -> Result<(), &'static str> {
     }
 }
 
+/// An origin is what a browser sends as one: a scheme, a host, perhaps a port.
+pub(super) fn origins(text: &str) -> Result<(), &'static str> {
+    let good = |origin: &str| {
+        let host = origin
+            .strip_prefix("https://")
+            .or_else(|| origin.strip_prefix("http://"));
+        host.is_some_and(|host| {
+            !host.is_empty() && !host.contains(['/', '?', '#', '*', '@', ' ']) && host.is_ascii()
+        })
+    };
+    let all = text.split(',').map(str::trim);
+    (text.is_empty() || text == "*" || all.into_iter().all(good))
+        .then_some(())
+        .ok_or("origins with commas between, as in https://chat.example.org,http://localhost:3000; or * alone")
+}
+
 pub(super) fn sender_types(text: &str) -> Result<(), &'static str> {
     // Each dialog and each membership has a count of each.
     const MOST: usize = 100;

@@ -90,6 +90,14 @@ impl From<Entry> for v1::CounterHistoryEntry {
     }
 }
 
+/// A time in JSON, as RFC 3339 has it.
+pub(crate) fn time<S: serde::Serializer>(at: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => to.collect_str(at),
+        None => to.serialize_none(),
+    }
+}
+
 /// Exact: both count from the epoch, and no [`Micros`] is before it.
 fn timestamp(at: Micros) -> Timestamp {
     let micros = at.get();

@@ -49,6 +49,13 @@ pub(super) enum Listing {
     InOrder(read::DialogsInOrder),
 }
 
+/// A request of which one field is not as it must be.
+pub(super) fn violated(field: &str, expected: String) -> Status {
+    let mut found = Violations::default();
+    found.add(field, expected);
+    found.into_status()
+}
+
 /// How old an answer may be.
 pub(super) fn staleness(millis: i32) -> Result<Duration, Status> {
     let mut found = Violations::default();

@@ -82,7 +82,7 @@ pub(super) trait Duplex: AsyncRead + AsyncWrite + fmt::Debug + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + fmt::Debug + Unpin + Send> Duplex for T {}
 
-/// A connection whose client speaks HTTP/2.
+/// A connection whose client has begun to speak.
 #[derive(Debug)]
 pub struct Connection {
     stream: Box<dyn Duplex>,
@@ -139,7 +139,8 @@ impl Connection {
         self.peer.activity = Some(activity);
     }
 
-    pub(super) fn peer(&self) -> &Peer {
+    /// Who is at its other end.
+    pub fn peer(&self) -> &Peer {
         &self.peer
     }
 

@@ -15,12 +15,12 @@ use tracing::{debug, warn};
 use super::connection::Connection;
 use super::places::Place;
 use super::tls::{HANDSHAKE_TIMEOUT, Tls};
-use super::{Settings, TOLD_EVERY, preface};
+use super::{Settings, Speaks, TOLD_EVERY, preface};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
-/// How long a client may take to begin to speak HTTP/2.
+/// How long a client may take to begin to speak HTTP/2, or HTTP.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may take to go that has lost its place.
 const LEAVING: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ pub(super) enum Refusal {
     Idle,
     /// It did not begin to speak HTTP/2 in time.
     Silent,
-    /// It went away, or spoke something else.
+    /// It went away, or spoke something else than HTTP/2, where that is spoken.
     NotHttp2,
     /// No TLS was agreed on.
     Handshake,
@@ -100,7 +100,7 @@ impl Door {
     }
 
     /// All that a connection lives through.
-    pub(super) async fn connection<S, F>(
+    pub(super) async fn connection<S, F, E>(
         self: Arc<Self>,
         stream: TcpStream,
         address: SocketAddr,
@@ -108,7 +108,8 @@ impl Door {
         server: S,
     ) where
         S: Fn(One, End) -> F,
-        F: Future<Output = Result<(), tonic::transport::Error>> + Send,
+        F: Future<Output = Result<(), E>> + Send,
+        E: std::fmt::Display,
     {
         let _open = self.metrics.connection_open(self.settings.name);
         let born = Instant::now();
@@ -168,8 +169,13 @@ impl Door {
                 Connection::new(stream, address, certificate)
             }
         };
-        let begun = tokio::time::timeout(PREFACE_TIMEOUT, preface::read(&mut connection));
-        match begun.await {
+        let begun = async {
+            match self.settings.speaks {
+                Speaks::Http2 => preface::read(&mut connection).await,
+                Speaks::Http => preface::read_some(&mut connection).await,
+            }
+        };
+        match tokio::time::timeout(PREFACE_TIMEOUT, begun).await {
             Ok(Ok(bytes)) => Ok(connection.beginning_with(bytes)),
             Ok(Err(_)) => Err(Refusal::NotHttp2),
             Err(_) => Err(Refusal::Silent),

@@ -1,4 +1,5 @@
-//! What an HTTP/2 client says first: 24 fixed bytes and a SETTINGS frame.
+//! What a client says first: of HTTP/2, 24 fixed bytes and a SETTINGS frame; of
+//! HTTP/1, whatever it is.
 
 use std::io;
 
@@ -33,6 +34,15 @@ pub(super) async fn read(client: &mut (impl AsyncRead + Unpin)) -> io::Result<Ve
     bytes.resize(begin + payload, 0);
     client.read_exact(&mut bytes[begin..]).await?;
     Ok(bytes)
+}
+
+/// Reads what there is of a request, at least a byte.
+pub(super) async fn read_some(client: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(256);
+    match client.take(256).read_buf(&mut bytes).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(bytes),
+    }
 }
 
 /// The length of the SETTINGS whose header this is.

@@ -41,6 +41,7 @@ mod grpc_reads;
 mod history;
 mod history_property;
 mod history_size;
+mod http;
 mod implausible_times;
 mod large_events;
 mod layers;

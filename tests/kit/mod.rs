@@ -6,6 +6,7 @@
 
 pub mod authority;
 pub mod broker;
+pub mod http1;
 pub mod model;
 pub mod random;
 pub mod raw_amqp;

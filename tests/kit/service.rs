@@ -86,6 +86,8 @@ pub struct Service {
     pub grpc: SocketAddr,
     /// Where it answers dead letters and maintenance.
     pub admin: SocketAddr,
+    /// Where it answers counters over HTTP.
+    pub http: SocketAddr,
     /// Where it answers `/metrics` and `/healthz`.
     pub metrics: SocketAddr,
 }
@@ -129,7 +131,11 @@ pub fn command(binary: &Path, config: &Config) -> Command {
         .env("CHAT_COUNTERS__ADMIN__LISTEN", "127.0.0.1:0")
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    for (section, tls) in [("GRPC", &config.grpc.tls), ("ADMIN", &config.admin.tls)] {
+    for (section, tls) in [
+        ("GRPC", &config.grpc.tls),
+        ("ADMIN", &config.admin.tls),
+        ("HTTP", &config.http.tls),
+    ] {
         for (key, file) in [
             ("CERT_FILE", &tls.cert_file),
             ("KEY_FILE", &tls.key_file),
@@ -181,13 +187,14 @@ impl Service {
         log: Stdio,
     ) -> Result<Self> {
         let (grpc, admin) = (free_address().await?, free_address().await?);
-        let metrics = free_address().await?;
+        let (http, metrics) = (free_address().await?, free_address().await?);
         let mut command = command(binary, config);
         command
             .arg("serve")
             .stderr(log)
             .env("CHAT_COUNTERS__GRPC__LISTEN", grpc.to_string())
             .env("CHAT_COUNTERS__ADMIN__LISTEN", admin.to_string())
+            .env("CHAT_COUNTERS__HTTP__LISTEN", http.to_string())
             .env("CHAT_COUNTERS__METRICS__LISTEN", metrics.to_string())
             .env("CHAT_COUNTERS__LOG__LEVEL", level);
         let auth = &config.auth;
@@ -208,6 +215,11 @@ impl Service {
             (
                 "BUS__CHECK_TENANT",
                 check_tenant.as_str().unwrap_or_default().to_owned(),
+            ),
+            ("HTTP__ALLOWED_ORIGINS", config.http.allowed_origins.clone()),
+            (
+                "HTTP__MAX_CONNECTIONS",
+                config.http.max_connections.to_string(),
             ),
             ("BUS__PREFETCH", config.bus.prefetch.to_string()),
             (
@@ -264,6 +276,7 @@ impl Service {
             pid,
             grpc,
             admin,
+            http,
             metrics,
         })
     }

@@ -16,7 +16,8 @@ use crate::config;
 use crate::pki::{Certificate, File, FileError};
 
 /// All that gRPC speaks.
-const ALPN: &[u8] = b"h2";
+const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 
 /// Where they are.
 #[derive(Debug)]
@@ -35,6 +36,11 @@ impl Files {
                 "admin.tls.cert_file",
                 "admin.tls.key_file",
                 "admin.tls.client_ca_file",
+            ],
+            "http" => [
+                "http.tls.cert_file",
+                "http.tls.key_file",
+                "http.tls.client_ca_file",
             ],
             _ => [
                 "grpc.tls.cert_file",
@@ -90,7 +96,10 @@ impl Files {
                 let expected = "the private key of the certificate";
                 key_file.refused(expected, error.to_string())
             })?;
-        config.alpn_protocols = vec![ALPN.into()];
+        config.alpn_protocols = match self.section {
+            "http" => vec![HTTP2.into(), HTTP1.into()],
+            _ => vec![HTTP2.into()],
+        };
         let of = format!("the certificate of {}.listen", self.section);
         Ok(Loaded {
             config,

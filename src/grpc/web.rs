@@ -1,0 +1,146 @@
+//! The calls of `CounterService` over HTTP: JSON, server-sent events, gRPC-Web.
+//!
+//! Nothing is answered here that gRPC does not answer. A request becomes the
+//! gRPC call that it stands for, goes through the same checks, identities and
+//! limits to the same method, and the answer, or its status, is put into other
+//! words on the way back.
+
+mod answer;
+mod ask;
+mod events;
+mod framing;
+mod openapi;
+mod problem;
+mod routes;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use futures::StreamExt as _;
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER};
+use hyper::{Method, Request};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tonic::body::Body;
+use tonic::codegen::Service as _;
+use tonic::codegen::http::{HeaderName, HeaderValue, Response};
+use tonic_web::GrpcWebLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_layer::Layer as _;
+
+use super::edge::Checks;
+use super::service::Counters;
+use super::v1::counter_service_server::CounterServiceServer;
+use super::{KEEPALIVE, MAX_HEADER_LIST_BYTES, PENDING_RESETS, STREAMS};
+use crate::config;
+use crate::listener::{End, One};
+use ask::AsJson;
+
+/// How long a client of HTTP/1 may take for the header of a request, and rest
+/// between two.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a browser may remember what pages of a site may ask.
+const REMEMBERED: Duration = Duration::from_secs(3_600);
+/// What the library shows of a connection that fails.
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Answers the requests of all connections.
+#[derive(Debug, Clone)]
+pub(super) struct Web(Router);
+
+impl Web {
+    /// `checks` are made of each call.
+    pub(super) fn new(
+        config: &config::Http,
+        counters: &CounterServiceServer<Counters>,
+        checks: &Checks,
+        most_bytes: usize,
+    ) -> Self {
+        let asked = checks.layer(AsJson::new(counters.clone()));
+        let grpc = GrpcWebLayer::new().layer(checks.layer(counters.clone()));
+        let router = routes::router(asked, most_bytes)
+            .route_service("/chatcounters.v1.CounterService/{method}", grpc)
+            .layer(origins(&config.allowed_origins));
+        Self(router)
+    }
+
+    /// Serves one connection, until its end comes and what is under way is
+    /// answered.
+    pub(super) async fn serve(self, mut one: One, end: End) -> Result<(), Failed> {
+        let Some(Ok(connection)) = one.next().await else {
+            return Ok(());
+        };
+        let (peer, router) = (connection.peer().clone(), self.0);
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            let mut router = router.clone();
+            async move {
+                let response: Result<_, Infallible> = router.call(request).await;
+                response
+            }
+        });
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        server
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT);
+        server
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_pending_accept_reset_streams(PENDING_RESETS)
+            .max_header_list_size(MAX_HEADER_LIST_BYTES)
+            .keep_alive_interval(KEEPALIVE);
+        let serving = server.serve_connection(TokioIo::new(connection), service);
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            served = &mut serving => return served,
+            () = end => serving.as_mut().graceful_shutdown(),
+        }
+        serving.await
+    }
+}
+
+/// Which sites' pages may ask, and what they may see.
+fn origins(allowed: &str) -> CorsLayer {
+    let named = |name: &str| match name.trim() {
+        "" => None,
+        name => HeaderValue::from_str(name).ok(),
+    };
+    let origins = match allowed {
+        "*" => AllowOrigin::any(),
+        _ => AllowOrigin::list(allowed.split(',').filter_map(named)),
+    };
+    let own = HeaderName::from_static;
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            IF_NONE_MATCH,
+            own("last-event-id"),
+            own("grpc-timeout"),
+            own("x-grpc-web"),
+            own("x-user-agent"),
+        ])
+        .expose_headers([
+            ETAG,
+            RETRY_AFTER,
+            own("grpc-status"),
+            own("grpc-message"),
+            own("grpc-status-details-bin"),
+        ])
+        .max_age(REMEMBERED)
+}
+
+/// An answer of another kind, with what the first one keeps.
+fn instead(of: Response<Body>, body: Body, kind: &'static str) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.extensions_mut() = of.into_parts().0.extensions;
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}

@@ -1,0 +1,162 @@
+//! The call that a request stands for, and the answer to it in JSON.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use http_body_util::{BodyExt as _, Full, Limited};
+use prost::Message;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::codegen::http::{Request, Response};
+use tonic::{Code, Status};
+
+use super::answer::{Json, json};
+use super::framing::{framed, unframed};
+use super::{events, instead};
+
+/// What a request asks for: among its extensions, on its way through the checks
+/// of all calls.
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    pub(super) method: &'static str,
+    pub(super) message: Asked,
+    pub(super) answer: Wanted,
+}
+
+/// Where the message of the call is.
+#[derive(Debug, Clone)]
+pub(super) enum Asked {
+    /// Here, in its frame.
+    Given(Bytes),
+    /// In the body, about a tenant, as JSON of so many bytes at most. It is read
+    /// once the caller is known.
+    InBody(String, usize, fn(&str, &[u8]) -> Result<Bytes, Status>),
+}
+
+/// How the answer is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wanted {
+    /// One message.
+    One(fn(Bytes) -> Result<Json, Status>),
+    /// One event a message, for as long as there are any.
+    Events(fn(Bytes) -> Result<events::Event, Status>),
+}
+
+impl Ask {
+    /// A call with this message, which is answered by one.
+    pub(super) fn one<A>(method: &'static str, message: &impl Message) -> Self
+    where
+        A: Message + Default + serde::Serialize + super::answer::Versioned,
+    {
+        Self {
+            method,
+            message: Asked::Given(framed(message)),
+            answer: Wanted::One(json::<A>),
+        }
+    }
+
+    /// The path of the method.
+    pub(super) fn path(&self) -> String {
+        format!("/chatcounters.v1.CounterService/{}", self.method)
+    }
+}
+
+/// Has a service of gRPC answer requests with an [`Ask`]. What it refuses stays
+/// in gRPC's words.
+#[derive(Debug, Clone)]
+pub(super) struct AsJson<S>(S);
+
+impl<S> AsJson<S> {
+    pub(super) fn new(service: S) -> Self {
+        Self(service)
+    }
+}
+
+impl<S> Service<Request<Body>> for AsJson<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, mut call: Request<Body>) -> Self::Future {
+        let mut service = self.0.clone();
+        Box::pin(async move {
+            let Some(ask) = call.extensions_mut().remove::<Ask>() else {
+                return Ok(Status::internal("a request without a call").into_http());
+            };
+            let answered = answered(&mut service, call, ask).await;
+            Ok(answered.unwrap_or_else(Status::into_http))
+        })
+    }
+}
+
+async fn answered<S>(
+    service: &mut S,
+    call: Request<Body>,
+    ask: Ask,
+) -> Result<Response<Body>, Status>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    let (parts, body) = call.into_parts();
+    let message = match ask.message {
+        Asked::Given(message) => message,
+        Asked::InBody(tenant, most, read) => read(&tenant, &whole(body, most).await?)?,
+    };
+    let call = Request::from_parts(parts, Body::new(Full::new(message)));
+    let answer = match service.call(call).await {
+        Ok(answer) => answer,
+        Err(impossible) => match impossible {},
+    };
+    if let Some(status) = refused(answer.headers()) {
+        return Err(status);
+    }
+    match ask.answer {
+        Wanted::One(show) => {
+            let (parts, body) = answer.into_parts();
+            let answer = body.collect().await?;
+            if let Some(status) = answer.trailers().and_then(refused) {
+                return Err(status);
+            }
+            let mut bytes = BytesMut::from(answer.to_bytes());
+            let message = unframed(&mut bytes)?;
+            let message = message.ok_or_else(|| Status::internal("an answer without a message"))?;
+            let empty = Response::from_parts(parts, Body::empty());
+            Ok(show(message)?.answering(empty))
+        }
+        Wanted::Events(show) => {
+            let (parts, body) = answer.into_parts();
+            let empty = Response::from_parts(parts, Body::empty());
+            Ok(instead(empty, events::body(body, show), events::KIND))
+        }
+    }
+}
+
+/// All of a body.
+async fn whole(body: Body, most: usize) -> Result<Bytes, Status> {
+    let read = Limited::new(body, most).collect().await;
+    read.map(|body| body.to_bytes())
+        .map_err(|error| match error.downcast::<Status>() {
+            Ok(late) => *late,
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => Status::new(
+                Code::OutOfRange,
+                format!("the body of the request is larger than {most} bytes"),
+            ),
+            Err(error) => Status::invalid_argument(format!("the body of the request: {error}")),
+        })
+}
+
+/// What gRPC says of a call that failed.
+pub(super) fn refused(headers: &hyper::HeaderMap) -> Option<Status> {
+    Status::from_header_map(headers).filter(|status| status.code() != Code::Ok)
+}

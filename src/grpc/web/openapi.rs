@@ -1,0 +1,307 @@
+//! The document that says what can be asked, in the words of OpenAPI 3.1. Made of
+//! the table of routes and of the messages' descriptors, comments included, so
+//! that it cannot say anything else than they.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use prost::Message as _;
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet};
+use serde_json::{Map, Value, json};
+use tonic::body::Body;
+use tonic::codegen::http::Response;
+
+use super::super::DESCRIPTORS;
+use super::routes::{Parameter, ROUTES, Route};
+
+const PACKAGE: &str = ".chatcounters.v1.";
+const TIMESTAMP: &str = ".google.protobuf.Timestamp";
+/// Numbers of fields in descriptors, by which comments name their places.
+const MESSAGES: i32 = 4;
+const FIELDS: i32 = 2;
+
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
+    let text = serde_json::to_vec_pretty(&document()).unwrap_or_default();
+    Bytes::from(text)
+});
+
+/// Answers with it.
+pub(super) async fn serve() -> Response<Body> {
+    let mut response = Response::new(Body::new(Full::new(DOCUMENT.clone())));
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+fn document() -> Value {
+    let described = Described::all();
+    let mut paths = Map::new();
+    let mut used = BTreeSet::new();
+    for route in ROUTES {
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        path[route.verb] = operation(route);
+        described.reach(route.answer, &mut used);
+    }
+    let mut schemas = Map::new();
+    for name in &used {
+        schemas.insert(name.clone(), described.schema(name));
+    }
+    schemas.insert("Problem".into(), problem());
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "chat-counters",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Exact counters of a chat platform. Fields are those of chatcounters.v1; numbers are below 2^53, times as in RFC 3339.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer" } },
+        },
+        "security": [{ "bearer": [] }, {}],
+    })
+}
+
+fn operation(route: &Route) -> Value {
+    let in_path = route.path.split('/').filter_map(|part| {
+        let name = part.strip_prefix('{')?.strip_suffix('}')?;
+        Some(
+            json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }),
+        )
+    });
+    let parameters: Vec<Value> = in_path.chain(route.query.iter().map(in_query)).collect();
+    let schema = json!({ "$ref": format!("#/components/schemas/{}", route.answer) });
+    let (kind, words) = match route.is_stream {
+        true => (
+            "text/event-stream",
+            "Events named `update`, each with one of these as its data; its id goes back as `Last-Event-ID`",
+        ),
+        false => ("application/json", "As it stands"),
+    };
+    let mut operation = json!({
+        "summary": route.summary,
+        "parameters": parameters,
+        "responses": {
+            "200": { "description": words, "content": { kind: { "schema": schema } } },
+            "default": {
+                "description": "A problem, as of RFC 9457",
+                "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
+            },
+        },
+    });
+    if !route.is_stream {
+        operation["responses"]["304"] = json!({ "description": "As `If-None-Match` has it" });
+    }
+    if let Some(field) = route.body {
+        operation["requestBody"] = json!({
+            "required": true,
+            "content": { "application/json": { "schema": {
+                "type": "object",
+                "required": [field],
+                "additionalProperties": false,
+                "properties": { field: {
+                    "type": "array", "items": { "type": "string" }, "maxItems": 1_000,
+                } },
+            } } },
+        });
+    }
+    operation
+}
+
+fn in_query(parameter: &Parameter) -> Value {
+    let schema = match parameter.kind {
+        "array" => json!({ "type": "array", "items": { "type": "string" } }),
+        kind => json!({ "type": kind }),
+    };
+    json!({
+        "name": parameter.name,
+        "in": "query",
+        "required": parameter.kind == "array",
+        "description": parameter.meaning,
+        "schema": schema,
+    })
+}
+
+fn problem() -> Value {
+    json!({
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "code"],
+        "properties": {
+            "type": { "type": "string" },
+            "title": { "type": "string" },
+            "status": { "type": "integer" },
+            "detail": { "type": "string" },
+            "code": { "type": "string", "description": "gRPC's code" },
+            "reason": { "type": "string", "description": "For programs: why somebody may not do this" },
+            "violations": { "type": "array", "items": {
+                "type": "object",
+                "properties": {
+                    "field": { "type": "string" },
+                    "description": { "type": "string" },
+                },
+            } },
+        },
+    })
+}
+
+/// The messages, as they were written down.
+struct Described {
+    messages: BTreeMap<String, (DescriptorProto, Vec<i32>)>,
+    comments: BTreeMap<Vec<i32>, String>,
+}
+
+impl Described {
+    fn all() -> Self {
+        let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default();
+        let mut all = Self {
+            messages: BTreeMap::new(),
+            comments: BTreeMap::new(),
+        };
+        let ours = files.file.into_iter().enumerate();
+        for (number, file) in ours.filter(|(_, file)| file.package() == PACKAGE.trim_matches('.')) {
+            all.add(i32::try_from(number).unwrap_or(i32::MAX), file);
+        }
+        all
+    }
+
+    /// Adds a file; its number begins the places in it.
+    fn add(&mut self, number: i32, file: FileDescriptorProto) {
+        let placed = |path: &[i32]| [&[number], path].concat();
+        for at in file.source_code_info.unwrap_or_default().location {
+            if let Some(words) = at.leading_comments {
+                self.comments.insert(placed(&at.path), plain(&words));
+            }
+        }
+        for (at, message) in file.message_type.into_iter().enumerate() {
+            let place = placed(&[MESSAGES, i32::try_from(at).unwrap_or(i32::MAX)]);
+            self.messages
+                .insert(message.name().to_owned(), (message, place));
+        }
+    }
+
+    /// Notes a message, and all that are in it.
+    fn reach(&self, name: &str, used: &mut BTreeSet<String>) {
+        if !used.insert(name.to_owned()) {
+            return;
+        }
+        let Some((message, _)) = self.messages.get(name) else {
+            return;
+        };
+        for field in &message.field {
+            let inner = field.type_name().strip_prefix(PACKAGE);
+            if let Some(inner) = inner.filter(|inner| self.messages.contains_key(*inner)) {
+                self.reach(inner, used);
+            }
+        }
+    }
+
+    fn schema(&self, name: &str) -> Value {
+        let Some((message, place)) = self.messages.get(name) else {
+            return json!({});
+        };
+        let mut properties = Map::new();
+        for (number, field) in message.field.iter().enumerate() {
+            let mut schema = field_schema(message, field);
+            let mut place = place.clone();
+            place.extend([FIELDS, i32::try_from(number).unwrap_or(i32::MAX)]);
+            if let Some(words) = self.comments.get(&place) {
+                schema["description"] = words.as_str().into();
+            }
+            properties.insert(field.name().to_owned(), schema);
+        }
+        let mut schema = json!({ "type": "object", "properties": properties });
+        if let Some(words) = self.comments.get(place) {
+            schema["description"] = words.as_str().into();
+        }
+        schema
+    }
+}
+
+/// A comment in one line.
+fn plain(comment: &str) -> String {
+    comment.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn field_schema(message: &DescriptorProto, field: &FieldDescriptorProto) -> Value {
+    let entry = message.nested_type.iter().find(|nested| {
+        let is_map = nested
+            .options
+            .as_ref()
+            .is_some_and(|options| options.map_entry());
+        is_map && field.type_name().ends_with(&format!(".{}", nested.name()))
+    });
+    if let Some(value) = entry.and_then(|entry| entry.field.get(1)) {
+        return json!({ "type": "object", "additionalProperties": single(value) });
+    }
+    match field.label() {
+        Label::Repeated => json!({ "type": "array", "items": single(field) }),
+        _ => single(field),
+    }
+}
+
+fn single(field: &FieldDescriptorProto) -> Value {
+    match field.r#type() {
+        Type::String => json!({ "type": "string" }),
+        Type::Bool => json!({ "type": "boolean" }),
+        Type::Message if field.type_name() == TIMESTAMP => {
+            json!({ "type": "string", "format": "date-time" })
+        }
+        Type::Message => {
+            let name = field.type_name().trim_start_matches(PACKAGE);
+            json!({ "$ref": format!("#/components/schemas/{name}") })
+        }
+        _ => json!({ "type": "integer" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every schema that is named is there, and every field of an answer says
+    /// what it means.
+    #[test]
+    fn the_document_is_whole() {
+        let document = document();
+        let text = document.to_string();
+        let schemas = document["components"]["schemas"]
+            .as_object()
+            .expect("schemas");
+        for named in text.split("#/components/schemas/").skip(1) {
+            let name = named.split('"').next().expect("a name");
+            assert!(schemas.contains_key(name), "{name}");
+        }
+        for (name, schema) in schemas.iter().filter(|(name, _)| *name != "Problem") {
+            let properties = schema["properties"].as_object().expect(name);
+            assert!(!properties.is_empty(), "{name}");
+            for (field, schema) in properties {
+                let words = schema["description"].as_str().unwrap_or_default();
+                assert!(words.len() > 3, "what is {name}.{field}?");
+            }
+        }
+        assert_eq!(
+            schemas["UserStats"]["properties"]["unread_by_sender_type"]["additionalProperties"],
+            json!({ "type": "integer" })
+        );
+    }
+
+    /// What is committed is what is served: `UPDATE_OPENAPI=1` writes it.
+    #[test]
+    fn the_document_in_the_repository_is_this_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/proto/openapi.json");
+        let made = format!("{}\n", String::from_utf8_lossy(&DOCUMENT));
+        if std::env::var_os("UPDATE_OPENAPI").is_some() {
+            std::fs::write(path, &made).expect("the repository can be written to");
+        }
+        let kept = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            kept == made,
+            "proto/openapi.json is out of date: UPDATE_OPENAPI=1 cargo test --lib openapi"
+        );
+    }
+}
