@@ -19,6 +19,8 @@ enum Step {
     Settle(usize),
     /// Time passes.
     Pass(u64),
+    /// Everybody does what there is to do, until all wait.
+    Rest,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -27,6 +29,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0..LANES).prop_map(Step::Look),
         2 => (0..LANES).prop_map(Step::Settle),
         2 => (1_u64..12).prop_map(Step::Pass),
+        1 => Just(Step::Rest),
     ];
     prop::collection::vec(step, 0..80)
 }
@@ -75,6 +78,7 @@ impl Lanes {
             Step::Look(lane) => self.look(*lane),
             Step::Settle(lane) => self.settle(*lane),
             Step::Pass(millis) => self.now += Duration::from_millis(*millis),
+            Step::Rest => self.come_to_rest(),
         }
         self.check();
     }
@@ -186,19 +190,23 @@ impl Lanes {
     }
 
     /// Everybody does what they were woken for, without anything new: what waits
-    /// gets to a lane.
+    /// gets to a lane, and then all wait.
     fn come_to_rest(&mut self) {
         for _ in 0..10_000 {
+            let is_done =
+                |lane: usize| matches!(self.lanes[lane], Lane::Waits(None)) && !self.woken[lane];
+            if (0..LANES).all(is_done) {
+                break;
+            }
             for lane in 0..LANES {
                 self.settle(lane);
                 self.look(lane);
+                self.check();
             }
             self.now += APART;
-            if self.expected.values().all(VecDeque::is_empty) {
-                return;
-            }
         }
-        panic!("an event waits, and no lane looks");
+        let is_left = self.expected.values().any(|events| !events.is_empty());
+        assert!(!is_left, "an event waits, and no lane looks");
     }
 }
 
