@@ -212,13 +212,14 @@ impl Caller {
 
 /// When calls are due. From a thread of its own: the runtime's timer is no finer
 /// than a millisecond.
-fn ticks(began: Instant, length: Duration) -> mpsc::UnboundedReceiver<Instant> {
-    let (sender, due) = mpsc::unbounded_channel();
+fn ticks(began: Instant, length: Duration) -> mpsc::Receiver<Instant> {
+    // Should it be full, the times that were planned stay what they were.
+    let (sender, due) = mpsc::channel(1_000);
     std::thread::spawn(move || {
         let mut next = began + TICK;
         while next < began + length {
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            if sender.send(next).is_err() {
+            if sender.blocking_send(next).is_err() {
                 return;
             }
             next += TICK;

@@ -30,6 +30,8 @@ const STEADY: u64 = 2_000;
 /// Messages that are waited for in a second of those that come in steadily: few,
 /// as the questions have a cost of their own.
 const ASKED: u64 = 50;
+/// More than are ever asked for at once.
+const MOST_ASKED: usize = 10_000;
 const LENGTH: Duration = Duration::from_secs(10);
 /// How long it goes on without questions, for what writing alone costs.
 const UNASKED: Duration = Duration::from_secs(5);
@@ -106,7 +108,7 @@ impl Steady<'_> {
     async fn at(&self, rate: u64, caller: &Arc<Caller>) -> Result<()> {
         let every = (rate / ASKED).max(1) as usize;
         let (stop, stopped) = watch::channel(false);
-        let (sampled, samples) = mpsc::unbounded_channel();
+        let (sampled, samples) = mpsc::channel(MOST_ASKED);
         let sent = Arc::new(AtomicUsize::new(self.first));
         let is_asked = Arc::new(AtomicBool::new(true));
         let draw = {
@@ -116,7 +118,7 @@ impl Steady<'_> {
                 let index = sent.fetch_add(1, Ordering::Relaxed);
                 if index.is_multiple_of(every) && asks.load(Ordering::Relaxed) {
                     // Nobody takes them any more once it is over.
-                    let _ = sampled.send((index, dialog, Instant::now()));
+                    let _ = sampled.try_send((index, dialog, Instant::now()));
                 }
                 (dialog, random.below(MEMBERS))
             }
@@ -166,7 +168,7 @@ impl Steady<'_> {
 /// took since its message was published.
 async fn ask(
     caller: Arc<Caller>,
-    mut samples: mpsc::UnboundedReceiver<(usize, usize, Instant)>,
+    mut samples: mpsc::Receiver<(usize, usize, Instant)>,
 ) -> std::result::Result<Vec<Duration>, String> {
     let mut asking = JoinSet::new();
     let mut place = 0;

@@ -32,8 +32,11 @@ pub(super) enum Asked {
     Given(Bytes),
     /// In the body, about a tenant, as JSON of so many bytes at most. It is read
     /// once the caller is known.
-    InBody(String, usize, fn(&str, &[u8]) -> Result<Bytes, Status>),
+    InBody(String, usize, Read),
 }
+
+/// Makes a message about a tenant, in its frame, of the body of a request.
+pub(super) type Read = fn(&str, &[u8]) -> Result<Bytes, Status>;
 
 /// How the answer is wanted.
 #[derive(Debug, Clone, Copy)]

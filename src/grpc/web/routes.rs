@@ -20,7 +20,7 @@ use super::super::service::Counters;
 use super::super::v1::counter_service_server::CounterServiceServer;
 use super::super::{token, v1, validate};
 use super::answer::{is_known, json};
-use super::ask::{AsJson, Ask, Asked, Wanted, refused};
+use super::ask::{AsJson, Ask, Asked, Read, Wanted, refused};
 use super::events::{Resumable, event};
 use super::framing::framed;
 use super::openapi;
@@ -489,7 +489,7 @@ impl Asking {
         query: Queries,
         request: Incoming,
         method: &'static str,
-        (read, answer): (fn(&str, &[u8]) -> Result<Bytes, Status>, Wanted),
+        (read, answer): (Read, Wanted),
     ) -> Response<Body> {
         let most = self.most_bytes;
         let ask = parts(path, query).and_then(|(tenant, given)| {
