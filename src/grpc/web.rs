@@ -30,6 +30,7 @@ use tonic_web::GrpcWebLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_layer::Layer as _;
 
+use super::admission::Places;
 use super::edge::Checks;
 use super::service::Counters;
 use super::v1::counter_service_server::CounterServiceServer;
@@ -58,7 +59,9 @@ impl Web {
         checks: &Checks,
         most_bytes: usize,
     ) -> Self {
-        let asked = checks.layer(AsJson::new(counters.clone()));
+        // Over HTTP/1 each stream keeps a connection: some are left for others.
+        let streams = Places::new(config.max_connections / 4 * 3);
+        let asked = checks.layer(AsJson::new(counters.clone(), streams));
         let grpc = GrpcWebLayer::new().layer(checks.layer(counters.clone()));
         let router = routes::router(asked, most_bytes)
             .route_service("/chatcounters.v1.CounterService/{method}", grpc)
@@ -85,7 +88,8 @@ impl Web {
         server
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT);
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(MAX_HEADER_LIST_BYTES as usize);
         server
             .http2()
             .timer(TokioTimer::new())

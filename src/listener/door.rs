@@ -24,6 +24,8 @@ use crate::telemetry::throttle::Throttle;
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may take to go that has lost its place.
 const LEAVING: Duration = Duration::from_secs(5);
+/// How long a client of HTTP may leave untaken what was sent to it.
+const UNTAKEN: Duration = Duration::from_secs(30);
 /// Silence after which the system asks whether the other side is there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -153,7 +155,12 @@ impl Door {
         // Neither is worth a connection.
         let _ = stream.set_nodelay(true);
         let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
-        let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+        let socket = socket2::SockRef::from(&stream);
+        let _ = socket.set_tcp_keepalive(&keepalive);
+        if self.settings.speaks == Speaks::Http {
+            // HTTP/1 asks nobody whether they are there, or take what was sent.
+            let _ = socket.set_tcp_user_timeout(Some(UNTAKEN));
+        }
         let mut connection = match &self.tls {
             None => Connection::new(stream, address, None),
             Some(tls) => {

@@ -36,13 +36,17 @@ pub(super) async fn read(client: &mut (impl AsyncRead + Unpin)) -> io::Result<Ve
     Ok(bytes)
 }
 
-/// Reads what there is of a request, at least a byte.
+/// Reads what there is of a request: enough to tell that it is not the preface of
+/// HTTP/2, or all of that. Whoever takes over waits for the rest of a preface for
+/// ever.
 pub(super) async fn read_some(client: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(256);
-    match client.take(256).read_buf(&mut bytes).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(bytes),
+    while bytes.is_empty() || (bytes.len() < PREFACE.len() && PREFACE.starts_with(&bytes)) {
+        if (&mut *client).take(256).read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
+    Ok(bytes)
 }
 
 /// The length of the SETTINGS whose header this is.
@@ -81,6 +85,23 @@ mod tests {
             let cut = read(&mut &BEGINNING[..end]).await.unwrap_err();
             assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof, "{end}");
         }
+    }
+
+    #[tokio::test]
+    async fn of_http_1_anything_is_enough_and_of_a_preface_all_of_it() {
+        let mut client = &b"GET / HTTP/1.1"[..];
+        assert_eq!(read_some(&mut client).await.unwrap(), b"GET / HTTP/1.1");
+        let (mut client, mut server) = tokio::io::duplex(64);
+        for byte in &PREFACE[..PREFACE.len() - 1] {
+            tokio::io::AsyncWriteExt::write_all(&mut server, &[*byte])
+                .await
+                .unwrap();
+        }
+        let wait = std::time::Duration::from_millis(50);
+        let waiting = tokio::time::timeout(wait, read_some(&mut client)).await;
+        assert!(waiting.is_err(), "{waiting:?}");
+        assert_eq!(read_some(&mut &PREFACE[..]).await.unwrap(), PREFACE);
+        assert!(read_some(&mut &b""[..]).await.is_err());
     }
 
     #[tokio::test]

@@ -19,8 +19,9 @@ const KIND: &str = "application/json";
 #[derive(Debug)]
 pub(super) struct Json {
     text: Vec<u8>,
-    /// Another one when the answer is.
-    tag: String,
+    /// Another one when the answer is; none of an answer that says as of when it
+    /// is, which is another each time.
+    tag: Option<String>,
 }
 
 /// An answer that may have a version of its own.
@@ -29,11 +30,20 @@ pub(super) trait Versioned {
     fn version(&self) -> Option<i64> {
         None
     }
+
+    /// Whether it says as of when it is.
+    fn is_dated(&self) -> bool {
+        false
+    }
 }
 
 impl Versioned for v1::UserStats {
     fn version(&self) -> Option<i64> {
         Some(self.version)
+    }
+
+    fn is_dated(&self) -> bool {
+        self.as_of.is_some()
     }
 }
 
@@ -41,11 +51,19 @@ impl Versioned for v1::UserDialogStats {
     fn version(&self) -> Option<i64> {
         Some(self.version)
     }
+
+    fn is_dated(&self) -> bool {
+        self.as_of.is_some()
+    }
 }
 
 impl Versioned for v1::DialogStats {
     fn version(&self) -> Option<i64> {
         Some(self.version)
+    }
+
+    fn is_dated(&self) -> bool {
+        self.as_of.is_some()
     }
 }
 
@@ -66,11 +84,12 @@ pub(super) fn json<M: Message + Default + Serialize + Versioned>(
     let message = M::decode(bytes).map_err(|error| bug(&error))?;
     let text = serde_json::to_vec(&message).map_err(|error| bug(&error))?;
     let tag = match message.version() {
-        Some(version) => format!("W/\"{version}\""),
+        _ if message.is_dated() => None,
+        Some(version) => Some(format!("W/\"{version}\"")),
         None => {
             let hash = Sha256::digest(&text);
             let hex: String = hash[..12].iter().map(|b| format!("{b:02x}")).collect();
-            format!("W/\"{hex}\"")
+            Some(format!("W/\"{hex}\""))
         }
     };
     Ok(Json { text, tag })
@@ -82,7 +101,7 @@ impl Json {
         let body = Body::new(Full::new(Bytes::from(self.text)));
         let mut response = instead(of, body, KIND);
         let headers = response.headers_mut();
-        if let Ok(tag) = HeaderValue::from_str(&self.tag) {
+        if let Some(Ok(tag)) = self.tag.as_deref().map(HeaderValue::from_str) {
             headers.insert(ETAG, tag);
         }
         // Counters are one caller's to see, and another in a moment.
@@ -92,16 +111,18 @@ impl Json {
 }
 
 /// Whether what a client has is what it would be given: `If-None-Match` names
-/// tags with commas between, or all by `*`.
-pub(super) fn is_known(tag: Option<&HeaderValue>, known: Option<&HeaderValue>) -> bool {
-    let (Some(tag), Some(known)) = (tag, known) else {
-        return false;
-    };
-    let (Ok(tag), Ok(known)) = (tag.to_str(), known.to_str()) else {
+/// tags with commas between, perhaps in several lines, or all by `*`.
+pub(super) fn is_known<'a>(
+    tag: Option<&HeaderValue>,
+    known: impl IntoIterator<Item = &'a HeaderValue>,
+) -> bool {
+    let Some(Ok(tag)) = tag.map(HeaderValue::to_str) else {
         return false;
     };
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    known.trim() == "*" || known.split(',').any(|one| opaque(one) == opaque(tag))
+    let lines = known.into_iter().filter_map(|line| line.to_str().ok());
+    let mut tags = lines.flat_map(|line| line.split(','));
+    tags.any(|known| known.trim() == "*" || opaque(known) == opaque(tag))
 }
 
 #[cfg(test)]
@@ -120,13 +141,11 @@ mod tests {
             ("\"77\"", false),
             ("", false),
         ] {
-            assert_eq!(
-                is_known(Some(&tag), Some(&value(known))),
-                expected,
-                "{known}"
-            );
+            assert_eq!(is_known(Some(&tag), [&value(known)]), expected, "{known}");
         }
-        assert!(!is_known(Some(&tag), None));
+        assert!(is_known(Some(&tag), [&value("\"1\""), &value("\"7\"")]));
+        assert!(!is_known(Some(&tag), []));
+        assert!(!is_known(None, [&value("*")]));
     }
 
     #[test]
@@ -147,6 +166,6 @@ mod tests {
             String::from_utf8(shown.text).expect("UTF-8"),
             r#"{"tenant_id":"t","dialog_id":"d","message_count":3,"member_count":0,"topic_count":0,"last_message_at":"2025-11-19T11:22:49.397648Z","version":9}"#
         );
-        assert_eq!(shown.tag, "W/\"9\"");
+        assert_eq!(shown.tag.as_deref(), Some("W/\"9\""));
     }
 }

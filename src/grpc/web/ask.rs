@@ -12,16 +12,20 @@ use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response};
 use tonic::{Code, Status};
 
+use super::super::admission::{Places, Sharer};
+use super::super::guard::account;
+use super::super::limits::shed;
 use super::answer::{Json, json};
+use super::events;
 use super::framing::{framed, unframed};
-use super::{events, instead};
 
 /// What a request asks for: among its extensions, on its way through the checks
 /// of all calls.
 #[derive(Debug, Clone)]
 pub(super) struct Ask {
     pub(super) method: &'static str,
-    pub(super) message: Asked,
+    /// Or what is wrong with the request.
+    pub(super) message: Result<Asked, Status>,
     pub(super) answer: Wanted,
 }
 
@@ -49,13 +53,13 @@ pub(super) enum Wanted {
 
 impl Ask {
     /// A call with this message, which is answered by one.
-    pub(super) fn one<A>(method: &'static str, message: &impl Message) -> Self
+    pub(super) fn one<A>(method: &'static str, message: Result<impl Message, Status>) -> Self
     where
         A: Message + Default + serde::Serialize + super::answer::Versioned,
     {
         Self {
             method,
-            message: Asked::Given(framed(message)),
+            message: message.map(|message| Asked::Given(framed(&message))),
             answer: Wanted::One(json::<A>),
         }
     }
@@ -69,11 +73,15 @@ impl Ask {
 /// Has a service of gRPC answer requests with an [`Ask`]. What it refuses stays
 /// in gRPC's words.
 #[derive(Debug, Clone)]
-pub(super) struct AsJson<S>(S);
+pub(super) struct AsJson<S> {
+    service: S,
+    /// For streams of events: over HTTP/1 each has a connection of its own.
+    streams: Places,
+}
 
 impl<S> AsJson<S> {
-    pub(super) fn new(service: S) -> Self {
-        Self(service)
+    pub(super) fn new(service: S, streams: Places) -> Self {
+        Self { service, streams }
     }
 }
 
@@ -88,16 +96,16 @@ where
     type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(context)
+        self.service.poll_ready(context)
     }
 
     fn call(&mut self, mut call: Request<Body>) -> Self::Future {
-        let mut service = self.0.clone();
+        let (mut service, streams) = (self.service.clone(), self.streams.clone());
         Box::pin(async move {
             let Some(ask) = call.extensions_mut().remove::<Ask>() else {
                 return Ok(Status::internal("a request without a call").into_http());
             };
-            let answered = answered(&mut service, call, ask).await;
+            let answered = answered(&mut service, &streams, call, ask).await;
             Ok(answered.unwrap_or_else(Status::into_http))
         })
     }
@@ -105,6 +113,7 @@ where
 
 async fn answered<S>(
     service: &mut S,
+    streams: &Places,
     call: Request<Body>,
     ask: Ask,
 ) -> Result<Response<Body>, Status>
@@ -112,9 +121,16 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let (parts, body) = call.into_parts();
-    let message = match ask.message {
+    let message = match ask.message? {
         Asked::Given(message) => message,
         Asked::InBody(tenant, most, read) => read(&tenant, &whole(body, most).await?)?,
+    };
+    let place = match ask.answer {
+        Wanted::One(_) => None,
+        Wanted::Events(_) => {
+            let sharers = vec![Sharer::Caller(account(&parts.extensions))];
+            Some(streams.take(sharers).map_err(shed)?)
+        }
     };
     let call = Request::from_parts(parts, Body::new(Full::new(message)));
     let answer = match service.call(call).await {
@@ -140,7 +156,7 @@ where
         Wanted::Events(show) => {
             let (parts, body) = answer.into_parts();
             let empty = Response::from_parts(parts, Body::empty());
-            Ok(instead(empty, events::body(body, show), events::KIND))
+            Ok(events::answering(empty, events::body(body, place, show)))
         }
     }
 }

@@ -2,24 +2,31 @@
 //!
 //! `update` has a message, and as its id the token to go on from, which a browser
 //! sends as `Last-Event-ID` when it connects again. `end` says that the stream
-//! has had its time, `error` why there is no more: a problem, as of any request.
+//! has had its time, `problem` why there is no more, as of any request. (`error`
+//! is what browsers call an event of their own.)
 
 use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
+use hyper::header::{CACHE_CONTROL, HeaderValue};
 use prost::Message;
 use serde::Serialize;
 use tonic::body::Body;
+use tonic::codegen::http::Response;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use super::super::admission::Place;
 use super::super::v1;
 use super::ask::refused;
 use super::framing::unframed;
+use super::instead;
 use super::problem::Problem;
 
-pub(super) const KIND: &str = "text/event-stream";
+const KIND: &str = "text/event-stream";
+/// What proxies are told that else would keep events until they have many.
+const UNBUFFERED: &str = "x-accel-buffering";
 
 /// What one message tells.
 #[derive(Debug)]
@@ -85,7 +92,7 @@ fn last(status: &Status) -> String {
         Code::Unavailable => format!("event: end\n{retry}data: {{}}\n\n"),
         _ => {
             let problem = Problem::from(status.clone());
-            format!("event: error\n{retry}data: {}\n\n", problem.text())
+            format!("event: problem\n{retry}data: {}\n\n", problem.text())
         }
     }
 }
@@ -96,6 +103,7 @@ struct Coming {
     come: BytesMut,
     show: fn(Bytes) -> Result<Event, Status>,
     is_over: bool,
+    _place: Option<Place>,
 }
 
 impl Coming {
@@ -135,13 +143,27 @@ impl Coming {
     }
 }
 
+/// The response with these events, in place of one of gRPC.
+pub(super) fn answering(of: Response<Body>, events: Body) -> Response<Body> {
+    let mut response = instead(of, events, KIND);
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(UNBUFFERED, HeaderValue::from_static("no"));
+    response
+}
+
 /// The events of an answer of gRPC. An event is made when the client takes it.
-pub(super) fn body(body: Body, show: fn(Bytes) -> Result<Event, Status>) -> Body {
+pub(super) fn body(
+    body: Body,
+    place: Option<Place>,
+    show: fn(Bytes) -> Result<Event, Status>,
+) -> Body {
     let coming = Coming {
         body,
         come: BytesMut::new(),
         show,
         is_over: false,
+        _place: place,
     };
     let events = stream::unfold(coming, |mut coming| async move {
         let text = coming.next().await?;
@@ -161,7 +183,7 @@ mod tests {
         let had_its_time = Status::with_error_details(Code::Unavailable, "later", details);
         assert_eq!(last(&had_its_time), "event: end\nretry: 250\ndata: {}\n\n");
         let refused = last(&Status::permission_denied("no"));
-        assert!(refused.starts_with("event: error\ndata: {"), "{refused}");
+        assert!(refused.starts_with("event: problem\ndata: {"), "{refused}");
         assert!(refused.contains(r#""status":403"#), "{refused}");
     }
 }

@@ -56,7 +56,7 @@ fn document() -> Value {
         "info": {
             "title": "chat-counters",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Exact counters of a chat platform. Fields are those of chatcounters.v1; numbers are below 2^53, times as in RFC 3339.",
+            "description": "Exact counters of a chat platform. Fields are those of chatcounters.v1; counters are below 2^53, versions of users who are in tens of thousands of dialogs may be more after many rebuilds; times are those of RFC 3339.",
         },
         "paths": paths,
         "components": {
@@ -94,7 +94,7 @@ fn operation(route: &Route) -> Value {
             },
         },
     });
-    if !route.is_stream {
+    if !route.is_stream && route.verb == "get" {
         operation["responses"]["304"] = json!({ "description": "As `If-None-Match` has it" });
     }
     if let Some(field) = route.body {

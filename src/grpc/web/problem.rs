@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::StatusCode;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 use tonic::body::Body;
 use tonic::codegen::http::Response;
@@ -93,6 +93,12 @@ fn words(code: Code) -> (u16, &'static str, &'static str) {
 }
 
 impl Problem {
+    /// The same with another status of HTTP than gRPC's code has.
+    pub(super) fn as_http(self, status: StatusCode) -> Self {
+        let status = status.as_u16();
+        Self { status, ..self }
+    }
+
     /// JSON, in one line.
     pub(super) fn text(&self) -> String {
         // Of strings and numbers alone: it cannot fail.
@@ -107,6 +113,7 @@ impl Problem {
             StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(KIND));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(wait) = self.retry_after {
             let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

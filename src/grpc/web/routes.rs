@@ -7,7 +7,7 @@ use axum::extract::{Path, Query, State};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use hyper::header::{AUTHORIZATION, ETAG, HeaderName, IF_NONE_MATCH};
-use hyper::{HeaderMap, StatusCode};
+use hyper::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tonic::body::Body;
@@ -160,9 +160,10 @@ pub(super) fn router(calls: Calls, most_bytes: usize) -> Router {
             )))
         })
         .method_not_allowed_fallback(async || {
-            let mut response = answered(Err(Status::unimplemented("no such method of this path")));
-            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            response
+            let status = Status::unimplemented("no such method of this path");
+            Problem::from(status)
+                .as_http(StatusCode::METHOD_NOT_ALLOWED)
+                .response()
         })
         .with_state(Asking { calls, most_bytes })
 }
@@ -240,21 +241,17 @@ fn parts<T>(path: Paths<T>, query: Queries) -> Result<(T, Given), Status> {
 }
 
 impl Asking {
-    /// Makes the call that a request stands for.
-    async fn answer(self, request: Incoming, ask: Result<Ask, Status>) -> Response<Body> {
+    /// Makes the call that a request stands for. What is wrong with the request is
+    /// told by that, to those who may ask.
+    async fn answer(self, request: Incoming, ask: Ask) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let answer = match ask {
-            Ok(ask) => {
-                self.called((&parts.headers, &parts.extensions), body, ask)
-                    .await
-            }
-            Err(status) => Err(status),
-        };
+        let answer = self
+            .called((&parts.headers, &parts.extensions), body, ask)
+            .await;
         let response = answered(answer);
-        match is_known(
-            response.headers().get(ETAG),
-            parts.headers.get(IF_NONE_MATCH),
-        ) {
+        let is_read = matches!(parts.method, Method::GET | Method::HEAD);
+        let known = parts.headers.get_all(IF_NONE_MATCH);
+        match is_read && is_known(response.headers().get(ETAG), known) {
             true => unchanged(response),
             false => response,
         }
@@ -269,7 +266,7 @@ impl Asking {
         let mut call = Request::new(Body::new(body));
         let path = ask.path().parse();
         *call.uri_mut() = path.map_err(|_| Status::internal("the path of a method"))?;
-        *call.method_mut() = hyper::Method::POST;
+        *call.method_mut() = Method::POST;
         for name in PASSED_ON {
             for value in headers.get_all(&name) {
                 call.headers_mut().append(name.clone(), value.clone());
@@ -312,7 +309,7 @@ async fn user(
     query: Queries,
     request: Incoming,
 ) -> Response<Body> {
-    let ask = parts(path, query).and_then(|((tenant_id, user_id), mut given)| {
+    let message = parts(path, query).and_then(|((tenant_id, user_id), mut given)| {
         let message = v1::GetUserStatsRequest {
             tenant_id,
             user_id,
@@ -320,8 +317,9 @@ async fn user(
             max_staleness_ms: given.number("max_staleness_ms")?,
         };
         given.end()?;
-        Ok(Ask::one::<v1::UserStats>("GetUserStats", &message))
+        Ok(message)
     });
+    let ask = Ask::one::<v1::UserStats>("GetUserStats", message);
     asking.answer(request, ask).await
 }
 
@@ -331,7 +329,7 @@ async fn user_in_dialog(
     query: Queries,
     request: Incoming,
 ) -> Response<Body> {
-    let ask = parts(path, query).and_then(|((tenant_id, user_id, dialog_id), mut given)| {
+    let message = parts(path, query).and_then(|((tenant_id, user_id, dialog_id), mut given)| {
         let message = v1::GetUserDialogStatsRequest {
             tenant_id,
             user_id,
@@ -340,11 +338,9 @@ async fn user_in_dialog(
             max_staleness_ms: given.number("max_staleness_ms")?,
         };
         given.end()?;
-        Ok(Ask::one::<v1::UserDialogStats>(
-            "GetUserDialogStats",
-            &message,
-        ))
+        Ok(message)
     });
+    let ask = Ask::one::<v1::UserDialogStats>("GetUserDialogStats", message);
     asking.answer(request, ask).await
 }
 
@@ -354,7 +350,7 @@ async fn dialogs_of_user(
     query: Queries,
     request: Incoming,
 ) -> Response<Body> {
-    let ask = parts(path, query).and_then(|((tenant_id, user_id), mut given)| {
+    let message = parts(path, query).and_then(|((tenant_id, user_id), mut given)| {
         let message = v1::ListUserDialogStatsRequest {
             tenant_id,
             user_id,
@@ -364,11 +360,9 @@ async fn dialogs_of_user(
             order_by: order(&given.text("order_by")?)?,
         };
         given.end()?;
-        let method = "ListUserDialogStats";
-        Ok(Ask::one::<v1::ListUserDialogStatsResponse>(
-            method, &message,
-        ))
+        Ok(message)
     });
+    let ask = Ask::one::<v1::ListUserDialogStatsResponse>("ListUserDialogStats", message);
     asking.answer(request, ask).await
 }
 
@@ -395,7 +389,7 @@ async fn dialog(
     query: Queries,
     request: Incoming,
 ) -> Response<Body> {
-    let ask = parts(path, query).and_then(|((tenant_id, dialog_id), mut given)| {
+    let message = parts(path, query).and_then(|((tenant_id, dialog_id), mut given)| {
         let message = v1::GetDialogStatsRequest {
             tenant_id,
             dialog_id,
@@ -403,8 +397,9 @@ async fn dialog(
             max_staleness_ms: given.number("max_staleness_ms")?,
         };
         given.end()?;
-        Ok(Ask::one::<v1::DialogStats>("GetDialogStats", &message))
+        Ok(message)
     });
+    let ask = Ask::one::<v1::DialogStats>("GetDialogStats", message);
     asking.answer(request, ask).await
 }
 
@@ -414,15 +409,16 @@ async fn message(
     query: Queries,
     request: Incoming,
 ) -> Response<Body> {
-    let ask = parts(path, query).and_then(|((tenant_id, message_id), mut given)| {
+    let message = parts(path, query).and_then(|((tenant_id, message_id), mut given)| {
         let message = v1::GetMessageStatsRequest {
             tenant_id,
             message_id,
             after_event_id: given.text("after_event_id")?,
         };
         given.end()?;
-        Ok(Ask::one::<v1::MessageStats>("GetMessageStats", &message))
+        Ok(message)
     });
+    let ask = Ask::one::<v1::MessageStats>("GetMessageStats", message);
     asking.answer(request, ask).await
 }
 
@@ -492,15 +488,15 @@ impl Asking {
         (read, answer): (Read, Wanted),
     ) -> Response<Body> {
         let most = self.most_bytes;
-        let ask = parts(path, query).and_then(|(tenant, given)| {
+        let message = parts(path, query).and_then(|(tenant, given)| {
             given.end()?;
-            let message = Asked::InBody(tenant, most, read);
-            Ok(Ask {
-                method,
-                message,
-                answer,
-            })
+            Ok(Asked::InBody(tenant, most, read))
         });
+        let ask = Ask {
+            method,
+            message,
+            answer,
+        };
         self.answer(request, ask).await
     }
 
@@ -511,11 +507,11 @@ impl Asking {
         method: &'static str,
         message: Result<M, Status>,
     ) -> Response<Body> {
-        let ask = message.map(|message| Ask {
+        let ask = Ask {
             method,
-            message: Asked::Given(framed(&message)),
+            message: message.map(|message| Asked::Given(framed(&message))),
             answer: Wanted::Events(event::<W>),
-        });
+        };
         self.answer(request, ask).await
     }
 }
