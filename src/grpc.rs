@@ -1,6 +1,6 @@
-//! The gRPC servers: counters on one listener, for clients; dead letters and
-//! maintenance on another, for operators. What one is asked does not slow the
-//! other.
+//! The servers: counters on one listener, for clients, and over HTTP on another
+//! ([`web`]); dead letters and maintenance on a third, for operators. What one is
+//! asked does not slow the other.
 //!
 //! Bounded throughout: calls at once ([`config::Grpc::max_concurrent_requests`],
 //! the rest is shed), streams per connection, sizes of messages and headers,

@@ -44,7 +44,7 @@ use crate::shutdown::Shutdown;
 use crate::store::{Class, CommitFeed, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
-pub use arrivals::{Arrivals, lane_of};
+pub use arrivals::{Arrivals, share_of};
 use arrivals::{Held, Taker};
 use aside::{Aside, SetAside};
 use cache::Cache;
@@ -259,7 +259,7 @@ impl Lane {
         let Side::Brief { patient, .. } = &self.side else {
             return;
         };
-        let patient = &patient[lane_of(&work.event, patient.len())];
+        let patient = &patient[share_of(&work.event, patient.len())];
         work.aside = self.aside.set(&work.event);
         if let Some(dialog) = aside::dialog(&work.event) {
             self.writer.forget(&dialog);

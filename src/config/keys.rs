@@ -127,7 +127,7 @@ pub const KEYS: &[Key] = &[
     key("grpc.max_connections", "4096", number(16, 1_000_000),
         "Connections at the same time, fewer if the process may not have that many descriptors; more are closed at once"),
     key("grpc.max_connection_age_seconds", "1800", number(1, 31_536_000),
-        "Age at which a client is asked to connect anew, give or take a tenth, on both listeners; its calls go on meanwhile"),
+        "Age at which a client is asked to connect anew, give or take a tenth, on all listeners; its calls go on meanwhile"),
     key("grpc.max_concurrent_requests", "256", number(1, 65_535),
         "Requests answered at the same time; more are refused with RESOURCE_EXHAUSTED. One caller gets half of them at most, the calls about one tenant three quarters"),
     key("grpc.calls_per_second", "0", number(0, 1_000_000),

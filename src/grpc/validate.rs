@@ -21,7 +21,7 @@ use super::v1;
 use super::watches::MOST_SUBJECTS;
 
 /// Most ids in one batch.
-const MAX_BATCH: usize = 1_000;
+pub(super) const MAX_BATCH: usize = 1_000;
 /// Oldest answer that can be asked for.
 const MAX_STALENESS_MS: u64 = 60_000;
 /// Between two updates about one subject of a stream, in milliseconds: at least,

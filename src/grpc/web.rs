@@ -1,4 +1,5 @@
-//! The calls of `CounterService` over HTTP: JSON, server-sent events, gRPC-Web.
+//! `CounterService` over HTTP: reads as JSON, watches as server-sent events, all of
+//! it as gRPC-Web.
 //!
 //! Nothing is answered here that gRPC does not answer. A request becomes the
 //! gRPC call that it stands for, goes through the same checks, identities and
@@ -33,7 +34,7 @@ use tower_layer::Layer as _;
 use super::admission::Places;
 use super::edge::Checks;
 use super::service::Counters;
-use super::v1::counter_service_server::CounterServiceServer;
+use super::v1::counter_service_server::{CounterServiceServer, SERVICE_NAME};
 use super::{KEEPALIVE, MAX_HEADER_LIST_BYTES, PENDING_RESETS, STREAMS};
 use crate::config;
 use crate::listener::{End, One};
@@ -64,7 +65,7 @@ impl Web {
         let asked = checks.layer(AsJson::new(counters.clone(), streams));
         let grpc = GrpcWebLayer::new().layer(checks.layer(counters.clone()));
         let router = routes::router(asked, most_bytes)
-            .route_service("/chatcounters.v1.CounterService/{method}", grpc)
+            .route_service(&format!("/{SERVICE_NAME}/{{method}}"), grpc)
             .layer(origins(&config.allowed_origins));
         Self(router)
     }

@@ -7,7 +7,8 @@
 //! events enough for a full one: an event on an idle service waits for nothing,
 //! and events that follow each other closely share one.
 //!
-//! Events that change the same documents are never with two lanes at a time.
+//! Events of one share are never with two of these lanes at a time. Most events
+//! that change the same documents are of one share; the commit refuses the others.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -104,7 +105,7 @@ impl Arrivals {
 
     /// Adds an event. What waits is bounded by those who deliver.
     pub fn add(&self, work: Work) {
-        let share = lane_of(&work.event, SHARES);
+        let share = share_of(&work.event, SHARES);
         let lane = share % self.0.woken.len();
         if self.0.lock().add(share, work) {
             self.0.woken[lane].notify_one();
@@ -152,7 +153,7 @@ impl Drop for Held {
 }
 
 impl Queue {
-    /// Every change of it is whole before anything in it could panic.
+    /// Also after a panic: every change is whole before anything in it could panic.
     fn lock(&self) -> MutexGuard<'_, Waiting<Work>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -273,16 +274,16 @@ impl<T> Waiting<T> {
         self.ready.fill(0);
         for (share, _) in &self.events {
             if !self.held[*share] {
-                let lane = *share % self.ready.len();
+                let lane = share % self.ready.len();
                 self.ready[lane] += 1;
             }
         }
     }
 }
 
-/// The lane of an event, of so many: that of its dialog, where the producer
-/// named it.
-pub fn lane_of(event: &Event, lanes: usize) -> usize {
+/// Which of so many shares an event is of: that of its dialog where the producer
+/// named it, else of its message; of its user where it states their type.
+pub fn share_of(event: &Event, shares: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     event.tenant.hash(&mut hasher);
     match (&event.dialog_hint, &event.fact) {
@@ -297,8 +298,8 @@ pub fn lane_of(event: &Event, lanes: usize) -> usize {
         // Every other event needs its dialog, and the hint is where it was found.
         (None, _) => {}
     }
-    // The remainder fits: it is below the number of lanes.
-    (hasher.finish() % lanes as u64) as usize
+    // The remainder fits: it is below the number of shares.
+    (hasher.finish() % shares as u64) as usize
 }
 
 #[cfg(test)]

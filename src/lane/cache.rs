@@ -101,13 +101,14 @@ impl Remembered {
     }
 }
 
+/// About what a remembered dialog takes, in bytes.
 fn dialog_bytes(key: &DialogKey, dialog: &Dialog) -> usize {
     let types = dialog.sequence.iter();
     let types: usize = types.map(|(name, _)| text(name.as_str())).sum();
     ENTRY_BYTES + text(key.tenant.as_str()) + text(key.dialog.as_str()) + types
 }
 
-/// A text that nothing else holds.
+/// About what a text takes that nothing else holds, in bytes.
 fn text(text: &str) -> usize {
     TEXT_BYTES + text.len()
 }

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::derive::Care;
 use crate::event::{Event, TenantId};
 use crate::failpoint::{self, Point};
-use crate::lane::{Writer, lane_of};
+use crate::lane::{Writer, share_of};
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::store::rebuild::{Claim, Phase, Rebuilding};
@@ -367,7 +367,7 @@ impl Work<'_> {
 async fn write(writers: &mut [Writer], events: Vec<Event>, care: Care) -> Result<(), StoreError> {
     let mut shares: Vec<Vec<Event>> = writers.iter().map(|_| Vec::new()).collect();
     for event in events {
-        shares[lane_of(&event, writers.len())].push(event);
+        shares[share_of(&event, writers.len())].push(event);
     }
     let writing = writers.iter_mut().zip(&shares);
     try_join_all(writing.map(|(writer, events)| write_share(writer, events, care))).await?;

@@ -17,10 +17,12 @@ use crate::event::{DialogId, TenantId, UserId};
 use crate::shutdown::Shutdown;
 use crate::store::read::{ReadError, Shares};
 
-/// Loads under way at once: of so many processors one, as each keeps about one
-/// busy, here or where the store is.
+/// Processors for each load that is under way: a load keeps about one busy, here
+/// or where the store is.
 const PROCESSORS_A_LOAD: usize = 2;
-/// Users, and dialogs, that one load has. Those who come meanwhile wait for it.
+/// Users, or dialogs, from which on a load takes no further wish. The last wish is
+/// taken whole, so a load may have more. Those who come meanwhile wait for the
+/// next.
 const MOST_WANTED: usize = 16;
 /// Bytes of the bound of memory for each document that a load may read: a
 /// document takes some 650 bytes until it is put in, and a user of a million
@@ -34,9 +36,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 enum Outcome {
     /// All of it is in memory, or was overtaken and is to be wished for again.
     LookAgain,
-    /// There is no room for these.
+    /// These are not in memory: they were not read, or there is no room for them.
     Without(Wanted),
-    /// Nothing of it is.
+    /// It could not be read or put in, or is too much for one load. Some of it may
+    /// be in memory.
     Failed,
 }
 
@@ -67,7 +70,7 @@ pub(super) enum Fulfilled {
     Perhaps,
     /// There is no room for some of it.
     NoRoom,
-    /// It could not be read, or not in time.
+    /// It could not be read or put in, or not in time, or is too much for one load.
     Failed,
 }
 
@@ -193,7 +196,7 @@ impl Loads {
     }
 }
 
-/// By tenant, none larger than one load may be.
+/// By tenant; none takes a further wish once it is full.
 fn batches(wishes: impl Iterator<Item = Wish>) -> Vec<(TenantId, Batch)> {
     let mut open: HashMap<TenantId, Batch> = HashMap::new();
     let mut full = Vec::new();

@@ -128,11 +128,11 @@ pub struct Metrics {
     pub verified_dialogs: Counter,
     /// Counters found there that differ from the recorded facts.
     pub differences: Counter,
-    /// Connections to the gRPC ports.
+    /// Connections to the ports of gRPC and HTTP.
     connections: Family<ListenerLabel, Gauge>,
     /// Connections that were closed before a call could come, by cause.
     connections_refused: Family<RefusalLabel, Counter>,
-    /// When the certificate of a gRPC port ends, in seconds since the epoch.
+    /// When the certificate of a port of gRPC or HTTP ends, in seconds since the epoch.
     certificates_end: Family<ListenerLabel, Gauge>,
     /// 1 while the files of a port's TLS are not those that it is served with.
     certificates_unusable: Family<ListenerLabel, Gauge>,
@@ -311,7 +311,7 @@ impl Metrics {
         );
         registry.register(
             "connections",
-            "Connections that are open to the gRPC ports, by port",
+            "Connections that are open to the ports of gRPC and HTTP, by port",
             metrics.connections.clone(),
         );
         registry.register(
@@ -321,12 +321,12 @@ impl Metrics {
         );
         registry.register(
             "certificate_not_after_timestamp_seconds",
-            "When the certificate that a gRPC port shows ends, in seconds since the epoch, by port",
+            "When the certificate that a port of gRPC or HTTP shows ends, in seconds since the epoch, by port",
             metrics.certificates_end.clone(),
         );
         registry.register(
             "certificate_unusable",
-            "Whether the TLS files of a gRPC port have changed into what cannot be used: 1 if so, else 0, by port",
+            "Whether the TLS files of a port of gRPC or HTTP have changed into what cannot be used: 1 if so, else 0, by port",
             metrics.certificates_unusable.clone(),
         );
         registry.register(
@@ -409,7 +409,7 @@ impl Metrics {
         self.implausible_times.get_or_create(&label).inc();
     }
 
-    /// Counts a connection to a gRPC port for as long as it is open.
+    /// Counts a connection to a port of gRPC or HTTP for as long as it is open.
     pub fn connection_open(&self, listener: &'static str) -> OpenConnection {
         let label = ListenerLabel { listener };
         let open = self.connections.get_or_create_owned(&label);
@@ -423,13 +423,13 @@ impl Metrics {
         self.connections_refused.get_or_create(&label).inc_by(count);
     }
 
-    /// Says when the certificate of a gRPC port ends, in seconds since the epoch.
+    /// Says when the certificate of a port of gRPC or HTTP ends, in seconds since the epoch.
     pub fn certificate_ends(&self, listener: &'static str, at: i64) {
         let label = ListenerLabel { listener };
         self.certificates_end.get_or_create(&label).set(at);
     }
 
-    /// Says whether the TLS files of a gRPC port cannot take the place of what
+    /// Says whether the TLS files of a port of gRPC or HTTP cannot take the place of what
     /// was read before.
     pub fn certificate_unusable(&self, listener: &'static str, is_so: bool) {
         let label = ListenerLabel { listener };

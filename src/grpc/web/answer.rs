@@ -19,14 +19,14 @@ const KIND: &str = "application/json";
 #[derive(Debug)]
 pub(super) struct Json {
     text: Vec<u8>,
-    /// Another one when the answer is; none of an answer that says as of when it
-    /// is, which is another each time.
+    /// The entity tag: differs when the answer differs. `None` for an answer with
+    /// `as_of`, which is another each time.
     tag: Option<String>,
 }
 
 /// An answer that may have a version of its own.
 pub(super) trait Versioned {
-    /// It, if it has one.
+    /// The version of what is answered, if it has one.
     fn version(&self) -> Option<i64> {
         None
     }

@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use super::super::admission::{Places, Sharer};
 use super::super::guard::account;
 use super::super::limits::shed;
+use super::super::v1::counter_service_server::SERVICE_NAME;
 use super::answer::{Json, json};
 use super::events;
 use super::framing::{framed, unframed};
@@ -66,12 +67,12 @@ impl Ask {
 
     /// The path of the method.
     pub(super) fn path(&self) -> String {
-        format!("/chatcounters.v1.CounterService/{}", self.method)
+        format!("/{SERVICE_NAME}/{}", self.method)
     }
 }
 
-/// Has a service of gRPC answer requests with an [`Ask`]. What it refuses stays
-/// in gRPC's words.
+/// Has a service of gRPC answer requests with an [`Ask`]: as JSON, or as
+/// server-sent events. What is refused stays in gRPC's words.
 #[derive(Debug, Clone)]
 pub(super) struct AsJson<S> {
     service: S,

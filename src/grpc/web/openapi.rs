@@ -1,6 +1,6 @@
 //! The document that says what can be asked, in the words of OpenAPI 3.1. Made of
-//! the table of routes and of the messages' descriptors, comments included, so
-//! that it cannot say anything else than they.
+//! [`ROUTES`] and of the messages' descriptors, comments included; that each path
+//! of it is answered is what `tests/it/http.rs` sees to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -16,6 +16,7 @@ use tonic::body::Body;
 use tonic::codegen::http::Response;
 
 use super::super::DESCRIPTORS;
+use super::super::validate::MAX_BATCH;
 use super::routes::{Parameter, ROUTES, Route};
 
 const PACKAGE: &str = ".chatcounters.v1.";
@@ -29,7 +30,7 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     Bytes::from(text)
 });
 
-/// Answers with it.
+/// Answers `GET /v1/openapi.json`.
 pub(super) async fn serve() -> Response<Body> {
     let mut response = Response::new(Body::new(Full::new(DOCUMENT.clone())));
     let kind = HeaderValue::from_static("application/json");
@@ -105,7 +106,7 @@ fn operation(route: &Route) -> Value {
                 "required": [field],
                 "additionalProperties": false,
                 "properties": { field: {
-                    "type": "array", "items": { "type": "string" }, "maxItems": 1_000,
+                    "type": "array", "items": { "type": "string" }, "maxItems": MAX_BATCH,
                 } },
             } } },
         });

@@ -18,7 +18,7 @@ const KIND: &str = "application/problem+json";
 /// ours.
 #[derive(Debug, Serialize)]
 pub(super) struct Problem {
-    /// In place of a page that explains it, which is the code's.
+    /// Always `about:blank`: no page explains it, `code` says which problem it is.
     r#type: &'static str,
     title: &'static str,
     status: u16,
@@ -94,7 +94,7 @@ fn words(code: Code) -> (u16, &'static str, &'static str) {
 
 impl Problem {
     /// The same with another status of HTTP than gRPC's code has.
-    pub(super) fn as_http(self, status: StatusCode) -> Self {
+    pub(super) fn with_status(self, status: StatusCode) -> Self {
         let status = status.as_u16();
         Self { status, ..self }
     }

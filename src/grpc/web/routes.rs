@@ -30,7 +30,7 @@ use crate::event::TenantId;
 /// All calls behind their checks.
 type Calls = Edge<AsJson<CounterServiceServer<Counters>>>;
 
-/// Of a request what a call of gRPC has as well.
+/// Headers of a request that its call gets; all others are left out.
 const PASSED_ON: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("grpc-timeout")];
 const LAST_EVENT_ID: &str = "last-event-id";
 
@@ -42,8 +42,8 @@ struct Asking {
     most_bytes: usize,
 }
 
-/// A path, and what it takes beside it: for the router and for the document that
-/// describes it.
+/// A path, and what it takes beside it, for the document that describes it. What
+/// is answered stands in [`router`] and in the handlers: change both.
 pub(super) struct Route {
     pub(super) verb: &'static str,
     pub(super) path: &'static str,
@@ -89,7 +89,7 @@ const INTERVAL: Parameter = parameter(
 );
 const SINGLE: &[Parameter] = &[AFTER, STALENESS];
 
-/// Everything that can be asked.
+/// Every path that the document describes.
 #[rustfmt::skip]
 pub(super) const ROUTES: &[Route] = &[
     Route { verb: "get", path: "/v1/tenants/{tenant_id}/users/{user_id}/stats", query: SINGLE, body: None,
@@ -162,7 +162,7 @@ pub(super) fn router(calls: Calls, most_bytes: usize) -> Router {
         .method_not_allowed_fallback(async || {
             let status = Status::unimplemented("no such method of this path");
             Problem::from(status)
-                .as_http(StatusCode::METHOD_NOT_ALLOWED)
+                .with_status(StatusCode::METHOD_NOT_ALLOWED)
                 .response()
         })
         .with_state(Asking { calls, most_bytes })
@@ -366,7 +366,8 @@ async fn dialogs_of_user(
     asking.answer(request, ask).await
 }
 
-/// An order by its name in JSON: that of the enumeration, shorter.
+/// An order by its name in a query: that of the enumeration, shorter, and
+/// `dialog_id` for the one that is unspecified there.
 fn order(name: &str) -> Result<i32, Status> {
     let order = match name {
         "" | "dialog_id" => v1::UserDialogOrder::Unspecified,
