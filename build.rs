@@ -17,6 +17,13 @@ const SHOWN: &[&str] = &[
     "WatchUserStatsResponse",
     "WatchDialogStatsResponse",
 ];
+/// Messages that are the body of a request, but for the tenant, which is in its
+/// path.
+const POSTED: &[&str] = &[
+    "BatchGetUserStatsRequest",
+    "BatchGetDialogStatsRequest",
+    "BatchGetMessageStatsRequest",
+];
 const TIMES: &[&str] = &[
     "as_of",
     "joined_at",
@@ -50,6 +57,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let show = "#[serde(serialize_with = \"crate::grpc::time\", skip_serializing_if = \"Option::is_none\")]";
             generated = generated.field_attribute(format!("{path}.{time}"), show);
         }
+    }
+    for message in POSTED {
+        let path = format!("chatcounters.v1.{message}");
+        let read = "#[derive(serde::Deserialize)] #[serde(deny_unknown_fields)]";
+        generated = generated
+            .type_attribute(&path, read)
+            .field_attribute(format!("{path}.tenant_id"), "#[serde(skip)]");
     }
     generated.compile_fds(compiler.file_descriptor_set())?;
     Ok(())

@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
-use tonic::codegen::http::{HeaderName, HeaderValue, Response};
+use tonic::codegen::http::{Extensions, HeaderName, HeaderValue, Response};
 use tonic_web::GrpcWebLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_layer::Layer as _;
@@ -141,10 +141,10 @@ fn origins(allowed: &str) -> CorsLayer {
         .max_age(REMEMBERED)
 }
 
-/// An answer of another kind, with what the first one keeps.
-fn instead(of: Response<Body>, body: Body, kind: &'static str) -> Response<Body> {
+/// A response of this kind, with what the one of gRPC keeps among its extensions.
+fn response(kept: Extensions, body: Body, kind: &'static str) -> Response<Body> {
     let mut response = Response::new(body);
-    *response.extensions_mut() = of.into_parts().0.extensions;
+    *response.extensions_mut() = kept;
     let kind = HeaderValue::from_static(kind);
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response

@@ -8,10 +8,10 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::http::Response;
+use tonic::codegen::http::{Extensions, Response};
 
 use super::super::v1;
-use super::instead;
+use super::response;
 
 const KIND: &str = "application/json";
 
@@ -24,8 +24,8 @@ pub(super) struct Json {
     tag: Option<String>,
 }
 
-/// An answer that may have a version of its own.
-pub(super) trait Versioned {
+/// A message that is shown as JSON, and may have a version of its own.
+pub(super) trait Answer: Message + Default + Serialize {
     /// The version of what is answered, if it has one.
     fn version(&self) -> Option<i64> {
         None
@@ -37,7 +37,7 @@ pub(super) trait Versioned {
     }
 }
 
-impl Versioned for v1::UserStats {
+impl Answer for v1::UserStats {
     fn version(&self) -> Option<i64> {
         Some(self.version)
     }
@@ -47,7 +47,7 @@ impl Versioned for v1::UserStats {
     }
 }
 
-impl Versioned for v1::UserDialogStats {
+impl Answer for v1::UserDialogStats {
     fn version(&self) -> Option<i64> {
         Some(self.version)
     }
@@ -57,7 +57,7 @@ impl Versioned for v1::UserDialogStats {
     }
 }
 
-impl Versioned for v1::DialogStats {
+impl Answer for v1::DialogStats {
     fn version(&self) -> Option<i64> {
         Some(self.version)
     }
@@ -67,19 +67,17 @@ impl Versioned for v1::DialogStats {
     }
 }
 
-impl Versioned for v1::MessageStats {}
-impl Versioned for v1::ListUserDialogStatsResponse {}
-impl Versioned for v1::BatchGetUserStatsResponse {}
-impl Versioned for v1::BatchGetDialogStatsResponse {}
-impl Versioned for v1::BatchGetMessageStatsResponse {}
+impl Answer for v1::MessageStats {}
+impl Answer for v1::ListUserDialogStatsResponse {}
+impl Answer for v1::BatchGetUserStatsResponse {}
+impl Answer for v1::BatchGetDialogStatsResponse {}
+impl Answer for v1::BatchGetMessageStatsResponse {}
 
 /// A message that was encoded, as JSON.
 ///
 /// # Errors
 /// When it is none: a bug.
-pub(super) fn json<M: Message + Default + Serialize + Versioned>(
-    bytes: Bytes,
-) -> Result<Json, Status> {
+pub(super) fn json<M: Answer>(bytes: Bytes) -> Result<Json, Status> {
     let bug = |what: &dyn std::fmt::Display| Status::internal(format!("the answer: {what}"));
     let message = M::decode(bytes).map_err(|error| bug(&error))?;
     let text = serde_json::to_vec(&message).map_err(|error| bug(&error))?;
@@ -96,10 +94,10 @@ pub(super) fn json<M: Message + Default + Serialize + Versioned>(
 }
 
 impl Json {
-    /// The response, in place of one of gRPC.
-    pub(super) fn answering(self, of: Response<Body>) -> Response<Body> {
+    /// The response, with what the one of gRPC keeps.
+    pub(super) fn response(self, kept: Extensions) -> Response<Body> {
         let body = Body::new(Full::new(Bytes::from(self.text)));
-        let mut response = instead(of, body, KIND);
+        let mut response = response(kept, body, KIND);
         let headers = response.headers_mut();
         if let Some(Ok(tag)) = self.tag.as_deref().map(HeaderValue::from_str) {
             headers.insert(ETAG, tag);

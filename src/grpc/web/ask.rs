@@ -16,8 +16,8 @@ use super::super::admission::{Places, Sharer};
 use super::super::guard::account;
 use super::super::limits::shed;
 use super::super::v1::counter_service_server::SERVICE_NAME;
-use super::answer::{Json, json};
-use super::events;
+use super::answer::{Answer, Json, json};
+use super::events::{self, Resumable, event};
 use super::framing::{framed, unframed};
 
 /// What a request asks for: among its extensions, on its way through the checks
@@ -41,7 +41,7 @@ pub(super) enum Asked {
 }
 
 /// Makes a message about a tenant, in its frame, of the body of a request.
-pub(super) type Read = fn(&str, &[u8]) -> Result<Bytes, Status>;
+pub(super) type Read = fn(String, &[u8]) -> Result<Bytes, Status>;
 
 /// How the answer is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -54,14 +54,26 @@ pub(super) enum Wanted {
 
 impl Ask {
     /// A call with this message, which is answered by one.
-    pub(super) fn one<A>(method: &'static str, message: Result<impl Message, Status>) -> Self
-    where
-        A: Message + Default + serde::Serialize + super::answer::Versioned,
-    {
+    pub(super) fn one<A: Answer>(
+        method: &'static str,
+        message: Result<impl Message, Status>,
+    ) -> Self {
         Self {
             method,
             message: message.map(|message| Asked::Given(framed(&message))),
             answer: Wanted::One(json::<A>),
+        }
+    }
+
+    /// A call with this message, which is answered by an event for each change.
+    pub(super) fn events<A: Resumable>(
+        method: &'static str,
+        message: Result<impl Message, Status>,
+    ) -> Self {
+        Self {
+            method,
+            message: message.map(|message| Asked::Given(framed(&message))),
+            answer: Wanted::Events(event::<A>),
         }
     }
 
@@ -124,7 +136,7 @@ where
     let (parts, body) = call.into_parts();
     let message = match ask.message? {
         Asked::Given(message) => message,
-        Asked::InBody(tenant, most, read) => read(&tenant, &whole(body, most).await?)?,
+        Asked::InBody(tenant, most, read) => read(tenant, &whole(body, most).await?)?,
     };
     let place = match ask.answer {
         Wanted::One(_) => None,
@@ -134,16 +146,13 @@ where
         }
     };
     let call = Request::from_parts(parts, Body::new(Full::new(message)));
-    let answer = match service.call(call).await {
-        Ok(answer) => answer,
-        Err(impossible) => match impossible {},
-    };
+    let Ok(answer) = service.call(call).await;
     if let Some(status) = refused(answer.headers()) {
         return Err(status);
     }
+    let (parts, body) = answer.into_parts();
     match ask.answer {
         Wanted::One(show) => {
-            let (parts, body) = answer.into_parts();
             let answer = body.collect().await?;
             if let Some(status) = answer.trailers().and_then(refused) {
                 return Err(status);
@@ -151,13 +160,11 @@ where
             let mut bytes = BytesMut::from(answer.to_bytes());
             let message = unframed(&mut bytes)?;
             let message = message.ok_or_else(|| Status::internal("an answer without a message"))?;
-            let empty = Response::from_parts(parts, Body::empty());
-            Ok(show(message)?.answering(empty))
+            Ok(show(message)?.response(parts.extensions))
         }
         Wanted::Events(show) => {
-            let (parts, body) = answer.into_parts();
-            let empty = Response::from_parts(parts, Body::empty());
-            Ok(events::answering(empty, events::body(body, place, show)))
+            let events = events::body(body, place, show);
+            Ok(events::response(parts.extensions, events))
         }
     }
 }

@@ -13,7 +13,7 @@ use hyper::header::{CACHE_CONTROL, HeaderValue};
 use prost::Message;
 use serde::Serialize;
 use tonic::body::Body;
-use tonic::codegen::http::Response;
+use tonic::codegen::http::{Extensions, Response};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -21,7 +21,6 @@ use super::super::admission::Place;
 use super::super::v1;
 use super::ask::refused;
 use super::framing::unframed;
-use super::instead;
 use super::problem::Problem;
 
 const KIND: &str = "text/event-stream";
@@ -143,9 +142,9 @@ impl Coming {
     }
 }
 
-/// The response with these events, in place of one of gRPC.
-pub(super) fn answering(of: Response<Body>, events: Body) -> Response<Body> {
-    let mut response = instead(of, events, KIND);
+/// The response with these events, with what the one of gRPC keeps.
+pub(super) fn response(kept: Extensions, events: Body) -> Response<Body> {
+    let mut response = super::response(kept, events, KIND);
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(UNBUFFERED, HeaderValue::from_static("no"));

@@ -1,6 +1,6 @@
 //! The document that says what can be asked, in the words of OpenAPI 3.1. Made of
-//! [`ROUTES`] and of the messages' descriptors, comments included; that each path
-//! of it is answered is what `tests/it/http.rs` sees to.
+//! [`ROUTES`], as the router is, and of the messages' descriptors, comments
+//! included.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -44,7 +44,11 @@ fn document() -> Value {
     let mut used = BTreeSet::new();
     for route in ROUTES {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
-        path[route.verb] = operation(route);
+        let verb = match route.body {
+            Some(_) => "post",
+            None => "get",
+        };
+        path[verb] = operation(route);
         described.reach(route.answer, &mut used);
     }
     let mut schemas = Map::new();
@@ -95,7 +99,7 @@ fn operation(route: &Route) -> Value {
             },
         },
     });
-    if !route.is_stream && route.verb == "get" {
+    if !route.is_stream && route.body.is_none() {
         operation["responses"]["304"] = json!({ "description": "As `If-None-Match` has it" });
     }
     if let Some(field) = route.body {
