@@ -5,6 +5,7 @@
 mod across;
 mod auth;
 pub mod keys;
+mod listeners;
 mod load;
 mod present;
 mod rules;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::decode::DEFAULT_SENDER_TYPES;
 
 pub use auth::{Auth, Jwt, Mode};
+pub use listeners::Listener;
 pub use load::{ConfigError, Loaded, PREFIX, Problem, Source, Sources, load};
 pub use present::SecretError;
 pub use secret::{Url, redacted};

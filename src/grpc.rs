@@ -148,41 +148,32 @@ impl Bound {
         let config::Config {
             grpc, admin, http, ..
         } = config;
-        let share_of = |listen: &str, most: usize| if listen.is_empty() { 0 } else { most };
-        let wanted = [
-            ("grpc", grpc.max_connections),
-            ("admin", share_of(&admin.listen, admin.max_connections)),
-            ("http", share_of(&http.listen, http.max_connections)),
+        let listeners = config.listeners();
+        let most = [
+            grpc.max_connections,
+            admin.max_connections,
+            http.max_connections,
         ];
+        let wanted: Vec<_> = std::iter::zip(&listeners, most)
+            .map(|(of, most)| (of.section, if of.listen.is_empty() { 0 } else { most }))
+            .collect();
         let shares = descriptors::share(&wanted);
         let settings = |number: usize, speaks, grace| Settings {
-            name: wanted[number].0,
+            name: listeners[number].section,
             speaks,
             max_connections: shares[number],
             max_age: Duration::from_secs(grpc.max_connection_age_seconds),
             grace,
         };
         let last_words = Duration::from_millis(grpc.max_deadline_ms) + LAST_WORDS;
+        let [of_counters, of_admin, of_http] = &listeners;
         let counters = settings(0, Speaks::Http2, last_words);
-        let counters = Listener::bind(&grpc.listen, &grpc.tls, counters, metrics).await?;
-        let admin = match admin.listen.as_str() {
-            "" => None,
-            listen => {
-                let settings = settings(1, Speaks::Http2, LONGEST_JOB);
-                Some(Listener::bind(listen, &admin.tls, settings, metrics).await?)
-            }
-        };
-        let listens = match http.listen.as_str() {
-            "" => None,
-            listen => {
-                let settings = settings(2, Speaks::Http, last_words);
-                Some(Listener::bind(listen, &http.tls, settings, metrics).await?)
-            }
-        };
+        let operators = settings(1, Speaks::Http2, LONGEST_JOB);
+        let over_http = settings(2, Speaks::Http, last_words);
         Ok(Self {
-            counters,
-            admin,
-            http: listens,
+            counters: Listener::bind(of_counters, counters, metrics).await?,
+            admin: unless_off(of_admin, operators, metrics).await?,
+            http: unless_off(of_http, over_http, metrics).await?,
             config: (grpc.clone(), http.clone()),
         })
     }
@@ -270,6 +261,18 @@ impl Bound {
             let _ = probing.await;
         }
         ended
+    }
+}
+
+/// Listens; `None` where that is not configured.
+async fn unless_off(
+    listener: &config::Listener<'_>,
+    settings: Settings,
+    metrics: &Metrics,
+) -> Result<Option<Listener>, ListenError> {
+    match listener.listen {
+        "" => Ok(None),
+        _ => Listener::bind(listener, settings, metrics).await.map(Some),
     }
 }
 

@@ -101,18 +101,17 @@ impl Listener {
     /// # Errors
     /// [`ListenError`].
     pub async fn bind(
-        listen: &str,
-        tls: &config::Tls,
+        listener: &config::Listener<'_>,
         settings: Settings,
         metrics: &Metrics,
     ) -> Result<Self, ListenError> {
         let failed = |reason| ListenError::Bind {
-            key: settings.name,
-            listen: listen.to_owned(),
+            key: listener.section,
+            listen: listener.listen.to_owned(),
             reason,
         };
-        let tls = Tls::load(settings.name, tls, metrics).await?;
-        let socket = TcpListener::bind(listen).await.map_err(failed)?;
+        let tls = Tls::load(listener, metrics).await?;
+        let socket = TcpListener::bind(listener.listen).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         for refusal in Refusal::ALL {
             metrics.connections_refused(settings.name, refusal.as_str(), 0);

@@ -68,13 +68,8 @@ impl Check {
                 code = ExitCode::Server;
             }
         }
-        let listeners = [
-            ("grpc", &config.grpc.tls),
-            ("admin", &config.admin.tls),
-            ("http", &config.http.tls),
-        ];
-        for (section, files) in listeners {
-            match tls::inspect(section, files).await {
+        for listener in config.listeners() {
+            match tls::inspect(&listener).await {
                 Ok(found) => report.certificates.extend(found),
                 Err(error) => report.problems.push(error.to_string()),
             }

@@ -13,8 +13,6 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
         lanes,
         retry,
         grpc,
-        admin,
-        http,
         metrics,
         ..
     } = config;
@@ -41,47 +39,21 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
             );
         }
     }
-    for (key, file, other) in [
+    let of_bus = [
         ("bus.tls.key_file", &bus.tls.key_file, &bus.tls.cert_file),
         ("bus.tls.cert_file", &bus.tls.cert_file, &bus.tls.key_file),
-        ("grpc.tls.key_file", &grpc.tls.key_file, &grpc.tls.cert_file),
-        (
-            "grpc.tls.cert_file",
-            &grpc.tls.cert_file,
-            &grpc.tls.key_file,
-        ),
-        (
-            "grpc.tls.cert_file",
-            &grpc.tls.cert_file,
-            &grpc.tls.client_ca_file,
-        ),
-        (
-            "admin.tls.key_file",
-            &admin.tls.key_file,
-            &admin.tls.cert_file,
-        ),
-        (
-            "admin.tls.cert_file",
-            &admin.tls.cert_file,
-            &admin.tls.key_file,
-        ),
-        (
-            "admin.tls.cert_file",
-            &admin.tls.cert_file,
-            &admin.tls.client_ca_file,
-        ),
-        ("http.tls.key_file", &http.tls.key_file, &http.tls.cert_file),
-        (
-            "http.tls.cert_file",
-            &http.tls.cert_file,
-            &http.tls.key_file,
-        ),
-        (
-            "http.tls.cert_file",
-            &http.tls.cert_file,
-            &http.tls.client_ca_file,
-        ),
-    ] {
+    ];
+    let listeners = config.listeners();
+    let of_listeners = listeners.iter().flat_map(|listener| {
+        let [cert, key, _] = listener.tls_keys;
+        let tls = listener.tls;
+        [
+            (key, &tls.key_file, &tls.cert_file),
+            (cert, &tls.cert_file, &tls.key_file),
+            (cert, &tls.cert_file, &tls.client_ca_file),
+        ]
+    });
+    for (key, file, other) in of_bus.into_iter().chain(of_listeners) {
         if file.is_empty() && !other.is_empty() {
             let expected =
                 "a file: certificate and key go together, and clients' authorities with them";
@@ -124,14 +96,10 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
         "grpc.max_deadline_ms",
         grpc.max_deadline_ms,
     );
-    let listeners = [
-        ("grpc.listen", &grpc.listen),
-        ("admin.listen", &admin.listen),
-        ("http.listen", &http.listen),
-        ("metrics.listen", &metrics.listen),
-    ];
-    for (index, (key, address)) in listeners.into_iter().enumerate() {
-        let before = listeners.iter().take(index);
+    let addresses = listeners.iter().map(|of| (of.key, of.listen));
+    let addresses = addresses.chain([("metrics.listen", metrics.listen.as_str())]);
+    for (index, (key, address)) in addresses.clone().enumerate() {
+        let before = addresses.clone().take(index);
         let mut same = before.filter(|(_, other)| *other == address);
         if let Some((other, _)) = same.next()
             && !address.is_empty()

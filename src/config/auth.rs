@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::Config;
+use super::listeners::Listener;
 use super::load::{Problem, Source};
 use crate::auth::fetched_from;
 
@@ -176,12 +177,9 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
             found.into(),
         );
     }
-    let authorities = [
-        &config.grpc.tls.client_ca_file,
-        &config.admin.tls.client_ca_file,
-        &config.http.tls.client_ca_file,
-    ];
-    if modes.contains(&Mode::Mtls) && authorities.iter().all(|file| file.is_empty()) {
+    let listeners = config.listeners();
+    let has_authorities = |of: &Listener| !of.tls.client_ca_file.is_empty();
+    if modes.contains(&Mode::Mtls) && !listeners.iter().any(has_authorities) {
         refuse(
             "grpc.tls.client_ca_file",
             "here or in admin.tls.client_ca_file the authorities of client certificates, since \
@@ -189,7 +187,7 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
             "neither".into(),
         );
     }
-    for (key, listen) in listeners(config) {
+    for Listener { key, listen, .. } in listeners {
         if modes.is_empty() && !allow_none && !listen.is_empty() && !is_loopback(listen) {
             refuse(
                 key,
@@ -208,24 +206,12 @@ impl Config {
     pub fn tokens_in_the_clear(&self) -> Vec<&'static str> {
         let modes = self.auth.modes();
         let bearer = modes.contains(&Mode::Token) || modes.contains(&Mode::Jwt);
-        let open = listeners(self).into_iter().filter(|(key, listen)| {
-            let tls = match *key {
-                "grpc.listen" => &self.grpc.tls,
-                "http.listen" => &self.http.tls,
-                _ => &self.admin.tls,
-            };
-            bearer && !listen.is_empty() && !is_loopback(listen) && tls.cert_file.is_empty()
-        });
-        open.map(|(key, _)| key).collect()
+        let is_open = |of: &Listener| {
+            !of.listen.is_empty() && !is_loopback(of.listen) && of.tls.cert_file.is_empty()
+        };
+        let open = self.listeners().into_iter().filter(is_open);
+        open.filter(|_| bearer).map(|of| of.key).collect()
     }
-}
-
-fn listeners(config: &Config) -> [(&'static str, &str); 3] {
-    [
-        ("grpc.listen", &config.grpc.listen),
-        ("admin.listen", &config.admin.listen),
-        ("http.listen", &config.http.listen),
-    ]
 }
 
 #[cfg(test)]

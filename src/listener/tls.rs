@@ -59,11 +59,8 @@ pub struct Loaded {
 ///
 /// # Errors
 /// What is wrong with which file.
-pub async fn inspect(
-    section: &'static str,
-    tls: &config::Tls,
-) -> Result<Option<Certificate>, FileError> {
-    match Files::of(section, tls) {
+pub async fn inspect(listener: &config::Listener<'_>) -> Result<Option<Certificate>, FileError> {
+    match Files::of(listener) {
         Some(files) => Ok(Some(files.load().await?.certificate)),
         None => Ok(None),
     }
@@ -75,16 +72,15 @@ impl Tls {
     /// # Errors
     /// What is wrong with which file.
     pub(super) async fn load(
-        section: &'static str,
-        tls: &config::Tls,
+        listener: &config::Listener<'_>,
         metrics: &Metrics,
     ) -> Result<Option<Self>, FileError> {
-        let Some(files) = Files::of(section, tls) else {
+        let Some(files) = Files::of(listener) else {
             return Ok(None);
         };
         let fingerprint = files.fingerprint().await;
         let loaded = files.load().await?;
-        loaded.told(section, metrics);
+        loaded.told(files.section, metrics);
         Ok(Some(Self {
             files,
             fingerprint,

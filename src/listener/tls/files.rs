@@ -30,28 +30,11 @@ pub(super) struct Files {
 
 impl Files {
     /// Those of a listener; none without TLS.
-    pub(super) fn of(section: &'static str, paths: &config::Tls) -> Option<Self> {
-        let keys = match section {
-            "admin" => [
-                "admin.tls.cert_file",
-                "admin.tls.key_file",
-                "admin.tls.client_ca_file",
-            ],
-            "http" => [
-                "http.tls.cert_file",
-                "http.tls.key_file",
-                "http.tls.client_ca_file",
-            ],
-            _ => [
-                "grpc.tls.cert_file",
-                "grpc.tls.key_file",
-                "grpc.tls.client_ca_file",
-            ],
-        };
-        (!paths.cert_file.is_empty()).then(|| Self {
-            section,
-            keys,
-            paths: paths.clone(),
+    pub(super) fn of(listener: &config::Listener) -> Option<Self> {
+        (!listener.tls.cert_file.is_empty()).then(|| Self {
+            section: listener.section,
+            keys: listener.tls_keys,
+            paths: listener.tls.clone(),
         })
     }
 
