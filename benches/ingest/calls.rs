@@ -57,7 +57,8 @@ impl Called {
     }
 }
 
-fn at(sorted: &[Duration], share: f64) -> Duration {
+/// Of times in ascending order the one below which such a share of them is.
+pub fn at(sorted: &[Duration], share: f64) -> Duration {
     let last = sorted.len().saturating_sub(1);
     let at = (last as f64 * share).round() as usize;
     sorted.get(at).copied().unwrap_or_default()

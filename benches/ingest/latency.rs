@@ -11,7 +11,7 @@ use chat_counters::grpc::v1;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::calls::{Caller, framed};
+use super::calls::{Caller, at, framed};
 use super::load::{self, Random, TENANT};
 use super::process::{Result, Service, config};
 use super::report::Cpu;
@@ -124,7 +124,7 @@ impl Steady<'_> {
             }
         };
         let first = self.first;
-        let publishing = pace::publish_from(self.config.clone(), first, rate, draw, stopped);
+        let publishing = pace::publish(self.config.clone(), first, rate, draw, stopped);
         let publishing = tokio::spawn(publishing);
         let asking = tokio::spawn(ask(Arc::clone(caller), samples));
         tokio::time::sleep(LENGTH).await;
@@ -197,11 +197,7 @@ fn after(index: usize, dialog: usize) -> Bytes {
 
 fn show(what: &str, mut took: Vec<Duration>) {
     took.sort_unstable();
-    let within = |share: f64| {
-        let at = (took.len().saturating_sub(1) as f64 * share) as usize;
-        took.get(at)
-            .map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
-    };
+    let within = |share| at(&took, share).as_secs_f64() * 1e3;
     println!(
         "  {what:<34} {:>6} asked  p50 {:>6.2}  p99 {:>6.2}  p99.9 {:>6.2} ms",
         took.len(),

@@ -8,19 +8,9 @@ use tokio::sync::watch;
 
 use super::load::{self, Random, TENANT};
 
-/// Publishes messages, so many a second, to dialogs and by senders that `draw`
+/// Publishes messages, numbered from `first` on, so many a second, to dialogs and by senders that `draw`
 /// says, until told to stop; returns how many a second that were.
 pub async fn publish(
-    config: Config,
-    per_second: u64,
-    draw: impl FnMut(&mut Random) -> (usize, usize) + Send,
-    stopped: watch::Receiver<bool>,
-) -> std::result::Result<f64, String> {
-    publish_from(config, 0, per_second, draw, stopped).await
-}
-
-/// The same, with the number of the first message.
-pub async fn publish_from(
     config: Config,
     first: usize,
     per_second: u64,

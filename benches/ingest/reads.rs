@@ -93,10 +93,7 @@ async fn of_size(dialogs: usize) -> Result<()> {
         "until all of these were answered",
         crowded.took.as_secs_f64() * 1e3
     );
-    let drawn = {
-        let (zipf, users) = (zipf.clone(), Arc::clone(&users));
-        move |number: u64| users[zipf.draw(number)].clone()
-    };
+    let drawn = zipf.drawn(&users);
     floor(service.grpc).await?;
     quiet(&caller, drawn.clone()).await?;
     stale(&caller, &zipf).await?;
@@ -113,10 +110,7 @@ async fn small(config: &mut Config, users: &Arc<Vec<Bytes>>, zipf: &Zipf) -> Res
     config.serving.memory_mib = Config::default().serving.memory_mib;
     let service = Service::start(service::binary(), config).await?;
     let caller = Arc::new(Caller::connect(service.grpc, GET_USER).await?);
-    let drawn = {
-        let (zipf, users) = (zipf.clone(), Arc::clone(users));
-        move |number: u64| users[zipf.draw(number)].clone()
-    };
+    let drawn = zipf.drawn(users);
     let what = format!("64 in flight, {} MiB for them", config.serving.memory_mib);
     match caller.at_once(64, 2 * LENGTH, drawn).await {
         Ok(all) => show(&what, &all),
@@ -148,13 +142,8 @@ async fn floor(address: std::net::SocketAddr) -> Result<()> {
 
 /// By those who take answers that are a little old.
 async fn stale(caller: &Arc<Caller>, zipf: &Zipf) -> Result<()> {
-    let users: Vec<Bytes> = (0..USERS).map(|user| get_user(user, STALE_MS)).collect();
-    let zipf = zipf.clone();
-    let drawn = move |number: u64| users[zipf.draw(number)].clone();
-    let drawn = Arc::new(drawn);
-    let called = caller
-        .at_once(64, LENGTH, move |number| drawn(number))
-        .await?;
+    let users = Arc::new((0..USERS).map(|user| get_user(user, STALE_MS)).collect());
+    let called = caller.at_once(64, LENGTH, zipf.drawn(&users)).await?;
     show(&format!("64 in flight, {STALE_MS} ms old at most"), &called);
     Ok(())
 }
@@ -232,7 +221,7 @@ async fn busy(
         let dialog = random.below(pool);
         (dialog, member(dialog, random.below(MEMBERS)))
     };
-    let publishing = tokio::spawn(pace::publish(config.clone(), EVENTS, draw, stopped));
+    let publishing = tokio::spawn(pace::publish(config.clone(), 0, EVENTS, draw, stopped));
     // Until the publisher is at its pace.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let all = caller.at_once(64, LENGTH, drawn.clone()).await?;
@@ -333,6 +322,12 @@ impl Zipf {
             sum
         });
         Self(Arc::new(sums.collect()))
+    }
+
+    /// Of so many messages those that are drawn.
+    fn drawn(&self, messages: &Arc<Vec<Bytes>>) -> impl Fn(u64) -> Bytes + Clone + use<> {
+        let (zipf, messages) = (self.clone(), Arc::clone(messages));
+        move |number| messages[zipf.draw(number)].clone()
     }
 
     fn draw(&self, number: u64) -> usize {

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
+use super::calls::at;
 use super::load::{self, Random, TENANT};
 use super::process::{Result, Service, config};
 use super::{pace, seed, service};
@@ -161,7 +162,7 @@ async fn steady(config: &Config, channel: &Channel, known: &Arc<Known>) -> Resul
         (dialog, dialog * MEMBERS + random.below(MEMBERS))
     };
     let before = known.updates.load(Ordering::Relaxed);
-    let publishing = tokio::spawn(pace::publish(config.clone(), EVENTS, draw, stopped));
+    let publishing = tokio::spawn(pace::publish(config.clone(), 0, EVENTS, draw, stopped));
     tokio::time::sleep(LENGTH).await;
     stop.send_replace(true);
     let sent = publishing.await??;
@@ -180,10 +181,7 @@ async fn steady(config: &Config, channel: &Channel, known: &Arc<Known>) -> Resul
         went_back += stream.went_back;
     }
     delays.sort_unstable();
-    let within = |share: f64| {
-        let at = ((delays.len() - 1) as f64 * share) as usize;
-        delays[at].as_secs_f64() * 1e3
-    };
+    let within = |share| at(&delays, share).as_secs_f64() * 1e3;
     let updates = known.updates.load(Ordering::Relaxed) - before;
     println!(
         "  {:<34} {:>8.0}/s  p50 {:>6.2}  p99 {:>6.2}  p99.9 {:>6.2} ms",

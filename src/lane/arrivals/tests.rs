@@ -164,7 +164,17 @@ impl Lanes {
         assert_eq!(working.count(), self.waiting.busy);
     }
 
-    /// Everybody does what there is to do, time passes: nothing may be left.
+    /// Everybody does what they were woken for, and time passes.
+    fn go_on(&mut self) {
+        for lane in 0..LANES {
+            self.settle(lane);
+            self.look(lane);
+            self.check();
+        }
+        self.now += APART;
+    }
+
+    /// Everybody does what there is to do: nothing may be left.
     fn drain(&mut self) {
         self.waiting.is_closed = true;
         self.woken.fill(true);
@@ -172,12 +182,7 @@ impl Lanes {
             if self.lanes.iter().all(|lane| *lane == Lane::Ended) {
                 break;
             }
-            for lane in 0..LANES {
-                self.settle(lane);
-                self.look(lane);
-                self.check();
-            }
-            self.now += APART;
+            self.go_on();
         }
         assert!(
             self.lanes.iter().all(|lane| *lane == Lane::Ended),
@@ -198,12 +203,7 @@ impl Lanes {
             if (0..LANES).all(is_done) {
                 break;
             }
-            for lane in 0..LANES {
-                self.settle(lane);
-                self.look(lane);
-                self.check();
-            }
-            self.now += APART;
+            self.go_on();
         }
         let is_left = self.expected.values().any(|events| !events.is_empty());
         assert!(!is_left, "an event waits, and no lane looks");
