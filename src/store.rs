@@ -10,6 +10,7 @@ mod follow;
 pub mod generation;
 pub mod inspect;
 mod journal;
+mod lease;
 pub mod letters;
 mod listing;
 mod load;
@@ -37,6 +38,7 @@ use mongodb::{Client, ClientSession, Database};
 use tokio::sync::Notify;
 
 pub use error::{Class, StoreError};
+pub use lease::{Lease, Renewed};
 pub use load::{Loader, MAX_TAIL};
 pub use migrate::Retention;
 pub use read::{CommitFeed, Reader};

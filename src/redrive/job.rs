@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -18,8 +17,8 @@ use crate::deadletter::{Filter, LetterId};
 use crate::event::EventId;
 use crate::event::decode::{Decoded, outline};
 use crate::failpoint::{self, Point};
-use crate::store::StoreError;
-use crate::store::letters::{Edit, Failed, Job, JobId, JobKind, Lease, Order, Tally};
+use crate::store::letters::{Edit, Failed, Job, JobId, JobKind, Order, Tally};
+use crate::store::{Renewed, StoreError};
 
 /// How often progress is told.
 const TOLD: Duration = Duration::from_millis(500);
@@ -74,7 +73,7 @@ pub(super) struct Reporter {
     progress: Progress,
     to: mpsc::Sender<Progress>,
     last_told: Instant,
-    lease: Kept,
+    lease: Renewed,
 }
 
 impl Reporter {
@@ -111,36 +110,6 @@ impl Reporter {
 
     pub(super) fn job(&self) -> &JobId {
         &self.progress.job
-    }
-}
-
-/// The lease, kept for as long as this is.
-pub(super) struct Kept {
-    lease: Lease,
-    renewing: JoinHandle<()>,
-}
-
-impl Kept {
-    pub(super) fn renewed(lease: Lease) -> Self {
-        let renewing = tokio::spawn(renew(lease.clone()));
-        Self { lease, renewing }
-    }
-
-    /// Whether it could not be renewed.
-    pub(super) fn is_lost(&self) -> bool {
-        self.renewing.is_finished()
-    }
-
-    pub(super) async fn give_up(self) {
-        self.renewing.abort();
-        // An error says that the store is away: the lease ends by itself.
-        let _ = self.lease.clone().give_up().await;
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.renewing.abort();
     }
 }
 
@@ -441,12 +410,12 @@ impl Redrive {
         purpose: &str,
         patience: Duration,
         is_left: impl Fn() -> bool,
-    ) -> Result<Kept, RedriveError> {
+    ) -> Result<Renewed, RedriveError> {
         let deadline = Instant::now() + patience;
         loop {
             match self.store.lease(purpose).await? {
                 Ok(lease) => {
-                    let lease = Kept::renewed(lease);
+                    let lease = Renewed::new(lease);
                     // The holder before may have been killed in the middle of one.
                     // Should this fail, it ends by itself.
                     let _ = self.store.end_stale_transactions().await;
@@ -473,21 +442,5 @@ pub(super) fn order(kind: JobKind, selection: &Selection) -> Order {
         selection: selection.filter.to_string(),
         key: selection.filter.key(),
         edit: None,
-    }
-}
-
-/// Renews a lease until it is lost.
-async fn renew(lease: Lease) {
-    let mut renewed = Instant::now();
-    loop {
-        tokio::time::sleep(Lease::RENEWAL).await;
-        match lease.renew().await {
-            Ok(true) => renewed = Instant::now(),
-            Ok(false) => return,
-            // The store is away: the job will notice that by itself, and the
-            // lease may still be ours when it is back.
-            Err(_) if renewed.elapsed() < 3 * Lease::RENEWAL => {}
-            Err(_) => return,
-        }
     }
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use prometheus_client::metrics::gauge::Gauge;
 use tracing::{error, info, warn};
 
-use super::job::Kept;
 use super::{Redrive, RedriveError};
 use crate::bus::Patience;
 use crate::bus::outbox::{Outbox, Unsent};
 use crate::deadletter::Sealed;
 use crate::failpoint::{self, Point};
 use crate::shutdown::Shutdown;
+use crate::store::Renewed;
 
 /// How often it is looked whether letters wait.
 const LOOK: Duration = Duration::from_secs(1);
@@ -72,13 +72,13 @@ impl Redrive {
         let Some(lease) = self.store.sender_lease().await? else {
             return Ok(0);
         };
-        let lease = Kept::renewed(lease);
+        let lease = Renewed::new(lease);
         let outcome = self.send_while(&lease).await;
         lease.give_up().await;
         outcome
     }
 
-    async fn send_while(&self, lease: &Kept) -> Result<u64, RedriveError> {
+    async fn send_while(&self, lease: &Renewed) -> Result<u64, RedriveError> {
         // Endless: what waits on a connection that is given up arrives all the same,
         // and would be sent twice.
         let outbox = Outbox::open(&self.bus, &self.flow, Patience::Endless).await?;

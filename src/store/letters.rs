@@ -11,7 +11,6 @@
 mod accounts;
 mod documents;
 mod jobs;
-mod lease;
 mod listing;
 mod reading;
 mod shelf;
@@ -19,7 +18,6 @@ mod unsent;
 
 pub use documents::{Entry, Kept};
 pub use jobs::{Edit, Failed, Job, JobId, JobKind, Order, Tally};
-pub use lease::Lease;
 pub use listing::{Group, Page, Place};
 pub use shelf::{Census, Shelf, Standing};
 pub use unsent::{Unsent, UnsentId};

@@ -6,8 +6,8 @@
 
 use mongodb::bson::{Document, doc};
 
-use super::lease::LEASE;
 use super::shelf::Shelf;
+use crate::store::lease::DEAD_LETTERS;
 use crate::store::{Store, StoreError};
 
 /// The rules of this version. 2: what the broker itself gave up, with `expired`,
@@ -20,7 +20,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn is_index_current(&self) -> Result<bool, StoreError> {
-        let current = doc! { "_id": LEASE, "rules": { "$gte": RULES } };
+        let current = doc! { "_id": DEAD_LETTERS, "rules": { "$gte": RULES } };
         Ok(self.meta::<Document>().find_one(current).await?.is_some())
     }
 
@@ -31,7 +31,7 @@ impl Store {
     pub async fn note_index_current(&self) -> Result<(), StoreError> {
         let meta = self.meta::<Document>();
         let note = doc! { "$max": { "rules": RULES } };
-        meta.update_one(doc! { "_id": LEASE }, note).await?;
+        meta.update_one(doc! { "_id": DEAD_LETTERS }, note).await?;
         Ok(())
     }
 

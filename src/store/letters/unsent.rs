@@ -14,14 +14,11 @@ use mongodb::options::Hint;
 use serde::{Deserialize, Serialize};
 
 use super::documents::{Kept, LetterDocument};
-use super::lease::Lease;
 use super::shelf::{duplicates_alone, fitting};
 use crate::deadletter::{DeadLetter, Sealed};
+use crate::store::lease::{self, Lease};
 use crate::store::schema::collection::UNSENT_LETTERS;
 use crate::store::{Store, StoreError};
-
-/// The lease of whoever sends them, in `meta`.
-const SENDER: &str = "unsent_letters";
 
 /// Names one that waits. Made before it is kept, so that keeping it twice is keeping
 /// it once.
@@ -177,7 +174,10 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn sender_lease(&self) -> Result<Option<Lease>, StoreError> {
-        Ok(self.lease_named(SENDER, "sending letters").await?.ok())
+        Ok(self
+            .lease_named(lease::UNSENT_LETTERS, "sending letters")
+            .await?
+            .ok())
     }
 
     fn unsent_documents<T: Send + Sync>(&self) -> Collection<T> {

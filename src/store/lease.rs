@@ -1,15 +1,24 @@
-//! One at a time at the dead-letter queue: two passes would each see a part of
-//! it only. And one who sends what waits for it, lest it be sent twice.
+//! Leases: the right to be the only process that does something, for as long as
+//! it is renewed. Each is a document in `meta`, and all go by the server's clock.
+//!
+//! A lease keeps two processes from doing the same work, not from doing harm: one
+//! that was frozen goes on for a moment as if it still had it. What must not
+//! happen then names the [holder](Lease::holder) in the write itself.
 
 use std::time::Duration;
 
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{DateTime, Document, doc};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::store::{Store, StoreError};
 
-/// The document in `meta`.
-pub(super) const LEASE: &str = "dead_letters";
+/// Of those who work on the dead-letter queue: two passes would each see a part
+/// of it only.
+pub(super) const DEAD_LETTERS: &str = "dead_letters";
+/// Of whoever sends the letters that wait, lest they be sent twice.
+pub(super) const UNSENT_LETTERS: &str = "unsent_letters";
 /// How long a lease lasts after it was taken or renewed, by the server's clock.
 const LENGTH: Duration = Duration::from_secs(8);
 
@@ -27,6 +36,11 @@ pub struct Lease {
 impl Lease {
     /// How often it must be renewed, amply.
     pub const RENEWAL: Duration = Duration::from_secs(2);
+
+    /// Tells this lease from all before and after it under the same name.
+    pub(super) fn holder(&self) -> ObjectId {
+        self.holder
+    }
 
     /// Goes on for as long again. `false` when somebody else has it by now.
     ///
@@ -51,6 +65,60 @@ impl Lease {
     }
 }
 
+/// A lease that is renewed for as long as this is kept.
+#[derive(Debug)]
+pub struct Renewed {
+    lease: Lease,
+    renewing: JoinHandle<()>,
+}
+
+impl Renewed {
+    /// Renews a lease from now on.
+    pub fn new(lease: Lease) -> Self {
+        let renewing = tokio::spawn(renew(lease.clone()));
+        Self { lease, renewing }
+    }
+
+    /// What is renewed.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Whether it could not be renewed.
+    pub fn is_lost(&self) -> bool {
+        self.renewing.is_finished()
+    }
+
+    /// Lets the next one in.
+    pub async fn give_up(self) {
+        self.renewing.abort();
+        // An error says that the store is away: the lease ends by itself.
+        let _ = self.lease.clone().give_up().await;
+    }
+}
+
+impl Drop for Renewed {
+    fn drop(&mut self) {
+        self.renewing.abort();
+    }
+}
+
+/// Renews a lease until it is lost.
+async fn renew(lease: Lease) {
+    let mut renewed = Instant::now();
+    loop {
+        tokio::time::sleep(Lease::RENEWAL).await;
+        match lease.renew().await {
+            Ok(true) => renewed = Instant::now(),
+            Ok(false) => return,
+            // The store is away: the work will notice that by itself, and the
+            // lease may still be ours when it is back.
+            Err(_) if renewed.elapsed() < 3 * Lease::RENEWAL => {}
+            Err(_) => return,
+        }
+    }
+}
+
 fn extension() -> Document {
     let millis = i64::try_from(LENGTH.as_millis()).unwrap_or(i64::MAX);
     doc! { "$set": { "until": { "$add": ["$$NOW", millis] } } }
@@ -63,7 +131,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn lease(&self, purpose: &str) -> Result<Result<Lease, String>, StoreError> {
-        self.lease_named(LEASE, purpose).await
+        self.lease_named(DEAD_LETTERS, purpose).await
     }
 
     pub(super) async fn lease_named(
@@ -91,7 +159,7 @@ impl Store {
 
     /// Makes sure of its document.
     pub(super) async fn create_lease(&self) -> Result<(), StoreError> {
-        self.create_lease_named(LEASE).await
+        self.create_lease_named(DEAD_LETTERS).await
     }
 
     async fn create_lease_named(&self, name: &str) -> Result<(), StoreError> {
@@ -107,7 +175,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn lease_taken(&self) -> Result<bool, StoreError> {
-        let taken = doc! { "_id": LEASE, "$expr": { "$gte": ["$until", "$$NOW"] } };
+        let taken = doc! { "_id": DEAD_LETTERS, "$expr": { "$gte": ["$until", "$$NOW"] } };
         Ok(self.meta::<Document>().find_one(taken).await?.is_some())
     }
 
