@@ -17,6 +17,7 @@ use crate::event::decode::Decoder;
 use crate::grpc::{Asked, Bound, DeadLetters, Guard, ServeError};
 use crate::lane::{Lane, Shared, TypesInFlight, ask_in_doubt};
 use crate::maintenance::background;
+use crate::notify::Notifications;
 use crate::outage::Outage;
 use crate::pipeline::Pipeline;
 use crate::redrive::{self, Redrive};
@@ -89,6 +90,8 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let flow = Flow::shown_in(metrics.bus_blocked.clone());
     let redrive = Redrive::new(store.clone(), &config, flow.clone());
     let (closed, left) = (store.clone(), redrive.clone());
+    let asked = (store.clone(), reader.clone(), serving.clone());
+    let notifications = Notifications::new(&config, asked, flow.clone(), metrics.notify.clone());
 
     let mut parts = JoinSet::new();
     let standing = Standing::new(metrics.clone(), shutdown.clone());
@@ -106,7 +109,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     parts.spawn(ingest(
         config,
         store,
-        (redrive, flow),
+        (redrive, flow, notifications),
         feed,
         metrics,
         consuming,
@@ -261,7 +264,7 @@ fn guard(config: &Config, metrics: &Metrics, shutdown: &Shutdown) -> Result<Guar
 async fn ingest(
     config: Config,
     store: Store,
-    (redrive, flow): (Redrive, Flow),
+    (redrive, flow, notifications): (Redrive, Flow, Option<Notifications>),
     feed: CommitFeed,
     metrics: Metrics,
     consuming: watch::Sender<bool>,
@@ -337,6 +340,9 @@ async fn ingest(
         background_upkeep,
         shutdown.clone(),
     ));
+    if let Some(notifications) = notifications {
+        tasks.spawn(notifications.run(shutdown.clone()));
+    }
     tasks.spawn(consumer.run(sink, written, shutdown.clone()));
     info!(queue = %config.bus.queue, database = %config.store.database, "taking events");
     while let Some(ended) = tasks.join_next().await {

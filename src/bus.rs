@@ -7,6 +7,7 @@
 //! - [`Publisher`] publishes events with broker confirms.
 //! - [`letterbox`] goes through the dead-letter queue, [`lookout`] asks how long it is,
 //!   [`outbox`] sends letters on.
+//! - [`notifier`] publishes notifications about counters that have changed.
 //! - [`upkeep`] notices when the exchange was replaced, and binds the queue again.
 //! - [`inspect()`] looks at the broker and changes nothing.
 //!
@@ -39,6 +40,7 @@ pub mod letterbox;
 mod letters;
 mod line;
 pub mod lookout;
+pub mod notifier;
 pub mod outbox;
 mod publisher;
 mod reading;

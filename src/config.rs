@@ -55,6 +55,8 @@ pub struct Config {
     pub serving: Serving,
     /// Verifying in the background.
     pub verify: Verify,
+    /// Notifications on the bus.
+    pub notify: Notify,
 }
 
 /// RabbitMQ: where events come from and dead letters go.
@@ -286,6 +288,51 @@ pub struct Verify {
     pub interval_seconds: u64,
     /// Dialogs each time.
     pub dialogs: u32,
+}
+
+/// Notifications on the bus: messages about counters that have changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Notify {
+    /// Whether any are published, and in which form.
+    pub format: NotifyFormat,
+    /// Where they are published.
+    pub exchange: String,
+    /// Milliseconds in which the changes of one user become one message.
+    pub interval_ms: u64,
+    /// Members of a dialog beyond which it, and not each of them, is told of.
+    pub fan_out_limit: u32,
+    /// Of cloudevents: who the source is.
+    pub source: String,
+    /// Of chat3: what is added to versions.
+    pub chat3_version_offset: i64,
+}
+
+/// The form of notifications.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotifyFormat {
+    /// None are published.
+    #[default]
+    Off,
+    /// CloudEvents 1.0, structured JSON.
+    #[serde(rename = "cloudevents")]
+    CloudEvents,
+    /// What clients of Chat3 get.
+    Chat3,
+}
+
+impl Default for Notify {
+    fn default() -> Self {
+        Self {
+            format: NotifyFormat::default(),
+            exchange: "chat_counters_notifications".into(),
+            interval_ms: 250,
+            fan_out_limit: 1_000,
+            source: "/chat-counters".into(),
+            chat3_version_offset: 0,
+        }
+    }
 }
 
 impl Default for Bus {

@@ -1,4 +1,4 @@
-//! Points between delivery and ack, of watching, of a rebuild and of a job on dead
+//! Points between delivery and ack, of watching, of notifications, of a rebuild and of a job on dead
 //! letters, at which a test can have the process die.
 //!
 //! `CHAT_COUNTERS_FAILPOINT=NAME` or `NAME:N` aborts the process when it passes
@@ -57,6 +57,14 @@ pub enum Point {
     Moved,
     /// What a stream is to be told is taken out of memory, and not sent.
     Given,
+    /// Which commits are to be notified of is known, and nothing published.
+    NotifyTaken,
+    /// What users are to be notified of is read, and not published.
+    NotifyRead,
+    /// The broker has confirmed all notifications, and the cursor is where it was.
+    NotifyConfirmed,
+    /// The cursor is behind them.
+    NotifySaved,
     /// A rebuild has replayed and noted a stretch of the journal.
     Replayed,
     /// It has followed one.
@@ -98,6 +106,15 @@ impl Point {
     /// Those between a commit and whoever watches, in their order.
     pub const WATCHING: [Point; 4] = [Point::AfterCommit, Point::Fed, Point::Moved, Point::Given];
 
+    /// Those between a commit and the cursor of notifications, in their order.
+    pub const NOTIFYING: [Point; 5] = [
+        Point::AfterCommit,
+        Point::NotifyTaken,
+        Point::NotifyRead,
+        Point::NotifyConfirmed,
+        Point::NotifySaved,
+    ];
+
     /// Those of a rebuild, in their order.
     pub const REBUILD: [Point; 4] = [
         Point::Replayed,
@@ -110,7 +127,8 @@ impl Point {
         let delivery = Self::DELIVERY.into_iter();
         let delivery = delivery.chain(Self::WAITING);
         let of_jobs = Self::JOB.into_iter().chain(Self::REBUILD);
-        delivery.chain(of_jobs).chain(Self::WATCHING)
+        let told = Self::WATCHING.into_iter().chain(Self::NOTIFYING);
+        delivery.chain(of_jobs).chain(told)
     }
 
     /// Its name in the variable.
@@ -138,6 +156,10 @@ impl Point {
             Point::Fed => "fed",
             Point::Moved => "moved",
             Point::Given => "given",
+            Point::NotifyTaken => "notify_taken",
+            Point::NotifyRead => "notify_read",
+            Point::NotifyConfirmed => "notify_confirmed",
+            Point::NotifySaved => "notify_saved",
             Point::Replayed => "replayed",
             Point::Followed => "followed",
             Point::Fenced => "fenced",

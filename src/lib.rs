@@ -36,6 +36,7 @@ pub mod history;
 pub mod lane;
 pub mod listener;
 pub mod maintenance;
+pub mod notify;
 pub mod outage;
 pub mod pipeline;
 pub mod pki;

@@ -9,7 +9,6 @@
 //! ([`load`]). Whatever cannot be proven complete is forgotten. Whatever does not
 //! work here is answered by the store, as if this module did not exist.
 
-mod cut;
 mod follow;
 mod load;
 pub mod model;
@@ -34,7 +33,6 @@ use follow::{Follower, Round};
 use load::{Fulfilled, Loads, Wish};
 use shared::Shared;
 
-pub use cut::Cut;
 pub use model::{Held, Wanted};
 pub use remembered::Remembered;
 

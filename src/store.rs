@@ -16,6 +16,7 @@ mod listing;
 mod load;
 mod migrate;
 mod names;
+mod notifications;
 pub mod read;
 pub mod rebuild;
 pub mod recount;
@@ -41,6 +42,7 @@ pub use error::{Class, StoreError};
 pub use lease::{Lease, Renewed};
 pub use load::{Loader, MAX_TAIL};
 pub use migrate::Retention;
+pub use notifications::{Cursor, SavedCursor};
 pub use read::{CommitFeed, Reader};
 
 /// How long an operation looks for a server before it fails, unless the URL

@@ -110,7 +110,7 @@ impl Ear {
                 self.flow.gauge.set(1);
                 warn!(
                     reason,
-                    "RabbitMQ takes no messages from those who publish: dead letters wait in the database"
+                    "RabbitMQ takes no messages from those who publish: dead letters wait in the database, and notifications wait"
                 );
             }
             state.reason = reason;

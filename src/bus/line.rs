@@ -50,6 +50,16 @@ pub(super) struct Line {
     _listening: JoinSet<()>,
 }
 
+/// A message that is to be published.
+pub(super) struct Outgoing<'m> {
+    pub(super) exchange: ShortString,
+    pub(super) routing_key: ShortString,
+    /// Whether it is to come back when no queue gets it.
+    pub(super) is_mandatory: bool,
+    pub(super) properties: BasicProperties,
+    pub(super) body: &'m [u8],
+}
+
 /// What the broker said to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -102,10 +112,30 @@ impl Line {
         (doing, queue): (&str, ShortString),
         messages: impl Iterator<Item = (BasicProperties, &'m [u8])>,
     ) -> Result<Vec<Answer>, BusError> {
+        let messages = messages.map(|(properties, body)| Outgoing {
+            exchange: "".into(),
+            routing_key: queue.clone(),
+            is_mandatory: true,
+            properties,
+            body,
+        });
+        self.publish_all(doing, messages).await
+    }
+
+    /// Publishes messages, each to its exchange, and returns what the broker said
+    /// to each.
+    ///
+    /// # Errors
+    /// When that is not for certain: of some of them, perhaps.
+    pub(super) async fn publish_all<'m>(
+        &self,
+        doing: &str,
+        messages: impl Iterator<Item = Outgoing<'m>>,
+    ) -> Result<Vec<Answer>, BusError> {
         let answers = async {
             let mut confirms = Vec::new();
-            for (properties, body) in messages {
-                let sent = self.send(queue.clone(), properties, body).await;
+            for message in messages {
+                let sent = self.send(message).await;
                 confirms.push(sent.map_err(|error| BusError::while_doing(doing, &error))?);
             }
             let answers = join_all(confirms).await.into_iter().map(answer);
@@ -116,19 +146,18 @@ impl Line {
     }
 
     /// Returns once the message is written, so not while the broker takes nothing.
-    async fn send(
-        &self,
-        queue: ShortString,
-        properties: BasicProperties,
-        body: &[u8],
-    ) -> lapin::Result<PublisherConfirm> {
+    async fn send(&self, message: Outgoing<'_>) -> lapin::Result<PublisherConfirm> {
         let options = BasicPublishOptions {
-            mandatory: true,
+            mandatory: message.is_mandatory,
             ..Default::default()
         };
-        let sent = self
-            .channel
-            .basic_publish("".into(), queue, options, body, properties);
+        let sent = self.channel.basic_publish(
+            message.exchange,
+            message.routing_key,
+            options,
+            message.body,
+            message.properties,
+        );
         sent.await
     }
 

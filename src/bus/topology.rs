@@ -33,18 +33,27 @@ pub(super) async fn declare(link: &Link, bus: &config::Bus) -> Result<(), BusErr
     bind(link, bus).await
 }
 
-/// Makes sure of the topic exchange. One that exists stays as its owner made
-/// it; that it is a topic exchange is all that matters.
+/// Makes sure of the exchange that events come from.
 pub(super) async fn exchange(link: &Link, bus: &config::Bus) -> Result<(), BusError> {
-    let existed = exchange_exists(link, bus).await?;
-    let name = short("bus.exchange", &bus.exchange)?;
+    topic_exchange(link, "bus.exchange", &bus.exchange).await
+}
+
+/// Makes sure of a topic exchange, named by a key of the configuration. One that
+/// exists stays as its owner made it; that it is a topic exchange is all that
+/// matters.
+pub(super) async fn topic_exchange(
+    link: &Link,
+    key: &'static str,
+    exchange: &str,
+) -> Result<(), BusError> {
+    let name = short(key, exchange)?;
+    let existed = is_declared(link, name.clone()).await?;
     match declare_exchange(link, name, false).await? {
         Ok(()) => Ok(()),
         // It is there, but this user may not declare exchanges: take it as it is.
         Err(error) if existed && amqp_code(&error) == Some(403) => Ok(()),
         Err(error) if amqp_code(&error) == Some(406) => {
-            let mismatch =
-                Mismatch::parse("exchange", &bus.exchange, "bus.exchange", &answer(&error));
+            let mismatch = Mismatch::parse("exchange", exchange, key, &answer(&error));
             // The type is compared first: any other difference is the owner's business.
             if mismatch.argument == "type" {
                 Err(mismatch.into())
@@ -58,8 +67,11 @@ pub(super) async fn exchange(link: &Link, bus: &config::Bus) -> Result<(), BusEr
 
 /// Whether the exchange exists. Creates nothing.
 pub(super) async fn exchange_exists(link: &Link, bus: &config::Bus) -> Result<bool, BusError> {
-    let name = short("bus.exchange", &bus.exchange)?;
-    match declare_exchange(link, name, true).await? {
+    is_declared(link, short("bus.exchange", &bus.exchange)?).await
+}
+
+async fn is_declared(link: &Link, exchange: ShortString) -> Result<bool, BusError> {
+    match declare_exchange(link, exchange, true).await? {
         Ok(()) => Ok(true),
         Err(error) if amqp_code(&error) == Some(404) => Ok(false),
         Err(error) => Err(BusError::while_doing("looking for the exchange", &error)),

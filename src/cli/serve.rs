@@ -31,7 +31,7 @@ impl Serve {
             let loaded = global.load()?;
             log::init(&loaded.config.log);
             announce(&loaded);
-            Ok::<_, Failure>(app::run(loaded.config).await?)
+            Ok::<_, Failure>(Box::pin(app::run(loaded.config)).await?)
         };
         Ok(match served.await {
             Ok(()) => ExitCode::Done,

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Config;
 use super::load::{Problem, Source};
+use super::{Config, NotifyFormat};
 
 /// Everything that does not fit together.
 pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>) -> Vec<Problem> {
@@ -38,6 +38,14 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
                 format!("both ({url}: {})", sources[url]),
             );
         }
+    }
+    let notify = &config.notify;
+    if notify.format != NotifyFormat::Off && notify.exchange == bus.exchange {
+        refuse(
+            "notify.exchange",
+            "another exchange than bus.exchange, lest notifications come back as events".into(),
+            notify.exchange.clone(),
+        );
     }
     let of_bus = [
         ("bus.tls.key_file", &bus.tls.key_file, &bus.tls.cert_file),

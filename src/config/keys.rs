@@ -202,6 +202,18 @@ pub const KEYS: &[Key] = &[
         "How often the service verifies a few dialogs drawn at random, in seconds; 0 = never"),
     key("verify.dialogs", "5", number(1, 10_000),
         "Dialogs verified each time"),
+    key("notify.format", "\"off\"", Rule::Text(rules::notify_format),
+        "Notifications on the bus: off, cloudevents (CloudEvents 1.0 in structured JSON) or chat3 (what clients of Chat3 get)"),
+    key("notify.exchange", "\"chat_counters_notifications\"", NAME,
+        "Topic exchange that notifications are published to; declared if missing. For Chat3's clients: chat3_updates"),
+    key("notify.interval_ms", "250", number(10, 60_000),
+        "So often notifications are published, in milliseconds; what changed about a user meanwhile is one message"),
+    key("notify.fan_out_limit", "1000", number(0, 10_000_000),
+        "When a message changes a dialog with more members, one notification about the dialog is published in the place of one for each member"),
+    key("notify.source", "\"/chat-counters\"", Rule::Text(rules::uri_reference),
+        "For cloudevents: the source of all notifications, a URI reference"),
+    key("notify.chat3_version_offset", "0", number(0, 1 << 52),
+        "For chat3: what is added to statsVersion, so that it goes on above what Chat3 itself has sent; clients drop lower ones"),
 ];
 
 /// A file of all defaults, each with its meaning.

@@ -106,6 +106,23 @@ pub(super) fn check_tenant(text: &str) -> Result<(), &'static str> {
         .ok_or("off, warn or dead_letter")
 }
 
+pub(super) fn notify_format(text: &str) -> Result<(), &'static str> {
+    ["off", "cloudevents", "chat3"]
+        .contains(&text)
+        .then_some(())
+        .ok_or("off, cloudevents or chat3")
+}
+
+/// A URI reference, as far as it can be told from other texts.
+pub(super) fn uri_reference(text: &str) -> Result<(), &'static str> {
+    let legal = |c: char| {
+        c.is_ascii_graphic() && !matches!(c, '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')
+    };
+    ((1..=255).contains(&text.len()) && text.chars().all(legal))
+        .then_some(())
+        .ok_or("a URI reference of 1 to 255 characters, as in /chat-counters or https://counters.example.org")
+}
+
 pub(super) fn file(text: &str) -> Result<(), &'static str> {
     (!text.contains('\0'))
         .then_some(())

@@ -8,8 +8,8 @@
 
 use crate::event::{DialogId, Micros, TenantId, UserId};
 use crate::history::{Origin, Position};
-use crate::serving::Cut;
 use crate::serving::watching::Since;
+use crate::store::commits::Cut;
 use crate::store::fence::WriterId;
 use crate::store::read::{self, DialogOrder, PlaceInOrder};
 

@@ -9,11 +9,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::cut::Cut;
 use super::shared::{AsOf, Memory, Shared};
 use crate::failpoint::{self, Point};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
+use crate::store::commits::Cut;
 use crate::store::commits::{Committed, Position, Record, Span};
 use crate::store::fence::WriterId;
 use crate::telemetry::metrics::Forgotten;
@@ -327,16 +327,6 @@ async fn detached<T: Send + 'static>(
 
 /// A commit, with what it changed.
 type Told = (WriterId, i64, Arc<Record>);
-
-impl From<&Position> for Cut {
-    fn from(position: &Position) -> Self {
-        let mut cut = Self::default();
-        for (writer, number) in &position.commits {
-            cut.raise(*writer, *number);
-        }
-        cut
-    }
-}
 
 fn lengthen(spans: &mut Vec<Span>, writer: WriterId, number: i64) {
     match spans.last_mut() {

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Serving;
-use super::cut::Cut;
 use super::model::{Ended, Load, Loaded, Wanted};
 use crate::event::{DialogId, TenantId, UserId};
 use crate::shutdown::Shutdown;
+use crate::store::commits::Cut;
 use crate::store::read::{ReadError, Shares};
 
 /// Processors for each load that is under way: a load keeps about one busy, here

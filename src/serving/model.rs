@@ -52,7 +52,7 @@ use crate::event::TenantId;
 use crate::store::commits::Record;
 use crate::store::fence::WriterId;
 
-use super::Cut;
+use crate::store::commits::Cut;
 use apply::For;
 use entries::Entries;
 use loads::Loads;

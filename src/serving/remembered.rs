@@ -1,7 +1,9 @@
 //! The questions that memory answers.
 
 use super::model::{Model, Wanted};
-use crate::store::read::{Dialogs, DialogsInOrder, DialogsOfUser, Query, UserInDialog, Users};
+use crate::store::read::{
+    ChangedUsers, Dialogs, DialogsInOrder, DialogsOfUser, Query, UserInDialog, Users,
+};
 
 /// A question that can be answered from memory, once all that it is about is
 /// there.
@@ -67,6 +69,28 @@ impl Remembered for DialogsInOrder {
             users: vec![self.user.clone()],
             ..Wanted::default()
         })
+    }
+}
+
+impl Remembered for ChangedUsers {
+    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
+        let mut wanted = Wanted::default();
+        let mut answer = Vec::with_capacity(self.users.len());
+        for (user, dialogs) in &self.users {
+            let Some(stats) = model.user(&self.tenant, user) else {
+                wanted.users.push(user.clone());
+                continue;
+            };
+            let mut in_dialogs = Vec::with_capacity(dialogs.len());
+            for dialog in dialogs {
+                match model.user_in_dialog(&self.tenant, user, dialog) {
+                    Some(stats) => in_dialogs.push(stats),
+                    None => wanted.dialogs.push(dialog.clone()),
+                }
+            }
+            answer.push((stats, in_dialogs));
+        }
+        wanted.or(answer)
     }
 }
 

@@ -25,13 +25,13 @@ use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::cut::Cut;
 use super::follow::MOST_FETCHED;
 use super::load::Fulfilled;
 use super::model::{Touched, Wanted};
 use super::{Serving, shared::Memory};
 use crate::event::{DialogId, TenantId, UserId};
 use crate::failpoint::{self, Point};
+use crate::store::commits::Cut;
 use crate::store::commits::Span;
 use crate::store::read::{DialogStats, UserDialogStats, UserStats};
 

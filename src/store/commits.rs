@@ -6,6 +6,7 @@
 //! the numbers of all writers, a [`Position`], say what is committed, and a record
 //! that should be there and is not says that something is missing.
 
+mod cut;
 mod position;
 mod record;
 
@@ -18,6 +19,7 @@ use mongodb::bson::raw::RawDocument;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, DateTime, Document, RawDocumentBuf, doc, rawdoc};
 
+pub use cut::Cut;
 pub use position::Position;
 pub use record::{
     ConsumedChanged, DialogChanged, DialogNow, Facts, NotARecord, Record, ShareChanged,

@@ -11,6 +11,7 @@ mod awaited;
 mod feed;
 mod history;
 mod journal;
+mod notified;
 mod orders;
 mod queries;
 mod readers;
@@ -35,6 +36,9 @@ use awaited::Awaited;
 
 pub use feed::CommitFeed;
 pub use history::{Entry, History, HistoryPage, Scope};
+pub use notified::{
+    Cause, ChangedUsers, Members, MembersOf, PlaceInShares, SharesAfter, SharesOf, Sources, TypesOf,
+};
 pub use orders::{DialogOrder, DialogsInOrder, PageInOrder, PlaceInOrder};
 pub use queries::{Dialogs, DialogsOfUser, Messages, Page, Query, UserInDialog, Users};
 pub use rows::{DialogRow, Malformed, MembershipRow};

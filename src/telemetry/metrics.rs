@@ -1,6 +1,7 @@
 //! What the service counts about itself. Never labelled by user, dialog,
 //! message or tenant: labels are closed sets or capped.
 
+mod notify;
 mod serving;
 
 use std::collections::HashSet;
@@ -15,6 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use notify::{NotifyMetrics, Told};
 pub use serving::{Forgotten, ServingMetrics, Source, WatchMetrics};
 
 use super::process::Resident;
@@ -124,6 +126,8 @@ pub struct Metrics {
     pub topology_broken: Gauge,
     /// Reads from memory.
     pub serving: ServingMetrics,
+    /// Notifications on the bus.
+    pub notify: NotifyMetrics,
     /// Dialogs verified in the background.
     pub verified_dialogs: Counter,
     /// Counters found there that differ from the recorded facts.
@@ -174,6 +178,7 @@ impl Metrics {
             bus_answered: Gauge::default(),
             last_settled: Gauge::default(),
             serving: ServingMetrics::default(),
+            notify: NotifyMetrics::default(),
             verified_dialogs: Counter::default(),
             differences: Counter::default(),
             connections: Family::default(),
@@ -204,6 +209,7 @@ impl Metrics {
         let metrics = self;
         let registry = registry.sub_registry_with_prefix("chat_counters");
         metrics.serving.register(registry);
+        metrics.notify.register(registry);
         registry.register(
             "deliveries",
             "Deliveries received from the broker",

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::event::{DialogId, TenantId, UserId};
-use crate::serving::Cut;
+use crate::store::commits::Cut;
 use crate::store::commits::Record;
 use crate::store::fence::WriterId;
 use crate::store::read::{DialogRow, MembershipRow};

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::{Subject, Update};
 use crate::event::TenantId;
-use crate::serving::Cut;
 use crate::serving::model::{Model, Pin};
+use crate::store::commits::Cut;
 
 /// Subjects in one update of a stream, at most.
 const MOST_UPDATES: usize = 500;

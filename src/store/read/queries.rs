@@ -265,7 +265,7 @@ impl Query for Messages {
     }
 }
 
-async fn dialogs_of(
+pub(super) async fn dialogs_of(
     tenant: &TenantId,
     shares: &[MembershipRow],
     snapshot: &mut Snapshot,

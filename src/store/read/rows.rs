@@ -204,6 +204,11 @@ pub(super) fn text<'a>(name: &str, value: RawBsonRef<'a>) -> Result<&'a str, Mal
     value.as_str().ok_or_else(|| wrong(name))
 }
 
+/// A field that is a text.
+pub(super) fn text_of<'a>(document: &'a RawDocument, name: &str) -> Result<&'a str, Malformed> {
+    text(name, document.get(name)?.ok_or_else(|| wrong(name))?)
+}
+
 pub(super) fn micros(name: &str, value: RawBsonRef<'_>) -> Result<Micros, Malformed> {
     Micros::new(integer(name, value)?).ok_or_else(|| wrong(name))
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use super::store::{dialog, micros, tenant, user};
 use crate::derive::state::DialogKey;
 use crate::event::SenderType;
-use crate::serving::Cut;
 use crate::serving::model::{Ended, Loaded, Model, Wanted};
+use crate::store::commits::Cut;
 use crate::store::commits::{ConsumedChanged, DialogChanged, DialogNow, Record, ShareChanged};
 use crate::store::fence::WriterId;
 use crate::store::read::{

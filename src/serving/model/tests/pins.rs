@@ -2,8 +2,8 @@
 
 use super::rules::{Pair, ROOMY, dialogs, users};
 use super::store::{What, dialog, tenant, user};
-use crate::serving::Cut;
 use crate::serving::model::{Ended, NotPinned, Pin, Touched};
+use crate::store::commits::Cut;
 
 fn pinned(pair: &mut Pair, n: usize) -> Pin {
     assert_eq!(pair.load(&users(&[n])), Ended::Held);

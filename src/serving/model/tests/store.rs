@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::derive::state::DialogKey;
 use crate::event::{DialogId, Micros, SenderType, TenantId, UserId};
-use crate::serving::Cut;
 use crate::serving::model::{Loaded, Wanted};
+use crate::store::commits::Cut;
 use crate::store::commits::{
     ConsumedChanged, DialogChanged, DialogNow, Facts, Record, ShareChanged,
 };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Position;
 use crate::store::fence::WriterId;
 
 /// For each writer the number of its last commit: all of each commit up to it,
@@ -57,6 +58,16 @@ impl Cut {
     /// Whether nothing was committed.
     pub fn is_empty(&self) -> bool {
         self.commits.is_empty()
+    }
+}
+
+impl From<&Position> for Cut {
+    fn from(position: &Position) -> Self {
+        let mut cut = Self::default();
+        for (writer, number) in &position.commits {
+            cut.raise(*writer, *number);
+        }
+        cut
     }
 }
 

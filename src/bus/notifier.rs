@@ -1,0 +1,134 @@
+//! Publishing notifications, each confirmed by the broker.
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use super::error::{BusError, short};
+use super::flow::Flow;
+use super::letter::PERSISTENT;
+use super::line::{Answer, Line, Outgoing, Patience};
+use super::topology;
+use crate::config;
+
+/// Longest routing key: a short string of AMQP, in bytes.
+const MOST_BYTES: usize = 255;
+
+/// A message about something that has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notification {
+    /// By which queues get it. What is longer than 255 bytes is cut.
+    pub routing_key: String,
+    /// The media type of the body.
+    pub content_type: &'static str,
+    /// The same for each time that it is published, if it has such a name. Left
+    /// out where it is longer than 255 bytes.
+    pub message_id: Option<String>,
+    /// What kind of message it is, if the properties are to say so.
+    pub message_type: Option<&'static str>,
+    /// Seconds since the epoch.
+    pub timestamp: u64,
+    /// For those who bind or sort by headers: texts alone, which AMQP 1.0 has too.
+    pub headers: Vec<(&'static str, String)>,
+    /// What it says.
+    pub body: Vec<u8>,
+}
+
+/// A connection of its own that publishes notifications to a topic exchange. A
+/// broker that takes nothing is waited for without an end: nobody waits for this.
+pub struct Notifier {
+    line: Line,
+    exchange: ShortString,
+}
+
+impl Notifier {
+    /// Connects, and declares the exchange if there is none.
+    ///
+    /// # Errors
+    /// Any [`BusError`]; an exchange of another type is [`BusError::Incompatible`].
+    pub async fn open(
+        bus: &config::Bus,
+        notify: &config::Notify,
+        flow: &Flow,
+    ) -> Result<Self, BusError> {
+        const KEY: &str = "notify.exchange";
+        let name = "chat-counters notifications";
+        let line = Line::open(bus, name, flow, Patience::Endless).await?;
+        topology::topic_exchange(&line.link, KEY, &notify.exchange).await?;
+        let exchange = short(KEY, &notify.exchange)?;
+        Ok(Self { line, exchange })
+    }
+
+    /// Whether the connection is there, as far as is known.
+    pub fn is_open(&self) -> bool {
+        self.line.is_open()
+    }
+
+    /// Publishes messages, and returns for each whether the broker has taken it.
+    /// It takes those that no queue is bound for, too: nobody wants them.
+    ///
+    /// # Errors
+    /// When that is not for certain: some may have been taken.
+    pub async fn publish(&self, messages: &[Notification]) -> Result<Vec<bool>, BusError> {
+        let outgoing = messages.iter().map(|message| Outgoing {
+            exchange: self.exchange.clone(),
+            routing_key: clipped(&message.routing_key),
+            is_mandatory: false,
+            properties: properties(message),
+            body: &message.body,
+        });
+        let doing = "publishing notifications";
+        let answers = self.line.publish_all(doing, outgoing).await?;
+        let answers = answers.into_iter();
+        Ok(answers.map(|answer| answer == Answer::Confirmed).collect())
+    }
+
+    /// Says good-bye to the broker.
+    pub async fn close(self) {
+        self.line.close().await;
+    }
+}
+
+fn properties(message: &Notification) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (name, value) in &message.headers {
+        headers.insert((*name).into(), AMQPValue::LongString(value.as_str().into()));
+    }
+    let mut properties = BasicProperties::default()
+        .with_content_type(message.content_type.into())
+        .with_delivery_mode(PERSISTENT)
+        .with_timestamp(message.timestamp)
+        .with_headers(headers);
+    // One that is cut would no longer tell two messages apart.
+    if let Some(id) = message.message_id.as_deref()
+        && let Ok(id) = ShortString::try_new(id)
+    {
+        properties = properties.with_message_id(id);
+    }
+    if let Some(kind) = message.message_type {
+        properties = properties.with_type(kind.into());
+    }
+    properties
+}
+
+/// As much of a text as a short string of AMQP holds.
+fn clipped(text: &str) -> ShortString {
+    let mut end = text.len().min(MOST_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_is_cut_between_characters() {
+        assert_eq!(clipped("user.t.u").as_str(), "user.t.u");
+        let long = format!("{}é{}", "x".repeat(254), "y".repeat(300));
+        assert_eq!(clipped(&long).as_str(), "x".repeat(254));
+        let long = "z".repeat(256);
+        assert_eq!(clipped(&long).as_str(), "z".repeat(255));
+    }
+}

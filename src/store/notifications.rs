@@ -1,0 +1,255 @@
+//! How far notifications have come, in a document of `meta` that only whoever has
+//! the lease on it writes: so it never goes back, whoever wakes up late.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{Bson, Document, deserialize_from_document, doc};
+use serde::Deserialize;
+
+use super::commits::{Cut, Position};
+use super::fence::WriterId;
+use super::generation::{Generations, GenerationsDocument};
+use super::lease::Lease;
+use super::read::PlaceInShares;
+use super::schema::collection;
+use super::{Store, StoreError};
+use crate::event::{DialogId, InvalidId, TenantId, UserId};
+
+/// The lease and the cursor are one document.
+const NOTIFICATIONS: &str = "notifications";
+
+/// What is published: every commit up to the cut, and of the tenants that are to be
+/// told of anew, the shares up to a place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// The last commit of each writer.
+    pub cut: Cut,
+    /// Where each tenant's documents were.
+    pub generations: Generations,
+    /// How far writers were who do not number their commits, in milliseconds since
+    /// the epoch.
+    pub unnumbered: BTreeMap<WriterId, i64>,
+    /// Times that writers had been removed.
+    pub removed: i64,
+    /// Tenants of which some changes are not known: all that they have is told, and
+    /// the last share that was.
+    pub anew: BTreeMap<TenantId, Option<PlaceInShares>>,
+}
+
+impl Cursor {
+    /// One that stands at a position: what was before it is not published.
+    pub fn at(position: &Position) -> Self {
+        Self {
+            cut: Cut::from(position),
+            generations: position.generations.clone(),
+            unnumbered: position.unnumbered.clone(),
+            removed: position.removed,
+            anew: BTreeMap::new(),
+        }
+    }
+}
+
+/// A cursor as it was found, and how long ago it was saved.
+#[derive(Debug)]
+pub struct SavedCursor {
+    /// The cursor.
+    pub cursor: Cursor,
+    /// By the server's clock.
+    pub age: Duration,
+}
+
+#[derive(Debug, Deserialize)]
+struct LeaseDocument {
+    cursor: Option<CursorDocument>,
+    age: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CursorDocument {
+    writers: Vec<WriterDocument>,
+    unnumbered: Vec<WriterDocument>,
+    generations: GenerationsDocument,
+    removed: i64,
+    anew: Vec<AnewDocument>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WriterDocument {
+    w: ObjectId,
+    n: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct AnewDocument {
+    t: String,
+    after: Option<PlaceDocument>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PlaceDocument {
+    u: String,
+    d: String,
+}
+
+impl TryFrom<CursorDocument> for Cursor {
+    type Error = StoreError;
+
+    fn try_from(stored: CursorDocument) -> Result<Self, StoreError> {
+        let numbers = |writers: Vec<WriterDocument>| {
+            let writers = writers.into_iter();
+            writers.map(|writer| (WriterId::of(writer.w), writer.n))
+        };
+        let anew = stored.anew.into_iter().map(|of| {
+            let place = |after: PlaceDocument| -> Result<PlaceInShares, InvalidId> {
+                Ok(PlaceInShares {
+                    user: UserId::new(&after.u)?,
+                    dialog: DialogId::new(&after.d)?,
+                })
+            };
+            Ok((TenantId::new(&of.t)?, of.after.map(place).transpose()?))
+        });
+        let anew: Result<_, InvalidId> = anew.collect();
+        let malformed = |error: InvalidId| {
+            StoreError::Answer(format!("the cursor of notifications has {error}"))
+        };
+        Ok(Self {
+            cut: numbers(stored.writers).collect(),
+            generations: stored.generations.try_into()?,
+            unnumbered: numbers(stored.unnumbered).collect(),
+            removed: stored.removed,
+            anew: anew.map_err(malformed)?,
+        })
+    }
+}
+
+impl From<&Cursor> for Document {
+    fn from(cursor: &Cursor) -> Self {
+        let number = |(writer, n): (WriterId, i64)| doc! { "w": writer.id(), "n": n };
+        let of_tenant = |(tenant, g): (&TenantId, super::generation::Generation)| {
+            doc! { "t": tenant.as_str(), "g": i64::from(g.number()) }
+        };
+        let anew = cursor.anew.iter().map(|(tenant, after)| {
+            let place = |after: &PlaceInShares| {
+                doc! { "u": after.user.as_str(), "d": after.dialog.as_str() }
+            };
+            doc! { "t": tenant.as_str(), "after": after.as_ref().map(place) }
+        });
+        let unnumbered = cursor.unnumbered.iter().map(|(writer, n)| (*writer, *n));
+        let generations = &cursor.generations;
+        let tenants = generations.by_themselves().map(of_tenant);
+        doc! {
+            "writers": cursor.cut.iter().map(number).collect::<Vec<_>>(),
+            "unnumbered": unnumbered.map(number).collect::<Vec<_>>(),
+            "generations": {
+                "epoch": generations.epoch,
+                "everyone": i64::from(generations.everyone().number()),
+                "tenants": tenants.collect::<Vec<_>>(),
+            },
+            "removed": cursor.removed,
+            "anew": anew.collect::<Vec<_>>(),
+        }
+    }
+}
+
+impl Store {
+    /// Takes the lease of whoever publishes notifications, if it is free.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn notifier_lease(&self) -> Result<Option<Lease>, StoreError> {
+        let lease = self.lease_named(NOTIFICATIONS, "publishing notifications");
+        Ok(lease.await?.ok())
+    }
+
+    /// How far notifications have come; `None` where none were ever published.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn notification_cursor(&self) -> Result<Option<SavedCursor>, StoreError> {
+        let age = doc! { "$subtract": ["$$NOW", "$saved_at"] };
+        let fields = doc! { "cursor": 1, "age": { "$toDouble": age } };
+        let meta = self.meta::<Document>();
+        let found = meta
+            .find_one(doc! { "_id": NOTIFICATIONS })
+            .projection(fields);
+        let Some(found) = found.await? else {
+            return Ok(None);
+        };
+        let found: LeaseDocument = deserialize_from_document(found)
+            .map_err(|error| StoreError::Answer(format!("the cursor of notifications: {error}")))?;
+        let Some(cursor) = found.cursor else {
+            return Ok(None);
+        };
+        let millis = found.age.unwrap_or(f64::MAX).clamp(0.0, 1e15);
+        Ok(Some(SavedCursor {
+            cursor: cursor.try_into()?,
+            age: Duration::from_millis(millis as u64),
+        }))
+    }
+
+    /// Saves how far notifications have come. `false` when somebody else has the
+    /// lease by now: then nothing was saved.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn save_notification_cursor(
+        &self,
+        lease: &Lease,
+        cursor: &Cursor,
+    ) -> Result<bool, StoreError> {
+        let ours = doc! { "_id": NOTIFICATIONS, "holder": lease.holder() };
+        let literal = Bson::Document(doc! { "$literal": Document::from(cursor) });
+        let save = doc! { "$set": { "cursor": literal, "saved_at": "$$NOW" } };
+        let meta = self.meta::<Document>();
+        let saved = meta.update_one(ours, vec![save]).await?;
+        Ok(saved.matched_count == 1)
+    }
+
+    /// All tenants that have anything.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn tenants(
+        &self,
+        generations: &Generations,
+    ) -> Result<BTreeSet<TenantId>, StoreError> {
+        let mut tenants = BTreeSet::new();
+        for generation in generations.in_use() {
+            let name = generation.collection(collection::MEMBERSHIPS);
+            let shares = self.database().collection::<Document>(&name);
+            let found = shares.distinct("_id.t", doc! {}).await?;
+            let ids = found.iter().filter_map(Bson::as_str);
+            let ids = ids.filter_map(|id| TenantId::new(id).ok());
+            tenants.extend(ids.filter(|tenant| generations.of(tenant) == generation));
+        }
+        Ok(tenants)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_comes_back_as_it_was_saved() {
+        let tenant = |id: &str| TenantId::new(id).unwrap();
+        let place = PlaceInShares {
+            user: UserId::new("$user.a").unwrap(),
+            dialog: DialogId::new("d").unwrap(),
+        };
+        let generations =
+            doc! { "epoch": 7_i64, "everyone": 2_i64, "tenants": [{ "t": "$t", "g": 3_i64 }] };
+        let generations: GenerationsDocument = deserialize_from_document(generations).unwrap();
+        let cursor = Cursor {
+            cut: Cut::from_iter([(WriterId::unique(), 3), (WriterId::unique(), 1)]),
+            generations: generations.try_into().unwrap(),
+            unnumbered: BTreeMap::from([(WriterId::unique(), 5)]),
+            removed: 4,
+            anew: BTreeMap::from([(tenant("$t"), Some(place)), (tenant("other"), None)]),
+        };
+        let stored: CursorDocument = deserialize_from_document(Document::from(&cursor)).unwrap();
+        assert_eq!(Cursor::try_from(stored).unwrap(), cursor);
+    }
+}

@@ -1,0 +1,296 @@
+//! What notifications ask: who is to be told of a change, and what.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use mongodb::bson::raw::RawDocument;
+use mongodb::bson::{Document, doc};
+
+use crate::event::{DialogId, EventId, SenderType, TenantId, UserId};
+use crate::store::schema::{collection, membership};
+
+use super::ReadError;
+use super::queries::{Query, dialogs_of};
+use super::rows::{DialogRow, Malformed, key, text_of, wrong};
+use super::snapshot::{CHUNK, DIALOG_SEQUENCE, Find, ShareScan, Snapshot, Walk};
+use super::stats::{UserDialogStats, UserStats};
+
+/// Users of whom something has changed, and in which dialogs.
+#[derive(Debug, Clone)]
+pub struct ChangedUsers {
+    /// Whose counters.
+    pub tenant: TenantId,
+    /// The dialogs of each user.
+    pub users: BTreeMap<UserId, BTreeSet<DialogId>>,
+}
+
+/// Who is a member of dialogs.
+#[derive(Debug, Clone)]
+pub struct MembersOf {
+    /// Whose dialogs.
+    pub tenant: TenantId,
+    /// The dialogs.
+    pub dialogs: Vec<DialogId>,
+}
+
+/// The members of each dialog that has any.
+pub type Members = HashMap<DialogId, Vec<UserId>>;
+
+/// The types that were learnt of users.
+#[derive(Debug, Clone)]
+pub struct TypesOf {
+    /// Whose users.
+    pub tenant: TenantId,
+    /// The users.
+    pub users: Vec<UserId>,
+}
+
+/// Shares of dialogs by user and dialog, members' or not: a walk through all that
+/// a tenant has.
+#[derive(Debug, Clone)]
+pub struct SharesAfter {
+    /// Whose shares.
+    pub tenant: TenantId,
+    /// The last one before them; `None` at the beginning.
+    pub after: Option<PlaceInShares>,
+    /// At most so many, and no more than 1,000.
+    pub limit: usize,
+}
+
+/// A share, by whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PlaceInShares {
+    /// The user.
+    pub user: UserId,
+    /// The dialog.
+    pub dialog: DialogId,
+}
+
+/// Shares in their order.
+pub type SharesOf = Vec<PlaceInShares>;
+
+/// Which events raised dialogs to versions.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// Whose dialogs.
+    pub tenant: TenantId,
+    /// The dialogs, each with a version of it.
+    pub dialogs: Vec<(DialogId, i64)>,
+}
+
+/// The event behind a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// Its id.
+    pub event: EventId,
+    /// Its type, by its canonical name.
+    pub event_type: String,
+}
+
+impl Query for ChangedUsers {
+    /// Each user's stats, and those in each of the dialogs.
+    type Answer = Vec<(UserStats, Vec<UserDialogStats>)>;
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Self::Answer, ReadError> {
+        let nothing = |user: &UserId| (UserStats::nothing(&self.tenant, user), BTreeMap::new());
+        let mut found: BTreeMap<&UserId, (UserStats, BTreeMap<&DialogId, UserDialogStats>)> = self
+            .users
+            .keys()
+            .map(|user| (user, nothing(user)))
+            .collect();
+        let mut scan = ShareScan::new(self.users.keys().cloned());
+        loop {
+            let shares = scan.next(&self.tenant, snapshot).await?;
+            if shares.is_empty() {
+                break;
+            }
+            let dialogs = dialogs_of(&self.tenant, &shares, snapshot).await?;
+            for share in &shares {
+                let Some((user, wanted)) = self.users.get_key_value(&share.user) else {
+                    continue;
+                };
+                let Some((stats, in_dialogs)) = found.get_mut(user) else {
+                    continue;
+                };
+                let row = dialogs.get(&share.dialog);
+                stats.add(share, row);
+                if let Some(dialog) = wanted.get(&share.dialog) {
+                    let of = UserDialogStats::of(&self.tenant, user, dialog, Some(share), row);
+                    in_dialogs.insert(dialog, of);
+                }
+            }
+        }
+        let without = |(user, dialog): (&UserId, &DialogId)| !found[user].1.contains_key(dialog);
+        let pairs = self.users.iter();
+        let pairs = pairs.flat_map(|(user, dialogs)| dialogs.iter().map(move |d| (user, d)));
+        let shareless: Vec<_> = pairs.filter(|pair| without(*pair)).collect();
+        let rows = self.rows(&shareless, snapshot).await?;
+        for (user, dialog) in shareless {
+            let of = UserDialogStats::of(&self.tenant, user, dialog, None, rows.get(dialog));
+            if let Some((_, in_dialogs)) = found.get_mut(user) {
+                in_dialogs.insert(dialog, of);
+            }
+        }
+        let told = found.into_values();
+        Ok(told
+            .map(|(user, of)| (user, of.into_values().collect()))
+            .collect())
+    }
+}
+
+impl ChangedUsers {
+    /// The dialogs of pairs without a share.
+    async fn rows(
+        &self,
+        pairs: &[(&UserId, &DialogId)],
+        snapshot: &mut Snapshot,
+    ) -> Result<HashMap<DialogId, DialogRow>, ReadError> {
+        let dialogs: BTreeSet<&DialogId> = pairs.iter().map(|(_, dialog)| *dialog).collect();
+        let dialogs = dialogs.into_iter();
+        snapshot
+            .dialogs(&self.tenant, dialogs, DIALOG_SEQUENCE)
+            .await
+    }
+}
+
+impl Query for MembersOf {
+    type Answer = Members;
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// From an index alone: only members have a mark.
+    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Members, ReadError> {
+        let mut members = Members::new();
+        let dialogs: Vec<&str> = self.dialogs.iter().map(DialogId::as_str).collect();
+        let walk = Walk {
+            collection: collection::MEMBERSHIPS,
+            filter: doc! {
+                "_id.t": self.tenant.as_str(),
+                "_id.d": { "$in": dialogs },
+                membership::MARK: { "$gte": -1_i64 },
+            },
+            projection: doc! { "_id.d": 1, "_id.u": 1 },
+            sort: None,
+            limit: None,
+        };
+        snapshot
+            .walk(walk, |row| {
+                let PlaceInShares { user, dialog } = place(row)?;
+                members.entry(dialog).or_default().push(user);
+                Ok(())
+            })
+            .await?;
+        Ok(members)
+    }
+}
+
+impl Query for TypesOf {
+    type Answer = HashMap<UserId, SenderType>;
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Self::Answer, ReadError> {
+        let tenant = self.tenant.as_str();
+        let keys = self
+            .users
+            .iter()
+            .map(|user| doc! { "t": tenant, "u": user.as_str() });
+        let fields = &["typed"];
+        snapshot
+            .by_keys(collection::USERS, keys.collect(), fields, |row| {
+                let typed = row.get_document("typed").map_err(|_| wrong("typed"))?;
+                let user_type = SenderType::new(text_of(typed, "type")?)?;
+                Ok((UserId::new(key(row, "u")?)?, user_type))
+            })
+            .await
+    }
+}
+
+impl Query for SharesAfter {
+    type Answer = SharesOf;
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    async fn answer(&self, snapshot: &mut Snapshot) -> Result<SharesOf, ReadError> {
+        let mut shares = SharesOf::new();
+        let tenant = self.tenant.as_str();
+        let of_user = self.after.iter().map(|after| {
+            let (user, dialog) = (after.user.as_str(), after.dialog.as_str());
+            doc! { "_id.t": tenant, "_id.u": user, "_id.d": { "$gt": dialog } }
+        });
+        let of_others = match &self.after {
+            Some(after) => doc! { "_id.t": tenant, "_id.u": { "$gt": after.user.as_str() } },
+            None => doc! { "_id.t": tenant },
+        };
+        for filter in of_user.chain([of_others]) {
+            let left = self.limit.min(CHUNK).saturating_sub(shares.len());
+            if left > 0 {
+                shares.extend(snapshot.find(in_order(filter, left), places).await?);
+            }
+        }
+        Ok(shares)
+    }
+}
+
+fn in_order(filter: Document, limit: usize) -> Find {
+    Find {
+        collection: collection::MEMBERSHIPS,
+        filter,
+        fields: &[],
+        sort: Some(doc! { "_id.t": 1, "_id.u": 1, "_id.d": 1 }),
+        limit,
+    }
+}
+
+fn places(row: &RawDocument) -> Result<PlaceInShares, Malformed> {
+    Ok(PlaceInShares {
+        user: UserId::new(key(row, "u")?)?,
+        dialog: DialogId::new(key(row, "d")?)?,
+    })
+}
+
+fn place(row: &RawDocument) -> Result<PlaceInShares, ReadError> {
+    places(row).map_err(|reason| ReadError::malformed(collection::MEMBERSHIPS, reason))
+}
+
+impl Query for Sources {
+    type Answer = HashMap<DialogId, Cause>;
+
+    fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Self::Answer, ReadError> {
+        let mut causes = HashMap::new();
+        for dialogs in self.dialogs.chunks(CHUNK) {
+            let events = dialogs.iter().map(|(dialog, version)| {
+                doc! { "_id.t": self.tenant.as_str(), "d": dialog.as_str(), "version": *version }
+            });
+            let find = Find {
+                collection: collection::JOURNAL,
+                filter: doc! { "$or": events.collect::<Vec<_>>() },
+                fields: &["d", "type"],
+                sort: None,
+                limit: CHUNK,
+            };
+            let found = snapshot.find(find, |row| {
+                let cause = Cause {
+                    event: EventId::new(key(row, "e")?)?,
+                    event_type: text_of(row, "type")?.to_owned(),
+                };
+                Ok((DialogId::new(text_of(row, "d")?)?, cause))
+            });
+            causes.extend(found.await?);
+        }
+        Ok(causes)
+    }
+}

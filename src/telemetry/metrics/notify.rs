@@ -1,0 +1,123 @@
+//! What notifications are counted as.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// What a notification tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// A user over all dialogs.
+    User,
+    /// A user in a dialog.
+    UserInDialog,
+    /// A dialog with too many members to tell each.
+    Dialog,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AboutLabel {
+    about: &'static str,
+}
+
+/// Notifications on the bus. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct NotifyMetrics {
+    published: Family<AboutLabel, Counter>,
+    refused: Counter,
+    failed_rounds: Counter,
+    told_anew: Counter,
+    publisher: Gauge,
+    lag_seconds: Histogram,
+}
+
+impl Default for NotifyMetrics {
+    fn default() -> Self {
+        Self {
+            published: Family::default(),
+            refused: Counter::default(),
+            failed_rounds: Counter::default(),
+            told_anew: Counter::default(),
+            publisher: Gauge::default(),
+            // 10 ms to 5 min.
+            lag_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
+        }
+    }
+}
+
+impl NotifyMetrics {
+    /// Counts a notification that is published.
+    pub fn told(&self, of: Told) {
+        let about = match of {
+            Told::User => "user",
+            Told::UserInDialog => "user_in_dialog",
+            Told::Dialog => "dialog",
+        };
+        self.published.get_or_create(&AboutLabel { about }).inc();
+    }
+
+    /// Counts notifications that the broker did not take.
+    pub fn refused(&self, notifications: usize) {
+        self.refused.inc_by(notifications as u64);
+    }
+
+    /// Counts a round that failed, and is made again.
+    pub fn failed(&self) {
+        self.failed_rounds.inc();
+    }
+
+    /// Counts that everybody is told of all that they have.
+    pub fn anew(&self) {
+        self.told_anew.inc();
+    }
+
+    /// Shows whether this process is the one that publishes.
+    pub fn publishes(&self, publishes: bool) {
+        self.publisher.set(publishes.into());
+    }
+
+    /// Shows how long ago the earliest commit was made that a round has told of.
+    pub fn lag(&self, lag: Duration) {
+        self.lag_seconds.observe(lag.as_secs_f64());
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("notify");
+        registry.register(
+            "published",
+            "Notifications published, by what they are about: user, user_in_dialog, dialog; those of a round that failed count again",
+            self.published.clone(),
+        );
+        registry.register(
+            "refused",
+            "Notifications that the broker did not take (nack), each time: a queue is full",
+            self.refused.clone(),
+        );
+        registry.register(
+            "failed_rounds",
+            "Rounds of notifications that failed and were made again",
+            self.failed_rounds.clone(),
+        );
+        registry.register(
+            "told_anew",
+            "Times that changes were not known, and everybody was notified of all that they have",
+            self.told_anew.clone(),
+        );
+        registry.register(
+            "publisher",
+            "1 in the process that publishes notifications",
+            self.publisher.clone(),
+        );
+        registry.register_with_unit(
+            "lag",
+            "Time from the earliest commit of a round until all its notifications were confirmed",
+            Unit::Seconds,
+            self.lag_seconds.clone(),
+        );
+    }
+}
