@@ -59,9 +59,9 @@ mode = "token"
 token_file = "{folder}/tokens.toml"
 """)
 
-    def run(self, *arguments):
+    def run(self, *arguments, stdin=""):
         command = [self.binary, *arguments, "--config", str(self.config)]
-        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        return subprocess.run(command, check=True, input=stdin, stdout=subprocess.PIPE, text=True).stdout
 
     def make_token(self, name, *arguments):
         file = self.folder / f"{name}.token"
@@ -89,11 +89,14 @@ token_file = "{folder}/tokens.toml"
             self.process.kill()
             self.process.wait()
 
-    def publish(self, name):
+    async def publish(self, name):
         """Publishes the events of a file, and says the id of the last one."""
         file = HERE / "events" / f"{name}.jsonl"
-        self.run("publish", str(file))
+        await asyncio.to_thread(self.run, "publish", str(file))
         return json.loads(file.read_text().splitlines()[-1])["eventId"]
+
+    async def publish_event(self, event):
+        await asyncio.to_thread(self.run, "publish", "-", stdin=json.dumps(event) + "\n")
 
     async def counted(self, tenant, user, event):
         """Returns once the event is counted; the answer waits for it."""
@@ -175,7 +178,7 @@ class Program:
     def __init__(self, name, command, line, address):
         self.name, self.command, self.line = name, command, line
         self.address = address
-        self.processes = []
+        self.processes, self.reading = [], []
 
     async def start(self):
         pass
@@ -197,7 +200,7 @@ class Program:
 
     async def watch(self, token, tenant, user):
         process, shown = await self.spawn(["watch", tenant, user], token), Shown()
-        asyncio.ensure_future(self.read(process, shown))
+        self.reading.append(asyncio.create_task(self.read(process, shown)))
         return shown
 
     async def read(self, process, shown):
@@ -227,13 +230,13 @@ class Browser:
 
     def __init__(self, name, line, address, site):
         self.name, self.line, self.address, self.site = name, line, address, site
-        self.process, self.commands = None, []
+        self.process, self.reading, self.commands = None, None, []
 
     async def start(self):
         self.process = await asyncio.create_subprocess_exec(
             "node", str(HERE / "browser/drive.mjs"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             start_new_session=True)
-        asyncio.ensure_future(self.read())
+        self.reading = asyncio.create_task(self.read())
 
     async def read(self):
         async for line in self.process.stdout:

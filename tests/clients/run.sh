@@ -22,7 +22,8 @@ packages() { # FOLDER: node's, as its lock has them
 
 python() {
   local wanted=$HERE/python/requirements.txt
-  PYTHONPATH=$CACHE/tools/clients-$(sha256sum "$wanted" | cut -c 1-16)
+  # Wheels are for one version of Python.
+  PYTHONPATH=$CACHE/tools/clients-$({ python3 --version && cat "$wanted"; } | sha256sum | cut -c 1-16)
   export PYTHONPATH
   if [ ! -d "$PYTHONPATH" ]; then
     say "fetching packages for python"
