@@ -52,6 +52,8 @@ listen = ""
 [http]
 listen = "127.0.0.1:{ports['http']}"
 allowed_origins = "{origin}"
+[shutdown]
+delay_seconds = 0
 [metrics]
 listen = "127.0.0.1:{ports['metrics']}"
 [auth]
@@ -84,10 +86,10 @@ token_file = "{folder}/tokens.toml"
         except OSError:
             return False
 
-    def kill(self):
+    async def end(self, how):
         if self.process:
-            self.process.kill()
-            self.process.wait()
+            self.process.send_signal(how)
+            await asyncio.to_thread(self.process.wait, PATIENCE)
 
     async def publish(self, name):
         """Publishes the events of a file, and says the id of the last one."""
@@ -284,14 +286,17 @@ class Browser:
 
 
 def serve_page(port):
-    """The site of the page: files, and nothing that knows of the service."""
-    class Quiet(http.server.SimpleHTTPRequestHandler):
+    """The site of the page: files, and nothing that knows of the service. Returns
+    where it is, and what it is asked for, line by line."""
+    asked = []
+
+    class Files(http.server.SimpleHTTPRequestHandler):
         extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript"}
 
-        def log_message(self, *_):
-            pass
+        def log_message(self, _, line, *__):
+            asked.append(line)
 
-    handler = functools.partial(Quiet, directory=HERE / "browser")
+    handler = functools.partial(Files, directory=HERE / "browser")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{port}"
+    return f"http://127.0.0.1:{port}", asked

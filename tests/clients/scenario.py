@@ -35,6 +35,11 @@ async def reads(client, tokens):
     check(await ask("unread", "alice"), EXPECTED["unread"], "unread dialogs, page by page")
     if client.name == "curl":
         check(await ask("again", "alice"), [{"first": 200, "again": 304}], "with an ETag")
+    if client.name == "browser":
+        expected = {"unread": EXPECTED["stats"]["unread"], "status": "0"}
+        check(await ask("grpc_web", "alice"), [expected], "gRPC-Web")
+        refused = await client.ask("guessed", TENANT, "grpc_web", "alice")
+        check(refused, [{"status": "16"}], "gRPC-Web with a wrong token")
 
 
 async def refusals(client, tokens):
@@ -103,7 +108,8 @@ class Story:
         await self.publish("looking")
         await self.each(self.sees, "looking")
         await self.cut()
-        await self.kill()
+        await self.restart("killed", signal.SIGKILL, before="cut")
+        await self.restart("stopped", signal.SIGTERM, before="killed")
 
     async def looks(self, client):
         # The token of a user, not of a service: what a page may have.
@@ -122,15 +128,15 @@ class Story:
         await self.publish("cut")
         await self.each(self.comes_back, "cut")
 
-    async def kill(self):
-        """The service dies, and what happens meanwhile waits at the broker."""
+    async def restart(self, when, how, before):
+        """The service ends, and what happens meanwhile waits at the broker."""
         await self.all_can_resume()
-        self.service.kill()
-        await self.each(self.is_lost, "cut")
-        last = await self.service.publish("killed")
+        await self.service.end(how)
+        await self.each(self.is_lost, before)
+        last = await self.service.publish(when)
         await self.service.start()
         await self.service.counted(TENANT, "alice", last)
-        await self.each(self.comes_back, "killed")
+        await self.each(self.comes_back, when)
 
     async def all_can_resume(self):
         """Where to go on from is said with a change, once a second at most: so
@@ -175,7 +181,7 @@ def clients_of(names, ports, site, stranger):
 async def run(binary, names, folder):
     first = int(subprocess.check_output([HERE.parent.parent / "deploy/dev/free_ports.py", "9"]))
     ports = dict(zip(["grpc", "http", "metrics", "site", "stranger", *NAMES], range(first, first + 9)))
-    site, stranger = serve_page(ports["site"]), serve_page(ports["stranger"])
+    (site, asked), (stranger, _) = serve_page(ports["site"]), serve_page(ports["stranger"])
     service = Service(binary, folder, ports, site)
     service.make_token("reader", "--role", "reader", "--tenant", TENANT)
     service.make_token("alice", "--role", "user", "--user", "alice", "--tenant", TENANT)
@@ -186,9 +192,11 @@ async def run(binary, names, folder):
             await client.line.mend()
         await service.start()
         await story.told()
+        shows_token = any(token in line for token in service.tokens.values() for line in asked)
+        check(shows_token, False, "a token was sent to the site of the page")
     finally:
         await asyncio.gather(*(client.stop() for client in clients))
-        service.kill()
+        await service.end(signal.SIGKILL)
     for name in names:
         print(f"{name:<12}{'FAILED: ' + story.failures[name] if name in story.failures else 'ok'}")
     return 1 if story.failures else 0

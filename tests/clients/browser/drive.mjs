@@ -73,6 +73,46 @@ async function asked({ who, question: [kind, ...ids] }) {
   }
 }
 
+/** Runs in the page: GetUserStats over gRPC-Web, as a generated client would ask. */
+async function askedByGrpcWeb({ who, question: [, user] }) {
+  const text = (field, value) => {
+    const bytes = new TextEncoder().encode(value);
+    return [(field << 3) | 2, bytes.length, ...bytes];
+  };
+  const message = [...text(1, who.tenant), ...text(2, user)];
+  const response = await fetch(`${who.service}/chatcounters.v1.CounterService/GetUserStats`, {
+    method: "POST",
+    headers: {
+      "content-type": "application/grpc-web+proto",
+      "x-grpc-web": "1",
+      ...(who.token && { authorization: `Bearer ${who.token}` }),
+    },
+    body: new Uint8Array([0, 0, 0, 0, message.length, ...message]),
+  });
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  // A refusal has no message, and its status among the headers.
+  if (bytes.length === 0) return [{ status: response.headers.get("grpc-status") }];
+  const length = new DataView(bytes.buffer).getUint32(1);
+  const fields = {};
+  let at = 5;
+  const number = () => {
+    let value = 0;
+    for (let shift = 0; ; shift += 7) {
+      const byte = bytes[at++];
+      value += (byte & 0x7f) * 2 ** shift;
+      if (byte < 0x80) return value;
+    }
+  };
+  while (at < 5 + length) {
+    const tag = number();
+    const value = number();
+    if (tag & 7) at += value; // of the others, the length
+    else fields[tag >> 3] = value;
+  }
+  const trailers = new TextDecoder().decode(bytes.subarray(5 + length + 5));
+  return [{ unread: fields[5], status: /^grpc-status: ?(\d+)/m.exec(trailers)?.[1] }];
+}
+
 async function carryOut(context, command) {
   const { n } = command;
   const page = await context.newPage();
@@ -84,7 +124,8 @@ async function carryOut(context, command) {
     return;
   }
   await page.goto(command.page);
-  const answers = await page.evaluate(asked, { who: command.who, question: command.ask });
+  const how = command.ask[0] === "grpc_web" ? askedByGrpcWeb : asked;
+  const answers = await page.evaluate(how, { who: command.who, question: command.ask });
   for (const answer of answers) say({ n, ...answer });
   say({ n, done: true });
   await page.close();
