@@ -43,7 +43,7 @@ FINAL = {
 }
 
 CHANNEL = [
-    # A connection that was lost without a word is noticed after 30 s.
+    # A connection that was lost without a word is noticed within a minute.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # The channel has pauses of its own, up to two minutes unless told otherwise.
