@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import threading
@@ -268,8 +269,8 @@ class Browser:
 
     def resume_token(self, shown):
         """The page shows none: the last that it was sent."""
-        ids = [line for line in self.line.received.splitlines() if line.startswith(b"id: ")]
-        return ids[-1].decode()[4:] if ids else ""
+        ids = re.findall(rb"\nid: (\S+)\n", self.line.received)
+        return ids[-1].decode() if ids else ""
 
     def resumes(self, token):
         return f"last-event-id: {token}".encode()

@@ -26,6 +26,10 @@ COMMANDS = {
 }
 
 
+async def starts(client):
+    await client.start()
+
+
 async def reads(client, tokens):
     ask = lambda *question: client.ask(tokens["reader"], TENANT, *question)  # noqa: E731
     check(await ask("stats", "alice"), [EXPECTED["stats"]], "stats")
@@ -88,8 +92,10 @@ class Story:
         async def tried(client):
             try:
                 await step(client, *arguments)
+            except Failed as failed:
+                self.failures[client.name] = f"{step.__name__}: {failed}"
             except Exception as error:  # whatever it is, it is this client's
-                self.failures[client.name] = f"{step.__name__}: {type(error).__name__}: {error}"
+                self.failures[client.name] = f"{step.__name__}: {error!r}"
 
         await asyncio.gather(*(tried(client) for client in self.clients if client.name not in self.failures))
 
@@ -100,7 +106,7 @@ class Story:
     async def told(self):
         tokens = self.service.tokens
         await self.publish("first")
-        await self.each(lambda client: client.start())
+        await self.each(starts)
         await self.each(reads, tokens)
         await self.each(refusals, tokens)
         await self.each(refused_watches, tokens)
