@@ -7,7 +7,7 @@ ARGS ?=
 # How long `make torture` tries fresh cases, and `make soak` lasts.
 SECONDS ?= 60
 
-.PHONY: help build run demo test torture soak chaos bench down lint fmt clean-dev prerequisites
+.PHONY: help build run demo clients test torture soak chaos bench down lint fmt clean-dev prerequisites
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,6 +22,11 @@ demo: prerequisites ## send a chat scenario through the broker and check every c
 	@$(SERVERS) up
 	cargo build --release --locked --bin chat-counters --example demo
 	@eval "$$($(SERVERS) env)" && exec target/release/examples/demo $(ARGS)
+
+clients: prerequisites ## the client examples (curl, Python, TypeScript, a page in Chromium), on servers of its own
+	@deploy/dev/client-prerequisites.sh
+	cargo build --release --locked --bin chat-counters
+	@exec $(SERVERS) with clients tests/clients/run.sh $(ARGS)
 
 test: prerequisites ## the whole test suite, on servers of its own
 	@exec $(SERVERS) with test deploy/dev/test.sh $(ARGS)
