@@ -16,7 +16,7 @@ import tempfile
 
 from kit import HERE, Browser, Failed, Line, Program, Service, check, serve_page
 
-TENANT = "acme"
+TENANT = "tnt_1"
 EXPECTED = json.loads((HERE / "expected.json").read_text())
 NAMES = ["curl", "python", "typescript", "browser"]
 COMMANDS = {
