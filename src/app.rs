@@ -386,6 +386,16 @@ async fn forward(mut health: watch::Receiver<bool>, consuming: watch::Sender<boo
     }
 }
 
+/// Ends, from time to time, transactions of processes that were killed: one that was
+/// enrolling a writer has locked a document that is needed at the start.
+async fn end_stale_transactions(store: &Store) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Should this fail, the server ends them by itself, within a minute.
+        let _ = store.end_stale_transactions().await;
+    }
+}
+
 /// Prepares the database, however long that takes. `false` when a stop was
 /// requested before.
 ///
@@ -406,6 +416,7 @@ async fn migrated(
     loop {
         let migrated = tokio::select! {
             migrated = store.migrate(retention) => migrated,
+            never = end_stale_transactions(store) => match never {},
             // Every step of it is idempotent, so cutting it off harms nothing.
             () = shutdown.requested() => return Ok(false),
         };

@@ -95,6 +95,11 @@ pub fn bulk_read(id: &str, dialog: &str, user: &str, until: i64) -> Wire {
     event(id, "dialog.messages.bulk_read", "dialog", until, data)
 }
 
+pub fn user_typed(id: &str, user: &str, user_type: &str, at: i64) -> Wire {
+    let data = json!({ "user": { "userId": user, "type": user_type } });
+    event(id, "user.add", "user", at, data)
+}
+
 pub fn topic(id: &str, dialog: &str, topic: &str, at: i64) -> Wire {
     let data = json!({ "context": { "dialogId": dialog }, "topic": { "topicId": topic } });
     event(id, "dialog.topic.create", "topic", at, data)

@@ -49,6 +49,7 @@ mod limits;
 mod listener;
 mod memory;
 mod mutations;
+mod notify;
 mod orchestrated;
 mod orders;
 mod outages;

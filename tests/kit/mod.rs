@@ -15,4 +15,5 @@ pub mod read_back;
 pub mod scenario;
 pub mod servers;
 pub mod service;
+pub mod subscriber;
 pub mod watcher;

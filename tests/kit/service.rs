@@ -39,6 +39,7 @@ pub fn config(name: &str) -> Config {
     config.store.database.clone_from(&own);
     config.bus.exchange = format!("{own}_events");
     config.bus.dead_letter_queue = format!("{own}.dlq");
+    config.notify.exchange = format!("{own}_notifications");
     config.bus.queue = own;
     // Nobody sends calls to the services of a test but the test.
     config.shutdown.delay_seconds = 0;
@@ -211,6 +212,20 @@ impl Service {
             command.env(format!("CHAT_COUNTERS__AUTH__{key}"), value);
         }
         let check_tenant = serde_json::to_value(config.bus.check_tenant)?;
+        let notify = &config.notify;
+        let format = serde_json::to_value(notify.format)?;
+        for (key, value) in [
+            ("FORMAT", format.as_str().unwrap_or_default().to_owned()),
+            ("EXCHANGE", notify.exchange.clone()),
+            ("INTERVAL_MS", notify.interval_ms.to_string()),
+            ("FAN_OUT_LIMIT", notify.fan_out_limit.to_string()),
+            (
+                "CHAT3_VERSION_OFFSET",
+                notify.chat3_version_offset.to_string(),
+            ),
+        ] {
+            command.env(format!("CHAT_COUNTERS__NOTIFY__{key}"), value);
+        }
         for (key, value) in [
             (
                 "BUS__CHECK_TENANT",
