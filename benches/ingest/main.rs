@@ -8,12 +8,13 @@
 //! a bare loop, in transactions as large as the service's were, and consuming
 //! the same messages without doing anything. At the end a journal of the mixed
 //! load is rebuilt, what came of it verified, events out of order are taken,
-//! counters are read, and users watched.
+//! counters are read, users watched, and notifications published.
 //!
 //! ```text
 //! cargo bench --bench ingest -- [--events N] [--dialogs N] [--rounds N]
 //!     [--members A,B,..] [--user-dialogs A,B,..]
-//!     [--only-past | --only-latency | --only-reads | --only-watches]
+//!     [--only-past | --only-latency | --only-reads | --only-watches
+//!      | --only-notifications]
 //! ```
 //!
 //! Results: a table, `target/bench/ingest.json`, `target/bench/ingest.svg`.
@@ -24,6 +25,7 @@ mod calls;
 mod floors;
 mod latency;
 mod load;
+mod notifications;
 mod pace;
 mod past;
 #[path = "../../tests/kit/service.rs"]
@@ -62,6 +64,8 @@ struct Options {
     only_reads: bool,
     /// Only the watching.
     only_watches: bool,
+    /// Only the notifications.
+    only_notifications: bool,
     /// Dialogs of each user who is read about, one measurement each.
     user_dialogs: Vec<usize>,
 }
@@ -79,6 +83,7 @@ fn options() -> Result<Options> {
         only_latency: false,
         only_reads: false,
         only_watches: false,
+        only_notifications: false,
         user_dialogs: reads::sizes(),
     };
     let mut args = std::env::args().skip(1);
@@ -94,6 +99,7 @@ fn options() -> Result<Options> {
             "--only-latency" => options.only_latency = true,
             "--only-reads" => options.only_reads = true,
             "--only-watches" => options.only_watches = true,
+            "--only-notifications" => options.only_notifications = true,
             // cargo passes this to every benchmark.
             "--bench" => {}
             other => return Err(format!("unknown argument {other}").into()),
@@ -125,6 +131,9 @@ async fn main() -> Result<()> {
     }
     if options.only_watches {
         return watches::measure().await;
+    }
+    if options.only_notifications {
+        return notifications::measure().await;
     }
     let mut report = Report::default();
     println!(
@@ -189,6 +198,7 @@ async fn main() -> Result<()> {
     latency::measure().await?;
     reads::measure(&options.user_dialogs).await?;
     watches::measure().await?;
+    notifications::measure().await?;
     report.write()?;
     Ok(())
 }

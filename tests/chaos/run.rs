@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chat_counters::config::{self, Config};
+use chat_counters::config::{self, Config, NotifyFormat};
 use futures::future::try_join_all;
 use futures::try_join;
 
@@ -24,6 +24,7 @@ use crate::kit::broker;
 use crate::kit::random::Random;
 use crate::kit::scenario::Scenario;
 use crate::kit::service::{self, Result, until_for};
+use crate::kit::subscriber::{self, Subscriber};
 
 /// Replicas of the service on one queue.
 pub const REPLICAS: usize = 2;
@@ -53,6 +54,8 @@ pub struct Outcome {
     pub answers: usize,
     /// Updates that watchers were sent.
     pub updates: u64,
+    /// Notifications that came from the bus.
+    pub notifications: u64,
     /// Counters compared.
     pub compared: usize,
     pub differences: Vec<String>,
@@ -67,6 +70,8 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
     let scenario = Scenario::new(seed, RATE * length.as_secs() as usize);
     let plan = Plan::new(seed, REPLICAS, length);
     let configs = configs(stage, seed);
+    let direct = stage.direct(&configs[0].bus);
+    let subscriber = Subscriber::begin(direct.clone(), &configs[0].notify).await?;
     let mut replicas = Vec::new();
     for (number, config) in configs.iter().enumerate() {
         let log = logs.join(format!("replica-{number}.log"));
@@ -75,7 +80,6 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
     become_ready(&mut replicas).await?;
     record.note("ready");
 
-    let direct = stage.direct(&configs[0].bus);
     let mut replayer = replayer(&replicas, logs, seed, &record);
     let load = load::publish(&direct, &scenario.published, (length, PATIENCE), &record);
     let rebuilding = rebuild(&configs[0], logs, seed, length);
@@ -104,6 +108,7 @@ pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Re
         load: &load,
         replayer,
         watchers: Some(watchers),
+        subscriber: Some(subscriber),
         record: &record,
     };
     played.settle(&mut outcome).await?;
@@ -164,6 +169,8 @@ fn configs(stage: &Stage, seed: u64) -> Vec<Config> {
     base.lanes.batch_events = *random.pick(&[5, 20]);
     base.lanes.count = *random.pick(&[1, 2, 3]);
     base.shutdown.drain_seconds = 5;
+    base.notify.format = NotifyFormat::CloudEvents;
+    base.notify.interval_ms = *random.pick(&[20, 250]);
     let configs = (0..REPLICAS).map(|replica| {
         let mut config = base.clone();
         config.bus.url = stage.bus_url(replica);
@@ -231,6 +238,7 @@ async fn clean_up(stage: &Stage, config: &Config) -> Result<()> {
     let (connection, channel) = broker::channel(&bus).await?;
     broker::delete_queues(&channel, &bus).await?;
     broker::delete_exchange(&channel, &bus).await?;
+    subscriber::delete(&channel, &config.notify).await?;
     connection.close(200, "done".into()).await?;
     Ok(())
 }

@@ -23,6 +23,7 @@ use crate::kit::model::Model;
 use crate::kit::read_back::{self, Comparison};
 use crate::kit::scenario::Scenario;
 use crate::kit::service::{POLL, Result, until_for};
+use crate::kit::subscriber::Subscriber;
 
 /// When nothing happens for so long, nothing will.
 const STUCK: Duration = Duration::from_secs(75);
@@ -35,6 +36,7 @@ pub struct Played<'r> {
     pub load: &'r Load,
     pub replayer: Option<Replayer<'r>>,
     pub watchers: Option<Watchers>,
+    pub subscriber: Option<Subscriber>,
     pub record: &'r Record,
 }
 
@@ -62,6 +64,9 @@ impl Played<'_> {
             let watched = watchers.end(&model, PATIENCE).await;
             outcome.updates = watched.updates;
             outcome.differences.extend(watched.faults);
+        }
+        if let Some(subscriber) = self.subscriber.take() {
+            notified(&subscriber, &model, outcome).await;
         }
         for replica in &mut self.replicas {
             replica.stop().await?;
@@ -231,6 +236,24 @@ impl Played<'_> {
         let places = places.map(|(place, (_, sent))| format!("as number {place}, {sent} times"));
         places.collect::<Vec<_>>().join("; ")
     }
+}
+
+/// Waits until the last notification of everybody is what the model says.
+async fn notified(subscriber: &Subscriber, model: &Model, outcome: &mut Outcome) {
+    let all_told = until_for(PATIENCE, "everybody is notified", || async {
+        subscriber.unknown(model).is_empty().then_some(())
+    });
+    let _ = all_told.await;
+    let unknown = subscriber.unknown(model);
+    let unknown = unknown.iter().map(|unknown| format!("notified: {unknown}"));
+    outcome.differences.extend(unknown);
+    let known = subscriber.known();
+    outcome.notifications = known.count;
+    let faults = known
+        .faults
+        .iter()
+        .map(|fault| format!("notified: {fault}"));
+    outcome.differences.extend(faults);
 }
 
 async fn equal(replica: &Replica, model: &Model) -> bool {

@@ -14,15 +14,16 @@ pub fn head() {
          again by a service that was interrupted between confirm and ack. Rebuilds are counted as \
          finished/killed. Under replayed: letters of good events that were refused; their replays \
          finished/left by the caller/killed. Answers were given while faults happened: none older \
-         than one given before it was asked for.\n"
+         than one given before it was asked for. Of the notifications on the bus the last about each \
+         user, and user in a dialog, is compared.\n"
     );
     print!("{:>8} {:>7} {:>7}", "seed", "events", "copies");
     for (group, _) in Kind::GROUPS {
         print!(" {group:>8}");
     }
     println!(
-        " {:>8} {:>13} {:>8} {:>10} {:>12} {:>9} {:>9}  verdict",
-        "rebuilt", "replayed", "ready s", "counted s", "letters", "answers", "counters"
+        " {:>8} {:>13} {:>8} {:>10} {:>12} {:>9} {:>9} {:>9}  verdict",
+        "rebuilt", "replayed", "ready s", "counted s", "letters", "answers", "notified", "counters"
     );
 }
 
@@ -39,7 +40,7 @@ pub fn row(seed: u64, outcome: &Outcome) {
     }
     let (letters, replays) = (&outcome.letters, &outcome.replays);
     println!(
-        " {:>8} {:>13} {:>8.1} {:>10.1} {:>12} {:>9} {:>9}  {}",
+        " {:>8} {:>13} {:>8.1} {:>10.1} {:>12} {:>9} {:>9} {:>9}  {}",
         format!("{}/{}", outcome.rebuilds.finished, outcome.rebuilds.killed),
         format!(
             "{} {}/{}/{}",
@@ -52,6 +53,7 @@ pub fn row(seed: u64, outcome: &Outcome) {
             letters.found, letters.expected, letters.repeated
         ),
         outcome.answers,
+        outcome.notifications,
         outcome.compared,
         match outcome.differences.len() {
             0 if outcome.held > 0 => {

@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions,
-    QueueBindOptions, QueueDeclareOptions,
+    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -72,7 +72,7 @@ impl Subscriber {
     /// # Errors
     /// When the broker cannot be reached.
     pub async fn begin(buses: Vec<config::Bus>, notify: &config::Notify) -> Result<Self> {
-        let queue = format!("{}_told", notify.exchange);
+        let queue = queue_of(notify);
         let (connection, channel) = super::broker::channel(&buses[0]).await?;
         declare(&channel, &notify.exchange, &queue).await?;
         connection.close(200, "done".into()).await?;
@@ -133,6 +133,25 @@ fn counts(told: Option<&Value>) -> Counts {
     counts
         .map(|(name, count)| (name.clone(), count.as_i64().unwrap_or(-1)))
         .collect()
+}
+
+/// Removes the exchange of notifications, and a subscriber's queue.
+///
+/// # Errors
+/// When the broker refuses.
+pub async fn delete(channel: &Channel, notify: &config::Notify) -> Result<()> {
+    let queue = queue_of(notify);
+    channel
+        .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
+        .await?;
+    let exchange = notify.exchange.as_str().into();
+    Ok(channel
+        .exchange_delete(exchange, ExchangeDeleteOptions::default())
+        .await?)
+}
+
+fn queue_of(notify: &config::Notify) -> String {
+    format!("{}_told", notify.exchange)
 }
 
 async fn declare(channel: &Channel, exchange: &str, queue: &str) -> Result<()> {
