@@ -90,8 +90,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let flow = Flow::shown_in(metrics.bus_blocked.clone());
     let redrive = Redrive::new(store.clone(), &config, flow.clone());
     let (closed, left) = (store.clone(), redrive.clone());
-    let asked = (store.clone(), reader.clone(), serving.clone());
-    let notifications = Notifications::new(&config, asked, flow.clone(), metrics.notify.clone());
+    let reads = reader.clone();
 
     let mut parts = JoinSet::new();
     let standing = Standing::new(metrics.clone(), shutdown.clone());
@@ -109,7 +108,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     parts.spawn(ingest(
         config,
         store,
-        (redrive, flow, notifications),
+        (redrive, flow, reads),
         feed,
         metrics,
         consuming,
@@ -264,7 +263,7 @@ fn guard(config: &Config, metrics: &Metrics, shutdown: &Shutdown) -> Result<Guar
 async fn ingest(
     config: Config,
     store: Store,
-    (redrive, flow, notifications): (Redrive, Flow, Option<Notifications>),
+    (redrive, flow, reader): (Redrive, Flow, Reader),
     feed: CommitFeed,
     metrics: Metrics,
     consuming: watch::Sender<bool>,
@@ -278,7 +277,7 @@ async fn ingest(
         config.bus.clone(),
         config.retry.clone(),
         metrics.clone(),
-        (outage.clone(), flow),
+        (outage.clone(), flow.clone()),
     );
     let consumer = tokio::select! {
         consumer = consumer => consumer?,
@@ -308,6 +307,13 @@ async fn ingest(
     for lane in lanes {
         tasks.spawn(lane.run());
     }
+    let notifications = Notifications::new(
+        &config,
+        (registered.clone(), reader),
+        (flow, arrivals.backlog(in_flight)),
+        metrics.notify.clone(),
+        &shutdown,
+    );
     let (sink, deliveries) = mpsc::channel(in_flight);
     tasks.spawn(
         Pipeline::new(decoder, arrivals, types, config.bus.check_tenant, metrics).run(deliveries),

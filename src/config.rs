@@ -298,6 +298,8 @@ pub struct Notify {
     pub format: NotifyFormat,
     /// Where they are published.
     pub exchange: String,
+    /// Memory for those who are notified, in MiB.
+    pub memory_mib: u32,
     /// Milliseconds in which the changes of one user become one message.
     pub interval_ms: u64,
     /// Members of a dialog beyond which it, and not each of them, is told of.
@@ -327,6 +329,7 @@ impl Default for Notify {
         Self {
             format: NotifyFormat::default(),
             exchange: "chat_counters_notifications".into(),
+            memory_mib: 64,
             interval_ms: 250,
             fan_out_limit: 1_000,
             source: "/chat-counters".into(),

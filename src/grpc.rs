@@ -9,6 +9,7 @@
 mod admission;
 mod body;
 mod dead_letters;
+pub(crate) mod described;
 mod edge;
 mod gate;
 mod guard;

@@ -44,7 +44,7 @@ use crate::shutdown::Shutdown;
 use crate::store::{Class, CommitFeed, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
-pub use arrivals::{Arrivals, share_of};
+pub use arrivals::{Arrivals, Backlog, share_of};
 use arrivals::{Held, Taker};
 use aside::{Aside, SetAside};
 use cache::Cache;

@@ -10,26 +10,31 @@
 //! ```
 //!
 //! - **At least once.** The [cursor](crate::store::Cursor) moves on after the broker
-//!   has confirmed everything. Each message has the version of what it tells, so that
-//!   one that comes twice or late never wins.
+//!   has confirmed everything. A message has the version of what it tells, so that one
+//!   that comes twice or late never wins (in the form of Chat3 only that of a user).
 //! - **One publisher**, by a lease. One that was frozen may publish for a moment what
 //!   another does as well; it cannot move the cursor.
 //! - **Coalesced.** What is told is how a user stands now, once a round. Whoever is
 //!   behind has larger rounds, in which more is the same user.
-//! - **Never in the way.** A connection of its own, so that a broker that takes
-//!   nothing delays notifications alone; nothing here is waited for by counting.
+//! - **Never in the way.** A connection and memory of its own, so that a broker that
+//!   takes nothing delays notifications alone, and readers keep what they look at. While
+//!   events wait to be counted, notifications rest most of the time.
 //! - **Nothing is passed over.** What no record tells (a rebuild has switched over, a
 //!   record is gone) is made up for by telling everybody concerned all that they have.
+//!   So is a tenant that could not be told of for a while, without others waiting.
 
 mod chat3;
 mod cloudevents;
 mod gather;
 mod round;
+#[cfg(test)]
+mod schema;
 mod tell;
 #[cfg(test)]
 mod tests;
 mod told;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
@@ -38,15 +43,17 @@ use tracing::{info, warn};
 use crate::bus::notifier::Notifier;
 use crate::bus::{BusError, Flow};
 use crate::config::{Bus, Config, Notify, NotifyFormat};
+use crate::lane::Backlog;
 use crate::retry::Backoff;
-use crate::serving::Serving;
+use crate::serving::{self, Serving};
 use crate::shutdown::Shutdown;
 use crate::store::read::{ReadError, Reader};
-use crate::store::{Renewed, Retention, Store, StoreError};
+use crate::store::{CommitFeed, Renewed, Retention, Store, StoreError, detached};
 use crate::telemetry::metrics::NotifyMetrics;
 
 use round::Rounds;
 use tell::Teller;
+use told::Told;
 
 /// How often those who do not publish look whether nobody does.
 const LOOK: Duration = Duration::from_secs(1);
@@ -66,6 +73,11 @@ enum NotifyError {
     /// The server does not show everything that is committed yet.
     #[error("the database shows less than was committed: it has a new primary")]
     Behind,
+    /// Some queue of those that are bound is full.
+    #[error(
+        "the broker did not take {0} notifications (nack): a queue that is bound for them is full and refuses more (x-overflow = reject-publish), or has no leader"
+    )]
+    Refused(usize),
     /// A question was cut off, by a stop or a panic.
     #[error("a question to the database was cut off")]
     Cut,
@@ -74,11 +86,33 @@ enum NotifyError {
     LeaseLost,
 }
 
+impl NotifyError {
+    /// Whether it may be about one tenant and no other.
+    fn is_of_one_tenant(&self) -> bool {
+        match self {
+            NotifyError::Refused(_) => true,
+            NotifyError::Read(error) => matches!(
+                error,
+                ReadError::TooSlow
+                    | ReadError::Malformed { .. }
+                    | ReadError::TooMuch(_)
+                    | ReadError::TooManyReads(_)
+            ),
+            NotifyError::Store(_)
+            | NotifyError::Bus(_)
+            | NotifyError::Behind
+            | NotifyError::Cut
+            | NotifyError::LeaseLost => false,
+        }
+    }
+}
+
 /// What publishes notifications.
 pub struct Notifications {
     store: Store,
     reader: Reader,
     serving: Option<Serving>,
+    backlog: Backlog,
     bus: Bus,
     config: Notify,
     retention: Duration,
@@ -88,19 +122,31 @@ pub struct Notifications {
 }
 
 impl Notifications {
-    /// As configured; `None` where there are none.
+    /// As configured; `None` where there are none. They leave the machine to counting
+    /// while the backlog is large.
     pub fn new(
         config: &Config,
-        (store, reader, serving): (Store, Reader, Option<Serving>),
-        flow: Flow,
+        (store, reader): (Store, Reader),
+        (flow, backlog): (Flow, Backlog),
         metrics: NotifyMetrics,
+        shutdown: &Shutdown,
     ) -> Option<Self> {
-        let is_on = config.notify.format != NotifyFormat::Off;
+        if config.notify.format == NotifyFormat::Off {
+            return None;
+        }
         let millis = Duration::from_millis;
-        is_on.then(|| Self {
+        let bytes = usize::try_from(config.notify.memory_mib).unwrap_or(usize::MAX) << 20;
+        let serving = (bytes > 0).then(|| {
+            // The commits of this process are told to one who follows, and that is
+            // memory for reads: this one reads their records.
+            let asked = (store.clone(), CommitFeed::default(), reader.clone());
+            serving::start(asked, bytes, metrics.memory.clone(), shutdown)
+        });
+        Some(Self {
             store,
             reader,
             serving,
+            backlog,
             bus: config.bus.clone(),
             config: config.notify.clone(),
             retention: Retention::of(&config.store).commits,
@@ -112,12 +158,22 @@ impl Notifications {
 
     /// Publishes while no other replica does, until the shutdown.
     pub async fn run(self, shutdown: Shutdown) {
+        let mut was_told = false;
         while !shutdown.is_requested() {
-            let taken = self.store.notifier_lease().await;
-            if let Ok(Some(lease)) = taken {
-                self.metrics.publishes(true);
-                self.publish(Renewed::new(lease), &shutdown).await;
-                self.metrics.publishes(false);
+            let store = self.store.clone();
+            match detached(async move { store.notifier_lease().await }).await {
+                Ok(lease) => {
+                    was_told = false;
+                    if let Some(lease) = lease {
+                        self.metrics.publishes(true);
+                        self.publish(Renewed::new(lease), &shutdown).await;
+                        self.metrics.publishes(false);
+                    }
+                }
+                Err(error) if !std::mem::replace(&mut was_told, true) => {
+                    warn!(%error, "whether this replica is to publish notifications cannot be told");
+                }
+                Err(_) => {}
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
@@ -133,6 +189,8 @@ impl Notifications {
             serving: self.serving.clone(),
             config: self.config.clone(),
             metrics: self.metrics.clone(),
+            backlog: self.backlog.clone(),
+            told: Mutex::new(Told::new()),
         };
         let begun = Rounds::begin((self.store.clone(), teller), lease, self.retention).await;
         let mut rounds = match begun {

@@ -42,7 +42,7 @@ pub use error::{Class, StoreError};
 pub use lease::{Lease, Renewed};
 pub use load::{Loader, MAX_TAIL};
 pub use migrate::Retention;
-pub use notifications::{Cursor, SavedCursor};
+pub use notifications::{Cursor, SavedCursor, Walk};
 pub use read::{CommitFeed, Reader};
 
 /// How long an operation looks for a server before it fails, unless the URL
@@ -50,6 +50,18 @@ pub use read::{CommitFeed, Reader};
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How the service introduces itself to the server.
 const APP_NAME: &str = "chat-counters";
+
+/// Asks to the end, however long anybody waits: what uses the driver is not to be
+/// dropped half-way.
+///
+/// # Errors
+/// As the question; [`StoreError::Answer`] for a panic.
+pub async fn detached<T: Send + 'static>(
+    asked: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    let ended = tokio::spawn(asked).await;
+    ended.unwrap_or_else(|panic| Err(StoreError::Answer(panic.to_string())))
+}
 
 /// A handle on the service's database. Cheap to clone.
 #[derive(Debug, Clone)]

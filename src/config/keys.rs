@@ -208,6 +208,8 @@ pub const KEYS: &[Key] = &[
         "Topic exchange that notifications are published to; declared if missing. For Chat3's clients: chat3_updates"),
     key("notify.interval_ms", "250", number(10, 60_000),
         "So often notifications are published, in milliseconds; what changed about a user meanwhile is one message"),
+    key("notify.memory_mib", "64", number(0, 65_536),
+        "What is kept in memory of users who are notified, at most, in MiB; 0 = they are all read from the store each time"),
     key("notify.fan_out_limit", "1000", number(0, 10_000_000),
         "When a message changes a dialog with more members, one notification about the dialog is published in the place of one for each member"),
     key("notify.source", "\"/chat-counters\"", Rule::Text(rules::uri_reference),

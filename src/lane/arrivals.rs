@@ -29,6 +29,14 @@ const SHARES: usize = 1_024;
 #[derive(Debug)]
 pub struct Arrivals(Arc<Queue>);
 
+/// How much waits for the lanes, for those who can wait themselves.
+#[derive(Debug, Clone)]
+pub struct Backlog {
+    queue: Arc<Queue>,
+    /// Events that can wait.
+    most: usize,
+}
+
 /// What one lane takes its events from.
 #[derive(Debug)]
 pub(super) struct Taker {
@@ -103,6 +111,12 @@ impl Arrivals {
         (Self(queue), takers)
     }
 
+    /// How much waits, of so many events at most.
+    pub fn backlog(&self, most: usize) -> Backlog {
+        let queue = Arc::clone(&self.0);
+        Backlog { queue, most }
+    }
+
     /// Adds an event. What waits is bounded by those who deliver.
     pub fn add(&self, work: Work) {
         let share = share_of(&work.event, SHARES);
@@ -110,6 +124,14 @@ impl Arrivals {
         if self.0.lock().add(share, work) {
             self.0.woken[lane].notify_one();
         }
+    }
+}
+
+impl Backlog {
+    /// Whether events come faster than they are counted: many of those that can wait
+    /// do.
+    pub fn is_large(&self) -> bool {
+        self.queue.lock().events.len() * 4 >= self.most
     }
 }
 

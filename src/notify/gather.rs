@@ -14,7 +14,7 @@ use lru::LruCache;
 
 use crate::derive::state::DialogKey;
 use crate::event::{DialogId, Micros, TenantId, UserId};
-use crate::store::commits::{ConsumedChanged, DialogNow, Record, ShareChanged};
+use crate::store::commits::{ConsumedChanged, DialogChanged, DialogNow, Record, ShareChanged};
 use crate::store::read::{Members, PlaceInShares};
 
 /// Dialogs whose faces are remembered, some 150 bytes each. One that is not has all
@@ -23,43 +23,56 @@ const FACES: usize = 50_000;
 
 /// What was told of dialogs, as far as members see it.
 #[derive(Debug)]
-pub(super) struct Faces(LruCache<DialogKey, Face>);
+pub(super) struct Faces {
+    told: LruCache<DialogKey, Face>,
+    /// Members of a dialog beyond which it, and not each of them, is told of.
+    fan_out_limit: i64,
+}
 
 /// How a dialog looked to its members at a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Face {
     version: i64,
     looks: u64,
+    /// It has too many members to tell each.
+    is_large: bool,
 }
 
-impl Face {
-    fn of(now: &DialogNow) -> Self {
+impl Faces {
+    pub(super) fn new(fan_out_limit: u32) -> Self {
+        let most = NonZeroUsize::new(FACES).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            told: LruCache::new(most),
+            fan_out_limit: fan_out_limit.into(),
+        }
+    }
+
+    fn face(&self, now: &DialogNow) -> Face {
+        let is_large = now.members > self.fan_out_limit;
         let counts = now.sequence.iter().filter(|(_, count)| *count != 0);
         let counts: BTreeMap<&str, i64> = counts
             .map(|(sender_type, count)| (sender_type.as_str(), count))
             .collect();
         let mut looks = DefaultHasher::new();
         (counts, now.last_message_at, now.deleted).hash(&mut looks);
-        Self {
+        if is_large {
+            // What is told of it has these, too.
+            (now.messages, now.members, now.topics).hash(&mut looks);
+        }
+        Face {
             version: now.version,
             looks: looks.finish(),
+            is_large,
         }
     }
-}
 
-impl Faces {
-    pub(super) fn new() -> Self {
-        Self(LruCache::new(
-            NonZeroUsize::new(FACES).unwrap_or(NonZeroUsize::MIN),
-        ))
-    }
-
-    /// Whether members would see something else than they were told.
+    /// Whether members would see something else than they were told. Those of a
+    /// dialog that was large have not been told of what it looks like.
     fn differs(&mut self, key: &DialogKey, face: Face) -> bool {
-        match self.0.get(key) {
+        match self.told.get(key) {
             // What was told was read later than this.
             Some(told) if told.version >= face.version => false,
-            Some(told) => told.looks != face.looks,
+            Some(told) => told.looks != face.looks || told.is_large != face.is_large,
             None => true,
         }
     }
@@ -67,9 +80,9 @@ impl Faces {
     /// Takes note of what was told.
     pub(super) fn told(&mut self, gathered: &Gathered) {
         for (key, changed) in &gathered.dialogs {
-            let known = self.0.peek(key).map_or(0, |told| told.version);
+            let known = self.told.peek(key).map_or(0, |told| told.version);
             if changed.face.version > known {
-                self.0.put(key.clone(), changed.face);
+                self.told.put(key.clone(), changed.face);
             }
         }
     }
@@ -93,61 +106,66 @@ struct Changed {
     members: i64,
     /// Whether members see something else.
     is_seen: bool,
-    /// Those whose share changed, and whether that was only by sending.
-    shares: BTreeMap<UserId, bool>,
+    /// Those whose share changed.
+    shares: BTreeSet<UserId>,
 }
+
+impl Changed {
+    /// Messages that it comes to, roughly.
+    fn weight(&self) -> usize {
+        let told = match (self.is_seen, self.face.is_large) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => usize::try_from(self.members).unwrap_or(0),
+        };
+        self.shares.len() + told
+    }
+}
+
+/// A part of what was gathered: some dialogs.
+#[derive(Debug)]
+pub(super) struct Portion<'g>(Vec<(&'g DialogKey, &'g Changed)>);
 
 /// Who is to be told of what, of one tenant.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Due {
     /// The dialogs of each user.
-    pub(super) users: BTreeMap<UserId, BTreeMap<DialogId, Pair>>,
+    pub(super) users: BTreeMap<UserId, BTreeSet<DialogId>>,
     /// Dialogs with too many members to tell each of them.
     pub(super) dialogs: BTreeSet<DialogId>,
-}
-
-/// Why a user is told of a dialog.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pair {
-    /// The version of the dialog that made it so: what is told is of that one or a
-    /// later one.
-    pub(super) version: i64,
-    /// All that the user did was to send messages.
-    pub(super) has_only_sent: bool,
+    /// The versions of dialogs that made it so.
+    pub(super) versions: BTreeMap<DialogId, i64>,
 }
 
 impl Gathered {
     /// Takes a record in.
-    pub(super) fn take(&mut self, record: &Record, faces: &mut Faces, fan_out_limit: i64) {
+    pub(super) fn take(&mut self, record: &Record, faces: &mut Faces) {
         self.oldest = Some(
             self.oldest
                 .map_or(record.at, |oldest| oldest.min(record.at)),
         );
         self.untold.extend(record.untold.iter().cloned());
         for of_dialog in &record.dialogs {
-            let face = Face::of(&of_dialog.now);
+            let face = faces.face(&of_dialog.now);
             let members = of_dialog.now.members;
             let changed = self.dialogs.entry(of_dialog.key.clone());
             let changed = changed.or_insert_with(|| Changed {
                 face,
                 members,
                 is_seen: false,
-                shares: BTreeMap::new(),
+                shares: BTreeSet::new(),
             });
+            let before = changed.weight();
             if face.version > changed.face.version {
                 (changed.face, changed.members) = (face, members);
             }
-            if !changed.is_seen && faces.differs(&of_dialog.key, face) {
-                changed.is_seen = true;
-                let told = if members > fan_out_limit { 1 } else { members };
-                self.weight += usize::try_from(told).unwrap_or(0);
-            }
-            for share in &of_dialog.shares {
-                let has_only_sent = has_only_sent(share);
-                let known = changed.shares.entry(share.user.clone());
-                self.weight += 1;
-                *known.or_insert(has_only_sent) &= has_only_sent;
-            }
+            let differs = faces.differs(&of_dialog.key, face);
+            changed.is_seen |= differs;
+            let is_fan_out = differs && is_fan_out(of_dialog, faces.fan_out_limit);
+            let told = of_dialog.shares.iter();
+            let told = told.filter(|share| !is_fan_out || is_by_themselves(share));
+            changed.shares.extend(told.map(|share| share.user.clone()));
+            self.weight += changed.weight().saturating_sub(before);
         }
     }
 
@@ -156,11 +174,30 @@ impl Gathered {
         self.weight
     }
 
-    /// Dialogs whose members are all to be told, by tenant.
-    pub(super) fn to_all(&self, fan_out_limit: i64) -> BTreeMap<TenantId, Vec<DialogId>> {
-        let mut of_tenants = BTreeMap::<TenantId, Vec<DialogId>>::new();
+    /// All of it, in portions of so many messages, roughly.
+    pub(super) fn portions(&self, most: usize) -> Vec<Portion<'_>> {
+        let (mut portions, mut weight) = (vec![Portion(Vec::new())], 0);
         for (key, changed) in &self.dialogs {
-            if changed.is_seen && changed.members <= fan_out_limit {
+            let of_dialog = changed.weight();
+            if weight > 0 && weight + of_dialog > most {
+                portions.push(Portion(Vec::new()));
+                weight = 0;
+            }
+            weight += of_dialog;
+            if let Some(portion) = portions.last_mut() {
+                portion.0.push((key, changed));
+            }
+        }
+        portions
+    }
+}
+
+impl Portion<'_> {
+    /// Dialogs whose members are all to be told, by tenant.
+    pub(super) fn to_all(&self) -> BTreeMap<TenantId, Vec<DialogId>> {
+        let mut of_tenants = BTreeMap::<TenantId, Vec<DialogId>>::new();
+        for (key, changed) in &self.0 {
+            if changed.is_seen && !changed.face.is_large {
                 let of_tenant = of_tenants.entry(key.tenant.clone()).or_default();
                 of_tenant.push(key.dialog.clone());
             }
@@ -168,38 +205,24 @@ impl Gathered {
         of_tenants
     }
 
-    /// Who is to be told, given the members of the dialogs [`Gathered::to_all`] of
+    /// Who is to be told, given the members of the dialogs [`Portion::to_all`] of
     /// whose members are.
-    pub(super) fn due(
-        &self,
-        members: &BTreeMap<TenantId, Members>,
-        fan_out_limit: i64,
-    ) -> BTreeMap<TenantId, Due> {
+    pub(super) fn due(&self, members: &BTreeMap<TenantId, Members>) -> BTreeMap<TenantId, Due> {
         let mut due = BTreeMap::<TenantId, Due>::new();
-        for (key, changed) in &self.dialogs {
+        for (key, changed) in &self.0 {
             let of_tenant = due.entry(key.tenant.clone()).or_default();
             let version = changed.face.version;
-            for (user, has_only_sent) in &changed.shares {
-                let pair = Pair {
-                    version,
-                    has_only_sent: *has_only_sent,
-                };
-                of_tenant.tell(user, &key.dialog, pair);
+            of_tenant.versions.insert(key.dialog.clone(), version);
+            for user in &changed.shares {
+                of_tenant.tell(user, &key.dialog);
             }
-            if changed.is_seen && changed.members > fan_out_limit {
+            if changed.is_seen && changed.face.is_large {
                 of_tenant.dialogs.insert(key.dialog.clone());
-                continue;
-            }
-            let members = members.get(&key.tenant);
-            let members = members.and_then(|members| members.get(&key.dialog));
-            for user in members.into_iter().flatten().filter(|_| changed.is_seen) {
-                if !changed.shares.contains_key(user) {
-                    let has_only_sent = false;
-                    let pair = Pair {
-                        version,
-                        has_only_sent,
-                    };
-                    of_tenant.tell(user, &key.dialog, pair);
+            } else if changed.is_seen {
+                let members = members.get(&key.tenant);
+                let members = members.and_then(|members| members.get(&key.dialog));
+                for user in members.into_iter().flatten() {
+                    of_tenant.tell(user, &key.dialog);
                 }
             }
         }
@@ -208,27 +231,30 @@ impl Gathered {
 }
 
 impl Due {
-    fn tell(&mut self, user: &UserId, dialog: &DialogId, pair: Pair) {
-        let dialogs = self.users.entry(user.clone()).or_default();
-        dialogs.insert(dialog.clone(), pair);
+    /// Some shares, whatever has changed about them.
+    pub(super) fn of(shares: &[PlaceInShares]) -> Self {
+        let mut due = Self::default();
+        for PlaceInShares { user, dialog } in shares {
+            due.tell(user, dialog);
+        }
+        due
     }
 
-    /// Has users told of shares, whatever changed.
-    pub(super) fn tell_anew(&mut self, shares: &[PlaceInShares]) {
-        for PlaceInShares { user, dialog } in shares {
-            let dialogs = self.users.entry(user.clone()).or_default();
-            let pair = dialogs.entry(dialog.clone()).or_default();
-            pair.has_only_sent = false;
-        }
+    fn tell(&mut self, user: &UserId, dialog: &DialogId) {
+        let dialogs = self.users.entry(user.clone()).or_default();
+        dialogs.insert(dialog.clone());
     }
 }
 
-/// Whether all that changed about a share is what sending messages changes: then
-/// what the sender has not read is what it was.
-fn has_only_sent(share: &ShareChanged) -> bool {
-    let ConsumedChanged::By(by) = &share.consumed else {
-        return false;
-    };
-    let consumed: i64 = by.iter().map(|(_, count)| count).sum();
-    share.facts.is_none() && share.sent > 0 && consumed == share.sent
+/// Whether a change of a large dialog (a message that is deleted, or comes late)
+/// names many of its members: they are not told, as of any message in it.
+fn is_fan_out(of_dialog: &DialogChanged, fan_out_limit: i64) -> bool {
+    let limit = usize::try_from(fan_out_limit).unwrap_or(usize::MAX);
+    of_dialog.now.members > fan_out_limit && of_dialog.shares.len() > limit
+}
+
+/// Whether a share changed by what its user did, for certain.
+fn is_by_themselves(share: &ShareChanged) -> bool {
+    let is_set = matches!(share.consumed, ConsumedChanged::To(_));
+    is_set || share.facts.is_some() || share.sent != 0
 }

@@ -6,26 +6,28 @@
 //! version or a later one.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::NotifyError;
-use super::gather::{Due, Faces, Gathered};
-use super::tell::Teller;
-use super::told::Told;
+use super::gather::{Due, Faces, Gathered, Portion};
+use super::tell::{Errand, From, Teller};
 use crate::bus::notifier::Notifier;
-use crate::event::TenantId;
+use crate::event::{Micros, TenantId};
 use crate::failpoint::{self, Point};
 use crate::store::commits::{Cut, Position, Record, Span};
 use crate::store::fence::WriterId;
 use crate::store::read::{Members, MembersOf, SharesAfter};
-use crate::store::{Cursor, Renewed, Store, StoreError};
+use crate::store::{Cursor, Renewed, Store, StoreError, detached};
 
-/// Messages that a round comes to, roughly: what is more waits for the next, and
-/// becomes less meanwhile where it is about the same users.
+/// Messages that a round comes to, roughly, and that are worked on together: what is
+/// more waits for the next, and becomes less meanwhile where it is about the same
+/// users.
 const MOST_DUE: usize = 20_000;
 /// Commits of one writer that are read together.
 const READ_TOGETHER: i64 = 64;
@@ -39,22 +41,45 @@ const ANEW: usize = 1_000;
 const TOUCHED: Duration = Duration::from_secs(60);
 /// Dialogs whose members are asked for together.
 const DIALOGS: usize = 500;
+/// Tenants that are told of at the same time.
+const TENANTS: usize = 4;
+/// Everybody is told anew for the sake of writers without records so often at most.
+const UNNUMBERED: Duration = Duration::from_secs(10);
+/// A store that answers within so long is not slow by itself.
+const PROMPT: Duration = Duration::from_secs(2);
+/// A tenant that cannot be told of rests for so long at first, and at most.
+const ASIDE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Rounds by whoever has the lease.
 pub(super) struct Rounds {
-    pub(super) store: Store,
-    pub(super) teller: Teller,
+    store: Store,
+    teller: Teller,
     pub(super) lease: Renewed,
-    pub(super) cursor: Cursor,
-    /// When it was saved, or found.
-    saved: Instant,
-    /// How old it was then.
+    cursor: Cursor,
+    /// Everything that was committed before this is told, or to be told anew.
+    as_of: Instant,
+    /// How long before `as_of` that was, for a cursor that was found.
     age: Duration,
+    saved: Instant,
     /// How long commit records are kept.
     retention: Duration,
     faces: Faces,
-    told: Told,
-    missing_since: Option<Instant>,
+    /// Commits whose records are missing, and since when.
+    missing: HashMap<WriterId, (i64, Instant)>,
+    /// Tenants that cannot be told of for now.
+    aside: HashMap<TenantId, Aside>,
+    /// The tenant that was last told of anew.
+    last_anew: Option<TenantId>,
+    unnumbered_at: Option<Instant>,
+}
+
+/// Of a tenant that could not be told of.
+#[derive(Debug, Clone, Copy)]
+struct Aside {
+    until: Instant,
+    pause: Duration,
+    /// It can be told of, and not all queues take it: those that do get it at once.
+    is_refused: bool,
 }
 
 impl Rounds {
@@ -64,66 +89,75 @@ impl Rounds {
         lease: Renewed,
         retention: Duration,
     ) -> Result<Self, NotifyError> {
+        let as_of = Instant::now();
         let saved = store.notification_cursor().await?;
+        let is_first = saved.is_none();
         let (cursor, age) = match saved {
             Some(saved) => (saved.cursor, saved.age),
             None => (Cursor::at(&store.position().await?), Duration::ZERO),
         };
+        let fan_out_limit = teller.config.fan_out_limit;
         let mut rounds = Self {
             store,
             teller,
             lease,
             cursor,
-            saved: Instant::now(),
+            as_of,
             age,
+            saved: as_of,
             retention,
-            faces: Faces::new(),
-            told: Told::new(),
-            missing_since: None,
+            faces: Faces::new(fan_out_limit),
+            missing: HashMap::new(),
+            aside: HashMap::new(),
+            last_anew: None,
+            unnumbered_at: None,
         };
-        if age.is_zero() {
+        if is_first {
             let first = rounds.cursor.clone();
             rounds.save(first).await?;
         }
         Ok(rounds)
     }
 
-    /// One round; tells whether more is waiting already.
+    /// One round; tells whether there is enough for another one already.
     pub(super) async fn next(&mut self, notifier: &Notifier) -> Result<bool, NotifyError> {
-        let position = self.store.position().await?;
+        let began = Instant::now();
+        let store = self.store.clone();
+        let position = detached(async move { store.position().await }).await?;
         let mut to = self.cursor.clone();
         self.note_what_is_untold(&position, &mut to).await?;
         let target = Cut::from(&position);
         let gathered = self.gather(&target, &mut to).await?;
         for tenant in &gathered.untold {
-            to.anew.insert(tenant.clone(), None);
+            to.anew.entry(tenant.clone()).or_default().renew();
         }
         failpoint::pass(Point::NotifyTaken);
-        let mut due = self.due(&gathered).await?;
-        self.tell_anew(&mut to, &mut due).await?;
-        let is_something = !due.is_empty();
-        for of_tenant in due {
-            let (tenant, due) = (&of_tenant.0, of_tenant.1);
-            self.teller
-                .tell(notifier, (tenant, due), &mut self.told)
-                .await?;
+        let floor = to.clone();
+        for portion in gathered.portions(MOST_DUE) {
+            self.tell(notifier, &portion, (&floor, &mut to)).await?;
         }
-        if is_something {
+        if gathered.weight() > 0 {
             failpoint::pass(Point::NotifyConfirmed);
         }
+        self.tell_anew(notifier, (&floor, &mut to)).await?;
         self.faces.told(&gathered);
         self.show(&gathered);
-        let is_behind = to.cut.until(&target).next().is_some() || !to.anew.is_empty();
+        if to.cut.until(&target).next().is_none() {
+            (self.as_of, self.age) = (began, Duration::ZERO);
+            self.teller
+                .metrics
+                .is_at(SystemTime::now() - began.elapsed());
+        }
         if to != self.cursor || self.saved.elapsed() > TOUCHED {
             self.save(to).await?;
             failpoint::pass(Point::NotifySaved);
         }
-        Ok(is_behind)
+        Ok(gathered.weight() >= MOST_DUE)
     }
 
     fn show(&self, gathered: &Gathered) {
         if let Some(oldest) = gathered.oldest {
-            let now = crate::event::Micros::shown_by(SystemTime::now());
+            let now = Micros::shown_by(SystemTime::now());
             let micros = now.get().saturating_sub(oldest.get()).max(0);
             self.teller
                 .metrics
@@ -132,11 +166,14 @@ impl Rounds {
     }
 
     async fn save(&mut self, cursor: Cursor) -> Result<(), NotifyError> {
-        let lease = self.lease.lease();
-        if self.lease.is_lost() || !self.store.save_notification_cursor(lease, &cursor).await? {
+        let (store, lease) = (self.store.clone(), self.lease.lease().clone());
+        let (saves, age) = (cursor.clone(), self.age + self.as_of.elapsed());
+        let saved =
+            detached(async move { store.save_notification_cursor(&lease, &saves, age).await });
+        if self.lease.is_lost() || !saved.await? {
             return Err(NotifyError::LeaseLost);
         }
-        (self.cursor, self.saved, self.age) = (cursor, Instant::now(), Duration::ZERO);
+        (self.cursor, self.saved) = (cursor, Instant::now());
         Ok(())
     }
 
@@ -149,85 +186,117 @@ impl Rounds {
         to: &mut Cursor,
     ) -> Result<(), NotifyError> {
         let (before, now) = (&self.cursor.generations, &position.generations);
-        let age = self.age + self.saved.elapsed();
+        let age = self.age + self.as_of.elapsed();
         let may_lack_records = position.removed != self.cursor.removed && age > self.retention;
-        if before.everyone() != now.everyone()
-            || position.unnumbered != self.cursor.unnumbered
-            || may_lack_records
-        {
+        let is_soon = |at: Instant| at.elapsed() < UNNUMBERED;
+        let is_unnumbered = position.unnumbered != self.cursor.unnumbered
+            && !self.unnumbered_at.is_some_and(is_soon);
+        if before.everyone() != now.everyone() || is_unnumbered || may_lack_records {
             self.tell_all_anew(position, to).await?;
         } else {
             let tenants = before.by_themselves().chain(now.by_themselves());
-            let moved = tenants.filter(|(tenant, _)| before.of(tenant) != now.of(tenant));
-            to.anew
-                .extend(moved.map(|(tenant, _)| (tenant.clone(), None)));
+            for (tenant, _) in tenants.filter(|(tenant, _)| before.of(tenant) != now.of(tenant)) {
+                to.anew.entry(tenant.clone()).or_default().renew();
+            }
+        }
+        if is_unnumbered {
+            self.unnumbered_at = Some(Instant::now());
+            to.unnumbered.clone_from(&position.unnumbered);
         }
         if position.removed > self.cursor.removed {
-            // All that they have committed was told long ago, or is told anew.
+            // Their records are as old as records become: what they have committed
+            // was told, or everybody is told anew.
             let is_there = |(writer, _): &(WriterId, i64)| position.commits.contains_key(writer);
             to.cut = to.cut.iter().filter(is_there).collect();
         }
         to.generations.clone_from(now);
-        to.unnumbered.clone_from(&position.unnumbered);
         to.removed = position.removed;
         Ok(())
     }
 
     async fn tell_all_anew(&self, position: &Position, to: &mut Cursor) -> Result<(), NotifyError> {
-        let tenants = self.store.tenants(&position.generations).await?;
+        let (store, generations) = (self.store.clone(), position.generations.clone());
+        let tenants = detached(async move { store.tenants(&generations).await }).await?;
         warn!(
             tenants = tenants.len(),
             "not all changes are known: everybody is notified of all that they have"
         );
         self.teller.metrics.anew();
-        to.anew
-            .extend(tenants.into_iter().map(|tenant| (tenant, None)));
+        for tenant in tenants {
+            to.anew.entry(tenant).or_default().renew();
+        }
         Ok(())
     }
 
     /// Reads commit records on the way to a cut, as many as one round may have, and
     /// moves the cursor past them.
     async fn gather(&mut self, target: &Cut, to: &mut Cursor) -> Result<Gathered, NotifyError> {
-        let limit = i64::from(self.teller.config.fan_out_limit);
         let mut gathered = Gathered::default();
-        while gathered.weight() < MOST_DUE {
-            let spans: Vec<Span> = to.cut.until(target).map(span).collect();
+        let mut without = Vec::new();
+        loop {
+            let spans = to.cut.until(target).filter(|(w, ..)| !without.contains(w));
+            let spans: Vec<Span> = spans.map(span).collect();
             if spans.is_empty() {
-                break;
+                return Ok(gathered);
             }
-            let records = self.records(&spans).await?;
-            let mut moved = false;
+            let records = self.records(spans.clone()).await?;
             for span in spans {
+                if !records.contains_key(&(span.writer, span.from)) {
+                    without.push(span.writer);
+                    self.note_missing(span, target, to).await?;
+                    continue;
+                }
+                self.missing.remove(&span.writer);
                 for number in span.from..=span.to {
                     let Some(record) = records.get(&(span.writer, number)) else {
                         break;
                     };
-                    gathered.take(record, &mut self.faces, limit);
+                    gathered.take(record, &mut self.faces);
                     to.cut.raise(span.writer, number);
-                    moved = true;
+                    if gathered.weight() >= MOST_DUE {
+                        return Ok(gathered);
+                    }
                 }
             }
-            if moved {
-                self.missing_since = None;
-                continue;
-            }
-            let since = *self.missing_since.get_or_insert_with(Instant::now);
-            if since.elapsed() > GONE {
-                self.missing_since = None;
-                let position = self.store.position().await?;
-                self.tell_all_anew(&position, to).await?;
-                to.cut.join(target);
-            }
-            break;
         }
-        Ok(gathered)
+    }
+
+    /// A record did not come: there were too many others, or it is missing. One that
+    /// is gone for good is passed over, and everybody told anew.
+    async fn note_missing(
+        &mut self,
+        Span { writer, from, .. }: Span,
+        target: &Cut,
+        to: &mut Cursor,
+    ) -> Result<(), NotifyError> {
+        let alone = Span {
+            writer,
+            from,
+            to: from,
+        };
+        if !self.records(vec![alone]).await?.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let (number, since) = *self.missing.entry(writer).or_insert((from, now));
+        if number != from {
+            self.missing.insert(writer, (from, now));
+        } else if now.duration_since(since) > GONE {
+            self.missing.remove(&writer);
+            let store = self.store.clone();
+            let position = detached(async move { store.position().await }).await?;
+            self.tell_all_anew(&position, to).await?;
+            to.cut.raise(writer, target.of(writer));
+        }
+        Ok(())
     }
 
     async fn records(
         &self,
-        spans: &[Span],
+        spans: Vec<Span>,
     ) -> Result<HashMap<(WriterId, i64), Arc<Record>>, NotifyError> {
-        match self.store.commit_records(spans).await {
+        let store = self.store.clone();
+        match detached(async move { store.commit_records(&spans).await }).await {
             Ok(found) => {
                 let found = found.into_iter();
                 Ok(found
@@ -235,51 +304,166 @@ impl Rounds {
                     .collect())
             }
             // Of a later version, or damaged: as good as missing.
-            Err(StoreError::Answer(why)) => {
-                warn!(why, "a commit record cannot be read");
-                Ok(HashMap::new())
-            }
+            Err(StoreError::Answer(_)) => Ok(HashMap::new()),
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn due(&self, gathered: &Gathered) -> Result<BTreeMap<TenantId, Due>, NotifyError> {
-        let limit = i64::from(self.teller.config.fan_out_limit);
-        let mut members = BTreeMap::new();
-        for (tenant, dialogs) in gathered.to_all(limit) {
-            let mut of_tenant = Members::new();
-            for dialogs in dialogs.chunks(DIALOGS) {
-                let query = MembersOf {
-                    tenant: tenant.clone(),
-                    dialogs: dialogs.to_vec(),
-                };
-                of_tenant.extend(self.teller.read(query).await?);
-            }
-            members.insert(tenant, of_tenant);
-        }
-        Ok(gathered.due(&members, limit))
-    }
-
-    /// Has some more told of those who are told anew.
-    async fn tell_anew(
-        &self,
-        to: &mut Cursor,
-        due: &mut BTreeMap<TenantId, Due>,
+    /// Tells a portion of what was gathered.
+    async fn tell(
+        &mut self,
+        notifier: &Notifier,
+        portion: &Portion<'_>,
+        (floor, to): (&Cursor, &mut Cursor),
     ) -> Result<(), NotifyError> {
-        let Some((tenant, after)) = to.anew.pop_first() else {
-            return Ok(());
+        let mut members = BTreeMap::new();
+        for (tenant, dialogs) in portion.to_all() {
+            let found = self.members(&tenant, &dialogs, floor).await;
+            match found {
+                Ok(found) => drop(members.insert(tenant, found)),
+                Err(error) => self.put_aside(tenant, error, to).await?,
+            }
+        }
+        let mut due = portion.due(&members);
+        due.retain(|tenant, _| {
+            let waits = self.aside.get(tenant).is_some_and(Aside::waits);
+            if waits {
+                to.anew.entry(tenant.clone()).or_default().renew();
+            }
+            !waits
+        });
+        let errand = Errand {
+            notifier,
+            lease: &self.lease,
+            floor,
+            from: From::Memory,
         };
-        let query = SharesAfter {
-            tenant: tenant.clone(),
-            after,
-            limit: ANEW,
-        };
-        let shares = self.teller.read(query).await?;
-        due.entry(tenant.clone()).or_default().tell_anew(&shares);
-        if shares.len() == ANEW {
-            to.anew.insert(tenant, shares.last().cloned());
+        let teller = &self.teller;
+        let told = stream::iter(due).map(|(tenant, due)| async move {
+            let told = teller.tell(errand, (&tenant, due)).await;
+            (tenant, told)
+        });
+        let told: Vec<_> = told.buffer_unordered(TENANTS).collect().await;
+        for (tenant, told) in told {
+            if let Err(error) = told {
+                self.put_aside(tenant, error, to).await?;
+            }
         }
         Ok(())
+    }
+
+    async fn members(
+        &self,
+        tenant: &TenantId,
+        dialogs: &[crate::event::DialogId],
+        floor: &Cursor,
+    ) -> Result<Members, NotifyError> {
+        let mut members = Members::new();
+        for dialogs in dialogs.chunks(DIALOGS) {
+            let query = MembersOf {
+                tenant: tenant.clone(),
+                dialogs: dialogs.to_vec(),
+            };
+            members.extend(self.teller.read_in_time(query, floor).await?);
+        }
+        Ok(members)
+    }
+
+    /// Has a tenant told anew in a while, so that others do not wait for it, when it
+    /// is this one alone that cannot be told of.
+    async fn put_aside(
+        &mut self,
+        tenant: TenantId,
+        error: NotifyError,
+        to: &mut Cursor,
+    ) -> Result<(), NotifyError> {
+        if !error.is_of_one_tenant() || !self.is_prompt().await {
+            return Err(error);
+        }
+        let is_refused = matches!(error, NotifyError::Refused(_));
+        let aside = self.aside.entry(tenant.clone()).or_insert_with(|| {
+            warn!(%tenant, %error, "notifications of a tenant wait, and will all be published anew");
+            Aside {
+                until: Instant::now(),
+                pause: ASIDE.0,
+                is_refused,
+            }
+        });
+        aside.is_refused = is_refused;
+        if aside.until <= Instant::now() {
+            aside.until = Instant::now() + aside.pause;
+            aside.pause = (aside.pause * 2).min(ASIDE.1);
+        }
+        self.teller.metrics.failed();
+        to.anew.entry(tenant).or_default().renew();
+        Ok(())
+    }
+
+    /// Whether the store answers as usual: then what was too slow is so by itself.
+    async fn is_prompt(&self) -> bool {
+        let store = self.store.clone();
+        let asked = detached(async move { store.position().await });
+        matches!(tokio::time::timeout(PROMPT, asked).await, Ok(Ok(_)))
+    }
+
+    /// Has some more told of those who are told anew: of the next tenant.
+    async fn tell_anew(
+        &mut self,
+        notifier: &Notifier,
+        (floor, to): (&Cursor, &mut Cursor),
+    ) -> Result<(), NotifyError> {
+        let now = Instant::now();
+        let rests = |tenant: &TenantId| self.aside.get(tenant).is_some_and(|of| of.until > now);
+        let from = match &self.last_anew {
+            Some(last) => Bound::Excluded(last.clone()),
+            None => Bound::Unbounded,
+        };
+        let later = to.anew.range((from, Bound::Unbounded));
+        let mut tenants = later.chain(&to.anew).map(|(tenant, _)| tenant);
+        let Some(tenant) = tenants.find(|tenant| !rests(tenant)).cloned() else {
+            return Ok(());
+        };
+        self.last_anew = Some(tenant.clone());
+        let mut walk = to.anew.remove(&tenant).unwrap_or_default();
+        let query = SharesAfter {
+            tenant: tenant.clone(),
+            after: walk.after().cloned(),
+            limit: ANEW,
+        };
+        let errand = Errand {
+            notifier,
+            lease: &self.lease,
+            floor,
+            from: From::Store,
+        };
+        let told = async {
+            let shares = self.teller.read_in_time(query, floor).await?;
+            self.teller
+                .tell(errand, (&tenant, Due::of(&shares)))
+                .await?;
+            Ok(shares)
+        };
+        match told.await {
+            Ok(shares) => {
+                let goes_on = walk.told(shares.last(), shares.len() < ANEW);
+                self.aside.remove(&tenant);
+                if goes_on {
+                    to.anew.insert(tenant, walk);
+                }
+            }
+            Err(error) => {
+                to.anew.insert(tenant.clone(), walk);
+                self.put_aside(tenant, error, to).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Aside {
+    /// Whether it is not even tried for now.
+    fn waits(&self) -> bool {
+        !self.is_refused && self.until > Instant::now()
     }
 }
 

@@ -12,10 +12,10 @@ use tracing::{debug, warn};
 use super::shared::{AsOf, Memory, Shared};
 use crate::failpoint::{self, Point};
 use crate::shutdown::Shutdown;
-use crate::store::StoreError;
 use crate::store::commits::Cut;
 use crate::store::commits::{Committed, Position, Record, Span};
 use crate::store::fence::WriterId;
+use crate::store::{StoreError, detached};
 use crate::telemetry::metrics::Forgotten;
 
 /// How long a round may take. A store that is slower is asked by each read.
@@ -65,6 +65,7 @@ struct Known {
     commits: BTreeMap<WriterId, i64>,
     unnumbered: BTreeMap<WriterId, i64>,
     removed: i64,
+    epoch: i64,
 }
 
 impl Known {
@@ -80,6 +81,7 @@ impl Known {
             })
         };
         position.removed < self.removed
+            || position.generations.epoch < self.epoch
             || less(&self.commits, &position.commits)
             || less(&self.unnumbered, &position.unnumbered)
     }
@@ -95,6 +97,7 @@ impl Known {
         self.commits.clone_from(&position.commits);
         self.unnumbered.clone_from(&position.unnumbered);
         self.removed = position.removed;
+        self.epoch = position.generations.epoch;
     }
 }
 
@@ -314,15 +317,6 @@ impl Follower {
         records.extend(fetched.map(|told| (told.writer, told.number, told.record)));
         Ok(records)
     }
-}
-
-/// To its end, however long anybody waits: what uses the driver is not to be
-/// dropped half-way.
-async fn detached<T: Send + 'static>(
-    asked: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-) -> Result<T, StoreError> {
-    let ended = tokio::spawn(asked).await;
-    ended.unwrap_or_else(|panic| Err(StoreError::Answer(panic.to_string())))
 }
 
 /// A commit, with what it changed.

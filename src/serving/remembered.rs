@@ -2,7 +2,8 @@
 
 use super::model::{Model, Wanted};
 use crate::store::read::{
-    ChangedUsers, Dialogs, DialogsInOrder, DialogsOfUser, Query, UserInDialog, Users,
+    AsOfCut, ChangedUsers, Dialogs, DialogsInOrder, DialogsOfUser, Query, UserInDialog, Users,
+    WithCut,
 };
 
 /// A question that can be answered from memory, once all that it is about is
@@ -69,6 +70,19 @@ impl Remembered for DialogsInOrder {
             users: vec![self.user.clone()],
             ..Wanted::default()
         })
+    }
+}
+
+impl<Q: Remembered> Remembered for WithCut<Q> {
+    const IS_OF_FEW_DOCUMENTS: bool = Q::IS_OF_FEW_DOCUMENTS;
+
+    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
+        let answer = self.0.remembered(model)?;
+        let as_of = AsOfCut {
+            cut: model.cut().clone(),
+            epoch: None,
+        };
+        Ok((as_of, answer))
     }
 }
 

@@ -107,6 +107,15 @@ pub struct Batch {
     pub as_of: Option<SystemTime>,
 }
 
+/// What there is to give, if anything.
+struct Turn {
+    batch: Batch,
+    /// It says where to go on from to a client that has more than it was told so.
+    says_where: bool,
+    /// When there is something to be given again, unless something changes.
+    next: Option<Instant>,
+}
+
 /// Why a stream ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unwatchable {
@@ -221,11 +230,16 @@ impl Watch {
     pub async fn next(&mut self) -> Result<Batch, Unwatchable> {
         let heartbeat = Instant::now() + HEARTBEAT;
         loop {
-            let (batch, next) = self.give();
+            let Turn {
+                batch,
+                says_where,
+                next,
+            } = self.give();
             if !batch.updates.is_empty() {
                 failpoint::pass(Point::Given);
             }
-            if !batch.updates.is_empty() || batch.all_given || Instant::now() >= heartbeat {
+            let is_worth_it = !batch.updates.is_empty() || batch.all_given || says_where;
+            if is_worth_it || Instant::now() >= heartbeat {
                 return Ok(batch);
             }
             if self.loading.is_none() {
@@ -240,9 +254,11 @@ impl Watch {
         }
     }
 
-    fn give(&mut self) -> (Batch, Option<Instant>) {
+    fn give(&mut self) -> Turn {
         let mut memory = self.serving.shared.memory();
         let (hub, model) = memory.watched();
+        let stream = hub.stream(self.stream);
+        let was_ahead = stream.is_some_and(|stream| stream.is_ahead());
         let (given, reached) = hub.give(self.stream, model);
         let stream = hub.stream(self.stream);
         let has_given_all = stream.is_some_and(|stream| stream.has_given_all());
@@ -257,7 +273,11 @@ impl Watch {
             }),
             as_of: as_of.filter(|_| has_given_all).map(|as_of| as_of.shown),
         };
-        (batch, given.next)
+        Turn {
+            says_where: was_ahead && batch.since.is_some(),
+            batch,
+            next: given.next,
+        }
     }
 
     /// What is to be waited for so that everybody can be given.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{DateTime, Document, doc};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -21,6 +22,9 @@ pub(super) const DEAD_LETTERS: &str = "dead_letters";
 pub(super) const UNSENT_LETTERS: &str = "unsent_letters";
 /// How long a lease lasts after it was taken or renewed, by the server's clock.
 const LENGTH: Duration = Duration::from_secs(8);
+
+/// For so long after it was renewed nobody else can have it.
+const SURE: Duration = Duration::from_secs(6);
 
 /// When a lease that is free ended.
 const LONG_AGO: DateTime = DateTime::from_millis(0);
@@ -69,14 +73,20 @@ impl Lease {
 #[derive(Debug)]
 pub struct Renewed {
     lease: Lease,
+    renewed: watch::Receiver<Instant>,
     renewing: JoinHandle<()>,
 }
 
 impl Renewed {
     /// Renews a lease from now on.
     pub fn new(lease: Lease) -> Self {
-        let renewing = tokio::spawn(renew(lease.clone()));
-        Self { lease, renewing }
+        let (renews, renewed) = watch::channel(Instant::now());
+        let renewing = tokio::spawn(renew(lease.clone(), renews));
+        Self {
+            lease,
+            renewed,
+            renewing,
+        }
     }
 
     /// What is renewed.
@@ -84,9 +94,11 @@ impl Renewed {
         &self.lease
     }
 
-    /// Whether it could not be renewed.
+    /// Whether somebody else may have it: it could not be renewed for so long. To be
+    /// asked right before what only its holder is to do, since this process may have
+    /// been frozen.
     pub fn is_lost(&self) -> bool {
-        self.renewing.is_finished()
+        self.renewing.is_finished() || self.renewed.borrow().elapsed() >= SURE
     }
 
     /// Lets the next one in.
@@ -104,16 +116,16 @@ impl Drop for Renewed {
 }
 
 /// Renews a lease until it is lost.
-async fn renew(lease: Lease) {
-    let mut renewed = Instant::now();
+async fn renew(lease: Lease, renews: watch::Sender<Instant>) {
     loop {
         tokio::time::sleep(Lease::RENEWAL).await;
+        let asked = Instant::now();
         match lease.renew().await {
-            Ok(true) => renewed = Instant::now(),
+            Ok(true) => drop(renews.send_replace(asked)),
             Ok(false) => return,
             // The store is away: the work will notice that by itself, and the
             // lease may still be ours when it is back.
-            Err(_) if renewed.elapsed() < 3 * Lease::RENEWAL => {}
+            Err(_) if renews.borrow().elapsed() < SURE => {}
             Err(_) => return,
         }
     }

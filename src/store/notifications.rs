@@ -33,9 +33,51 @@ pub struct Cursor {
     pub unnumbered: BTreeMap<WriterId, i64>,
     /// Times that writers had been removed.
     pub removed: i64,
-    /// Tenants of which some changes are not known: all that they have is told, and
-    /// the last share that was.
-    pub anew: BTreeMap<TenantId, Option<PlaceInShares>>,
+    /// Tenants of which some changes are not known: all that they have is told.
+    pub anew: BTreeMap<TenantId, Walk>,
+}
+
+/// A walk through all shares of a tenant, in a circle: whatever changes on the way
+/// has it go on until it is where it was then, and not begin anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Walk {
+    /// The last share that was told; `None` at the beginning.
+    after: Option<PlaceInShares>,
+    /// Where it ends; `None` at the end of all shares.
+    until: Option<PlaceInShares>,
+    /// From the end of all shares it goes on at the beginning, until here.
+    again: Option<PlaceInShares>,
+}
+
+impl Walk {
+    /// Where the next shares begin.
+    pub fn after(&self) -> Option<&PlaceInShares> {
+        self.after.as_ref()
+    }
+
+    /// Has everything told once from now on.
+    pub fn renew(&mut self) {
+        self.until = None;
+        self.again.clone_from(&self.after);
+    }
+
+    /// Takes note of what was told. `false` when that is the end of it. There are no
+    /// more shares if `is_end`.
+    #[must_use]
+    pub fn told(&mut self, last: Option<&PlaceInShares>, is_end: bool) -> bool {
+        if let (Some(until), Some(last)) = (&self.until, last)
+            && last >= until
+        {
+            return false;
+        }
+        if !is_end {
+            self.after = last.cloned();
+            return true;
+        }
+        self.after = None;
+        self.until = self.again.take();
+        self.until.is_some()
+    }
 }
 
 impl Cursor {
@@ -51,12 +93,12 @@ impl Cursor {
     }
 }
 
-/// A cursor as it was found, and how long ago it was saved.
+/// A cursor as it was found.
 #[derive(Debug)]
 pub struct SavedCursor {
     /// The cursor.
     pub cursor: Cursor,
-    /// By the server's clock.
+    /// How long ago everything was in it that was committed, by the server's clock.
     pub age: Duration,
 }
 
@@ -72,7 +114,7 @@ struct CursorDocument {
     unnumbered: Vec<WriterDocument>,
     generations: GenerationsDocument,
     removed: i64,
-    anew: Vec<AnewDocument>,
+    anew: Vec<WalkDocument>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,9 +124,11 @@ struct WriterDocument {
 }
 
 #[derive(Debug, Deserialize)]
-struct AnewDocument {
+struct WalkDocument {
     t: String,
     after: Option<PlaceDocument>,
+    until: Option<PlaceDocument>,
+    again: Option<PlaceDocument>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,13 +146,18 @@ impl TryFrom<CursorDocument> for Cursor {
             writers.map(|writer| (WriterId::of(writer.w), writer.n))
         };
         let anew = stored.anew.into_iter().map(|of| {
-            let place = |after: PlaceDocument| -> Result<PlaceInShares, InvalidId> {
+            let place = |at: PlaceDocument| -> Result<PlaceInShares, InvalidId> {
                 Ok(PlaceInShares {
-                    user: UserId::new(&after.u)?,
-                    dialog: DialogId::new(&after.d)?,
+                    user: UserId::new(&at.u)?,
+                    dialog: DialogId::new(&at.d)?,
                 })
             };
-            Ok((TenantId::new(&of.t)?, of.after.map(place).transpose()?))
+            let walk = Walk {
+                after: of.after.map(place).transpose()?,
+                until: of.until.map(place).transpose()?,
+                again: of.again.map(place).transpose()?,
+            };
+            Ok((TenantId::new(&of.t)?, walk))
         });
         let anew: Result<_, InvalidId> = anew.collect();
         let malformed = |error: InvalidId| {
@@ -130,11 +179,17 @@ impl From<&Cursor> for Document {
         let of_tenant = |(tenant, g): (&TenantId, super::generation::Generation)| {
             doc! { "t": tenant.as_str(), "g": i64::from(g.number()) }
         };
-        let anew = cursor.anew.iter().map(|(tenant, after)| {
-            let place = |after: &PlaceInShares| {
-                doc! { "u": after.user.as_str(), "d": after.dialog.as_str() }
+        let anew = cursor.anew.iter().map(|(tenant, walk)| {
+            let place = |at: &Option<PlaceInShares>| {
+                let at = at.as_ref();
+                at.map(|at| doc! { "u": at.user.as_str(), "d": at.dialog.as_str() })
             };
-            doc! { "t": tenant.as_str(), "after": after.as_ref().map(place) }
+            doc! {
+                "t": tenant.as_str(),
+                "after": place(&walk.after),
+                "until": place(&walk.until),
+                "again": place(&walk.again),
+            }
         });
         let unnumbered = cursor.unnumbered.iter().map(|(writer, n)| (*writer, *n));
         let generations = &cursor.generations;
@@ -168,7 +223,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn notification_cursor(&self) -> Result<Option<SavedCursor>, StoreError> {
-        let age = doc! { "$subtract": ["$$NOW", "$saved_at"] };
+        let age = doc! { "$subtract": ["$$NOW", "$as_of"] };
         let fields = doc! { "cursor": 1, "age": { "$toDouble": age } };
         let meta = self.meta::<Document>();
         let found = meta
@@ -189,8 +244,9 @@ impl Store {
         }))
     }
 
-    /// Saves how far notifications have come. `false` when somebody else has the
-    /// lease by now: then nothing was saved.
+    /// Saves how far notifications have come, and how long ago everything was in that
+    /// that was committed. `false` when somebody else has the lease by now: then
+    /// nothing was saved.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -198,10 +254,13 @@ impl Store {
         &self,
         lease: &Lease,
         cursor: &Cursor,
+        age: Duration,
     ) -> Result<bool, StoreError> {
         let ours = doc! { "_id": NOTIFICATIONS, "holder": lease.holder() };
         let literal = Bson::Document(doc! { "$literal": Document::from(cursor) });
-        let save = doc! { "$set": { "cursor": literal, "saved_at": "$$NOW" } };
+        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        let as_of = doc! { "$subtract": ["$$NOW", age] };
+        let save = doc! { "$set": { "cursor": literal, "as_of": as_of } };
         let meta = self.meta::<Document>();
         let saved = meta.update_one(ours, vec![save]).await?;
         Ok(saved.matched_count == 1)
@@ -247,9 +306,49 @@ mod tests {
             generations: generations.try_into().unwrap(),
             unnumbered: BTreeMap::from([(WriterId::unique(), 5)]),
             removed: 4,
-            anew: BTreeMap::from([(tenant("$t"), Some(place)), (tenant("other"), None)]),
+            anew: BTreeMap::from([
+                (
+                    tenant("$t"),
+                    Walk {
+                        after: Some(place.clone()),
+                        until: None,
+                        again: Some(place),
+                    },
+                ),
+                (tenant("other"), Walk::default()),
+            ]),
         };
         let stored: CursorDocument = deserialize_from_document(Document::from(&cursor)).unwrap();
         assert_eq!(Cursor::try_from(stored).unwrap(), cursor);
+    }
+    /// Whatever renews a walk, and however often, each share is told after the last
+    /// time that it was.
+    #[test]
+    fn a_walk_ends_after_all_was_told_since_it_was_renewed() {
+        let place = |n: usize| PlaceInShares {
+            user: UserId::new(&format!("u{n:02}")).unwrap(),
+            dialog: DialogId::new("d").unwrap(),
+        };
+        let shares: Vec<_> = (0..10).map(place).collect();
+        for renewals in [&[][..], &[1], &[3], &[1, 2], &[2, 5, 6], &[4, 4, 7, 9]] {
+            let (mut walk, mut untold) = (Walk::default(), shares.clone());
+            for page in 1.. {
+                let from =
+                    shares.partition_point(|at| walk.after().is_some_and(|after| at <= after));
+                let told = &shares[from..shares.len().min(from + 3)];
+                let is_end = told.len() < 3;
+                untold.retain(|at| !told.contains(at));
+                let goes_on = walk.told(told.last(), is_end);
+                if renewals.contains(&page) && goes_on {
+                    walk.renew();
+                    untold.clone_from(&shares);
+                }
+                if !goes_on {
+                    break;
+                }
+                assert!(page < 40, "{walk:?}");
+            }
+            assert_eq!(untold, [], "{renewals:?}");
+        }
     }
 }

@@ -37,7 +37,8 @@ use awaited::Awaited;
 pub use feed::CommitFeed;
 pub use history::{Entry, History, HistoryPage, Scope};
 pub use notified::{
-    Cause, ChangedUsers, Members, MembersOf, PlaceInShares, SharesAfter, SharesOf, Sources, TypesOf,
+    AsOfCut, Cause, ChangedUsers, Members, MembersOf, PlaceInShares, SharesAfter, SharesOf,
+    Sources, TypesOf, WithCut,
 };
 pub use orders::{DialogOrder, DialogsInOrder, PageInOrder, PlaceInOrder};
 pub use queries::{Dialogs, DialogsOfUser, Messages, Page, Query, UserInDialog, Users};

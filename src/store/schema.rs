@@ -17,7 +17,7 @@
 //! | `topics` | `t, d, topic` | a topic exists (nothing but the key) |
 //! | `users` | `t, u` | the type learnt of a user |
 //! | `journal` | `t, e` | every counter event that was taken, once |
-//! | `meta` | a name | which [generation](super::generation) counts, the rebuild under way, who is at the dead letters, that writes are taken |
+//! | `meta` | a name | which [generation](super::generation) counts, the rebuild under way, who is at the dead letters, who publishes notifications and how far they are, that writes are taken |
 //! | `writers` | a random id | a writer, the epoch in which it may write ([`super::fence`]), and how many commits it has made |
 //! | `commits` | `w, n` | what a writer's nth commit changed ([`super::commits`]) |
 //! | `dead_letters` | a digest | a letter of the dead-letter queue ([`super::letters`]) |

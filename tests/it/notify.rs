@@ -6,6 +6,9 @@ use std::time::Duration;
 use chat_counters::config::NotifyFormat;
 use chat_counters::failpoint::{Point, VARIABLE};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection};
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
@@ -340,9 +343,12 @@ async fn a_publisher_that_was_frozen_does_no_harm() -> Result<()> {
     world.publish(&events).await?;
     all_told(&subscriber, &events).await?;
     let second = world.service().await?;
+    // In the middle of what it has to tell.
+    events.extend(events::messages("x", "e", 400, 900));
+    let (some, rest) = events[events.len() - 400..].split_at(200);
+    world.publish(some).await?;
     first.send("-STOP").await?;
-    events.extend(events::messages("x", "e", 20, 900));
-    world.publish(&events[events.len() - 20..]).await?;
+    world.publish(rest).await?;
     until("the second publishes", || async {
         (gauge(&second, "notify_publisher").await? == 1).then_some(())
     })
@@ -365,18 +371,21 @@ async fn a_broker_that_takes_nothing_delays_notifications_and_no_counting() -> R
     let rabbit = Server::rabbit("notify_alarm").await?;
     let mut world = notifying("notify_alarm", NotifyFormat::CloudEvents);
     world.config.bus.url = rabbit.url.clone().into();
+    // So that a round begins long before everything is counted.
+    world.config.lanes.batch_events = 20;
     let subscriber = listening(&world).await?;
     world.service().await?.stop().await?;
-    let events = load();
+    let mut events = load();
+    events.extend(events::messages("x", "e", 2_000, 1_000));
     world.publish(&events).await?;
     set_alarm(&rabbit, true).await?;
     let service = world.service().await?;
-    world.journaled(events.len() as u64).await?;
-    service.has_settled(events.len() as u64).await?;
     until("a round waits", || async {
         (gauge(&service, "bus_blocked").await? == 1).then_some(())
     })
     .await?;
+    world.journaled(events.len() as u64).await?;
+    service.has_settled(events.len() as u64).await?;
     assert_eq!(subscriber.known().count, 0);
     set_alarm(&rabbit, false).await?;
     all_told(&subscriber, &events).await?;
@@ -442,52 +451,162 @@ async fn a_dialog_with_very_many_members_is_told_of_once() -> Result<()> {
     service.stop().await
 }
 
-/// Stops a publisher, has something happen that no record tells, and expects that
-/// everybody is told all that they have.
-async fn told_anew_after(
-    name: &str,
-    happens: impl AsyncFnOnce(&World) -> Result<()>,
-) -> Result<()> {
-    let world = notifying(name, NotifyFormat::CloudEvents);
+/// Records of one replica are gone, while another one commits all the time.
+#[tokio::test]
+async fn commit_records_that_are_gone_are_made_up_for() -> Result<()> {
+    let world = notifying("notify_gone", NotifyFormat::CloudEvents);
     let service = world.service().await?;
     until("a cursor", || async { cursor(&world).await.ok().flatten() }).await?;
     service.stop().await?;
     let events = load();
     world.publish(&events).await?;
     // Without notifications: what it commits is told by nobody.
-    let mut silent = World::new(name);
+    let mut silent = World::new("notify_gone");
     silent.config = world.config.clone();
     silent.config.notify.format = NotifyFormat::Off;
     let service = silent.service().await?;
     world.journaled(events.len() as u64).await?;
     service.stop().await?;
-    happens(&world).await?;
+    let commits = world.database().await?.collection::<Document>("commits");
+    assert!(commits.delete_many(doc! {}).await?.deleted_count > 0);
     let subscriber = listening(&world).await?;
     let service = world.service().await?;
+    let told = all_told(&subscriber, &events);
+    let others = async {
+        for n in 0_i64.. {
+            let other = message(
+                &format!("evt_{n}"),
+                "other",
+                &format!("o{n}"),
+                "eve",
+                1_000 + n,
+            );
+            world.publish(&[other]).await?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Result::Ok(())
+    };
+    tokio::select! {
+        told = told => told?,
+        failed = others => failed?,
+    }
+    service.stop().await
+}
+
+#[tokio::test]
+async fn a_rebuild_is_told_to_everybody() -> Result<()> {
+    /// Versions of the first generation that is made anew are above.
+    const REBUILT: i64 = 1 << 32;
+    let world = notifying("notify_rebuild", NotifyFormat::CloudEvents);
+    let subscriber = listening(&world).await?;
+    let service = world.service().await?;
+    let events = load();
+    world.publish(&events).await?;
+    all_told(&subscriber, &events).await?;
+    let output = command(&world, &["rebuild"]).output().await?;
+    assert!(output.status.success(), "{}", stderr(&output));
+    until("everybody is told anew", || async {
+        let known = subscriber.known();
+        let mut all = known.users.values().chain(known.pairs.values());
+        all.all(|told| told["version"].as_i64() > Some(REBUILT))
+            .then_some(())
+    })
+    .await?;
     all_told(&subscriber, &events).await?;
     service.stop().await
 }
 
 #[tokio::test]
-async fn commit_records_that_are_gone_are_made_up_for() -> Result<()> {
-    told_anew_after("notify_gone", async |world| {
-        let commits = world.database().await?.collection::<Document>("commits");
-        assert!(commits.delete_many(doc! {}).await?.deleted_count > 0);
-        Ok(())
+async fn a_repair_is_told() -> Result<()> {
+    let world = notifying("notify_repair", NotifyFormat::CloudEvents);
+    let subscriber = listening(&world).await?;
+    let service = world.service().await?;
+    let mut events = load();
+    world.publish(&events).await?;
+    all_told(&subscriber, &events).await?;
+    // By somebody's hand. The next message has members told what is wrong.
+    let dialogs = world.database().await?.collection::<Document>("dialogs");
+    let wrong = doc! { "$inc": { "version": 1_i64, "sequence.user": 7_i64 } };
+    dialogs.update_one(doc! { "_id.d": "e" }, wrong).await?;
+    events.extend(events::messages("x", "e", 1, 900));
+    world.publish(&events[events.len() - 1..]).await?;
+    until("bob is told what is wrong", || async {
+        let known = subscriber.known();
+        let of_bob = known.users.get(&(TENANT.into(), "bob".into()))?;
+        (of_bob["total_unread_count"].as_i64()? > 7).then_some(())
     })
-    .await
+    .await?;
+    let repair = [
+        "verify", "--tenant", TENANT, "--dialog", "e", "--repair", "--reason", "test",
+    ];
+    command(&world, &repair).output().await?;
+    all_told(&subscriber, &events).await?;
+    service.stop().await
+}
+
+/// A queue of a gateway that takes nothing any more.
+async fn full_queue(world: &World, key: &str) -> Result<(Connection, Channel, String)> {
+    let (connection, channel) = world.channel().await?;
+    let queue = format!("{}_full", world.config.notify.exchange);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    arguments.insert(
+        "x-overflow".into(),
+        AMQPValue::LongString("reject-publish".into()),
+    );
+    let declared = channel.queue_declare(
+        queue.as_str().into(),
+        QueueDeclareOptions::durable(),
+        arguments,
+    );
+    declared.await?;
+    let exchange = world.config.notify.exchange.as_str();
+    let (options, nothing) = (QueueBindOptions::default(), FieldTable::default());
+    channel
+        .queue_bind(
+            queue.as_str().into(),
+            exchange.into(),
+            key.into(),
+            options,
+            nothing,
+        )
+        .await?;
+    Ok((connection, channel, queue))
 }
 
 #[tokio::test]
-async fn a_rebuild_is_told_to_everybody() -> Result<()> {
-    told_anew_after("notify_rebuild", async |world| {
-        let commits = world.database().await?.collection::<Document>("commits");
-        commits.delete_many(doc! {}).await?;
-        let output = command(world, &["rebuild"]).output().await?;
-        assert!(output.status.success(), "{}", stderr(&output));
-        Ok(())
+async fn a_gateway_whose_queue_is_full_stops_no_other() -> Result<()> {
+    let world = notifying("notify_full", NotifyFormat::CloudEvents);
+    let subscriber = listening(&world).await?;
+    let (_connection, channel, queue) = full_queue(&world, "user_stats.*.bob").await?;
+    let service = world.service().await?;
+    let mut events = load();
+    world.publish(&events).await?;
+    all_told(&subscriber, &events).await?;
+    // One message is in it, and each further one about bob is refused.
+    events.extend(events::messages("x", "e", 5, 900));
+    world.publish(&events[events.len() - 5..]).await?;
+    all_told(&subscriber, &events).await?;
+    until("something is refused", || async {
+        (gauge(&service, "notify_refused_total").await? > 0).then_some(())
     })
-    .await
+    .await?;
+    events.extend(events::messages("y", "d", 5, 950));
+    world.publish(&events[events.len() - 5..]).await?;
+    all_told(&subscriber, &events).await?;
+    // Once it has room again, it gets the latest as well.
+    channel
+        .queue_purge(queue.as_str().into(), QueuePurgeOptions::default())
+        .await?;
+    let latest = subscriber.known().users[&(TENANT.into(), "bob".into())].clone();
+    until("the queue gets what it had refused", || async {
+        let got = channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true });
+        let got = got.await.ok()??;
+        let event: Value = serde_json::from_slice(&got.data).ok()?;
+        (event["data"]["version"].as_i64() >= latest["version"].as_i64()).then_some(())
+    })
+    .await?;
+    service.stop().await
 }
 
 #[tokio::test]

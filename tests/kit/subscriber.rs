@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const SILENT: Duration = Duration::from_secs(10);
 /// Messages in hand.
 const PREFETCH: u16 = 500;
-/// The latest messages that are kept as they came.
+/// Messages that are kept as they came: the first ones.
 const KEPT: usize = 20_000;
 
 /// Listens until it is dropped.
@@ -60,7 +60,7 @@ pub struct Known {
     pub messages: Vec<Message>,
     /// How many there were.
     pub count: u64,
-    /// Bodies by id of whatever came more than once: they must be the same.
+    /// What was told by each id: the same each time.
     ids: BTreeMap<String, Value>,
     pub faults: Vec<String>,
 }

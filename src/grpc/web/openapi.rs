@@ -2,28 +2,19 @@
 //! [`ROUTES`], as the router is, and of the messages' descriptors, comments
 //! included.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use prost::Message as _;
-use prost_types::field_descriptor_proto::{Label, Type};
-use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet};
 use serde_json::{Map, Value, json};
 use tonic::body::Body;
 use tonic::codegen::http::Response;
 
-use super::super::DESCRIPTORS;
+use super::super::described::Described;
 use super::super::validate::MAX_BATCH;
 use super::routes::{Parameter, ROUTES, Route};
-
-const PACKAGE: &str = ".chatcounters.v1.";
-const TIMESTAMP: &str = ".google.protobuf.Timestamp";
-/// Numbers of fields in descriptors, by which comments name their places.
-const MESSAGES: i32 = 4;
-const FIELDS: i32 = 2;
 
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let text = serde_json::to_vec_pretty(&document()).unwrap_or_default();
@@ -152,116 +143,6 @@ fn problem() -> Value {
             } },
         },
     })
-}
-
-/// The messages, as they were written down.
-struct Described {
-    messages: BTreeMap<String, (DescriptorProto, Vec<i32>)>,
-    comments: BTreeMap<Vec<i32>, String>,
-}
-
-impl Described {
-    fn all() -> Self {
-        let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default();
-        let mut all = Self {
-            messages: BTreeMap::new(),
-            comments: BTreeMap::new(),
-        };
-        let ours = files.file.into_iter().enumerate();
-        for (number, file) in ours.filter(|(_, file)| file.package() == PACKAGE.trim_matches('.')) {
-            all.add(i32::try_from(number).unwrap_or(i32::MAX), file);
-        }
-        all
-    }
-
-    /// Adds a file; its number begins the places in it.
-    fn add(&mut self, number: i32, file: FileDescriptorProto) {
-        let placed = |path: &[i32]| [&[number], path].concat();
-        for at in file.source_code_info.unwrap_or_default().location {
-            if let Some(words) = at.leading_comments {
-                self.comments.insert(placed(&at.path), plain(&words));
-            }
-        }
-        for (at, message) in file.message_type.into_iter().enumerate() {
-            let place = placed(&[MESSAGES, i32::try_from(at).unwrap_or(i32::MAX)]);
-            self.messages
-                .insert(message.name().to_owned(), (message, place));
-        }
-    }
-
-    /// Notes a message, and all that are in it.
-    fn reach(&self, name: &str, used: &mut BTreeSet<String>) {
-        if !used.insert(name.to_owned()) {
-            return;
-        }
-        let Some((message, _)) = self.messages.get(name) else {
-            return;
-        };
-        for field in &message.field {
-            let inner = field.type_name().strip_prefix(PACKAGE);
-            if let Some(inner) = inner.filter(|inner| self.messages.contains_key(*inner)) {
-                self.reach(inner, used);
-            }
-        }
-    }
-
-    fn schema(&self, name: &str) -> Value {
-        let Some((message, place)) = self.messages.get(name) else {
-            return json!({});
-        };
-        let mut properties = Map::new();
-        for (number, field) in message.field.iter().enumerate() {
-            let mut schema = field_schema(message, field);
-            let mut place = place.clone();
-            place.extend([FIELDS, i32::try_from(number).unwrap_or(i32::MAX)]);
-            if let Some(words) = self.comments.get(&place) {
-                schema["description"] = words.as_str().into();
-            }
-            properties.insert(field.name().to_owned(), schema);
-        }
-        let mut schema = json!({ "type": "object", "properties": properties });
-        if let Some(words) = self.comments.get(place) {
-            schema["description"] = words.as_str().into();
-        }
-        schema
-    }
-}
-
-/// A comment in one line.
-fn plain(comment: &str) -> String {
-    comment.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-fn field_schema(message: &DescriptorProto, field: &FieldDescriptorProto) -> Value {
-    let entry = message.nested_type.iter().find(|nested| {
-        let is_map = nested
-            .options
-            .as_ref()
-            .is_some_and(|options| options.map_entry());
-        is_map && field.type_name().ends_with(&format!(".{}", nested.name()))
-    });
-    if let Some(value) = entry.and_then(|entry| entry.field.get(1)) {
-        return json!({ "type": "object", "additionalProperties": single(value) });
-    }
-    match field.label() {
-        Label::Repeated => json!({ "type": "array", "items": single(field) }),
-        _ => single(field),
-    }
-}
-
-fn single(field: &FieldDescriptorProto) -> Value {
-    match field.r#type() {
-        Type::String => json!({ "type": "string" }),
-        Type::Bool => json!({ "type": "boolean" }),
-        Type::Message if field.type_name() == TIMESTAMP => {
-            json!({ "type": "string", "format": "date-time" })
-        }
-        Type::Message => {
-            let name = field.type_name().trim_start_matches(PACKAGE);
-            json!({ "$ref": format!("#/components/schemas/{name}") })
-        }
-        _ => json!({ "type": "integer" }),
-    }
 }
 
 #[cfg(test)]

@@ -59,6 +59,8 @@ pub(super) struct Stream {
     /// Where the model stood when so many changes were noted.
     mark: Option<Mark>,
     marked_at: Option<Instant>,
+    /// Something was given since it was last said up to where everything is.
+    is_ahead: bool,
     pub(super) wake: Arc<Notify>,
 }
 
@@ -141,6 +143,7 @@ impl Stream {
             resuming,
             mark: None,
             marked_at: None,
+            is_ahead: false,
             wake: Arc::default(),
         }
     }
@@ -340,15 +343,28 @@ impl Stream {
         if self.ungiven == 0 && !std::mem::replace(&mut self.said_all, true) {
             given.all = true;
         }
-        given.next = self.due.first_key_value().map(|((at, _), _)| *at);
+        self.is_ahead |= !given.updates.is_empty() || given.all;
+        // Only now everybody may be known.
+        self.set_mark(model.cut(), now);
+        let next_due = self.due.first_key_value().map(|((at, _), _)| *at);
+        // Whoever is cut off then is to go on from there, and not from long ago.
+        let next_mark = self.marked_at.map(|at| at + BETWEEN_MARKS);
+        let next_mark = next_mark.filter(|_| self.is_ahead && self.mark.is_none());
+        given.next = next_due.into_iter().chain(next_mark).min();
         given
+    }
+
+    /// Whether the client has something that it is not yet told to go on after.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.is_ahead
     }
 
     /// Up to where everything was given, if anything was since it was last asked.
     pub(super) fn take_given(&mut self) -> Option<Reached> {
         let is_given = |mark: &mut Mark| mark.left == 0;
-        let given = self.mark.take_if(is_given);
-        given.map(|mark| mark.reached)
+        let given = self.mark.take_if(is_given)?;
+        self.is_ahead = false;
+        Some(given.reached)
     }
 
     /// Whether everything was given that memory has.

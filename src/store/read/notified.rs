@@ -6,6 +6,7 @@ use mongodb::bson::raw::RawDocument;
 use mongodb::bson::{Document, doc};
 
 use crate::event::{DialogId, EventId, SenderType, TenantId, UserId};
+use crate::store::commits::Cut;
 use crate::store::schema::{collection, membership};
 
 use super::ReadError;
@@ -21,6 +22,23 @@ pub struct ChangedUsers {
     pub tenant: TenantId,
     /// The dialogs of each user.
     pub users: BTreeMap<UserId, BTreeSet<DialogId>>,
+}
+
+/// A question whose answer says as of when it is.
+#[derive(Debug, Clone)]
+pub struct WithCut<Q>(
+    /// The question.
+    pub Q,
+);
+
+/// As of when an answer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AsOfCut {
+    /// The commits that are in it.
+    pub cut: Cut,
+    /// The epoch of the generations; `None` for an answer from memory, which sees to
+    /// it that there is none before what it knows.
+    pub epoch: Option<i64>,
 }
 
 /// Who is a member of dialogs.
@@ -84,6 +102,23 @@ pub struct Cause {
     pub event: EventId,
     /// Its type, by its canonical name.
     pub event_type: String,
+}
+
+impl<Q: Query> Query for WithCut<Q> {
+    type Answer = (AsOfCut, Q::Answer);
+
+    fn tenant(&self) -> &TenantId {
+        self.0.tenant()
+    }
+
+    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Self::Answer, ReadError> {
+        let position = snapshot.position().await?;
+        let as_of = AsOfCut {
+            cut: Cut::from(&position),
+            epoch: Some(position.generations.epoch),
+        };
+        Ok((as_of, self.0.answer(snapshot).await?))
+    }
 }
 
 impl Query for ChangedUsers {

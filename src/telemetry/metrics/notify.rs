@@ -1,6 +1,6 @@
 //! What notifications are counted as.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -8,6 +8,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use super::ServingMetrics;
 
 /// What a notification tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +35,10 @@ pub struct NotifyMetrics {
     failed_rounds: Counter,
     told_anew: Counter,
     publisher: Gauge,
+    as_of: Gauge,
     lag_seconds: Histogram,
+    /// Of the memory that notifications are answered from.
+    pub memory: ServingMetrics,
 }
 
 impl Default for NotifyMetrics {
@@ -44,6 +49,8 @@ impl Default for NotifyMetrics {
             failed_rounds: Counter::default(),
             told_anew: Counter::default(),
             publisher: Gauge::default(),
+            as_of: Gauge::default(),
+            memory: ServingMetrics::default(),
             // 10 ms to 5 min.
             lag_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
         }
@@ -51,7 +58,7 @@ impl Default for NotifyMetrics {
 }
 
 impl NotifyMetrics {
-    /// Counts a notification that is published.
+    /// Counts a notification that the broker has.
     pub fn told(&self, of: Told) {
         let about = match of {
             Told::User => "user",
@@ -81,6 +88,13 @@ impl NotifyMetrics {
         self.publisher.set(publishes.into());
     }
 
+    /// Shows as of when everything that was committed is published, or to be
+    /// published anew.
+    pub fn is_at(&self, at: SystemTime) {
+        let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.as_of.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
     /// Shows how long ago the earliest commit was made that a round has told of.
     pub fn lag(&self, lag: Duration) {
         self.lag_seconds.observe(lag.as_secs_f64());
@@ -90,7 +104,7 @@ impl NotifyMetrics {
         let registry = registry.sub_registry_with_prefix("notify");
         registry.register(
             "published",
-            "Notifications published, by what they are about: user, user_in_dialog, dialog; those of a round that failed count again",
+            "Notifications that the broker has, by what they are about: user, user_in_dialog, dialog; those of a round that failed count again",
             self.published.clone(),
         );
         registry.register(
@@ -100,12 +114,12 @@ impl NotifyMetrics {
         );
         registry.register(
             "failed_rounds",
-            "Rounds of notifications that failed and were made again",
+            "Rounds of notifications that failed and were made again, all or what was about one tenant",
             self.failed_rounds.clone(),
         );
         registry.register(
             "told_anew",
-            "Times that changes were not known, and everybody was notified of all that they have",
+            "Times that changes were not known, and everybody of all tenants was notified of all that they have",
             self.told_anew.clone(),
         );
         registry.register(
@@ -113,6 +127,12 @@ impl NotifyMetrics {
             "1 in the process that publishes notifications",
             self.publisher.clone(),
         );
+        registry.register(
+            "as_of_timestamp_seconds",
+            "Time up to which all that was committed is notified of, in seconds since the epoch; 0 where this process has published none",
+            self.as_of.clone(),
+        );
+        self.memory.register(registry);
         registry.register_with_unit(
             "lag",
             "Time from the earliest commit of a round until all its notifications were confirmed",
