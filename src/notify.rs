@@ -26,6 +26,7 @@
 mod chat3;
 mod cloudevents;
 mod gather;
+mod pace;
 mod round;
 #[cfg(test)]
 mod schema;
@@ -51,6 +52,7 @@ use crate::store::read::{ReadError, Reader};
 use crate::store::{CommitFeed, Renewed, Retention, Store, StoreError, detached};
 use crate::telemetry::metrics::NotifyMetrics;
 
+use pace::Pace;
 use round::Rounds;
 use tell::Teller;
 use told::Told;
@@ -189,7 +191,7 @@ impl Notifications {
             serving: self.serving.clone(),
             config: self.config.clone(),
             metrics: self.metrics.clone(),
-            backlog: self.backlog.clone(),
+            pace: Pace::new(self.backlog.clone()),
             told: Mutex::new(Told::new()),
         };
         let begun = Rounds::begin((self.store.clone(), teller), lease, self.retention).await;

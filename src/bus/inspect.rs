@@ -35,6 +35,9 @@ pub struct Inspection {
     pub tls: Option<Security>,
     /// The exchange that events come from.
     pub exchange: Found,
+    /// The exchange of notifications, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify_exchange: Option<Found>,
     /// The service's queue.
     pub queue: Found,
     /// The dead-letter queue.
@@ -103,14 +106,18 @@ impl Found {
 ///
 /// # Errors
 /// When the broker cannot be reached, or refuses the user or the virtual host.
-pub async fn inspect(bus: &config::Bus) -> Result<Inspection, BusError> {
+pub async fn inspect(bus: &config::Bus, notify: &config::Notify) -> Result<Inspection, BusError> {
     let link = Link::open(bus, "chat-counters check").await?;
-    let report = report(&link, bus).await;
+    let report = report(&link, bus, notify).await;
     link.close().await;
     report
 }
 
-async fn report(link: &Link, bus: &config::Bus) -> Result<Inspection, BusError> {
+async fn report(
+    link: &Link,
+    bus: &config::Bus,
+    notify: &config::Notify,
+) -> Result<Inspection, BusError> {
     let greeting = greeting(bus).await.unwrap_or_default();
     let mut report = Inspection {
         url: bus.present_url().await?.redacted(),
@@ -119,6 +126,7 @@ async fn report(link: &Link, bus: &config::Bus) -> Result<Inspection, BusError> 
         version: string(&greeting, "version"),
         cluster: string(&greeting, "cluster_name"),
         exchange: Found::new(&bus.exchange),
+        notify_exchange: None,
         queue: Found::new(&bus.queue),
         dead_letter_queue: Found::new(&bus.dead_letter_queue),
         problems: Vec::new(),
@@ -126,7 +134,13 @@ async fn report(link: &Link, bus: &config::Bus) -> Result<Inspection, BusError> 
     };
     report.version_fits();
     report.certificates_last();
-    report.exchange(link, bus).await?;
+    report.exchange = report
+        .exchange_of(link, ("bus.exchange", &bus.exchange))
+        .await?;
+    if notify.format != config::NotifyFormat::Off {
+        let exchange = ("notify.exchange", notify.exchange.as_str());
+        report.notify_exchange = Some(report.exchange_of(link, exchange).await?);
+    }
     report.queues(link, bus).await?;
     Ok(report)
 }
@@ -160,18 +174,23 @@ impl Inspection {
             .extend(certificates.filter_map(Certificate::ends_soon));
     }
 
-    async fn exchange(&mut self, link: &Link, bus: &config::Bus) -> Result<(), BusError> {
-        self.exchange.exists = topology::exchange_exists(link, bus).await?;
-        if !self.exchange.exists {
-            let name = &bus.exchange;
+    /// A topic exchange, by the key of the configuration that names it.
+    async fn exchange_of(
+        &mut self,
+        link: &Link,
+        (key, name): (&'static str, &str),
+    ) -> Result<Found, BusError> {
+        let mut found = Found::new(name);
+        found.exists = topology::exchange_exists(link, key, name).await?;
+        if found.exists {
+            let compared = topology::topic_exchange(link, key, name).await;
+            found.fits = self.judge(compared)?;
+        } else {
             self.notes.push(format!(
-                "the exchange {name:?} does not exist yet: serve and publish declare it"
+                "the exchange {name:?} does not exist yet: who publishes to it declares it"
             ));
-            return Ok(());
         }
-        let compared = topology::exchange(link, bus).await;
-        self.exchange.fits = self.judge(compared)?;
-        Ok(())
+        Ok(found)
     }
 
     async fn queues(&mut self, link: &Link, bus: &config::Bus) -> Result<(), BusError> {

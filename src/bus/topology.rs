@@ -65,9 +65,13 @@ pub(super) async fn topic_exchange(
     }
 }
 
-/// Whether the exchange exists. Creates nothing.
-pub(super) async fn exchange_exists(link: &Link, bus: &config::Bus) -> Result<bool, BusError> {
-    is_declared(link, short("bus.exchange", &bus.exchange)?).await
+/// Whether an exchange exists that a key of the configuration names. Creates nothing.
+pub(super) async fn exchange_exists(
+    link: &Link,
+    key: &'static str,
+    exchange: &str,
+) -> Result<bool, BusError> {
+    is_declared(link, short(key, exchange)?).await
 }
 
 async fn is_declared(link: &Link, exchange: ShortString) -> Result<bool, BusError> {

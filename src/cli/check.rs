@@ -44,7 +44,7 @@ impl Check {
         let config = global.quietly()?.config;
         let (store, bus) = tokio::join!(
             store::inspect::inspect(&config.store),
-            bus::inspect(&config.bus)
+            bus::inspect(&config.bus, &config.notify)
         );
         let mut report = Report {
             mongodb: None,
@@ -190,11 +190,11 @@ fn rabbitmq(found: &bus::inspect::Inspection) -> Vec<Vec<String>> {
         }
         rows.extend(tls.certificates.iter().map(certificate));
     }
+    let exchange = |found: &Found| format!("{}: {}", found.name, state(found));
+    rows.push(row("  exchange", exchange(&found.exchange)));
+    let notify = found.notify_exchange.iter();
+    rows.extend(notify.map(|found| row("  notifications", exchange(found))));
     rows.extend([
-        row(
-            "  exchange",
-            format!("{}: {}", found.exchange.name, state(&found.exchange)),
-        ),
         row("  queue", queue(&found.queue)),
         row("  dead letters", queue(&found.dead_letter_queue)),
     ]);

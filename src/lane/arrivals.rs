@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,11 +30,11 @@ const SHARES: usize = 1_024;
 #[derive(Debug)]
 pub struct Arrivals(Arc<Queue>);
 
-/// How much waits for the lanes, for those who can wait themselves.
+/// How much lanes have to do, for those who can wait themselves.
 #[derive(Debug, Clone)]
 pub struct Backlog {
     queue: Arc<Queue>,
-    /// Events that can wait.
+    /// Events that there can be.
     most: usize,
 }
 
@@ -50,6 +51,7 @@ pub(super) struct Taker {
 pub(super) struct Held {
     queue: Arc<Queue>,
     shares: Vec<usize>,
+    events: usize,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,8 @@ struct Queue {
     waiting: Mutex<Waiting<Work>>,
     /// For each lane that there may be something to do.
     woken: Vec<Notify>,
+    /// Events that lanes work on.
+    in_hand: AtomicUsize,
 }
 
 /// Which lane has which events next. All of it is decided here, apart from the
@@ -102,6 +106,7 @@ impl Arrivals {
         let queue = Arc::new(Queue {
             waiting: Mutex::new(Waiting::new(lanes, full, apart)),
             woken: (0..lanes).map(|_| Notify::new()).collect(),
+            in_hand: AtomicUsize::new(0),
         });
         let taker = |lane| Taker {
             queue: Arc::clone(&queue),
@@ -111,7 +116,7 @@ impl Arrivals {
         (Self(queue), takers)
     }
 
-    /// How much waits, of so many events at most.
+    /// How much there is to do, of so many events at most.
     pub fn backlog(&self, most: usize) -> Backlog {
         let queue = Arc::clone(&self.0);
         Backlog { queue, most }
@@ -128,10 +133,11 @@ impl Arrivals {
 }
 
 impl Backlog {
-    /// Whether events come faster than they are counted: many of those that can wait
-    /// do.
+    /// Whether events come faster than they are counted: half of all that can be
+    /// there are, waiting or in a batch.
     pub fn is_large(&self) -> bool {
-        self.queue.lock().events.len() * 4 >= self.most
+        let waiting = self.queue.lock().events.len();
+        (waiting + self.queue.in_hand.load(Ordering::Relaxed)) * 2 >= self.most
     }
 }
 
@@ -151,8 +157,13 @@ impl Taker {
             match next {
                 Next::Take(works, shares) => {
                     self.queue.wake_if_over();
-                    let queue = Arc::clone(&self.queue);
-                    return Some((works, Held { queue, shares }));
+                    let held = Held {
+                        queue: Arc::clone(&self.queue),
+                        shares,
+                        events: works.len(),
+                    };
+                    held.queue.in_hand.fetch_add(held.events, Ordering::Relaxed);
+                    return Some((works, held));
                 }
                 Next::WaitUntil(at) => {
                     // Woken or late, it is looked again.
@@ -167,6 +178,7 @@ impl Taker {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        self.queue.in_hand.fetch_sub(self.events, Ordering::Relaxed);
         let lanes = self.queue.lock().release(&self.shares);
         for lane in lanes {
             self.queue.woken[lane].notify_one();

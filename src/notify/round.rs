@@ -30,7 +30,7 @@ use crate::store::{Cursor, Renewed, Store, StoreError, detached};
 /// users.
 const MOST_DUE: usize = 20_000;
 /// Commits of one writer that are read together.
-const READ_TOGETHER: i64 = 64;
+const READ_TOGETHER: i64 = 16;
 /// A commit record that is missing for so long is gone: records are kept for a
 /// time, and a server that has just become the primary may not show all at once.
 const GONE: Duration = Duration::from_secs(10);
@@ -122,6 +122,7 @@ impl Rounds {
     /// One round; tells whether there is enough for another one already.
     pub(super) async fn next(&mut self, notifier: &Notifier) -> Result<bool, NotifyError> {
         let began = Instant::now();
+        self.teller.pace.begin();
         let store = self.store.clone();
         let position = detached(async move { store.position().await }).await?;
         let mut to = self.cursor.clone();
@@ -240,6 +241,7 @@ impl Rounds {
                 return Ok(gathered);
             }
             let records = self.records(spans.clone()).await?;
+            self.teller.pace.rest().await;
             for span in spans {
                 if !records.contains_key(&(span.writer, span.from)) {
                     without.push(span.writer);

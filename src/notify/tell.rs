@@ -11,12 +11,12 @@ use super::NotifyError;
 use super::chat3::{self, Addressee};
 use super::cloudevents;
 use super::gather::Due;
+use super::pace::Pace;
 use super::told::Told;
 use crate::bus::notifier::{Notification, Notifier};
 use crate::config::{Notify, NotifyFormat};
 use crate::event::{DialogId, Micros, SenderType, TenantId, UserId};
 use crate::failpoint::{self, Point};
-use crate::lane::Backlog;
 use crate::serving::{Remembered, Serving};
 use crate::store::commits::Cut;
 use crate::store::read::{
@@ -33,17 +33,13 @@ const TOGETHER: usize = 500;
 /// What the broker has refused is published again after so long, each time: a queue
 /// that is full may be emptied right now.
 const REFUSED: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
-/// While events wait to be counted, notifications rest so many times as long as they
-/// have worked, and so long at most.
-const RESTS: u32 = 12;
-const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// Asks and publishes.
 pub(super) struct Teller {
     pub(super) reader: Reader,
     /// Memory of its own: those whom readers look at do not make room for all others.
     pub(super) serving: Option<Serving>,
-    pub(super) backlog: Backlog,
+    pub(super) pace: Pace,
     pub(super) config: Notify,
     pub(super) metrics: NotifyMetrics,
     pub(super) told: Mutex<Told>,
@@ -97,10 +93,9 @@ impl Teller {
         };
         let mut left = portions(due.users);
         while let Some(users) = left.pop() {
-            let began = Instant::now();
             beside.types = self.types(tenant, &users).await?;
             match self.tell_users(errand, (tenant, &users), &beside).await {
-                Ok(()) => self.rest(began.elapsed()).await,
+                Ok(()) => self.pace.rest().await,
                 // They have very many dialogs.
                 Err(NotifyError::Read(ReadError::TooSlow)) if users.len() > 1 => {
                     left.extend(halves(users));
@@ -130,13 +125,6 @@ impl Teller {
             told.note(user, &dialogs);
         }
         Ok(())
-    }
-
-    /// Leaves the machine to counting, while that has more than it can do.
-    async fn rest(&self, worked: Duration) {
-        if self.backlog.is_large() {
-            tokio::time::sleep((worked * RESTS).min(LONGEST_REST)).await;
-        }
     }
 
     async fn tell_of_dialogs(
