@@ -42,6 +42,7 @@ mod history;
 mod history_property;
 mod history_size;
 mod http;
+mod http_slow;
 mod implausible_times;
 mod large_events;
 mod layers;

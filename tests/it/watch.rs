@@ -227,8 +227,6 @@ async fn whom_a_stream_watches_can_be_changed() -> Result<()> {
 
 /// Reads on until a token says all that is told by now.
 async fn token(watcher: &mut Watcher) -> Result<String> {
-    watcher.resume_token.clear();
-    // The first may be of before.
     told(watcher, |watcher| !watcher.resume_token.is_empty()).await?;
     Ok(watcher.resume_token.clone())
 }

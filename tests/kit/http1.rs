@@ -47,7 +47,26 @@ pub async fn send(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<Response<Incoming>> {
-    let stream = TcpStream::connect(address).await?;
+    send_on(
+        TcpStream::connect(address).await?,
+        (method, path),
+        headers,
+        body,
+    )
+    .await
+}
+
+/// Sends a request on a connection of its own; the answer is still to be read.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn send_on(
+    stream: TcpStream,
+    (method, path): (&str, &str),
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Response<Incoming>> {
+    let address = stream.peer_addr()?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // Its end shows in the answer.
