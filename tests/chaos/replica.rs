@@ -1,6 +1,7 @@
 //! A replica of the service that is killed, frozen, stopped and started again.
 
 use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -50,6 +51,11 @@ impl Replica {
     /// Where it answers counters now.
     pub fn url(&self) -> String {
         url(&self.service)
+    }
+
+    /// Where it answers counters over HTTP now.
+    pub fn http(&self) -> SocketAddr {
+        self.service.http
     }
 
     /// Where it answers counters, from process to process.

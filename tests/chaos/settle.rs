@@ -21,6 +21,7 @@ use super::watchers::Watchers;
 use crate::kit::broker;
 use crate::kit::model::Model;
 use crate::kit::read_back::{self, Comparison};
+use crate::kit::read_http;
 use crate::kit::scenario::Scenario;
 use crate::kit::service::{POLL, Result, until_for};
 use crate::kit::subscriber::Subscriber;
@@ -174,6 +175,10 @@ impl Played<'_> {
         let comparison = compare(replica, model).await?;
         outcome.compared = comparison.compared;
         let differences = comparison.differences.iter().map(ToString::to_string);
+        outcome.differences.extend(differences);
+        let over_http = read_http::compare(replica.http(), model).await?;
+        outcome.compared += over_http.compared;
+        let differences = over_http.differences.iter().map(ToString::to_string);
         outcome.differences.extend(differences);
         replica.stop().await?;
         if !replica.verifies().await? {

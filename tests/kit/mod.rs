@@ -12,6 +12,7 @@ pub mod random;
 pub mod raw_amqp;
 pub mod raw_http2;
 pub mod read_back;
+pub mod read_http;
 pub mod scenario;
 pub mod servers;
 pub mod service;

@@ -50,7 +50,8 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    fn check<T: PartialEq + fmt::Debug>(
+    /// Compares one counter.
+    pub fn check<T: PartialEq + fmt::Debug>(
         &mut self,
         key: &str,
         counter: &'static str,
