@@ -16,7 +16,7 @@ pub use letter::{DeadLetter, LetterId, Sealed, UNKNOWN};
 /// do not fit into a document.
 pub const MAX_KEPT_BYTES: usize = 15 << 20;
 
-/// Why an event was dead-lettered. A closed set, documented in README.md.
+/// Why an event was dead-lettered. A closed set, documented in docs/dead-letters.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// Not UTF-8, not JSON, or not a JSON object.

@@ -35,11 +35,11 @@ mod tell;
 mod tests;
 mod told;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::bus::notifier::Notifier;
 use crate::bus::{BusError, Flow};
@@ -59,6 +59,11 @@ use told::Told;
 
 /// How often those who do not publish look whether nobody does.
 const LOOK: Duration = Duration::from_secs(1);
+/// Who could not publish tries for the lease again after so long at first, and at
+/// most: others may have more luck with it.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15));
+/// A broker that cannot be reached for so long may be reached by others.
+const UNREACHABLE: Duration = Duration::from_secs(10);
 
 /// Why notifications wait.
 #[derive(Debug, thiserror::Error)]
@@ -77,12 +82,9 @@ enum NotifyError {
     Behind,
     /// Some queue of those that are bound is full.
     #[error(
-        "the broker did not take {0} notifications (nack): a queue that is bound for them is full and refuses more (x-overflow = reject-publish), or has no leader"
+        "the broker did not take {0} notifications (nack): a queue that is bound for them is full and refuses more (x-overflow = reject-publish)"
     )]
     Refused(usize),
-    /// A question was cut off, by a stop or a panic.
-    #[error("a question to the database was cut off")]
-    Cut,
     /// Another process publishes by now.
     #[error("another replica has taken over")]
     LeaseLost,
@@ -103,7 +105,6 @@ impl NotifyError {
             NotifyError::Store(_)
             | NotifyError::Bus(_)
             | NotifyError::Behind
-            | NotifyError::Cut
             | NotifyError::LeaseLost => false,
         }
     }
@@ -158,105 +159,119 @@ impl Notifications {
         })
     }
 
-    /// Publishes while no other replica does, until the shutdown.
+    /// Publishes while no other replica does, until the shutdown. A panic is told, and
+    /// stops nothing else.
     pub async fn run(self, shutdown: Shutdown) {
-        let mut was_told = false;
-        while !shutdown.is_requested() {
-            let store = self.store.clone();
-            match detached(async move { store.notifier_lease().await }).await {
-                Ok(lease) => {
-                    was_told = false;
-                    if let Some(lease) = lease {
-                        self.metrics.publishes(true);
-                        self.publish(Renewed::new(lease), &shutdown).await;
-                        self.metrics.publishes(false);
-                    }
-                }
-                Err(error) if !std::mem::replace(&mut was_told, true) => {
-                    warn!(%error, "whether this replica is to publish notifications cannot be told");
-                }
-                Err(_) => {}
-            }
+        let this = Arc::new(self);
+        let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+        loop {
+            let work = Arc::clone(&this).keep_trying(shutdown.clone());
+            let Err(panic) = tokio::spawn(work).await else {
+                return;
+            };
+            error!(%panic, "a bug: notifications begin anew from where they were saved");
+            this.metrics.failed();
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = backoff.wait() => {}
+                () = shutdown.requested() => return,
+            }
+        }
+    }
+
+    /// Tries for the lease, and publishes while it lasts.
+    async fn keep_trying(self: Arc<Self>, shutdown: Shutdown) {
+        let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+        let mut failures = Failures::default();
+        while !shutdown.is_requested() {
+            let pause = match self.publish(&shutdown).await {
+                Ok(()) => {
+                    backoff.reset();
+                    failures.are_over();
+                    LOOK
+                }
+                Err(error) => {
+                    self.metrics.failed();
+                    failures.add(&error);
+                    backoff.next_delay().max(LOOK)
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
                 () = shutdown.requested() => {}
             }
         }
     }
 
-    /// Publishes while the lease lasts.
-    async fn publish(&self, lease: Renewed, shutdown: &Shutdown) {
-        let teller = Teller {
+    /// Publishes while it has the lease, if it gets that.
+    async fn publish(&self, shutdown: &Shutdown) -> Result<(), NotifyError> {
+        let store = self.store.clone();
+        let lease = detached(async move { store.notifier_lease().await });
+        let Some(lease) = lease.await? else {
+            return Ok(());
+        };
+        let lease = Renewed::new(lease);
+        self.metrics.publishes(true);
+        let published = tokio::select! {
+            published = self.keep_publishing(&lease) => published,
+            () = shutdown.requested() => Ok(()),
+        };
+        self.metrics.publishes(false);
+        lease.give_up().await;
+        published
+    }
+
+    /// Round after round, until the lease is lost, or the broker cannot be reached from
+    /// here: another replica may reach it.
+    async fn keep_publishing(&self, lease: &Renewed) -> Result<(), NotifyError> {
+        let asks = (self.store.clone(), self.teller());
+        let mut rounds = Rounds::begin(asks, lease, self.retention).await?;
+        info!(exchange = self.config.exchange, "publishing notifications");
+        let (mut notifier, mut failures) = (None, Failures::default());
+        let mut backoff = Backoff::new(self.retry.0, self.retry.1);
+        let mut ticks = tokio::time::interval(Duration::from_millis(self.config.interval_ms));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let error = match self.round(&mut rounds, &mut notifier).await {
+                Ok(is_behind) => {
+                    backoff.reset();
+                    failures.are_over();
+                    if is_behind {
+                        ticks.reset_immediately();
+                    }
+                    continue;
+                }
+                Err(NotifyError::LeaseLost) => {
+                    info!("another replica publishes notifications by now");
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            self.metrics.failed();
+            failures.add(&error);
+            if matches!(error, NotifyError::Bus(_)) && failures.last_for() > UNREACHABLE {
+                return Err(error);
+            }
+            // Whatever it was about, what is unconfirmed is published again.
+            notifier = None;
+            backoff.wait().await;
+        }
+    }
+
+    fn teller(&self) -> Teller {
+        Teller {
             reader: self.reader.clone(),
             serving: self.serving.clone(),
             config: self.config.clone(),
             metrics: self.metrics.clone(),
             pace: Pace::new(self.backlog.clone()),
             told: Mutex::new(Told::new()),
-        };
-        let begun = Rounds::begin((self.store.clone(), teller), lease, self.retention).await;
-        let mut rounds = match begun {
-            Ok(rounds) => rounds,
-            Err(error) => {
-                warn!(%error, "notifications wait");
-                return;
-            }
-        };
-        info!(exchange = self.config.exchange, "publishing notifications");
-        let mut notifier = None;
-        tokio::select! {
-            () = self.keep_publishing(&mut rounds, &mut notifier) => {}
-            () = shutdown.requested() => {}
-        }
-        rounds.lease.give_up().await;
-        if let Some(notifier) = notifier {
-            notifier.close().await;
-        }
-    }
-
-    /// Round after round, until the lease is lost.
-    async fn keep_publishing(&self, rounds: &mut Rounds, notifier: &mut Option<Notifier>) {
-        let mut backoff = Backoff::new(self.retry.0, self.retry.1);
-        let mut ticks = tokio::time::interval(Duration::from_millis(self.config.interval_ms));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut waits_since = None;
-        loop {
-            ticks.tick().await;
-            let error = match self.round(rounds, notifier).await {
-                Ok(is_behind) => {
-                    if is_behind {
-                        ticks.reset_immediately();
-                    }
-                    if let Some(since) = waits_since.take() {
-                        let seconds = Instant::now().duration_since(since).as_secs_f64();
-                        info!(seconds, "notifications go on");
-                    }
-                    backoff.reset();
-                    continue;
-                }
-                Err(NotifyError::LeaseLost) => {
-                    info!("another replica publishes notifications by now");
-                    return;
-                }
-                Err(error) => error,
-            };
-            self.metrics.failed();
-            if waits_since.is_none() {
-                waits_since = Some(Instant::now());
-                warn!(%error, "notifications wait");
-            }
-            // Whatever it was about, what is unconfirmed is published again.
-            *notifier = None;
-            if rounds.lease.is_lost() {
-                return;
-            }
-            backoff.wait().await;
         }
     }
 
     async fn round(
         &self,
-        rounds: &mut Rounds,
+        rounds: &mut Rounds<'_>,
         notifier: &mut Option<Notifier>,
     ) -> Result<bool, NotifyError> {
         let open = match notifier.take().filter(Notifier::is_open) {
@@ -264,5 +279,36 @@ impl Notifications {
             None => Notifier::open(&self.bus, &self.config, &self.flow).await?,
         };
         rounds.next(notifier.insert(open)).await
+    }
+}
+
+/// Failures in a row: each cause is told once, and when they are over.
+#[derive(Default)]
+struct Failures {
+    since: Option<Instant>,
+    last: String,
+}
+
+impl Failures {
+    fn add(&mut self, error: &NotifyError) {
+        self.since.get_or_insert_with(Instant::now);
+        let text = error.to_string();
+        if self.last != text {
+            warn!(error = text, "notifications wait");
+            self.last = text;
+        }
+    }
+
+    /// For how long nothing has succeeded.
+    fn last_for(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn are_over(&mut self) {
+        if let Some(since) = self.since.take() {
+            let seconds = since.elapsed().as_secs_f64();
+            info!(seconds, "notifications go on");
+            self.last.clear();
+        }
     }
 }

@@ -56,11 +56,15 @@ const APP_NAME: &str = "chat-counters";
 ///
 /// # Errors
 /// As the question; [`StoreError::Answer`] for a panic.
-pub async fn detached<T: Send + 'static>(
-    asked: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-) -> Result<T, StoreError> {
+pub async fn detached<T, E>(
+    asked: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+{
     let ended = tokio::spawn(asked).await;
-    ended.unwrap_or_else(|panic| Err(StoreError::Answer(panic.to_string())))
+    ended.unwrap_or_else(|panic| Err(StoreError::Answer(panic.to_string()).into()))
 }
 
 /// A handle on the service's database. Cheap to clone.

@@ -20,8 +20,8 @@ pub struct Notification {
     pub routing_key: String,
     /// The media type of the body.
     pub content_type: &'static str,
-    /// The same for each time that it is published, if it has such a name. Left
-    /// out where it is longer than 255 bytes.
+    /// The same for each time that it is published, if it has such a name, of 255
+    /// bytes at most.
     pub message_id: Option<String>,
     /// What kind of message it is, if the properties are to say so.
     pub message_type: Option<&'static str>,
@@ -98,11 +98,8 @@ fn properties(message: &Notification) -> BasicProperties {
         .with_delivery_mode(PERSISTENT)
         .with_timestamp(message.timestamp)
         .with_headers(headers);
-    // One that is cut would no longer tell two messages apart.
-    if let Some(id) = message.message_id.as_deref()
-        && let Ok(id) = ShortString::try_new(id)
-    {
-        properties = properties.with_message_id(id);
+    if let Some(id) = &message.message_id {
+        properties = properties.with_message_id(clipped(id));
     }
     if let Some(kind) = message.message_type {
         properties = properties.with_type(kind.into());

@@ -1,5 +1,5 @@
 //! Every key of the configuration: its default, what it may be, what it means.
-//! The one place; `Config::default()`, README.md and `config` follow it, and
+//! The one place; `Config::default()`, docs/configuration.md and `config` follow it, and
 //! tests keep them in step.
 
 use std::fmt::Write as _;
@@ -207,11 +207,11 @@ pub const KEYS: &[Key] = &[
     key("notify.exchange", "\"chat_counters_notifications\"", NAME,
         "Topic exchange that notifications are published to; declared if missing. For Chat3's clients: chat3_updates"),
     key("notify.interval_ms", "250", number(10, 60_000),
-        "So often notifications are published, in milliseconds; what changed about a user meanwhile is one message"),
+        "How often notifications are published, in milliseconds; all that changed about a user in between is one message"),
     key("notify.memory_mib", "64", number(0, 65_536),
-        "What is kept in memory of users who are notified, at most, in MiB; 0 = they are all read from the store each time"),
+        "Memory for users who are notified, in MiB; 0 = each is read from the store every time"),
     key("notify.fan_out_limit", "1000", number(0, 10_000_000),
-        "When a message changes a dialog with more members, one notification about the dialog is published in the place of one for each member"),
+        "A dialog with more members is told of by one notification about itself; of its members those alone are told who did something themselves"),
     key("notify.source", "\"/chat-counters\"", Rule::Text(rules::uri_reference),
         "For cloudevents: the source of all notifications, a URI reference"),
     key("notify.chat3_version_offset", "0", number(0, 1 << 52),
@@ -242,7 +242,7 @@ pub fn annotated() -> String {
     text
 }
 
-/// The table in README.md.
+/// The table in docs/configuration.md.
 pub fn markdown() -> String {
     let mut text = String::from("| key | default | meaning |\n| --- | --- | --- |\n");
     for Key {

@@ -32,14 +32,16 @@ fn leaves(of: &str, value: &serde_json::Value, names: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_table_in_the_readme_is_the_documented_keys() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(&path).unwrap();
+fn the_table_in_the_documents_is_the_documented_keys() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let document = std::fs::read_to_string(&path).unwrap();
     let (begin, end) = ("<!-- config:begin -->\n", "<!-- config:end -->");
-    let (before, rest) = readme
+    let (before, rest) = document
         .split_once(begin)
-        .expect("README.md has no config:begin");
-    let (table, after) = rest.split_once(end).expect("README.md has no config:end");
+        .expect("docs/configuration.md has no config:begin");
+    let (table, after) = rest
+        .split_once(end)
+        .expect("docs/configuration.md has no config:end");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         let table = keys::markdown();
         std::fs::write(&path, format!("{before}{begin}{table}{end}{after}")).unwrap();
@@ -47,7 +49,7 @@ fn the_table_in_the_readme_is_the_documented_keys() {
         assert_eq!(
             table,
             keys::markdown(),
-            "UPDATE_DOCS=1 cargo test brings README.md in step"
+            "UPDATE_DOCS=1 cargo test brings docs/configuration.md in step"
         );
     }
 }

@@ -246,7 +246,7 @@ pub(super) fn user_in_dialog(
 }
 
 /// `update.dialog` for nobody in particular: Chat3 has no such message, so its
-/// routing key is one that no binding of a Chat3 client matches.
+/// routing key has fewer words than those that Chat3's clients bind to.
 pub(super) fn dialog(
     to: &Addressee<'_>,
     stats: &DialogStats,
@@ -300,7 +300,7 @@ fn notification<D: Serialize>(
     Notification {
         routing_key,
         content_type: CONTENT_TYPE,
-        // A map with keys that are texts, and numbers: there is nothing to fail.
+        // Texts and numbers: there is nothing to fail.
         body: serde_json::to_vec(update).unwrap_or_default(),
         message_id: None,
         message_type: None,

@@ -112,7 +112,7 @@ fn notification(source: &str, at: u64, about: &About<'_>, data: &impl Serialize)
     Notification {
         routing_key: format!("{kind}.{}.{subject}", about.tenant),
         content_type: CONTENT_TYPE,
-        // A map with keys that are texts, and numbers: there is nothing to fail.
+        // Texts and numbers: there is nothing to fail.
         body: serde_json::to_vec(&event).unwrap_or_default(),
         message_id: Some(id),
         message_type: Some(about.r#type),

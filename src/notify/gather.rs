@@ -93,7 +93,7 @@ impl Faces {
 pub(super) struct Gathered {
     dialogs: BTreeMap<DialogKey, Changed>,
     /// Tenants of which a record says only that something has.
-    pub(super) untold: BTreeSet<TenantId>,
+    pub(super) unrecorded: BTreeSet<TenantId>,
     /// When the earliest of the commits was made.
     pub(super) oldest: Option<Micros>,
     /// Messages that it comes to, roughly.
@@ -144,7 +144,7 @@ impl Gathered {
             self.oldest
                 .map_or(record.at, |oldest| oldest.min(record.at)),
         );
-        self.untold.extend(record.untold.iter().cloned());
+        self.unrecorded.extend(record.untold.iter().cloned());
         for of_dialog in &record.dialogs {
             let face = faces.face(&of_dialog.now);
             let members = of_dialog.now.members;

@@ -12,18 +12,18 @@ use std::time::{Duration, SystemTime};
 
 use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::NotifyError;
-use super::gather::{Due, Faces, Gathered, Portion};
-use super::tell::{Errand, From, Teller};
+use super::gather::{Faces, Gathered, Portion};
+use super::tell::{AskedOf, Errand, Teller};
 use crate::bus::notifier::Notifier;
 use crate::event::{Micros, TenantId};
 use crate::failpoint::{self, Point};
 use crate::store::commits::{Cut, Position, Record, Span};
 use crate::store::fence::WriterId;
-use crate::store::read::{Members, MembersOf, SharesAfter};
-use crate::store::{Cursor, Renewed, Store, StoreError, detached};
+use crate::store::read::{MOST_SHARES, Members, MembersOf, SharesAfter};
+use crate::store::{Cursor, Renewed, Store, StoreError, Walk, detached};
 
 /// Messages that a round comes to, roughly, and that are worked on together: what is
 /// more waits for the next, and becomes less meanwhile where it is about the same
@@ -34,8 +34,6 @@ const READ_TOGETHER: i64 = 16;
 /// A commit record that is missing for so long is gone: records are kept for a
 /// time, and a server that has just become the primary may not show all at once.
 const GONE: Duration = Duration::from_secs(10);
-/// Shares that are told anew in one round.
-const ANEW: usize = 1_000;
 /// A cursor that has nothing new is saved so often, so that its age is not taken
 /// for that of somebody who was away.
 const TOUCHED: Duration = Duration::from_secs(60);
@@ -51,10 +49,10 @@ const PROMPT: Duration = Duration::from_secs(2);
 const ASIDE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Rounds by whoever has the lease.
-pub(super) struct Rounds {
+pub(super) struct Rounds<'l> {
     store: Store,
     teller: Teller,
-    pub(super) lease: Renewed,
+    lease: &'l Renewed,
     cursor: Cursor,
     /// Everything that was committed before this is told, or to be told anew.
     as_of: Instant,
@@ -82,11 +80,11 @@ struct Aside {
     is_refused: bool,
 }
 
-impl Rounds {
+impl<'l> Rounds<'l> {
     /// Goes on from where notifications are; where there were none, from now on.
     pub(super) async fn begin(
         (store, teller): (Store, Teller),
-        lease: Renewed,
+        lease: &'l Renewed,
         retention: Duration,
     ) -> Result<Self, NotifyError> {
         let as_of = Instant::now();
@@ -126,10 +124,10 @@ impl Rounds {
         let store = self.store.clone();
         let position = detached(async move { store.position().await }).await?;
         let mut to = self.cursor.clone();
-        self.note_what_is_untold(&position, &mut to).await?;
+        self.note_unrecorded(&position, &mut to).await?;
         let target = Cut::from(&position);
         let gathered = self.gather(&target, &mut to).await?;
-        for tenant in &gathered.untold {
+        for tenant in &gathered.unrecorded {
             to.anew.entry(tenant.clone()).or_default().renew();
         }
         failpoint::pass(Point::NotifyTaken);
@@ -143,6 +141,7 @@ impl Rounds {
         self.tell_anew(notifier, (&floor, &mut to)).await?;
         self.faces.told(&gathered);
         self.show(&gathered);
+        self.teller.metrics.tenants(to.anew.len(), self.aside.len());
         if to.cut.until(&target).next().is_none() {
             (self.as_of, self.age) = (began, Duration::ZERO);
             self.teller
@@ -181,7 +180,7 @@ impl Rounds {
     /// Finds out of whom something has changed that no commit record tells: of
     /// tenants whose documents were made anew, and of everybody, if a writer without
     /// records has written, or records may be gone.
-    async fn note_what_is_untold(
+    async fn note_unrecorded(
         &mut self,
         position: &Position,
         to: &mut Cursor,
@@ -220,7 +219,7 @@ impl Rounds {
         let tenants = detached(async move { store.tenants(&generations).await }).await?;
         warn!(
             tenants = tenants.len(),
-            "not all changes are known: everybody is notified of all that they have"
+            "everybody is notified of all that they have: all was made anew, or not all changes are known"
         );
         self.teller.metrics.anew();
         for tenant in tenants {
@@ -336,9 +335,9 @@ impl Rounds {
         });
         let errand = Errand {
             notifier,
-            lease: &self.lease,
+            lease: self.lease,
             floor,
-            from: From::Memory,
+            asked_of: AskedOf::Memory,
         };
         let teller = &self.teller;
         let told = stream::iter(due).map(|(tenant, due)| async move {
@@ -414,6 +413,55 @@ impl Rounds {
         notifier: &Notifier,
         (floor, to): (&Cursor, &mut Cursor),
     ) -> Result<(), NotifyError> {
+        let Some(tenant) = self.next_anew(to) else {
+            return Ok(());
+        };
+        self.last_anew = Some(tenant.clone());
+        let walk = to.anew.remove(&tenant).unwrap_or_default();
+        let (walk, told) = self.tell_page((notifier, floor), &tenant, walk).await;
+        if let Some(walk) = walk {
+            to.anew.insert(tenant.clone(), walk);
+        }
+        if let Err(error) = told {
+            return self.put_aside(tenant, error, to).await;
+        }
+        if self.aside.remove(&tenant).is_some() {
+            info!(%tenant, "notifications of a tenant go on");
+        }
+        Ok(())
+    }
+
+    /// Tells the next shares of a walk; what is left of the walk then. What a queue has
+    /// refused comes once more when the walk is renewed.
+    async fn tell_page(
+        &self,
+        (notifier, floor): (&Notifier, &Cursor),
+        tenant: &TenantId,
+        mut walk: Walk,
+    ) -> (Option<Walk>, Result<(), NotifyError>) {
+        let query = SharesAfter {
+            tenant: tenant.clone(),
+            after: walk.after().cloned(),
+            limit: MOST_SHARES,
+        };
+        let shares = match self.teller.read_in_time(query, floor).await {
+            Ok(shares) => shares,
+            Err(error) => return (Some(walk), Err(error)),
+        };
+        let errand = Errand {
+            notifier,
+            lease: self.lease,
+            floor,
+            asked_of: AskedOf::Store,
+        };
+        let told = self.teller.tell_shares(errand, (tenant, &shares)).await;
+        let is_told = matches!(told, Ok(()) | Err(NotifyError::Refused(_)));
+        let goes_on = !is_told || walk.told(shares.last(), shares.len() < MOST_SHARES);
+        (goes_on.then_some(walk), told)
+    }
+
+    /// Whose turn it is of those who are told anew.
+    fn next_anew(&self, to: &Cursor) -> Option<TenantId> {
         let now = Instant::now();
         let rests = |tenant: &TenantId| self.aside.get(tenant).is_some_and(|of| of.until > now);
         let from = match &self.last_anew {
@@ -422,43 +470,7 @@ impl Rounds {
         };
         let later = to.anew.range((from, Bound::Unbounded));
         let mut tenants = later.chain(&to.anew).map(|(tenant, _)| tenant);
-        let Some(tenant) = tenants.find(|tenant| !rests(tenant)).cloned() else {
-            return Ok(());
-        };
-        self.last_anew = Some(tenant.clone());
-        let mut walk = to.anew.remove(&tenant).unwrap_or_default();
-        let query = SharesAfter {
-            tenant: tenant.clone(),
-            after: walk.after().cloned(),
-            limit: ANEW,
-        };
-        let errand = Errand {
-            notifier,
-            lease: &self.lease,
-            floor,
-            from: From::Store,
-        };
-        let told = async {
-            let shares = self.teller.read_in_time(query, floor).await?;
-            self.teller
-                .tell(errand, (&tenant, Due::of(&shares)))
-                .await?;
-            Ok(shares)
-        };
-        match told.await {
-            Ok(shares) => {
-                let goes_on = walk.told(shares.last(), shares.len() < ANEW);
-                self.aside.remove(&tenant);
-                if goes_on {
-                    to.anew.insert(tenant, walk);
-                }
-            }
-            Err(error) => {
-                to.anew.insert(tenant.clone(), walk);
-                self.put_aside(tenant, error, to).await?;
-            }
-        }
-        Ok(())
+        tenants.find(|tenant| !rests(tenant)).cloned()
     }
 }
 

@@ -26,12 +26,20 @@ fn of_type(event_type: &str, message: &str, needed: &[&str]) -> Value {
 
 fn schema() -> Value {
     let described = Described::all();
+    let of_message = |name: &str| {
+        let mut schema = described.schema(name);
+        // For answers that may be of before the question.
+        if let Some(properties) = schema["properties"].as_object_mut() {
+            properties.remove("as_of");
+        }
+        schema
+    };
     let text = json!({ "type": "string", "minLength": 1 });
     let say = |meaning: &str| json!({ "type": "string", "minLength": 1, "description": meaning });
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Notifications of chat-counters (notify.format = \"cloudevents\")",
-        "description": "CloudEvents 1.0 in structured JSON mode. Of two events with one type and subject the one with the larger data.version is right, whichever comes last.",
+        "description": "CloudEvents 1.0 in structured JSON mode. Of two events with one type, tenantid, data.user_id and data.dialog_id the one with the larger data.version is right, whichever comes last.",
         "type": "object",
         "required": ["specversion", "id", "source", "type", "subject", "datacontenttype", "tenantid", "data"],
         "properties": {
@@ -51,9 +59,9 @@ fn schema() -> Value {
             of_type(DIALOG, "DialogStats", &["tenant_id", "dialog_id", "message_count", "version"]),
         ],
         "$defs": {
-            "UserStats": described.schema("UserStats"),
-            "UserDialogStats": described.schema("UserDialogStats"),
-            "DialogStats": described.schema("DialogStats"),
+            "UserStats": of_message("UserStats"),
+            "UserDialogStats": of_message("UserDialogStats"),
+            "DialogStats": of_message("DialogStats"),
         },
     })
 }

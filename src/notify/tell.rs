@@ -2,7 +2,7 @@
 //! the broker has it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -20,11 +20,11 @@ use crate::failpoint::{self, Point};
 use crate::serving::{Remembered, Serving};
 use crate::store::commits::Cut;
 use crate::store::read::{
-    AsOfCut, Cause, ChangedUsers, DialogStats, Dialogs, Query, ReadError, Reader, Sources, TypesOf,
-    UserDialogStats, UserStats, WithCut,
+    AsOfCut, Cause, ChangedUsers, DialogStats, Dialogs, PlaceInShares, Query, ReadError, Reader,
+    Sources, TypesOf, UserDialogStats, UserStats, WithCut,
 };
-use crate::store::{Cursor, Renewed};
-use crate::telemetry::metrics::{NotifyMetrics, Told as Kind};
+use crate::store::{Cursor, Renewed, detached};
+use crate::telemetry::metrics::{About, NotifyMetrics};
 
 /// How long one question to memory and store may take.
 const QUESTION: Duration = Duration::from_secs(10);
@@ -42,6 +42,7 @@ pub(super) struct Teller {
     pub(super) pace: Pace,
     pub(super) config: Notify,
     pub(super) metrics: NotifyMetrics,
+    /// Kept for the form of Chat3 alone, which says what is new.
     pub(super) told: Mutex<Told>,
 }
 
@@ -52,12 +53,12 @@ pub(super) struct Errand<'a> {
     pub(super) lease: &'a Renewed,
     /// All of it must be in what is told.
     pub(super) floor: &'a Cursor,
-    pub(super) from: From,
+    pub(super) asked_of: AskedOf,
 }
 
 /// Where it is asked how somebody stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
+pub(super) enum AskedOf {
     /// Memory: they will be told again soon.
     Memory,
     /// The store: everybody is told once.
@@ -85,8 +86,11 @@ impl Teller {
         (tenant, due): (&TenantId, Due),
     ) -> Result<(), NotifyError> {
         let causes = self.causes(tenant, &due).await?;
-        self.tell_of_dialogs(errand, (tenant, &due.dialogs), &causes)
-            .await?;
+        let mut refused = Refused::default();
+        refused.add(
+            self.tell_of_dialogs(errand, (tenant, &due.dialogs), &causes)
+                .await,
+        )?;
         let mut beside = Beside {
             causes,
             ..Beside::default()
@@ -95,15 +99,35 @@ impl Teller {
         while let Some(users) = left.pop() {
             beside.types = self.types(tenant, &users).await?;
             match self.tell_users(errand, (tenant, &users), &beside).await {
-                Ok(()) => self.pace.rest().await,
                 // They have very many dialogs.
                 Err(NotifyError::Read(ReadError::TooSlow)) if users.len() > 1 => {
                     left.extend(halves(users));
                 }
-                Err(error) => return Err(error),
+                told => refused.add(told)?,
             }
+            self.pace.rest().await;
         }
-        Ok(())
+        refused.all()
+    }
+
+    /// Tells users of shares, whatever has changed about them, and of the dialogs among
+    /// these that have too many members to tell each.
+    pub(super) async fn tell_shares(
+        &self,
+        errand: Errand<'_>,
+        (tenant, shares): (&TenantId, &[PlaceInShares]),
+    ) -> Result<(), NotifyError> {
+        let mut due = Due::of(shares);
+        let dialogs: BTreeSet<&DialogId> = shares.iter().map(|share| &share.dialog).collect();
+        let query = Dialogs {
+            tenant: tenant.clone(),
+            dialogs: dialogs.into_iter().cloned().collect(),
+        };
+        let limit = i64::from(self.config.fan_out_limit);
+        let stats = self.ask(errand, query).await?.into_iter();
+        let large = stats.filter(|of_dialog| of_dialog.members > limit);
+        due.dialogs.extend(large.map(|of_dialog| of_dialog.dialog));
+        self.tell(errand, (tenant, due)).await
     }
 
     async fn tell_users(
@@ -120,9 +144,11 @@ impl Teller {
         failpoint::pass(Point::NotifyRead);
         let messages = self.messages(&standing, beside);
         self.publish(errand, messages).await?;
-        let mut told = self.told();
-        for (user, dialogs) in standing {
-            told.note(user, &dialogs);
+        if self.config.format == NotifyFormat::Chat3 {
+            let mut told = self.told();
+            for (user, dialogs) in standing {
+                told.note(user, &dialogs);
+            }
         }
         Ok(())
     }
@@ -134,6 +160,7 @@ impl Teller {
         causes: &HashMap<DialogId, Cause>,
     ) -> Result<(), NotifyError> {
         let dialogs: Vec<DialogId> = dialogs.iter().cloned().collect();
+        let mut refused = Refused::default();
         for dialogs in dialogs.chunks(TOGETHER) {
             let query = Dialogs {
                 tenant: tenant.clone(),
@@ -147,14 +174,16 @@ impl Teller {
                         let to = self.addressee(None, now);
                         chat3::dialog(&to, of, causes.get(&of.dialog))
                     }
-                    _ => cloudevents::dialog(&self.config.source, seconds(now), of),
+                    NotifyFormat::CloudEvents | NotifyFormat::Off => {
+                        cloudevents::dialog(&self.config.source, seconds(now), of)
+                    }
                 };
-                (Kind::Dialog, message)
+                (About::Dialog, message)
             };
-            self.publish(errand, stats.iter().map(message).collect())
-                .await?;
+            let messages = stats.iter().map(message).collect();
+            refused.add(self.publish(errand, messages).await)?;
         }
-        Ok(())
+        refused.all()
     }
 
     fn addressee<'a>(&self, user_type: Option<&'a SenderType>, now: Micros) -> Addressee<'a> {
@@ -165,7 +194,7 @@ impl Teller {
         }
     }
 
-    fn messages(&self, standing: &Standing, beside: &Beside) -> Vec<(Kind, Notification)> {
+    fn messages(&self, standing: &Standing, beside: &Beside) -> Vec<(About, Notification)> {
         let now = Micros::shown_by(SystemTime::now());
         let told = self.told();
         let mut messages = Vec::new();
@@ -175,12 +204,12 @@ impl Teller {
                     let to = self.addressee(beside.types.get(&user.user), now);
                     in_chat3(&to, (user, dialogs), &beside.causes, &told, &mut messages);
                 }
-                _ => {
+                NotifyFormat::CloudEvents | NotifyFormat::Off => {
                     let (source, at) = (&self.config.source, seconds(now));
-                    messages.push((Kind::User, cloudevents::user(source, at, user)));
+                    messages.push((About::User, cloudevents::user(source, at, user)));
                     messages.extend(dialogs.iter().map(|of| {
                         let message = cloudevents::user_in_dialog(source, at, of);
-                        (Kind::UserInDialog, message)
+                        (About::UserInDialog, message)
                     }));
                 }
             }
@@ -193,21 +222,21 @@ impl Teller {
     async fn publish(
         &self,
         errand: Errand<'_>,
-        messages: Vec<(Kind, Notification)>,
+        messages: Vec<(About, Notification)>,
     ) -> Result<(), NotifyError> {
-        let (kinds, mut messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
+        let (mut about, mut messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
         let mut pauses = REFUSED.into_iter();
         loop {
             if errand.lease.is_lost() {
                 return Err(NotifyError::LeaseLost);
             }
             let taken = errand.notifier.publish(&messages).await?;
-            let mut taken = taken.into_iter();
-            messages.retain(|_| !taken.next().unwrap_or(false));
+            for (about, _) in about.iter().zip(&taken).filter(|(_, taken)| **taken) {
+                self.metrics.published(*about);
+            }
+            retain_refused(&mut about, &taken);
+            retain_refused(&mut messages, &taken);
             if messages.is_empty() {
-                for kind in kinds {
-                    self.metrics.told(kind);
-                }
                 return Ok(());
             }
             self.metrics.refused(messages.len());
@@ -259,8 +288,8 @@ impl Teller {
         Q: Remembered<Answer: 'static> + 'static,
     {
         let query = WithCut(query);
-        let remembered = match (&self.serving, errand.from) {
-            (Some(serving), From::Memory) => {
+        let remembered = match (&self.serving, errand.asked_of) {
+            (Some(serving), AskedOf::Memory) => {
                 serving.answer(&query, Instant::now() + QUESTION).await
             }
             _ => None,
@@ -292,16 +321,41 @@ impl Teller {
         Q: Query<Answer: 'static> + 'static,
     {
         let deadline = Instant::now() + QUESTION;
-        let (reader, query) = (self.reader.clone(), Arc::new(query));
-        // To its end, whatever becomes of this: what uses the driver is not to be
-        // dropped half-way.
-        let asked = tokio::spawn(async move { reader.ask(&*query, None, deadline).await });
-        Ok(asked.await.map_err(|_| NotifyError::Cut)??)
+        let reader = self.reader.clone();
+        let asked = async move { Ok(reader.ask(&query, None, deadline).await?) };
+        detached(asked).await
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the broker has not taken. Others go on meanwhile: all queues but those that are
+/// full get everything.
+#[derive(Default)]
+struct Refused(usize);
+
+impl Refused {
+    fn add(&mut self, told: Result<(), NotifyError>) -> Result<(), NotifyError> {
+        match told {
+            Err(NotifyError::Refused(messages)) => self.0 += messages,
+            told => return told,
+        }
+        Ok(())
+    }
+
+    fn all(self) -> Result<(), NotifyError> {
+        match self.0 {
+            0 => Ok(()),
+            messages => Err(NotifyError::Refused(messages)),
+        }
+    }
+}
+
+fn retain_refused<T>(messages: &mut Vec<T>, taken: &[bool]) {
+    let mut taken = taken.iter();
+    messages.retain(|_| !taken.next().copied().unwrap_or(false));
 }
 
 /// What Chat3's clients are told of a user.
@@ -310,11 +364,11 @@ fn in_chat3(
     (user, dialogs): (&UserStats, &[UserDialogStats]),
     causes: &HashMap<DialogId, Cause>,
     told: &Told,
-    messages: &mut Vec<(Kind, Notification)>,
+    messages: &mut Vec<(About, Notification)>,
 ) {
     let cause = dialogs.iter().find_map(|of| causes.get(&of.dialog));
     let message = chat3::user(to, user, told.user(user), cause);
-    messages.push((Kind::User, message));
+    messages.push((About::User, message));
     for of in dialogs {
         let cause = causes.get(&of.dialog);
         // Who has sent has no more to read; who is told anew is told everything.
@@ -322,7 +376,7 @@ fn in_chat3(
             continue;
         }
         let message = chat3::user_in_dialog(to, of, cause);
-        messages.push((Kind::UserInDialog, message));
+        messages.push((About::UserInDialog, message));
     }
 }
 

@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-pub use notify::{NotifyMetrics, Told};
+pub use notify::{About, NotifyMetrics};
 pub use serving::{Forgotten, ServingMetrics, Source, WatchMetrics};
 
 use super::process::Resident;

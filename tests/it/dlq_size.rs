@@ -1,5 +1,5 @@
 //! How long looking at many dead letters takes, and working through them.
-//! Printed with `--nocapture`; `LETTERS=100000` for the figures of README.md.
+//! Printed with `--nocapture`; `LETTERS=100000` for the figures of docs/benchmarks.md.
 
 use std::time::{Duration, Instant};
 

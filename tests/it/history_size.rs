@@ -1,6 +1,6 @@
 //! What the history costs the store: bytes of a journal record and of an index
 //! entry. `cargo test --test it -- history_size --nocapture` prints them;
-//! README has the table.
+//! docs/history.md has the table.
 
 use mongodb::bson::{Document, doc};
 

@@ -1,6 +1,6 @@
 //! Many large messages: the memory of the service stays within its bounds, and
 //! all of them are dealt with. `MESSAGES=2000 MIB=4 LIMIT_MIB=300` with
-//! `--nocapture` prints the figures of README.md.
+//! `--nocapture` prints the figures of docs/benchmarks.md.
 
 use std::time::{Duration, Instant};
 

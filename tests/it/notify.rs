@@ -76,7 +76,7 @@ async fn who_changes_is_told_what_a_read_is_answered() -> Result<()> {
     all_told(&subscriber, &events).await?;
 
     // One more message: each member, over all dialogs and in this one, and nobody else.
-    let before = subscriber.known().messages.len();
+    let before = told_so_far(&world, [&one, &other], &subscriber).await?;
     events.extend(events::messages("o", "e", 1, 700));
     world.publish(&events[events.len() - 1..]).await?;
     all_told(&subscriber, &events).await?;
@@ -108,7 +108,7 @@ async fn who_changes_is_told_what_a_read_is_answered() -> Result<()> {
     }
 
     // What one reads is no news for the others.
-    let before = subscriber.known().messages.len();
+    let before = told_so_far(&world, [&one, &other], &subscriber).await?;
     events.push(bulk_read("t", "e", "bob", 800));
     world.publish(&events[events.len() - 1..]).await?;
     all_told(&subscriber, &events).await?;
@@ -125,6 +125,24 @@ async fn who_changes_is_told_what_a_read_is_answered() -> Result<()> {
     assert_eq!(publishers, 1, "replicas that publish");
     one.stop().await?;
     other.stop().await
+}
+
+/// How many messages were told of what is committed: all of them have come.
+async fn told_so_far(
+    world: &World,
+    services: [&Service; 2],
+    subscriber: &Subscriber,
+) -> Result<usize> {
+    all_commits_told(world).await?;
+    until("all that was published has come", || async {
+        let mut published = 0;
+        for service in services {
+            published += gauge(service, "notify_published_total").await?;
+        }
+        let known = subscriber.known();
+        (known.count == published).then_some(known.messages.len())
+    })
+    .await
 }
 
 fn is_an_event(message: &Message) {
@@ -309,12 +327,31 @@ async fn cursor(world: &World) -> Result<Option<Document>> {
     Ok(found.and_then(|found| found.get_document("cursor").cloned().ok()))
 }
 
-/// Commits that the cursor is behind, of all writers together.
+/// Commits that the cursor has passed, of all writers together.
 async fn commits_told(world: &World) -> Result<i64> {
     let cursor = cursor(world).await?.ok_or("no cursor")?;
     let writers = cursor.get_array("writers")?.iter();
     let numbers = writers.filter_map(|writer| writer.as_document()?.get_i64("n").ok());
     Ok(numbers.sum())
+}
+
+/// Waits until the cursor has passed all commits that there are.
+async fn all_commits_told(world: &World) -> Result<()> {
+    until("the cursor is behind all commits", || async {
+        let writers = world
+            .database()
+            .await
+            .ok()?
+            .collection::<Document>("writers");
+        let numbered = doc! { "commits": { "$exists": true } };
+        let mut found = writers.find(numbered).await.ok()?;
+        let mut commits = 0;
+        while let Some(Ok(writer)) = found.next().await {
+            commits += writer.get_i64("commits").ok()?;
+        }
+        (commits_told(world).await.ok()? == commits).then_some(())
+    })
+    .await
 }
 
 #[tokio::test]
@@ -408,24 +445,7 @@ async fn a_dialog_with_very_many_members_is_told_of_once() -> Result<()> {
     let joins = (0..MEMBERS).map(|n| join(&format!("j{n}"), "d", &format!("u{n}"), 1));
     world.publish(&joins.collect::<Vec<_>>()).await?;
     world.journaled(MEMBERS as u64).await?;
-    until("all joins are told", || async {
-        let (told, _) = (commits_told(&world).await.ok()?, ());
-        let writers = world
-            .database()
-            .await
-            .ok()?
-            .collection::<Document>("writers");
-        let mut found = writers
-            .find(doc! { "commits": { "$exists": true } })
-            .await
-            .ok()?;
-        let mut commits = 0;
-        while let Some(Ok(writer)) = found.next().await {
-            commits += writer.get_i64("commits").ok()?;
-        }
-        (told == commits).then_some(())
-    })
-    .await?;
+    all_commits_told(&world).await?;
     let subscriber = listening(&world).await?;
     world
         .publish(&[message("evt_m", "d", "m", "u7", 100)])
@@ -452,7 +472,10 @@ async fn a_dialog_with_very_many_members_is_told_of_once() -> Result<()> {
             .pairs
             .keys()
             .map(|(_, user, dialog)| format!("{user} {dialog}"));
-        (pairs.collect::<Vec<_>>(), known.dialogs.len())
+        let of_dialog = format!("dialog_stats.{TENANT}.d");
+        let mut messages = known.messages.iter();
+        let told = messages.by_ref().filter(|of| of.routing_key == of_dialog);
+        (pairs.collect::<Vec<_>>(), told.count())
     };
     assert_eq!((pairs, dialogs), (vec!["u7 d".into(), "u7 e".into()], 1));
     service.stop().await
@@ -524,6 +547,32 @@ async fn a_rebuild_is_told_to_everybody() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_rebuild_is_told_of_large_dialogs_too() -> Result<()> {
+    const REBUILT: i64 = 1 << 32;
+    let mut world = notifying("notify_rebuild_large", NotifyFormat::CloudEvents);
+    world.config.notify.fan_out_limit = 1;
+    let subscriber = listening(&world).await?;
+    let service = world.service().await?;
+    world.publish(&load()).await?;
+    let key = (TENANT.to_owned(), "e".to_owned());
+    let joined = join("z", "e", "eve", 1);
+    world.publish(&[joined]).await?;
+    until("the dialog is told of", || async {
+        let known = subscriber.known();
+        (known.dialogs.get(&key)?["member_count"] == 2).then_some(())
+    })
+    .await?;
+    let output = command(&world, &["rebuild"]).output().await?;
+    assert!(output.status.success(), "{}", stderr(&output));
+    until("the dialog is told of anew", || async {
+        let known = subscriber.known();
+        (known.dialogs[&key]["version"].as_i64() > Some(REBUILT)).then_some(())
+    })
+    .await?;
+    service.stop().await
+}
+
+#[tokio::test]
 async fn a_repair_is_told() -> Result<()> {
     let world = notifying("notify_repair", NotifyFormat::CloudEvents);
     let subscriber = listening(&world).await?;
@@ -546,7 +595,11 @@ async fn a_repair_is_told() -> Result<()> {
     let repair = [
         "verify", "--tenant", TENANT, "--dialog", "e", "--repair", "--reason", "test",
     ];
-    command(&world, &repair).output().await?;
+    let output = command(&world, &repair).output().await?;
+    assert!(
+        stderr(&output).is_empty() || output.status.success(),
+        "{output:?}"
+    );
     all_told(&subscriber, &events).await?;
     service.stop().await
 }
@@ -585,27 +638,29 @@ async fn full_queue(world: &World, key: &str) -> Result<(Connection, Channel, St
 async fn a_gateway_whose_queue_is_full_stops_no_other() -> Result<()> {
     let world = notifying("notify_full", NotifyFormat::CloudEvents);
     let subscriber = listening(&world).await?;
-    let (_connection, channel, queue) = full_queue(&world, "user_stats.*.bob").await?;
+    // Of the last of very many, so that others come before and after.
+    let (_connection, channel, queue) = full_queue(&world, "user_stats.*.v599").await?;
     let service = world.service().await?;
     let mut events = load();
+    let joins = (0..600).map(|n| join(&format!("j{n}"), "big", &format!("v{n:03}"), 1));
+    events.extend(joins);
     world.publish(&events).await?;
     all_told(&subscriber, &events).await?;
-    // One message is in it, and each further one about bob is refused.
-    events.extend(events::messages("x", "e", 5, 900));
-    world.publish(&events[events.len() - 5..]).await?;
-    all_told(&subscriber, &events).await?;
+    // One message is in it, and each further one is refused.
+    for (name, dialog) in [("x", "big"), ("y", "d"), ("z", "big")] {
+        events.extend(events::messages(name, dialog, 2, 900));
+        world.publish(&events[events.len() - 2..]).await?;
+        all_told(&subscriber, &events).await?;
+    }
     until("something is refused", || async {
         (gauge(&service, "notify_refused_total").await? > 0).then_some(())
     })
     .await?;
-    events.extend(events::messages("y", "d", 5, 950));
-    world.publish(&events[events.len() - 5..]).await?;
-    all_told(&subscriber, &events).await?;
     // Once it has room again, it gets the latest as well.
     channel
         .queue_purge(queue.as_str().into(), QueuePurgeOptions::default())
         .await?;
-    let latest = subscriber.known().users[&(TENANT.into(), "bob".into())].clone();
+    let latest = subscriber.known().users[&(TENANT.into(), "v599".into())].clone();
     until("the queue gets what it had refused", || async {
         let got = channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true });
         let got = got.await.ok()??;
@@ -641,16 +696,8 @@ async fn without_listeners_notifications_go_nowhere_and_nothing_waits() -> Resul
     let events = load();
     world.publish(&events).await?;
     world.journaled(events.len() as u64).await?;
-    until("the cursor is behind them", || async {
-        (commits_told(&world).await.ok()? > 0).then_some(())
-    })
-    .await?;
-    assert_eq!(
-        gauge(&service, "notify_failed_rounds_total")
-            .await
-            .unwrap_or(0),
-        0
-    );
+    all_commits_told(&world).await?;
+    assert_eq!(gauge(&service, "notify_failed_rounds_total").await, Some(0));
     let begun = Instant::now();
     service.stop().await?;
     assert!(begun.elapsed() < Duration::from_secs(10));

@@ -1,5 +1,5 @@
 //! What it takes to count the readers of many messages of a large dialog.
-//! Small in the suite; README has the figures of
+//! Small in the suite; docs/benchmarks.md has the figures of
 //! `MEMBERS=10000 MESSAGES=1000 cargo test --release --test it -- read_count_size --nocapture`.
 
 use std::collections::{BTreeMap, BTreeSet};

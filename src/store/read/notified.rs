@@ -62,6 +62,9 @@ pub struct TypesOf {
     pub users: Vec<UserId>,
 }
 
+/// Shares in one answer to [`SharesAfter`] at most.
+pub const MOST_SHARES: usize = CHUNK;
+
 /// Shares of dialogs by user and dialog, members' or not: a walk through all that
 /// a tenant has.
 #[derive(Debug, Clone)]
@@ -70,7 +73,7 @@ pub struct SharesAfter {
     pub tenant: TenantId,
     /// The last one before them; `None` at the beginning.
     pub after: Option<PlaceInShares>,
-    /// At most so many, and no more than 1,000.
+    /// At most so many, and no more than [`MOST_SHARES`].
     pub limit: usize,
 }
 
@@ -267,7 +270,7 @@ impl Query for SharesAfter {
             None => doc! { "_id.t": tenant },
         };
         for filter in of_user.chain([of_others]) {
-            let left = self.limit.min(CHUNK).saturating_sub(shares.len());
+            let left = self.limit.min(MOST_SHARES).saturating_sub(shares.len());
             if left > 0 {
                 shares.extend(snapshot.find(in_order(filter, left), places).await?);
             }

@@ -13,7 +13,7 @@ use super::ServingMetrics;
 
 /// What a notification tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum About {
     /// A user over all dialogs.
     User,
     /// A user in a dialog.
@@ -36,6 +36,8 @@ pub struct NotifyMetrics {
     told_anew: Counter,
     publisher: Gauge,
     as_of: Gauge,
+    anew_tenants: Gauge,
+    waiting_tenants: Gauge,
     lag_seconds: Histogram,
     /// Of the memory that notifications are answered from.
     pub memory: ServingMetrics,
@@ -50,6 +52,8 @@ impl Default for NotifyMetrics {
             told_anew: Counter::default(),
             publisher: Gauge::default(),
             as_of: Gauge::default(),
+            anew_tenants: Gauge::default(),
+            waiting_tenants: Gauge::default(),
             memory: ServingMetrics::default(),
             // 10 ms to 5 min.
             lag_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
@@ -59,11 +63,11 @@ impl Default for NotifyMetrics {
 
 impl NotifyMetrics {
     /// Counts a notification that the broker has.
-    pub fn told(&self, of: Told) {
-        let about = match of {
-            Told::User => "user",
-            Told::UserInDialog => "user_in_dialog",
-            Told::Dialog => "dialog",
+    pub fn published(&self, about: About) {
+        let about = match about {
+            About::User => "user",
+            About::UserInDialog => "user_in_dialog",
+            About::Dialog => "dialog",
         };
         self.published.get_or_create(&AboutLabel { about }).inc();
     }
@@ -86,6 +90,13 @@ impl NotifyMetrics {
     /// Shows whether this process is the one that publishes.
     pub fn publishes(&self, publishes: bool) {
         self.publisher.set(publishes.into());
+    }
+
+    /// Shows how many tenants are being told anew, and how many of them wait.
+    pub fn tenants(&self, anew: usize, waiting: usize) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.anew_tenants.set(gauge(anew));
+        self.waiting_tenants.set(gauge(waiting));
     }
 
     /// Shows as of when everything that was committed is published, or to be
@@ -119,7 +130,7 @@ impl NotifyMetrics {
         );
         registry.register(
             "told_anew",
-            "Times that changes were not known, and everybody of all tenants was notified of all that they have",
+            "Times that everybody of all tenants was notified of all that they have: after a rebuild of all, or because changes were not known",
             self.told_anew.clone(),
         );
         registry.register(
@@ -129,8 +140,18 @@ impl NotifyMetrics {
         );
         registry.register(
             "as_of_timestamp_seconds",
-            "Time up to which all that was committed is notified of, in seconds since the epoch; 0 where this process has published none",
+            "Time up to which all that was committed is notified of, or waits to be notified of anew (notify_anew_tenants), in seconds since the epoch; 0 where this process has published none",
             self.as_of.clone(),
+        );
+        registry.register(
+            "anew_tenants",
+            "Tenants that are being notified of all that they have",
+            self.anew_tenants.clone(),
+        );
+        registry.register(
+            "waiting_tenants",
+            "Those of them that cannot be notified for now; the log names them",
+            self.waiting_tenants.clone(),
         );
         self.memory.register(registry);
         registry.register_with_unit(

@@ -55,10 +55,12 @@ export async function watch(who, path, { told, lost, signal }) {
     let retry = 0;
     try {
       for await (const event of events(who, path, last, signal)) {
-        tries = 0;
         retry = event.retry ?? 0;
         if (event.name === "problem") throw new Problem(JSON.parse(event.data));
-        if (event.name === "update") told(JSON.parse(event.data));
+        if (event.name === "update") {
+          tries = 0;
+          told(JSON.parse(event.data));
+        }
         // After its data was taken: what was not is told again.
         last = event.id || last;
       }

@@ -126,7 +126,7 @@ look() { # URL
     'retry: '*) retry=${line#*: } ;;
     '{'*) told problem "$line" '' ;; # an answer in the place of events
     '')
-      tries=0
+      [ "$event" != update ] || tries=0
       told "$event" "$data" "$id"
       event='' data='' id=''
       ;;
@@ -135,7 +135,7 @@ look() { # URL
 }
 
 # Longer each time, and of random length, so that not all clients of a service that
-# was away come back at the same moment; no shorter than the service has asked for.
+# was away come back at the same moment; no shorter than an event has asked for.
 pause() {
   local longest=$((tries < 5 ? 200 << tries : 5000)) wait
   wait=$((longest / 2 + RANDOM % (longest / 2)))
