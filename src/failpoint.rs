@@ -61,6 +61,8 @@ pub enum Point {
     NotifyTaken,
     /// What users are to be notified of is read, and not published.
     NotifyRead,
+    /// A notification was sent, and is not confirmed.
+    NotifySent,
     /// The broker has confirmed all notifications, and the cursor is where it was.
     NotifyConfirmed,
     /// The cursor is behind them.
@@ -107,10 +109,11 @@ impl Point {
     pub const WATCHING: [Point; 4] = [Point::AfterCommit, Point::Fed, Point::Moved, Point::Given];
 
     /// Those between a commit and the cursor of notifications, in their order.
-    pub const NOTIFYING: [Point; 5] = [
+    pub const NOTIFYING: [Point; 6] = [
         Point::AfterCommit,
         Point::NotifyTaken,
         Point::NotifyRead,
+        Point::NotifySent,
         Point::NotifyConfirmed,
         Point::NotifySaved,
     ];
@@ -158,6 +161,7 @@ impl Point {
             Point::Given => "given",
             Point::NotifyTaken => "notify_taken",
             Point::NotifyRead => "notify_read",
+            Point::NotifySent => "notify_sent",
             Point::NotifyConfirmed => "notify_confirmed",
             Point::NotifySaved => "notify_saved",
             Point::Replayed => "replayed",

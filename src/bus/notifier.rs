@@ -9,6 +9,7 @@ use super::letter::PERSISTENT;
 use super::line::{Answer, Line, Outgoing, Patience};
 use super::topology;
 use crate::config;
+use crate::failpoint::{self, Point};
 
 /// Longest routing key: a short string of AMQP, in bytes.
 const MOST_BYTES: usize = 255;
@@ -69,12 +70,17 @@ impl Notifier {
     /// # Errors
     /// When that is not for certain: some may have been taken.
     pub async fn publish(&self, messages: &[Notification]) -> Result<Vec<bool>, BusError> {
-        let outgoing = messages.iter().map(|message| Outgoing {
-            exchange: self.exchange.clone(),
-            routing_key: clipped(&message.routing_key),
-            is_mandatory: false,
-            properties: properties(message),
-            body: &message.body,
+        let outgoing = messages.iter().enumerate().map(|(number, message)| {
+            if number > 0 {
+                failpoint::pass(Point::NotifySent);
+            }
+            Outgoing {
+                exchange: self.exchange.clone(),
+                routing_key: clipped(&message.routing_key),
+                is_mandatory: false,
+                properties: properties(message),
+                body: &message.body,
+            }
         });
         let doing = "publishing notifications";
         let answers = self.line.publish_all(doing, outgoing).await?;
