@@ -25,7 +25,8 @@ demo: prerequisites ## send a chat scenario through the broker and check every c
 
 clients: prerequisites ## the client examples (curl, Python, TypeScript, a page in Chromium), on servers of its own
 	@deploy/dev/client-prerequisites.sh
-	cargo build --release --locked --bin chat-counters
+	@# Together with the demo, as for that: alone it would be another build, of minutes.
+	cargo build --release --locked --bin chat-counters --example demo
 	@exec $(SERVERS) with clients tests/clients/run.sh $(ARGS)
 
 test: prerequisites ## the whole test suite, on servers of its own
