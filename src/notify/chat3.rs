@@ -30,6 +30,16 @@ pub(super) struct Addressee<'a> {
     pub(super) version_offset: i64,
 }
 
+/// What an update is about.
+struct About<'a> {
+    tenant: &'a str,
+    user: Option<&'a str>,
+    /// The user, or the dialog.
+    entity: &'a str,
+    version: i64,
+    update_type: &'static str,
+}
+
 /// Names are Chat3's. What is absent is left out.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -165,41 +175,37 @@ pub(super) fn user(
     cause: Option<&Cause>,
 ) -> Notification {
     let user_id = stats.user.as_str();
-    let event_id = event_id(cause, user_id, stats.version);
-    let update = Update {
-        tenant_id: stats.tenant.as_str(),
-        user_id: Some(user_id),
-        entity_id: user_id,
-        event_id: &event_id,
-        source_event_type: event_type(cause),
+    let about = About {
+        tenant: stats.tenant.as_str(),
+        user: Some(user_id),
+        entity: user_id,
+        version: stats.version,
         update_type: "update.user",
-        published: false,
-        created_at: millis(to.now),
-        data: UserData {
-            user: UserPart {
-                user_id,
-                r#type: to.user_type(),
-                stats: UserNumbers {
-                    dialog_count: stats.dialogs,
-                    unread_dialogs_count: stats.unread_dialogs,
-                    total_unread_count: stats.unread,
-                    total_messages_count: stats.messages,
-                    stats_version: stats.version.saturating_add(to.version_offset),
-                    last_updated_at: stats.updated_at.map(millis),
-                    unread_by_sender_type: by_type(&stats.unread_by_sender_type),
-                },
+    };
+    let data = UserData {
+        user: UserPart {
+            user_id,
+            r#type: to.user_type(),
+            stats: UserNumbers {
+                dialog_count: stats.dialogs,
+                unread_dialogs_count: stats.unread_dialogs,
+                total_unread_count: stats.unread,
+                total_messages_count: stats.messages,
+                stats_version: stats.version.saturating_add(to.version_offset),
+                last_updated_at: stats.updated_at.map(millis),
+                unread_by_sender_type: by_type(&stats.unread_by_sender_type),
             },
-            context: UserContext {
-                entity_id: user_id,
-                included_sections: ["user"],
-                updated_fields: updated(stats, told),
-                version: FORM,
-                ui_target: "users.list",
-            },
+        },
+        context: UserContext {
+            entity_id: user_id,
+            included_sections: ["user"],
+            updated_fields: updated(stats, told),
+            version: FORM,
+            ui_target: "users.list",
         },
     };
     let routing_key = format!("update.user.{}.{user_id}.user", to.user_type());
-    notification(to, routing_key, &update)
+    notification(to, routing_key, (&about, cause), data)
 }
 
 /// `update.dialog`: what is unread for a user in a dialog.
@@ -209,40 +215,36 @@ pub(super) fn user_in_dialog(
     cause: Option<&Cause>,
 ) -> Notification {
     let (user_id, dialog_id) = (stats.user.as_str(), stats.dialog.as_str());
-    let event_id = event_id(cause, dialog_id, stats.version);
     let unread = Unread {
         unread_count: stats.unread,
     };
-    let update = Update {
-        tenant_id: stats.tenant.as_str(),
-        user_id: Some(user_id),
-        entity_id: dialog_id,
-        event_id: &event_id,
-        source_event_type: event_type(cause),
+    let about = About {
+        tenant: stats.tenant.as_str(),
+        user: Some(user_id),
+        entity: dialog_id,
+        version: stats.version,
         update_type: "update.dialog",
-        published: false,
-        created_at: millis(to.now),
-        data: DialogData {
-            dialog: DialogPart {
-                dialog_id,
-                stats: unread,
-            },
-            member: MemberPart {
-                user_id,
-                state: unread,
-            },
-            context: DialogContext {
-                dialog_id,
-                user_id: Some(user_id),
-                included_sections: &["dialog", "member"],
-                updated_fields: &["member.state.unreadCount", "dialog.stats.unreadCount"],
-                version: FORM,
-                ui_target: "dialogs.list",
-            },
+    };
+    let data = DialogData {
+        dialog: DialogPart {
+            dialog_id,
+            stats: unread,
+        },
+        member: MemberPart {
+            user_id,
+            state: unread,
+        },
+        context: DialogContext {
+            dialog_id,
+            user_id: Some(user_id),
+            included_sections: &["dialog", "member"],
+            updated_fields: &["member.state.unreadCount", "dialog.stats.unreadCount"],
+            version: FORM,
+            ui_target: "dialogs.list",
         },
     };
     let routing_key = format!("update.dialog.{}.{user_id}.dialog", to.user_type());
-    notification(to, routing_key, &update)
+    notification(to, routing_key, (&about, cause), data)
 }
 
 /// `update.dialog` for nobody in particular: Chat3 has no such message, so its
@@ -253,55 +255,68 @@ pub(super) fn dialog(
     cause: Option<&Cause>,
 ) -> Notification {
     let dialog_id = stats.dialog.as_str();
-    let event_id = event_id(cause, dialog_id, stats.version);
-    let update = Update {
-        tenant_id: stats.tenant.as_str(),
-        user_id: None,
-        entity_id: dialog_id,
-        event_id: &event_id,
-        source_event_type: event_type(cause),
+    let about = About {
+        tenant: stats.tenant.as_str(),
+        user: None,
+        entity: dialog_id,
+        version: stats.version,
         update_type: "update.dialog",
-        published: false,
-        created_at: millis(to.now),
-        data: WholeDialogData {
-            dialog: WholeDialogPart {
-                dialog_id,
-                stats: DialogNumbers {
-                    message_count: stats.messages,
-                    member_count: stats.members,
-                    topic_count: stats.topics,
-                },
-            },
-            context: DialogContext {
-                dialog_id,
-                user_id: None,
-                included_sections: &["dialog"],
-                updated_fields: &["dialog.stats"],
-                version: FORM,
-                ui_target: "dialogs.list",
+    };
+    let data = WholeDialogData {
+        dialog: WholeDialogPart {
+            dialog_id,
+            stats: DialogNumbers {
+                message_count: stats.messages,
+                member_count: stats.members,
+                topic_count: stats.topics,
             },
         },
+        context: DialogContext {
+            dialog_id,
+            user_id: None,
+            included_sections: &["dialog"],
+            updated_fields: &["dialog.stats"],
+            version: FORM,
+            ui_target: "dialogs.list",
+        },
     };
-    notification(to, format!("update.dialog.{dialog_id}"), &update)
+    notification(
+        to,
+        format!("update.dialog.{dialog_id}"),
+        (&about, cause),
+        data,
+    )
 }
 
-fn notification<D: Serialize>(
+fn notification(
     to: &Addressee<'_>,
     routing_key: String,
-    update: &Update<'_, D>,
+    (about, cause): (&About<'_>, Option<&Cause>),
+    data: impl Serialize,
 ) -> Notification {
-    let user = update.user_id.map(|user| ("userId", user.to_owned()));
+    let update = Update {
+        tenant_id: about.tenant,
+        user_id: about.user,
+        entity_id: about.entity,
+        event_id: &event_id(cause, about),
+        source_event_type: event_type(cause),
+        update_type: about.update_type,
+        published: false,
+        created_at: millis(to.now),
+        data,
+    };
+    let user = about.user.map(|user| ("userId", user.to_owned()));
     let mut headers: Vec<_> = user.into_iter().collect();
     headers.extend([
-        ("entityId", update.entity_id.to_owned()),
-        ("updateType", update.update_type.to_owned()),
+        ("entityId", about.entity.to_owned()),
+        ("updateType", about.update_type.to_owned()),
         ("sourceEventType", update.source_event_type.to_owned()),
     ]);
     Notification {
         routing_key,
         content_type: CONTENT_TYPE,
         // Texts and numbers: there is nothing to fail.
-        body: serde_json::to_vec(update).unwrap_or_default(),
+        body: serde_json::to_vec(&update).unwrap_or_default(),
         message_id: None,
         message_type: None,
         timestamp: u64::try_from(to.now.get() / 1_000_000).unwrap_or(0),
@@ -309,10 +324,10 @@ fn notification<D: Serialize>(
     }
 }
 
-fn event_id(cause: Option<&Cause>, entity: &str, version: i64) -> String {
+fn event_id(cause: Option<&Cause>, about: &About<'_>) -> String {
     match cause {
         Some(cause) => cause.event.to_string(),
-        None => format!("counters_{entity}_{version}"),
+        None => format!("counters_{}_{}", about.entity, about.version),
     }
 }
 

@@ -18,7 +18,7 @@ use super::NotifyError;
 use super::gather::{Faces, Gathered, Portion};
 use super::tell::{AskedOf, Errand, Teller};
 use crate::bus::notifier::Notifier;
-use crate::event::{Micros, TenantId};
+use crate::event::{DialogId, Micros, TenantId};
 use crate::failpoint::{self, Point};
 use crate::store::commits::{Cut, Position, Record, Span};
 use crate::store::fence::WriterId;
@@ -121,14 +121,13 @@ impl<'l> Rounds<'l> {
     pub(super) async fn next(&mut self, notifier: &Notifier) -> Result<bool, NotifyError> {
         let began = Instant::now();
         self.teller.pace.begin();
-        let store = self.store.clone();
-        let position = detached(async move { store.position().await }).await?;
+        let position = self.position().await?;
         let mut to = self.cursor.clone();
         self.note_unrecorded(&position, &mut to).await?;
         let target = Cut::from(&position);
         let gathered = self.gather(&target, &mut to).await?;
         for tenant in &gathered.unrecorded {
-            to.anew.entry(tenant.clone()).or_default().renew();
+            to.tell_anew(tenant.clone());
         }
         failpoint::pass(Point::NotifyTaken);
         let floor = to.clone();
@@ -153,6 +152,12 @@ impl<'l> Rounds<'l> {
             failpoint::pass(Point::NotifySaved);
         }
         Ok(gathered.weight() >= MOST_DUE)
+    }
+
+    /// How far all writers are.
+    async fn position(&self) -> Result<Position, StoreError> {
+        let store = self.store.clone();
+        detached(async move { store.position().await }).await
     }
 
     fn show(&self, gathered: &Gathered) {
@@ -191,12 +196,13 @@ impl<'l> Rounds<'l> {
         let is_soon = |at: Instant| at.elapsed() < UNNUMBERED;
         let is_unnumbered = position.unnumbered != self.cursor.unnumbered
             && !self.unnumbered_at.is_some_and(is_soon);
+        to.generations.clone_from(now);
         if before.everyone() != now.everyone() || is_unnumbered || may_lack_records {
-            self.tell_all_anew(position, to).await?;
+            self.tell_all_anew(to).await?;
         } else {
             let tenants = before.by_themselves().chain(now.by_themselves());
             for (tenant, _) in tenants.filter(|(tenant, _)| before.of(tenant) != now.of(tenant)) {
-                to.anew.entry(tenant.clone()).or_default().renew();
+                to.tell_anew(tenant.clone());
             }
         }
         if is_unnumbered {
@@ -209,13 +215,12 @@ impl<'l> Rounds<'l> {
             let is_there = |(writer, _): &(WriterId, i64)| position.commits.contains_key(writer);
             to.cut = to.cut.iter().filter(is_there).collect();
         }
-        to.generations.clone_from(now);
         to.removed = position.removed;
         Ok(())
     }
 
-    async fn tell_all_anew(&self, position: &Position, to: &mut Cursor) -> Result<(), NotifyError> {
-        let (store, generations) = (self.store.clone(), position.generations.clone());
+    async fn tell_all_anew(&self, to: &mut Cursor) -> Result<(), NotifyError> {
+        let (store, generations) = (self.store.clone(), to.generations.clone());
         let tenants = detached(async move { store.tenants(&generations).await }).await?;
         warn!(
             tenants = tenants.len(),
@@ -223,7 +228,7 @@ impl<'l> Rounds<'l> {
         );
         self.teller.metrics.anew();
         for tenant in tenants {
-            to.anew.entry(tenant).or_default().renew();
+            to.tell_anew(tenant);
         }
         Ok(())
     }
@@ -284,9 +289,7 @@ impl<'l> Rounds<'l> {
             self.missing.insert(writer, (from, now));
         } else if now.duration_since(since) > GONE {
             self.missing.remove(&writer);
-            let store = self.store.clone();
-            let position = detached(async move { store.position().await }).await?;
-            self.tell_all_anew(&position, to).await?;
+            self.tell_all_anew(to).await?;
             to.cut.raise(writer, target.of(writer));
         }
         Ok(())
@@ -329,7 +332,7 @@ impl<'l> Rounds<'l> {
         due.retain(|tenant, _| {
             let waits = self.aside.get(tenant).is_some_and(Aside::waits);
             if waits {
-                to.anew.entry(tenant.clone()).or_default().renew();
+                to.tell_anew(tenant.clone());
             }
             !waits
         });
@@ -356,7 +359,7 @@ impl<'l> Rounds<'l> {
     async fn members(
         &self,
         tenant: &TenantId,
-        dialogs: &[crate::event::DialogId],
+        dialogs: &[DialogId],
         floor: &Cursor,
     ) -> Result<Members, NotifyError> {
         let mut members = Members::new();
@@ -396,15 +399,14 @@ impl<'l> Rounds<'l> {
             aside.pause = (aside.pause * 2).min(ASIDE.1);
         }
         self.teller.metrics.failed();
-        to.anew.entry(tenant).or_default().renew();
+        to.tell_anew(tenant);
         Ok(())
     }
 
     /// Whether the store answers as usual: then what was too slow is so by itself.
     async fn is_prompt(&self) -> bool {
-        let store = self.store.clone();
-        let asked = detached(async move { store.position().await });
-        matches!(tokio::time::timeout(PROMPT, asked).await, Ok(Ok(_)))
+        let asked = tokio::time::timeout(PROMPT, self.position());
+        matches!(asked.await, Ok(Ok(_)))
     }
 
     /// Has some more told of those who are told anew: of the next tenant.

@@ -18,7 +18,6 @@ use crate::config::{Notify, NotifyFormat};
 use crate::event::{DialogId, Micros, SenderType, TenantId, UserId};
 use crate::failpoint::{self, Point};
 use crate::serving::{Remembered, Serving};
-use crate::store::commits::Cut;
 use crate::store::read::{
     AsOfCut, Cause, ChangedUsers, DialogStats, Dialogs, PlaceInShares, Query, ReadError, Reader,
     Sources, TypesOf, UserDialogStats, UserStats, WithCut,
@@ -288,18 +287,12 @@ impl Teller {
         Q: Remembered<Answer: 'static> + 'static,
     {
         let query = WithCut(query);
-        let remembered = match (&self.serving, errand.asked_of) {
-            (Some(serving), AskedOf::Memory) => {
-                serving.answer(&query, Instant::now() + QUESTION).await
-            }
-            _ => None,
-        };
-        let (as_of, answer) = match remembered {
-            Some(answer) => answer,
-            None => self.read(query).await?,
-        };
-        in_time(&as_of, errand.floor)?;
-        Ok(answer)
+        if let (Some(serving), AskedOf::Memory) = (&self.serving, errand.asked_of)
+            && let Some(answer) = serving.answer(&query, Instant::now() + QUESTION).await
+        {
+            return in_time(answer, errand.floor);
+        }
+        in_time(self.read(query).await?, errand.floor)
     }
 
     /// As [`Teller::ask`], from the store.
@@ -311,9 +304,7 @@ impl Teller {
     where
         Q: Query<Answer: 'static> + 'static,
     {
-        let (as_of, answer) = self.read(WithCut(query)).await?;
-        in_time(&as_of, floor)?;
-        Ok(answer)
+        in_time(self.read(WithCut(query)).await?, floor)
     }
 
     async fn read<Q>(&self, query: Q) -> Result<Q::Answer, NotifyError>
@@ -381,11 +372,10 @@ fn in_chat3(
 }
 
 /// A server that has just become the primary may not show everything yet.
-fn in_time(as_of: &AsOfCut, floor: &Cursor) -> Result<(), NotifyError> {
-    let has_all = |cut: &Cut| cut.covers(&floor.cut);
-    let epoch = as_of.epoch.unwrap_or(i64::MAX);
-    match has_all(&as_of.cut) && epoch >= floor.generations.epoch {
-        true => Ok(()),
+fn in_time<A>((as_of, answer): (AsOfCut, A), floor: &Cursor) -> Result<A, NotifyError> {
+    let is_of_epoch = |epoch| epoch >= floor.generations.epoch;
+    match as_of.cut.covers(&floor.cut) && as_of.epoch.is_none_or(is_of_epoch) {
+        true => Ok(answer),
         false => Err(NotifyError::Behind),
     }
 }

@@ -91,6 +91,11 @@ impl Cursor {
             anew: BTreeMap::new(),
         }
     }
+
+    /// Has all that a tenant has told once from now on.
+    pub fn tell_anew(&mut self, tenant: TenantId) {
+        self.anew.entry(tenant).or_default().renew();
+    }
 }
 
 /// A cursor as it was found.

@@ -26,13 +26,19 @@ fn load() -> (Vec<Wire>, Wire) {
     (events, poison)
 }
 
-/// A service that dies at the point; `true` if it really did.
-async fn dies_at(world: &World, point: Point, pass: u64) -> Result<bool> {
+/// A service with more settings that dies at the point; `true` if it really did.
+pub async fn dies_at(
+    world: &World,
+    point: Point,
+    pass: u64,
+    settings: &[(&str, &str)],
+) -> Result<bool> {
     let died = command(world, &["serve"])
         .env(VARIABLE, format!("{}:{pass}", point.name()))
         .env("CHAT_COUNTERS__GRPC__LISTEN", "127.0.0.1:0")
         .env("CHAT_COUNTERS__METRICS__LISTEN", "127.0.0.1:0")
         .env("CHAT_COUNTERS__LANES__BATCH_EVENTS", "10")
+        .envs(settings.iter().copied())
         .output();
     let output = tokio::time::timeout(PATIENCE, died).await??;
     const SIGABRT: i32 = 6;
@@ -49,7 +55,7 @@ async fn survives(point: Point, pass: u64) -> Result<()> {
     let sent = events[..middle].iter().chain([&poison]);
     world.publish(sent.chain(&events[middle..])).await?;
     assert!(
-        dies_at(&world, point, pass).await?,
+        dies_at(&world, point, pass, &[]).await?,
         "{name}: it did not die"
     );
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use chat_counters::config::NotifyFormat;
-use chat_counters::failpoint::{Point, VARIABLE};
+use chat_counters::failpoint::Point;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 use crate::blocked::{gauge, set_alarm};
 use crate::command_line::{command, stderr};
 use crate::events::{self, TENANT, Wire, bulk_read, join, leave, message, status};
+use crate::failpoints::dies_at;
 use crate::kit::http1::ask;
 use crate::kit::model::Model;
 use crate::kit::servers::Server;
-use crate::kit::service::{PATIENCE, Result, Service, until};
+use crate::kit::service::{Result, Service, until};
 use crate::kit::subscriber::{Message, Subscriber};
 use crate::world::{World, binary};
 
@@ -280,23 +281,6 @@ async fn clients_of_chat3_get_what_chat3_sends_them() -> Result<()> {
     service.stop().await
 }
 
-/// A service that dies at the point; `true` if it really did.
-async fn dies_at(world: &World, point: Point, pass: u64) -> Result<bool> {
-    let notify = &world.config.notify;
-    let died = command(world, &["serve"])
-        .env(VARIABLE, format!("{}:{pass}", point.name()))
-        .env("CHAT_COUNTERS__GRPC__LISTEN", "127.0.0.1:0")
-        .env("CHAT_COUNTERS__METRICS__LISTEN", "127.0.0.1:0")
-        .env("CHAT_COUNTERS__LANES__BATCH_EVENTS", "10")
-        .env("CHAT_COUNTERS__NOTIFY__FORMAT", "cloudevents")
-        .env("CHAT_COUNTERS__NOTIFY__INTERVAL_MS", "20")
-        .env("CHAT_COUNTERS__NOTIFY__EXCHANGE", &notify.exchange)
-        .output();
-    let output = tokio::time::timeout(PATIENCE, died).await??;
-    const SIGABRT: i32 = 6;
-    Ok(std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(SIGABRT))
-}
-
 async fn survives(point: Point, pass: u64) -> Result<()> {
     let world = notifying(
         &format!("notify_{}_{pass}", point.name()),
@@ -309,8 +293,16 @@ async fn survives(point: Point, pass: u64) -> Result<()> {
     first.stop().await?;
     let events = load();
     world.publish(&events).await?;
+    let settings = [
+        ("CHAT_COUNTERS__NOTIFY__FORMAT", "cloudevents"),
+        ("CHAT_COUNTERS__NOTIFY__INTERVAL_MS", "20"),
+        (
+            "CHAT_COUNTERS__NOTIFY__EXCHANGE",
+            &world.config.notify.exchange,
+        ),
+    ];
     assert!(
-        dies_at(&world, point, pass).await?,
+        dies_at(&world, point, pass, &settings).await?,
         "{point:?}: it did not die"
     );
     let service = world.service().await?;

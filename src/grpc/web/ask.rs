@@ -58,11 +58,7 @@ impl Ask {
         method: &'static str,
         message: Result<impl Message, Status>,
     ) -> Self {
-        Self {
-            method,
-            message: message.map(|message| Asked::Given(framed(&message))),
-            answer: Wanted::One(json::<A>),
-        }
+        Self::given(method, message, Wanted::One(json::<A>))
     }
 
     /// A call with this message, which is answered by an event for each change.
@@ -70,10 +66,15 @@ impl Ask {
         method: &'static str,
         message: Result<impl Message, Status>,
     ) -> Self {
+        Self::given(method, message, Wanted::Events(event::<A>))
+    }
+
+    fn given(method: &'static str, message: Result<impl Message, Status>, answer: Wanted) -> Self {
+        let message = message.map(|message| Asked::Given(framed(&message)));
         Self {
             method,
-            message: message.map(|message| Asked::Given(framed(&message))),
-            answer: Wanted::Events(event::<A>),
+            message,
+            answer,
         }
     }
 
