@@ -4,6 +4,9 @@ SERVERS := deploy/dev/servers.sh
 # More arguments for the program that a target runs, as in: make test ARGS='--test it crash'
 ARGS ?=
 
+# `run`, `demo`, `clients` and `test` share the debug build: it takes a third of the time of a
+# release build. `build`, `bench`, `chaos` and `soak` are about speed, or run under load.
+
 # How long `make torture` tries fresh cases, and `make soak` lasts.
 SECONDS ?= 60
 
@@ -12,21 +15,21 @@ SECONDS ?= 60
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-build: prerequisites ## build the service (target/release/chat-counters)
+build: prerequisites ## the release build (target/release/chat-counters)
 	cargo build --release --locked
 
-run: prerequisites ## start the servers, build, and run the service until Ctrl-C
+run: prerequisites ## start the servers, build (debug), and run the service until Ctrl-C
 	@exec deploy/dev/run.sh $(ARGS)
 
 demo: prerequisites ## send a chat scenario through the broker and check every counter
 	@$(SERVERS) up
-	cargo build --release --locked --bin chat-counters --example demo
-	@eval "$$($(SERVERS) env)" && exec target/release/examples/demo $(ARGS)
+	cargo build --locked --bin chat-counters --example demo
+	@eval "$$($(SERVERS) env)" && exec target/debug/examples/demo $(ARGS)
 
 clients: prerequisites ## the client examples (curl, Python, TypeScript, a page in Chromium), on servers of its own
 	@deploy/dev/client-prerequisites.sh
-	@# Together with the demo, as for that: alone it would be another build, of minutes.
-	cargo build --release --locked --bin chat-counters --example demo
+	@# Together with the demo, as for that: alone it would be another build.
+	cargo build --locked --bin chat-counters --example demo
 	@exec $(SERVERS) with clients tests/clients/run.sh $(ARGS)
 
 test: prerequisites ## the whole test suite, on servers of its own

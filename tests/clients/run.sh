@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # run.sh [CLIENT...]: the story of scenario.py with these clients (curl, python,
 # typescript, browser; all unless given), on the servers that the environment names
-# (deploy/dev/servers.sh with). CHAT_COUNTERS_BIN is the service, the release build
+# (deploy/dev/servers.sh with). CHAT_COUNTERS_BIN is the service, the debug build
 # unless given. What the clients need is fetched once.
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -10,8 +10,8 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 
 clients=("$@")
 [ $# -gt 0 ] || clients=(curl python typescript browser)
-binary=${CHAT_COUNTERS_BIN:-$HERE/../../target/release/chat-counters}
-[ -x "$binary" ] || die "no $binary: make build"
+binary=${CHAT_COUNTERS_BIN:-$HERE/../../target/debug/chat-counters}
+[ -x "$binary" ] || die "no $binary: cargo build"
 
 packages() { # FOLDER: node's, as its lock has them
   cmp --silent "$1/package-lock.json" "$1/node_modules/.installed" && return
