@@ -9,15 +9,15 @@
 //!
 //! `unread(u, d) = d.sequence − consumed(u, d)`, both by sender type. A message
 //! raises `sequence` by one and the sender's `consumed` by one, whatever the
-//! number of members. A member's [`state::Mark`] says up to where all is
-//! consumed; the dialog's `high_mark` says that no member's mark is above it,
+//! number of members. A member's [`state::Watermark`] says up to where all is
+//! consumed; the dialog's `high_watermark` says that no member's watermark is above it,
 //! so that a message after it concerns nobody else. Only events out of order
 //! (and deletes) look at the members that they touch.
 //!
 //! # Why it is exact
 //!
 //! Every fact is kept in a form in which order does not matter: the adds after
-//! the latest remove, the latest bulk read, the receipts, the latest word on a
+//! the latest remove, the latest bulk read, the receipts, the latest state on a
 //! reaction. Each counter is a function of those facts, and each event changes
 //! it by exactly the difference that it makes to them. All changes to a dialog,
 //! its memberships and its messages raise the dialog's version, and a commit is
@@ -34,7 +34,7 @@ pub mod tail;
 mod touched;
 
 use crate::event::{DialogId, Event, Fact, MessageId, Micros, SenderType, TopicId, UserId};
-pub use changes::{Changes, Outcome};
+pub use changes::{Changes, EventOutcome};
 use changes::{DialogChange, MembershipChange, MessageBefore, MessageChange, Taken, Trace};
 pub use limits::{Limits, Refusal};
 use state::{
@@ -48,14 +48,15 @@ use touched::Touched;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing(pub Vec<Need>);
 
-/// How much of the store is looked at before an event is derived.
+/// How much of the store is loaded before an event is derived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Care {
-    /// Presume that a new message is new and an event was not taken before.
-    /// When that is wrong the commit collides, and nothing is written.
-    Presume,
-    /// Look first: after a collision, and for what was delivered before.
-    Look,
+pub enum LoadMode {
+    /// The event counts as new, and so does the message that it creates. When
+    /// that is wrong the commit collides, and nothing is written.
+    Optimistic,
+    /// The journal and the message are loaded first: after a collision, and for
+    /// what was delivered before.
+    Checked,
 }
 
 /// Rounds of loading what is foreseen that are of use: messages first, then the
@@ -80,7 +81,8 @@ impl Default for Batch {
     }
 }
 
-type Step<T = ()> = Result<T, Missing>;
+/// What a part of deriving results in, or what must be loaded first.
+type DeriveResult<T = ()> = Result<T, Missing>;
 
 /// What applying an event's fact came to.
 struct Effect {
@@ -149,12 +151,12 @@ impl Batch {
 
     /// What can be foreseen to be needed for an event, to be loaded for many
     /// events at once. More may turn out to be when it is applied.
-    pub fn foreseen(&self, event: &Event, care: Care) -> Vec<Need> {
+    pub fn foreseen(&self, event: &Event, mode: LoadMode) -> Vec<Need> {
         if self.state.journal.get(&event_key(event)) == Some(&true) {
             return Vec::new();
         }
         let mut needs = self.needs_of(event);
-        if care == Care::Look {
+        if mode == LoadMode::Checked {
             needs.push(Need::Journal(event_key(event)));
             if let Fact::MessageCreated(message) = &event.fact {
                 needs.push(Need::Message(message_key(event, &message.message)));
@@ -195,7 +197,7 @@ impl Batch {
             | Fact::MemberRemoved { dialog, user } => {
                 let key = membership_key(&dialog_key(event, dialog), user);
                 let new = self.membership_after(event, self.state.membership(&key)?)?;
-                let Err(Missing(needs)) = self.consumed_at(&key, new.mark()?) else {
+                let Err(Missing(needs)) = self.consumed_at(&key, new.watermark()?) else {
                     return None;
                 };
                 Some(needs)
@@ -206,8 +208,8 @@ impl Batch {
 
     /// The members who have a message behind their marks, if it is out of order.
     fn members_past_need(&self, dialog: &DialogKey, at: Micros, system: bool) -> Option<Need> {
-        let high_mark = self.state.dialogs.get(dialog)?.now.high_mark?;
-        let out_of_order = !system && high_mark.covers(at);
+        let high_watermark = self.state.dialogs.get(dialog)?.now.high_watermark?;
+        let out_of_order = !system && high_watermark.covers(at);
         out_of_order.then(|| Need::MembersPast(dialog.clone(), at))
     }
 
@@ -244,7 +246,7 @@ impl Batch {
             }
             Fact::ReactionChanged { message, .. } => {
                 let mut needs = vec![Need::Message(message_key(event, message))];
-                for (key, _) in self.words(event) {
+                for (key, _) in self.reaction_states(event) {
                     let name = Name::Reaction(key.reaction.clone());
                     needs.extend(self.need_of_name(&key.message, name));
                     needs.push(Need::Reaction(key));
@@ -303,15 +305,15 @@ impl Batch {
                 .get(key)
                 .is_some_and(|(from, _)| from <= at),
             Need::Readers(key) => state.readers.contains_key(key),
-            Need::Tail(key, mark) => {
+            Need::Tail(key, watermark) => {
                 let tail = state.tails.get(key);
-                tail.is_some_and(|tail| tail.reaches(*mark) || tail.was_asked(*mark))
+                tail.is_some_and(|tail| tail.reaches(*watermark) || tail.was_asked(*watermark))
             }
-            Need::ReadOf(key, mark) => {
+            Need::ReadOf(key, watermark) => {
                 let known = state.read_of.get(key);
-                known.is_some_and(|(from, _)| from <= mark)
+                known.is_some_and(|(from, _)| from <= watermark)
             }
-            Need::Unread(key, mark) => state.unread.contains_key(&(key.clone(), *mark)),
+            Need::Unread(key, watermark) => state.unread.contains_key(&(key.clone(), *watermark)),
             Need::Latest(key, most) => {
                 let known = state.latest.get(key);
                 known.is_some_and(|(asked, found)| asked >= most || found.len() < *asked)
@@ -319,7 +321,7 @@ impl Batch {
         }
     }
 
-    fn require(&self, needs: impl IntoIterator<Item = Need>) -> Step {
+    fn require(&self, needs: impl IntoIterator<Item = Need>) -> DeriveResult {
         let missing: Vec<_> = needs.into_iter().filter(|need| !self.knows(need)).collect();
         if missing.is_empty() {
             Ok(())
@@ -332,14 +334,14 @@ impl Batch {
     ///
     /// # Errors
     /// [`Missing`], with nothing changed, when more must be known first.
-    pub fn apply(&mut self, event: &Event) -> Step<Outcome> {
+    pub fn apply(&mut self, event: &Event) -> DeriveResult<EventOutcome> {
         let key = event_key(event);
         if self.state.journal.get(&key) == Some(&true) {
-            return Ok(Outcome::Duplicate);
+            return Ok(EventOutcome::Duplicate);
         }
         self.require(self.needs_of(event))?;
         if let Some(refusal) = self.refusal(event) {
-            return Ok(Outcome::Refused(refusal));
+            return Ok(EventOutcome::Refused(refusal));
         }
         let effect = match &event.fact {
             Fact::MessageCreated(message) => self.message_created(event, message)?,
@@ -360,7 +362,7 @@ impl Batch {
     }
 
     /// Records the event, and raises its dialog's version when it changed it.
-    fn take(&mut self, event: &Event, effect: Effect) -> Outcome {
+    fn take(&mut self, event: &Event, effect: Effect) -> EventOutcome {
         let dialog = effect.dialog.map(|key| {
             let dialog = self.dialog_mut(&key);
             dialog.version += 1;
@@ -377,9 +379,9 @@ impl Batch {
             },
         });
         if effect.changed {
-            Outcome::Applied
+            EventOutcome::Applied
         } else {
-            Outcome::Unchanged
+            EventOutcome::Unchanged
         }
     }
 

@@ -274,7 +274,7 @@ pub enum Fact {
         /// What was reached.
         status: Status,
     },
-    /// `message.reaction.changed`: a user's word on one or two reactions.
+    /// `message.reaction.changed`: a user sets or unsets one or two reactions.
     ReactionChanged {
         /// The message.
         message: MessageId,
@@ -282,7 +282,7 @@ pub enum Fact {
         user: UserId,
         /// Reactions with their new state (`true` = set), at most two and
         /// never the same one twice.
-        words: Vec<(Reaction, bool)>,
+        reactions: Vec<(Reaction, bool)>,
     },
     /// `dialog.messages.bulk_read`: everything up to and including a time is
     /// read.

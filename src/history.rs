@@ -18,7 +18,7 @@ mod tape;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::derive::state::{Mark, Standing};
+use crate::derive::state::{CountingFacts, Watermark};
 use crate::event::{MessageId, Micros, Reaction, SenderType, Status, UserId};
 
 pub use tape::{Line, Lines, Origin, Part, Position, Step, Tape, Track};
@@ -137,9 +137,9 @@ pub enum What {
         /// Who had sent it.
         sender: UserId,
         /// What was believed of it before.
-        was: Standing,
+        was: CountingFacts,
         /// What is believed of it since.
-        is: Standing,
+        is: CountingFacts,
     },
     /// A message that counted was deleted.
     Deleted {
@@ -159,10 +159,10 @@ pub enum What {
     Moved {
         /// Whose.
         user: UserId,
-        /// The mark before; `None`: was not a member.
-        before: Option<Mark>,
-        /// The mark after; `None`: is not a member.
-        after: Option<Mark>,
+        /// The watermark before; `None`: was not a member.
+        before: Option<Watermark>,
+        /// The watermark after; `None`: is not a member.
+        after: Option<Watermark>,
     },
     /// One more topic.
     Topic,
@@ -188,9 +188,9 @@ pub struct Created {
     /// Whether it is never unread.
     pub system: bool,
     /// Whether something was known of it before: that it was read, perhaps.
-    pub foretold: bool,
+    pub had_placeholder: bool,
     /// Whether it was deleted before, and so never counted.
-    pub stillborn: bool,
+    pub deleted_before_create: bool,
 }
 
 /// One counter that was repaired.

@@ -36,7 +36,7 @@ use tracing::info;
 use crate::bus::Delivery;
 use crate::config;
 use crate::deadletter::Failure;
-use crate::derive::{Care, Outcome};
+use crate::derive::{EventOutcome, LoadMode};
 use crate::event::Event;
 use crate::failpoint;
 use crate::outage::Outage;
@@ -286,11 +286,11 @@ impl Lane {
 
     async fn settle(&mut self, batch: Vec<Work>) {
         let redelivered = batch.iter().any(|work| work.delivery.redelivered());
-        let care = match redelivered {
-            true => Care::Look,
-            false => Care::Presume,
+        let mode = match redelivered {
+            true => LoadMode::Checked,
+            false => LoadMode::Optimistic,
         };
-        let mut progress = Progress::new(batch, care, &self.shared.retry);
+        let mut progress = Progress::new(batch, mode, &self.shared.retry);
         while !progress.queue.is_empty() {
             let taken = progress.queue.len().min(progress.limit).min(self.pace);
             let events = progress.queue.iter().take(taken).map(|work| &work.event);
@@ -299,7 +299,7 @@ impl Lane {
                 failpoint::meet(event.stamp.event.as_str());
             }
             let started = Instant::now();
-            match self.attempt(&events, progress.care, started).await {
+            match self.attempt(&events, progress.mode, started).await {
                 Ok(fates) => {
                     self.keep_pace(taken, started.elapsed());
                     self.succeeded(&mut progress, &fates).await;
@@ -318,11 +318,11 @@ impl Lane {
     async fn attempt(
         &mut self,
         events: &[&Event],
-        care: Care,
+        mode: LoadMode,
         began: Instant,
     ) -> Result<Vec<Fate>, StoreError> {
         let outage = &self.shared.outage;
-        let mut attempt = std::pin::pin!(self.writer.attempt(events, care));
+        let mut attempt = std::pin::pin!(self.writer.attempt(events, mode));
         let ended = loop {
             tokio::select! {
                 ended = &mut attempt => break ended,
@@ -348,10 +348,10 @@ impl Lane {
                 continue;
             };
             let kind = match outcome {
-                Outcome::Applied => "applied",
-                Outcome::Unchanged => "unchanged",
-                Outcome::Duplicate => "duplicate",
-                Outcome::Refused(refusal) => {
+                EventOutcome::Applied => "applied",
+                EventOutcome::Unchanged => "unchanged",
+                EventOutcome::Duplicate => "duplicate",
+                EventOutcome::Refused(refusal) => {
                     self.dead_letter(work, refusal.into());
                     continue;
                 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 pub use difference::{Difference, Field, Subject};
 
-use crate::derive::state::{ByType, Created, Dialog, Mark, Membership};
+use crate::derive::state::{ByType, Created, Dialog, Membership, Watermark};
 use crate::event::{MessageId, Micros, Reaction, SenderType, Status, UserId};
 
 /// What is stored of a user in a dialog besides the facts.
@@ -21,7 +21,7 @@ pub struct Share {
     /// As readers are told.
     pub joined_at: Option<Micros>,
     /// Up to where nothing is unread.
-    pub mark: Option<Mark>,
+    pub watermark: Option<Watermark>,
     /// Share of the dialog's sequence that is not unread.
     pub consumed: ByType,
     /// Messages sent.
@@ -73,7 +73,7 @@ struct Person {
     facts: Membership,
     stored: Share,
     sent: i64,
-    /// Countable messages after the mark that are not unread all the same:
+    /// Countable messages after the watermark that are not unread all the same:
     /// their own, and those read one by one.
     known: ByType,
 }
@@ -131,8 +131,8 @@ impl Recount {
             if let Some(person) = self.people.get_mut(user)
                 && !person
                     .facts
-                    .mark()
-                    .is_some_and(|mark| mark.covers(created.at))
+                    .watermark()
+                    .is_some_and(|watermark| watermark.covers(created.at))
             {
                 person.known.add(&created.sender_type, 1);
             }
@@ -174,11 +174,11 @@ impl Recount {
         self.found
             .compare_by_type(&dialog, &stored.sequence, &after.all(), Field::Sequence);
         // It may be above all marks: members leave, and it stays.
-        let highest = people.values().filter_map(|p| p.facts.mark()).max();
-        if highest > stored.high_mark {
-            let (stored, highest) = (stored.high_mark.map(|m| m.0), highest.map(|m| m.0));
+        let highest = people.values().filter_map(|p| p.facts.watermark()).max();
+        if highest > stored.high_watermark {
+            let (stored, highest) = (stored.high_watermark.map(|m| m.0), highest.map(|m| m.0));
             self.found
-                .compare_optional(&dialog, Field::HighMark, stored, highest);
+                .compare_optional(&dialog, Field::HighWatermark, stored, highest);
         }
         for (user, person) in people {
             self.person(user, person, &after);
@@ -194,7 +194,7 @@ impl Recount {
             sent,
             known,
         } = person;
-        let (joined_at, mark) = (facts.joined_at(), facts.mark());
+        let (joined_at, watermark) = (facts.joined_at(), facts.watermark());
         self.found.compare(&subject, Field::Sent, stored.sent, sent);
         let member = joined_at.is_some();
         self.found
@@ -205,10 +205,11 @@ impl Recount {
         );
         self.found
             .compare_optional(&subject, Field::JoinedAt, was, is);
-        let (was, is) = (stored.mark.map(|m| m.0), mark.map(|m| m.0));
-        self.found.compare_optional(&subject, Field::Mark, was, is);
-        if let Some(mark) = mark {
-            let unread = after.mark(mark).minus(&known);
+        let (was, is) = (stored.watermark.map(|m| m.0), watermark.map(|m| m.0));
+        self.found
+            .compare_optional(&subject, Field::Watermark, was, is);
+        if let Some(watermark) = watermark {
+            let unread = after.watermark(watermark).minus(&known);
             let consumed = after.all().minus(&unread);
             self.found
                 .compare_by_type(&subject, &stored.consumed, &consumed, Field::Consumed);
@@ -335,8 +336,8 @@ impl<'t> After<'t> {
         self.at(0)
     }
 
-    fn mark(&self, mark: Mark) -> ByType {
-        self.at(self.times.partition_point(|at| mark.covers(*at)))
+    fn watermark(&self, watermark: Watermark) -> ByType {
+        self.at(self.times.partition_point(|at| watermark.covers(*at)))
     }
 
     fn at(&self, index: usize) -> ByType {

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use super::limits::Refusal;
 use super::state::{
-    ByType, Created, Dialog, DialogKey, Mark, Membership, MembershipKey, MessageKey, ReactionKey,
-    ReceiptKey, Standing, TopicKey, UserKey, Word,
+    ByType, CountingFacts, Created, Dialog, DialogKey, Membership, MembershipKey, MessageKey,
+    ReactionKey, ReactionState, ReceiptKey, TopicKey, UserKey, Watermark,
 };
 use crate::event::{Event, Reaction, SenderType, Stamp, Status, UserId};
 
 /// What became of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum EventOutcome {
     /// It changed something.
     Applied,
     /// A new event, but what it says was known or has been overtaken.
@@ -70,19 +70,19 @@ pub struct Trace {
     /// Whether it changed nothing.
     pub unchanged: bool,
     /// For a create: something was known about the message before.
-    pub foretold: bool,
+    pub had_placeholder: bool,
     /// For a create: the message was deleted before. It was never counted.
-    pub stillborn: bool,
+    pub deleted_before_create: bool,
     /// For a delete of a message that was counted: its sender.
     pub sender: Option<UserId>,
-    /// For what changes a membership's facts: the user's mark before and
+    /// For what changes a membership's facts: the user's watermark before and
     /// after; `None` inside for someone who is not a member.
-    pub marks: Option<(Option<Mark>, Option<Mark>)>,
-    /// For words on reactions: by how much each changes its count.
-    pub words: Vec<i64>,
+    pub watermarks: Option<(Option<Watermark>, Option<Watermark>)>,
+    /// For a change of reactions: by how much each changes its count.
+    pub reaction_deltas: Vec<i64>,
     /// For a further create of a message that changes what is known of it:
     /// what was believed before, and what is after it.
-    pub corrected: Option<(Standing, Standing)>,
+    pub corrected: Option<(CountingFacts, CountingFacts)>,
 }
 
 /// A dialog's new counters.
@@ -178,12 +178,12 @@ pub enum Room<N> {
     },
 }
 
-/// A user's new word on a reaction.
+/// A user's new state of a reaction.
 #[derive(Debug, Clone)]
-pub struct WordChange {
-    /// The word that it was derived from.
-    pub before: Option<Word>,
-    pub now: Word,
+pub struct ReactionChange {
+    /// The state that it was derived from.
+    pub before: Option<ReactionState>,
+    pub now: ReactionState,
 }
 
 /// Everything that one transaction is to write.
@@ -194,7 +194,7 @@ pub struct Changes {
     pub memberships: HashMap<MembershipKey, MembershipChange>,
     pub messages: HashMap<MessageKey, MessageChange>,
     pub receipts: Vec<ReceiptKey>,
-    pub reactions: HashMap<ReactionKey, WordChange>,
+    pub reactions: HashMap<ReactionKey, ReactionChange>,
     pub topics: Vec<TopicKey>,
     pub user_types: HashMap<UserKey, (Stamp, SenderType)>,
     /// What creates said otherwise than was recorded.

@@ -80,8 +80,8 @@ impl Batch {
 
     /// How many different reactions the message would have more, or less.
     fn more_reactions(&self, event: &Event) -> i64 {
-        let more = self.words(event).map(|(key, now)| {
-            let by = self.said_more(&key, &now).unwrap_or(0);
+        let more = self.reaction_states(event).map(|(key, now)| {
+            let by = self.reaction_delta(&key, &now).unwrap_or(0);
             let users = self.users_under(&key.message, &Name::Reaction(key.reaction.clone()));
             i64::from(users + by != 0) - i64::from(users != 0)
         });

@@ -1,8 +1,8 @@
-//! Joining, leaving and reading up to a time: what moves a member's mark.
+//! Joining, leaving and reading up to a time: what moves a member's watermark.
 
 use super::changes::Consumed;
-use super::state::{Add, DialogKey, Mark, Membership, MembershipKey};
-use super::{Batch, Effect, Step, membership_key};
+use super::state::{Add, DialogKey, Membership, MembershipKey, Watermark};
+use super::{Batch, DeriveResult, Effect, membership_key};
 use crate::event::{Event, Fact, Micros, Stamp, UserId};
 
 impl Batch {
@@ -12,7 +12,7 @@ impl Batch {
         event: &Event,
         dialog: &DialogKey,
         user: &UserId,
-    ) -> Step<Effect> {
+    ) -> DeriveResult<Effect> {
         let key = membership_key(dialog, user);
         match self.membership_after(event, self.membership(&key)) {
             Some(new) => self.replace(key, new),
@@ -35,19 +35,21 @@ impl Batch {
 
     /// Puts new facts in the place of the old, with all that follows for the
     /// number of members and the member's share.
-    fn replace(&mut self, key: MembershipKey, new: Membership) -> Step<Effect> {
+    fn replace(&mut self, key: MembershipKey, new: Membership) -> DeriveResult<Effect> {
         let old = self.membership(&key);
-        let marks = (old.mark(), new.mark());
+        let watermarks = (old.watermark(), new.watermark());
         let (was_member, is_member) = (old.joined_at().is_some(), new.joined_at().is_some());
-        let moved_to = new.mark().filter(|mark| old.mark() != Some(*mark));
+        let moved_to = new
+            .watermark()
+            .filter(|watermark| old.watermark() != Some(*watermark));
         let consumed = match moved_to {
-            Some(mark) => Some(self.consumed_at(&key, mark)?),
+            Some(watermark) => Some(self.consumed_at(&key, watermark)?),
             None => None,
         };
         let dialog = key.dialog.clone();
         let counters = self.dialog_mut(&dialog);
         counters.members += i64::from(is_member) - i64::from(was_member);
-        counters.high_mark = counters.high_mark.max(moved_to);
+        counters.high_watermark = counters.high_watermark.max(moved_to);
         self.state.know_membership(key.clone(), new.clone());
         let share = self.share_mut(key);
         share.facts = Some(new);
@@ -55,18 +57,25 @@ impl Batch {
             share.consumed = consumed;
         }
         let mut effect = Effect::on(&dialog);
-        effect.trace.marks = Some(marks);
+        effect.trace.watermarks = Some(watermarks);
         Ok(effect)
     }
 
-    /// A member's share once their mark is there: all of the sequence, less
-    /// what is unread after the mark. Mostly nothing is.
-    pub(super) fn consumed_at(&self, key: &MembershipKey, mark: Mark) -> Step<Consumed> {
+    /// A member's share once their watermark is there: all of the sequence, less
+    /// what is unread after the watermark. Mostly nothing is.
+    pub(super) fn consumed_at(
+        &self,
+        key: &MembershipKey,
+        watermark: Watermark,
+    ) -> DeriveResult<Consumed> {
         let counters = self.dialog(&key.dialog);
-        if counters.last_message_at.is_none_or(|at| mark.covers(at)) {
+        if counters
+            .last_message_at
+            .is_none_or(|at| watermark.covers(at))
+        {
             return Ok(Consumed::Set(counters.sequence.clone()));
         }
-        let unread = self.unread_after(key, mark)?;
+        let unread = self.unread_after(key, watermark)?;
         Ok(Consumed::Set(counters.sequence.minus(&unread)))
     }
 }

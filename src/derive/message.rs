@@ -7,11 +7,15 @@ use super::changes::{Consumed, Disagreement};
 use super::state::{
     Authority, Created, DialogKey, MembershipKey, Message, MessageKey, Need, ReceiptKey,
 };
-use super::{Batch, Effect, Step, dialog_key, membership_key, message_key, user_key};
+use super::{Batch, DeriveResult, Effect, dialog_key, membership_key, message_key, user_key};
 use crate::event::{Event, Fact, MessageId, Micros, NewMessage, SenderType, UserId};
 
 impl Batch {
-    pub(super) fn message_created(&mut self, event: &Event, new: &NewMessage) -> Step<Effect> {
+    pub(super) fn message_created(
+        &mut self,
+        event: &Event,
+        new: &NewMessage,
+    ) -> DeriveResult<Effect> {
         let key = message_key(event, &new.message);
         let known = self.message(&key);
         let created = self.created(event, new);
@@ -20,8 +24,8 @@ impl Batch {
         }
         let dialog = dialog_key(event, &new.dialog);
         // A message that was deleted before it was created never counts.
-        let stillborn = known.deleted;
-        if !stillborn {
+        let deleted_before_create = known.deleted;
+        if !deleted_before_create {
             let consumers = self.consumers(&dialog, &key, &created)?;
             self.touched.note(&dialog, &new.message, &known);
             self.recount(&dialog, None, Some((&created, &consumers)));
@@ -39,8 +43,8 @@ impl Batch {
         self.state.messages.insert(key, message);
         let mut effect = Effect::on(&dialog);
         effect.sender_type = Some(created.sender_type);
-        effect.trace.foretold = was_placeholder > 0;
-        effect.trace.stillborn = stillborn;
+        effect.trace.had_placeholder = was_placeholder > 0;
+        effect.trace.deleted_before_create = deleted_before_create;
         Ok(effect)
     }
 
@@ -76,7 +80,7 @@ impl Batch {
         first: &Created,
         other: &Created,
         known: &Message,
-    ) -> Step<Effect> {
+    ) -> DeriveResult<Effect> {
         let differences = differences(first, other);
         let of_another =
             |kind: &Disagreement| matches!(kind, Disagreement::Dialog | Disagreement::Sender);
@@ -86,7 +90,7 @@ impl Batch {
             return Ok(Effect::nothing());
         }
         let dialog = dialog_of(key, first);
-        let (was, is) = (first.standing(), believed.standing());
+        let (was, is) = (first.counting_facts(), believed.counting_facts());
         if was != is && !known.deleted {
             let leaving = self.consumers(&dialog, key, first)?;
             let joining = self.consumers(&dialog, key, &believed)?;
@@ -114,7 +118,11 @@ impl Batch {
         Ok(effect)
     }
 
-    pub(super) fn message_deleted(&mut self, event: &Event, id: &MessageId) -> Step<Effect> {
+    pub(super) fn message_deleted(
+        &mut self,
+        event: &Event,
+        id: &MessageId,
+    ) -> DeriveResult<Effect> {
         let key = message_key(event, id);
         let known = self.message(&key);
         if known.deleted {
@@ -138,7 +146,12 @@ impl Batch {
     }
 
     /// Takes a counted message out of all counters.
-    fn uncount(&mut self, key: &MessageKey, created: &Created, known: &Message) -> Step<Effect> {
+    fn uncount(
+        &mut self,
+        key: &MessageKey,
+        created: &Created,
+        known: &Message,
+    ) -> DeriveResult<Effect> {
         let dialog = dialog_of(key, created);
         self.require([Need::Dialog(dialog.clone())])?;
         let consumers = self.consumers(&dialog, key, created)?;
@@ -157,7 +170,7 @@ impl Batch {
         dialog: &DialogKey,
         key: &MessageKey,
         created: &Created,
-    ) -> Step<Option<Micros>> {
+    ) -> DeriveResult<Option<Micros>> {
         let latest = self.dialog(dialog).last_message_at;
         if latest != Some(created.at) {
             return Ok(latest);
@@ -181,7 +194,7 @@ impl Batch {
         }
     }
 
-    pub(super) fn status_reached(&mut self, event: &Event) -> Step<Effect> {
+    pub(super) fn status_reached(&mut self, event: &Event) -> DeriveResult<Effect> {
         let new = self.receipt(event);
         let Some(receipt) = new.filter(|receipt| !self.state.receipts[receipt]) else {
             return Ok(Effect::nothing());
@@ -207,7 +220,7 @@ impl Batch {
     }
 
     /// A read of a message that can be unread. Raises the dialog's version also
-    /// when it was not: the mark that says so can still move back. And also
+    /// when it was not: the watermark that says so can still move back. And also
     /// when it is deleted: the history tells by it which of the two came first.
     fn read_one(
         &mut self,
@@ -215,16 +228,17 @@ impl Batch {
         known: &Message,
         created: &Created,
         user: &UserId,
-    ) -> Step<Effect> {
+    ) -> DeriveResult<Effect> {
         let dialog = dialog_of(key, created);
         let membership = membership_key(&dialog, user);
         self.require([
             Need::Dialog(dialog.clone()),
             Need::Membership(membership.clone()),
         ])?;
-        let mark = self.membership(&membership).mark();
+        let watermark = self.membership(&membership).watermark();
         self.touched.note(&dialog, &key.message, known);
-        let was_unread = !known.deleted && mark.is_some_and(|mark| !mark.covers(created.at));
+        let was_unread =
+            !known.deleted && watermark.is_some_and(|watermark| !watermark.covers(created.at));
         if was_unread && *user != created.sender {
             self.consume(membership, &created.sender_type, 1);
         }
@@ -248,7 +262,7 @@ impl Batch {
     }
 
     /// Everyone for whom the message is not unread: its sender, members whose
-    /// mark covers it, and those who have read it one by one. Someone who is
+    /// watermark covers it, and those who have read it one by one. Someone who is
     /// not a member may be among them: their share means nothing until they
     /// join, and is then set anew.
     fn consumers(
@@ -256,7 +270,7 @@ impl Batch {
         dialog: &DialogKey,
         key: &MessageKey,
         created: &Created,
-    ) -> Step<HashSet<UserId>> {
+    ) -> DeriveResult<HashSet<UserId>> {
         let mut consumers = HashSet::from([created.sender.clone()]);
         if created.system {
             return Ok(consumers);
@@ -290,16 +304,17 @@ impl Batch {
         }
     }
 
-    /// Members whose mark covers the message: as stored, unless the membership
+    /// Members whose watermark covers the message: as stored, unless the membership
     /// is known better.
     fn members_past(&self, dialog: &DialogKey, created: &Created) -> Vec<UserId> {
         let known = self.state.memberships.get(dialog);
         let is_known = |user| known.is_some_and(|known| known.contains_key(user));
         let stored = self.state.members_past[dialog].1.iter();
-        let stored = stored.filter(|(user, mark)| mark.covers(created.at) && !is_known(user));
+        let stored =
+            stored.filter(|(user, watermark)| watermark.covers(created.at) && !is_known(user));
         let known = known.into_iter().flatten().filter(|(_, membership)| {
-            let mark = membership.mark();
-            mark.is_some_and(|mark| mark.covers(created.at))
+            let watermark = membership.watermark();
+            watermark.is_some_and(|watermark| watermark.covers(created.at))
         });
         stored
             .map(|(user, _)| user.clone())

@@ -1,66 +1,68 @@
-//! Reactions: each user's latest word on each.
+//! Reactions: each user's latest state on each.
 
-use super::changes::WordChange;
-use super::state::{ReactionKey, Word};
+use super::changes::ReactionChange;
+use super::state::{ReactionKey, ReactionState};
 use super::{Batch, Effect, message_key};
 use crate::event::{Event, Fact};
 
 impl Batch {
-    /// The words of an event on reactions; none, if it is about anything else.
-    pub(super) fn words<'e>(
+    /// The states of an event on reactions; none, if it is about anything else.
+    pub(super) fn reaction_states<'e>(
         &self,
         event: &'e Event,
-    ) -> impl Iterator<Item = (ReactionKey, Word)> + use<'e> {
+    ) -> impl Iterator<Item = (ReactionKey, ReactionState)> + use<'e> {
         let about = match &event.fact {
             Fact::ReactionChanged {
                 message,
                 user,
-                words,
-            } => Some((message_key(event, message), user, words)),
+                reactions,
+            } => Some((message_key(event, message), user, reactions)),
             _ => None,
         };
-        about.into_iter().flat_map(move |(message, user, words)| {
-            words.iter().map(move |(reaction, set)| {
-                let key = ReactionKey {
-                    message: message.clone(),
-                    reaction: reaction.clone(),
-                    user: user.clone(),
-                };
-                let word = Word {
-                    stamp: event.stamp.clone(),
-                    set: *set,
-                };
-                (key, word)
+        about
+            .into_iter()
+            .flat_map(move |(message, user, reactions)| {
+                reactions.iter().map(move |(reaction, set)| {
+                    let key = ReactionKey {
+                        message: message.clone(),
+                        reaction: reaction.clone(),
+                        user: user.clone(),
+                    };
+                    let state = ReactionState {
+                        stamp: event.stamp.clone(),
+                        set: *set,
+                    };
+                    (key, state)
+                })
             })
-        })
     }
 
     pub(super) fn reaction_changed(&mut self, event: &Event) -> Effect {
         let mut effect = Effect::nothing();
-        for (key, now) in self.words(event) {
-            let said = self.said_more(&key, &now);
-            if let Some(more) = said {
-                self.say(key, now, more);
+        for (key, now) in self.reaction_states(event) {
+            let delta = self.reaction_delta(&key, &now);
+            if let Some(more) = delta {
+                self.set_reaction(key, now, more);
             }
-            effect.changed |= said.is_some();
-            effect.trace.words.push(said.unwrap_or(0));
+            effect.changed |= delta.is_some();
+            effect.trace.reaction_deltas.push(delta.unwrap_or(0));
         }
         effect
     }
 
-    /// By how much a word changes the count of its reaction; `None` when a later
+    /// By how much a state changes the count of its reaction; `None` when a later
     /// one is known.
-    pub(super) fn said_more(&self, key: &ReactionKey, now: &Word) -> Option<i64> {
+    pub(super) fn reaction_delta(&self, key: &ReactionKey, now: &ReactionState) -> Option<i64> {
         let before = self.state.reactions[key].as_ref();
-        if before.is_some_and(|word| word.stamp >= now.stamp) {
+        if before.is_some_and(|state| state.stamp >= now.stamp) {
             return None;
         }
-        let was_set = before.is_some_and(|word| word.set);
+        let was_set = before.is_some_and(|state| state.set);
         Some(i64::from(now.set) - i64::from(was_set))
     }
 
-    /// Records a word that changes the count by so much.
-    fn say(&mut self, key: ReactionKey, now: Word, more: i64) {
+    /// Records a state that changes the count by so much.
+    fn set_reaction(&mut self, key: ReactionKey, now: ReactionState, more: i64) {
         self.note_on(&key.message, |change| {
             *change.reactions.entry(key.reaction.clone()).or_default() += more;
         });
@@ -69,7 +71,7 @@ impl Batch {
         let change = self.changes.reactions.entry(key);
         change
             .and_modify(|change| change.now = now.clone())
-            .or_insert(WordChange {
+            .or_insert(ReactionChange {
                 before: before.flatten(),
                 now,
             });

@@ -39,7 +39,7 @@ pub struct ReceiptKey {
     pub user: UserId,
 }
 
-/// Names a user's word on a reaction to a message.
+/// Names a user's state of a reaction to a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReactionKey {
     pub message: MessageKey,
@@ -149,16 +149,16 @@ impl Eq for ByType {}
 /// A position in a dialog's time: messages at or before it are not unread.
 /// Microseconds, one below a join time, so it can be -1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mark(pub i64);
+pub struct Watermark(pub i64);
 
-impl Mark {
-    /// The mark of a member who joined, and read up to, these times.
+impl Watermark {
+    /// The watermark of a member who joined, and read up to, these times.
     pub fn of(joined_at: Micros, read_until: Option<Micros>) -> Self {
         let read = read_until.map_or(-1, Micros::get);
         Self(read.max(joined_at.get() - 1))
     }
 
-    /// Whether a message of that time is behind the mark.
+    /// Whether a message of that time is behind the watermark.
     pub fn covers(self, at: Micros) -> bool {
         at.get() <= self.0
     }
@@ -180,8 +180,8 @@ pub struct Dialog {
     pub sequence: ByType,
     /// Time of the latest message counted in `messages`.
     pub last_message_at: Option<Micros>,
-    /// No member's mark was ever above it.
-    pub high_mark: Option<Mark>,
+    /// No member's watermark was ever above it.
+    pub high_watermark: Option<Watermark>,
     /// Whether it was deleted. Everything else goes on being kept, readers
     /// look here first.
     pub deleted: bool,
@@ -215,8 +215,8 @@ impl Membership {
     }
 
     /// Up to where nothing is unread; `None` for someone who is not a member.
-    pub fn mark(&self) -> Option<Mark> {
-        Some(Mark::of(self.joined_at()?, self.read_until))
+    pub fn watermark(&self) -> Option<Watermark> {
+        Some(Watermark::of(self.joined_at()?, self.read_until))
     }
 }
 
@@ -280,8 +280,8 @@ impl Created {
     }
 
     /// What counters hang on.
-    pub fn standing(&self) -> Standing {
-        Standing {
+    pub fn counting_facts(&self) -> CountingFacts {
+        CountingFacts {
             at: self.at,
             sender_type: self.sender_type.clone(),
             system: self.system,
@@ -292,7 +292,7 @@ impl Created {
 /// What the counters that count a message hang on, besides its dialog and
 /// sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct CountingFacts {
     /// Its place in time.
     pub at: Micros,
     /// Its sender's type.
@@ -313,9 +313,9 @@ pub struct Message {
     pub deleted: bool,
 }
 
-/// A user's latest word on a reaction.
+/// A user's latest state on a reaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Word {
+pub struct ReactionState {
     /// When it was said.
     pub stamp: Stamp,
     /// Set or unset.
@@ -341,19 +341,19 @@ pub enum Need {
     Topic(TopicKey),
     /// The type learnt of a user.
     UserType(UserKey),
-    /// Members whose mark covers a message of this time.
+    /// Members whose watermark covers a message of this time.
     MembersPast(DialogKey, Micros),
     /// Users who have read a message one by one.
     Readers(MessageKey),
-    /// The stored countable messages of a dialog after the mark, or the newest
+    /// The stored countable messages of a dialog after the watermark, or the newest
     /// of them.
-    Tail(DialogKey, Mark),
-    /// Which messages of the dialog's tail after the mark a user has read one by
+    Tail(DialogKey, Watermark),
+    /// Which messages of the dialog's tail after the watermark a user has read one by
     /// one.
-    ReadOf(MembershipKey, Mark),
-    /// How many stored countable messages after the mark are unread for a user,
+    ReadOf(MembershipKey, Watermark),
+    /// How many stored countable messages after the watermark are unread for a user,
     /// were they a member: where the tail is too long.
-    Unread(MembershipKey, Mark),
+    Unread(MembershipKey, Watermark),
     /// So many of the latest stored messages of a dialog that are not deleted.
     Latest(DialogKey, usize),
 }
@@ -374,17 +374,17 @@ pub struct State {
     pub(super) memberships: HashMap<DialogKey, HashMap<UserId, Membership>>,
     pub(super) messages: HashMap<MessageKey, Message>,
     pub(super) receipts: HashMap<ReceiptKey, bool>,
-    pub(super) reactions: HashMap<ReactionKey, Option<Word>>,
+    pub(super) reactions: HashMap<ReactionKey, Option<ReactionState>>,
     pub(super) names: HashMap<MessageKey, Names>,
     pub(super) topics: HashMap<TopicKey, bool>,
     pub(super) user_types: HashMap<UserKey, Option<SenderType>>,
     /// Per dialog: from which time on the list is complete, and the list.
-    pub(super) members_past: HashMap<DialogKey, (Micros, Vec<(UserId, Mark)>)>,
+    pub(super) members_past: HashMap<DialogKey, (Micros, Vec<(UserId, Watermark)>)>,
     pub(super) readers: HashMap<MessageKey, HashSet<UserId>>,
     pub(super) tails: HashMap<DialogKey, Tail>,
-    /// Per share: from which mark on the messages are complete, and those read.
-    pub(super) read_of: HashMap<MembershipKey, (Mark, HashSet<MessageId>)>,
-    pub(super) unread: HashMap<(MembershipKey, Mark), ByType>,
+    /// Per share: from which watermark on the messages are complete, and those read.
+    pub(super) read_of: HashMap<MembershipKey, (Watermark, HashSet<MessageId>)>,
+    pub(super) unread: HashMap<(MembershipKey, Watermark), ByType>,
     /// Per dialog: how many were asked for, and what there is, the latest first.
     pub(super) latest: HashMap<DialogKey, (usize, Vec<(Micros, MessageId)>)>,
 }
@@ -415,8 +415,8 @@ impl State {
         self.receipts.insert(key, reached);
     }
 
-    pub fn know_reaction(&mut self, key: ReactionKey, word: Option<Word>) {
-        self.reactions.insert(key, word);
+    pub fn know_reaction(&mut self, key: ReactionKey, state: Option<ReactionState>) {
+        self.reactions.insert(key, state);
     }
 
     /// How many users a message counts under a name, and under how many names of
@@ -434,7 +434,12 @@ impl State {
         self.user_types.insert(key, learnt);
     }
 
-    pub fn know_members_past(&mut self, key: DialogKey, at: Micros, members: Vec<(UserId, Mark)>) {
+    pub fn know_members_past(
+        &mut self,
+        key: DialogKey,
+        at: Micros,
+        members: Vec<(UserId, Watermark)>,
+    ) {
         self.members_past.insert(key, (at, members));
     }
 
@@ -442,8 +447,8 @@ impl State {
         self.readers.insert(key, readers);
     }
 
-    pub fn know_unread(&mut self, key: MembershipKey, mark: Mark, unread: ByType) {
-        self.unread.insert((key, mark), unread);
+    pub fn know_unread(&mut self, key: MembershipKey, watermark: Watermark, unread: ByType) {
+        self.unread.insert((key, watermark), unread);
     }
 
     pub fn know_tail(&mut self, key: DialogKey, tail: Tail) {
@@ -455,8 +460,13 @@ impl State {
         self.tails.get(key)
     }
 
-    pub fn know_read_of(&mut self, key: MembershipKey, mark: Mark, read: HashSet<MessageId>) {
-        self.read_of.insert(key, (mark, read));
+    pub fn know_read_of(
+        &mut self,
+        key: MembershipKey,
+        watermark: Watermark,
+        read: HashSet<MessageId>,
+    ) {
+        self.read_of.insert(key, (watermark, read));
     }
 
     /// The latest messages first; fewer than `asked` when there are no more.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::state::{ByType, Mark};
+use super::state::{ByType, Watermark};
 use crate::event::{MessageId, Micros, SenderType, UserId};
 
 /// A stored countable message.
@@ -20,12 +20,12 @@ pub struct TailMessage {
     pub reads: i64,
 }
 
-/// All stored countable messages of a dialog after a mark, prepared so that
+/// All stored countable messages of a dialog after a watermark, prepared so that
 /// counting them for one more member costs no walk through all of them.
 #[derive(Debug)]
 pub struct Tail {
-    asked: Mark,
-    from: Mark,
+    asked: Watermark,
+    from: Watermark,
     /// In order of time.
     times: Vec<Micros>,
     /// Of each type, the places of its messages. Not a count for each type and
@@ -40,9 +40,9 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// All messages after `from`, which is the mark that was asked for, or a
+    /// All messages after `from`, which is the watermark that was asked for, or a
     /// later one where the tail is too long to be loaded whole.
-    pub fn new(asked: Mark, from: Mark, mut messages: Vec<TailMessage>) -> Self {
+    pub fn new(asked: Watermark, from: Watermark, mut messages: Vec<TailMessage>) -> Self {
         messages.sort_by_key(|message| message.at);
         let mut tail = Self {
             asked,
@@ -82,28 +82,33 @@ impl Tail {
         }
     }
 
-    /// Whether it has every message after the mark.
-    pub(super) fn reaches(&self, mark: Mark) -> bool {
-        self.from <= mark
+    /// Whether it has every message after the watermark.
+    pub(super) fn reaches(&self, watermark: Watermark) -> bool {
+        self.from <= watermark
     }
 
-    /// Whether asking for the mark again would bring no more.
-    pub(super) fn was_asked(&self, mark: Mark) -> bool {
-        self.asked <= mark
+    /// Whether asking for the watermark again would bring no more.
+    pub(super) fn was_asked(&self, watermark: Watermark) -> bool {
+        self.asked <= watermark
     }
 
-    /// Messages after the mark that somebody has read one by one, and how many
+    /// Messages after the watermark that somebody has read one by one, and how many
     /// did.
-    pub fn read_after(&self, mark: Mark) -> impl Iterator<Item = (&MessageId, i64)> {
-        let first = self.place_after(mark);
+    pub fn read_after(&self, watermark: Watermark) -> impl Iterator<Item = (&MessageId, i64)> {
+        let first = self.place_after(watermark);
         let begin = self.read.partition_point(|(place, ..)| *place < first);
         self.read[begin..].iter().map(|(_, id, reads)| (id, *reads))
     }
 
-    /// How many messages after the mark are unread for a user who has read
+    /// How many messages after the watermark are unread for a user who has read
     /// these one by one.
-    pub(super) fn unread(&self, user: &UserId, mark: Mark, read: &HashSet<MessageId>) -> ByType {
-        let first = self.place_after(mark);
+    pub(super) fn unread(
+        &self,
+        user: &UserId,
+        watermark: Watermark,
+        read: &HashSet<MessageId>,
+    ) -> ByType {
+        let first = self.place_after(watermark);
         let mut unread: Vec<i64> = self
             .by_type
             .iter()
@@ -119,8 +124,8 @@ impl Tail {
         names.zip(unread).collect()
     }
 
-    fn place_after(&self, mark: Mark) -> u32 {
-        let place = self.times.partition_point(|at| mark.covers(*at));
+    fn place_after(&self, watermark: Watermark) -> u32 {
+        let place = self.times.partition_point(|at| watermark.covers(*at));
         u32::try_from(place).unwrap_or(u32::MAX)
     }
 }
@@ -149,7 +154,7 @@ mod tests {
             later in 0_i64..20,
         ) {
             let (people, types) = (["ann", "bob", "cid"], ["user", "bot", "other"]);
-            let mark = Mark(from + later);
+            let watermark = Watermark(from + later);
             let messages: Vec<_> = messages
                 .into_iter()
                 .filter(|(at, ..)| *at > from)
@@ -169,15 +174,15 @@ mod tests {
             let read = messages.iter().filter(|(_, read)| *read);
             let read: HashSet<_> = read.map(|(message, _)| message.id.clone()).collect();
             let expected = messages.iter().filter(|(message, read)| {
-                !mark.covers(message.at) && message.sender != bob && !read
+                !watermark.covers(message.at) && message.sender != bob && !read
             });
             let expected: ByType = expected.map(|(m, _)| (m.sender_type.clone(), 1)).collect();
-            let after = messages.iter().filter(|(m, read)| *read && !mark.covers(m.at));
+            let after = messages.iter().filter(|(m, read)| *read && !watermark.covers(m.at));
             let after: HashSet<_> = after.map(|(m, _)| m.id.clone()).collect();
             let messages = messages.iter().map(|(message, _)| message.clone()).collect();
-            let tail = Tail::new(Mark(from), Mark(from), messages);
-            prop_assert_eq!(tail.unread(&bob, mark, &read), expected);
-            let told: HashSet<_> = tail.read_after(mark).map(|(id, _)| id.clone()).collect();
+            let tail = Tail::new(Watermark(from), Watermark(from), messages);
+            prop_assert_eq!(tail.unread(&bob, watermark, &read), expected);
+            let told: HashSet<_> = tail.read_after(watermark).map(|(id, _)| id.clone()).collect();
             prop_assert_eq!(told, after);
         }
     }

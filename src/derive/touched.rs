@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 
 use super::state::{
-    ByType, Created, DialogKey, Mark, MembershipKey, Message, MessageKey, Need, ReceiptKey,
+    ByType, Created, DialogKey, MembershipKey, Message, MessageKey, Need, ReceiptKey, Watermark,
 };
-use super::{Batch, Missing, Step};
+use super::{Batch, DeriveResult, Missing};
 use crate::event::{MessageId, Micros, Status, UserId};
 
 /// Per dialog, the messages that were changed, as they are stored.
@@ -38,10 +38,14 @@ impl Touched {
 }
 
 impl Batch {
-    /// How many messages after the mark are unread for a user, were they a
+    /// How many messages after the watermark are unread for a user, were they a
     /// member: as stored, and with what this batch has changed.
-    pub(super) fn unread_after(&self, key: &MembershipKey, mark: Mark) -> Step<ByType> {
-        let mut unread = self.stored_unread(key, mark)?;
+    pub(super) fn unread_after(
+        &self,
+        key: &MembershipKey,
+        watermark: Watermark,
+    ) -> DeriveResult<ByType> {
+        let mut unread = self.stored_unread(key, watermark)?;
         let mut missing = Vec::new();
         for (id, stored) in self.touched.of(&key.dialog) {
             let message = MessageKey {
@@ -49,8 +53,8 @@ impl Batch {
                 message: id.clone(),
             };
             let now = self.state.messages.get(&message);
-            let was = open_to(&key.user, mark, Some(stored));
-            let is = open_to(&key.user, mark, now);
+            let was = open_to(&key.user, watermark, Some(stored));
+            let is = open_to(&key.user, watermark, now);
             let has_read = self.reads_in_batch(&message, &key.user);
             let same = was.map(|was| &was.sender_type) == is.map(|is| &is.sender_type);
             if same && !has_read {
@@ -76,23 +80,23 @@ impl Batch {
     }
 
     /// The same, as stored. In one pass for all members of the dialog, unless
-    /// the messages after the mark are too many to be loaded.
-    fn stored_unread(&self, key: &MembershipKey, mark: Mark) -> Step<ByType> {
+    /// the messages after the watermark are too many to be loaded.
+    fn stored_unread(&self, key: &MembershipKey, watermark: Watermark) -> DeriveResult<ByType> {
         match self.state.tails.get(&key.dialog) {
-            Some(tail) if tail.reaches(mark) => {
-                let none_read = tail.read_after(mark).next().is_none();
-                let need = Need::ReadOf(key.clone(), mark);
+            Some(tail) if tail.reaches(watermark) => {
+                let none_read = tail.read_after(watermark).next().is_none();
+                let need = Need::ReadOf(key.clone(), watermark);
                 self.require((!none_read).then_some(need))?;
                 let read = self.state.read_of.get(key);
                 let nothing = Default::default();
                 let read = read.map_or(&nothing, |(_, read)| read);
-                Ok(tail.unread(&key.user, mark, read))
+                Ok(tail.unread(&key.user, watermark, read))
             }
-            Some(tail) if tail.was_asked(mark) => {
-                self.require([Need::Unread(key.clone(), mark)])?;
-                Ok(self.state.unread[&(key.clone(), mark)].clone())
+            Some(tail) if tail.was_asked(watermark) => {
+                self.require([Need::Unread(key.clone(), watermark)])?;
+                Ok(self.state.unread[&(key.clone(), watermark)].clone())
             }
-            _ => Err(Missing(vec![Need::Tail(key.dialog.clone(), mark)])),
+            _ => Err(Missing(vec![Need::Tail(key.dialog.clone(), watermark)])),
         }
     }
 
@@ -118,7 +122,7 @@ impl Batch {
         &self,
         dialog: &DialogKey,
         message: &MessageId,
-    ) -> Step<Option<Micros>> {
+    ) -> DeriveResult<Option<Micros>> {
         self.require([self.need_of_latest(dialog)])?;
         let stored = self.state.latest[dialog].1.iter();
         let stored = stored
@@ -146,12 +150,16 @@ impl Batch {
     }
 }
 
-/// The message, if it could be unread for a member with that mark who has not
+/// The message, if it could be unread for a member with that watermark who has not
 /// read it one by one.
-fn open_to<'m>(user: &UserId, mark: Mark, message: Option<&'m Message>) -> Option<&'m Created> {
+fn open_to<'m>(
+    user: &UserId,
+    watermark: Watermark,
+    message: Option<&'m Message>,
+) -> Option<&'m Created> {
     let message = message.filter(|message| !message.deleted)?;
     let created = message.created.as_ref()?;
-    let open = !created.system && created.sender != *user && !mark.covers(created.at);
+    let open = !created.system && created.sender != *user && !watermark.covers(created.at);
     open.then_some(created)
 }
 

@@ -247,7 +247,7 @@ impl Decoder {
             Kind::ReactionChanged => Fact::ReactionChanged {
                 message: message()?,
                 user: acting_user()?,
-                words: reaction_words(body)?,
+                reactions: reactions(body)?,
             },
             Kind::BulkRead => Fact::BulkRead {
                 dialog: dialog()?,
@@ -332,7 +332,7 @@ fn made_at(stated: Option<Micros>, at: Micros) -> Micros {
 
 /// The reaction itself and, when it replaces another one, that one unset; or
 /// the old one alone, which is how Chat3 unsets.
-fn reaction_words(body: &Body<'_>) -> Result<Vec<(Reaction, bool)>, String> {
+fn reactions(body: &Body<'_>) -> Result<Vec<(Reaction, bool)>, String> {
     let old = optional_id(&body.old_reaction(), Reaction::new)?;
     let Some(reaction) = optional_id(&body.reaction(), Reaction::new)? else {
         let old = old.ok_or_else(|| missing(&body.reactions()))?;

@@ -6,7 +6,7 @@ use super::comparison::Comparison;
 use super::tally::{Tally, unread};
 use super::{Forecast, ForecastError, Limits, Prospect};
 use crate::derive::state::{ByType, DialogKey, MembershipKey, MessageKey};
-use crate::derive::{Batch, Care, FORESEEN_ROUNDS, Missing, Outcome};
+use crate::derive::{Batch, EventOutcome, FORESEEN_ROUNDS, LoadMode, Missing};
 use crate::event::{DialogId, Event, Fact};
 use crate::store::standing::Marks;
 use crate::store::{Loader, Store};
@@ -95,7 +95,7 @@ impl Forecaster {
     async fn prepare(&mut self, events: &[Event]) -> Result<(), ForecastError> {
         for _ in 0..FORESEEN_ROUNDS {
             let needs = events.iter();
-            let needs = needs.flat_map(|event| self.batch.foreseen(event, Care::Look));
+            let needs = needs.flat_map(|event| self.batch.foreseen(event, LoadMode::Checked));
             let needs: HashSet<_> = needs.collect();
             if needs.is_empty() {
                 break;
@@ -117,11 +117,13 @@ impl Forecaster {
             return Err(ForecastError::TooMuch(self.limits.shares));
         }
         match (outcome, &event.fact) {
-            (Outcome::Applied, Fact::DialogDeleted { dialog }) => self.end(event, dialog).await,
-            (Outcome::Applied, _) => Ok(Prospect::Applied),
-            (Outcome::Unchanged, _) => Ok(Prospect::Unchanged),
-            (Outcome::Duplicate, _) => Ok(Prospect::Duplicate),
-            (Outcome::Refused(refusal), _) => Ok(Prospect::Refused(refusal)),
+            (EventOutcome::Applied, Fact::DialogDeleted { dialog }) => {
+                self.end(event, dialog).await
+            }
+            (EventOutcome::Applied, _) => Ok(Prospect::Applied),
+            (EventOutcome::Unchanged, _) => Ok(Prospect::Unchanged),
+            (EventOutcome::Duplicate, _) => Ok(Prospect::Duplicate),
+            (EventOutcome::Refused(refusal), _) => Ok(Prospect::Refused(refusal)),
         }
     }
 

@@ -47,7 +47,7 @@ impl Counts {
 fn change(what: &What) -> Counts {
     let mut more = Counts::default();
     match what {
-        What::Created(created) => more.messages = i64::from(!created.stillborn),
+        What::Created(created) => more.messages = i64::from(!created.deleted_before_create),
         What::Deleted { .. } => more.messages = -1,
         What::Moved { before, after, .. } => {
             more.members = i64::from(after.is_some()) - i64::from(before.is_some());
@@ -96,15 +96,15 @@ fn repaired(record: &Applied, repairs: &[Repair], track: &mut Track<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::derive::state::Mark;
+    use crate::derive::state::Watermark;
     use crate::event::{MessageId, UserId};
     use crate::history::{Tape, What};
 
     fn moved(before: Option<i64>, after: Option<i64>) -> What {
         What::Moved {
             user: UserId::new("bob").unwrap(),
-            before: before.map(Mark),
-            after: after.map(Mark),
+            before: before.map(Watermark),
+            after: after.map(Watermark),
         }
     }
 

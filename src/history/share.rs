@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{Applied, Counter, Created, Origin, Repair, Track, What};
-use crate::derive::state::{ByType, Mark, Standing};
+use crate::derive::state::{ByType, CountingFacts, Watermark};
 use crate::event::{MessageId, Micros, SenderType, UserId};
 
 /// Which counters are shown.
@@ -18,8 +18,8 @@ pub enum View {
 /// What was so before the first record.
 #[derive(Debug, Clone, Default)]
 pub struct Before {
-    /// The user's mark; `None`: was not a member.
-    pub mark: Option<Mark>,
+    /// The user's watermark; `None`: was not a member.
+    pub watermark: Option<Watermark>,
     /// Messages that could be unread, were the user a member: countable, of
     /// others, not read by them.
     pub messages: Vec<(MessageId, Micros, SenderType)>,
@@ -31,16 +31,20 @@ pub struct Before {
     pub read: HashSet<MessageId>,
     /// Messages sent by the user, deleted dialog or not.
     pub sent: i64,
-    /// The dialog was deleted: the user had neither a mark nor messages.
+    /// The dialog was deleted: the user had neither a watermark nor messages.
     pub deleted: bool,
 }
 
 /// The user's counters as they are served now.
 pub type Served = BTreeMap<Counter, i64>;
 
-/// The lowest mark that the user ever had: nothing at or before it was ever
+/// The lowest watermark that the user ever had: nothing at or before it was ever
 /// unread. `None` when they never were a member.
-pub fn lowest_mark(user: &UserId, before: Option<Mark>, records: &[Applied]) -> Option<Mark> {
+pub fn lowest_watermark(
+    user: &UserId,
+    before: Option<Watermark>,
+    records: &[Applied],
+) -> Option<Watermark> {
     let moved = records.iter().filter_map(|record| match &record.what {
         What::Moved {
             user: of, after, ..
@@ -60,7 +64,9 @@ pub fn sent_before(user: &UserId, now: i64, records: &[Applied]) -> i64 {
 /// By how much a record changes what the user has sent.
 fn sent_more(user: &UserId, what: &What) -> i64 {
     match what {
-        What::Created(created) if created.sender == *user => i64::from(!created.stillborn),
+        What::Created(created) if created.sender == *user => {
+            i64::from(!created.deleted_before_create)
+        }
         What::Deleted { sender, .. } if sender.as_ref() == Some(user) => -1,
         _ => 0,
     }
@@ -94,8 +100,8 @@ pub fn replay(
 struct Replay<'u> {
     user: &'u UserId,
     view: View,
-    mark: Option<Mark>,
-    /// Messages that are unread if they are after the mark, by time.
+    watermark: Option<Watermark>,
+    /// Messages that are unread if they are after the watermark, by time.
     open: BTreeSet<(Micros, u32)>,
     messages: Vec<(Micros, u16)>,
     known: HashMap<MessageId, u32>,
@@ -110,7 +116,7 @@ impl<'u> Replay<'u> {
         let mut replay = Self {
             user,
             view,
-            mark: before.mark,
+            watermark: before.watermark,
             open: BTreeSet::new(),
             messages: Vec::new(),
             known: HashMap::new(),
@@ -125,8 +131,8 @@ impl<'u> Replay<'u> {
 
     fn balance(&self, before: &Before, track: &mut Track<'_>) {
         let mut unread = ByType::default();
-        if let Some(mark) = self.mark {
-            self.count(mark.0, i64::MAX, 1, &mut unread);
+        if let Some(watermark) = self.watermark {
+            self.count(watermark.0, i64::MAX, 1, &mut unread);
         }
         let total = total(&unread);
         match self.view {
@@ -134,7 +140,7 @@ impl<'u> Replay<'u> {
             View::Overall => {
                 track.balance(&Counter::TotalUnread, total);
                 track.balance(&Counter::UnreadDialogs, i64::from(total > 0));
-                track.balance(&Counter::Dialogs, i64::from(self.mark.is_some()));
+                track.balance(&Counter::Dialogs, i64::from(self.watermark.is_some()));
                 track.balance(&Counter::Sent, before.sent);
             }
         }
@@ -229,12 +235,15 @@ impl<'u> Replay<'u> {
 
     fn created(&mut self, created: &Created, read: &HashSet<MessageId>) -> ByType {
         let mut unread = ByType::default();
-        let closed = created.stillborn || read.contains(&created.message);
+        let closed = created.deleted_before_create || read.contains(&created.message);
         if closed {
             self.closed.insert(created.message.clone());
         } else if !created.system {
             self.put(&created.message, created.at, &created.sender_type);
-            if self.mark.is_some_and(|mark| !mark.covers(created.at)) {
+            if self
+                .watermark
+                .is_some_and(|watermark| !watermark.covers(created.at))
+            {
                 unread.add(&created.sender_type, 1);
             }
         }
@@ -250,14 +259,23 @@ impl<'u> Replay<'u> {
         };
         let (at, place) = self.messages[*index as usize];
         let was_open = self.open.remove(&(at, *index));
-        if was_open && self.mark.is_some_and(|mark| !mark.covers(at)) {
+        if was_open
+            && self
+                .watermark
+                .is_some_and(|watermark| !watermark.covers(at))
+        {
             unread.add(&self.types[usize::from(place)], -1);
         }
         unread
     }
 
     /// A message takes another place in time, or counts as another type.
-    fn corrected(&mut self, message: &MessageId, was: &Standing, is: &Standing) -> ByType {
+    fn corrected(
+        &mut self,
+        message: &MessageId,
+        was: &CountingFacts,
+        is: &CountingFacts,
+    ) -> ByType {
         let place = self.known.get(message).copied();
         let is_open = match place {
             Some(index) => {
@@ -277,17 +295,21 @@ impl<'u> Replay<'u> {
             self.known.remove(message);
         } else {
             self.put(message, is.at, &is.sender_type);
-            if self.mark.is_some_and(|mark| !mark.covers(is.at)) {
+            if self
+                .watermark
+                .is_some_and(|watermark| !watermark.covers(is.at))
+            {
                 unread.add(&is.sender_type, 1);
             }
         }
         unread
     }
 
-    fn moved(&mut self, after: Option<Mark>) -> ByType {
-        let end = |mark: Option<Mark>| mark.map_or(i64::MAX, |mark| mark.0);
-        let (old, new) = (end(self.mark), end(after));
-        self.mark = after;
+    fn moved(&mut self, after: Option<Watermark>) -> ByType {
+        let end =
+            |watermark: Option<Watermark>| watermark.map_or(i64::MAX, |watermark| watermark.0);
+        let (old, new) = (end(self.watermark), end(after));
+        self.watermark = after;
         let mut unread = ByType::default();
         if old < new {
             self.count(old, new, -1, &mut unread);
@@ -336,16 +358,16 @@ impl<'u> Replay<'u> {
         let member = member.clone().find(|repair| repair.counter == "member");
         let was_member = match member {
             Some(repair) => repair.stored == Some(1),
-            None => self.mark.is_some(),
+            None => self.watermark.is_some(),
         };
         let (mut stored, mut counted) = (ByType::default(), ByType::default());
-        if let Some(mark) = self.mark {
-            self.count(mark.0, i64::MAX, 1, &mut counted);
+        if let Some(watermark) = self.watermark {
+            self.count(watermark.0, i64::MAX, 1, &mut counted);
         }
         // Types first, so that those that a repair alone names are seen.
         if was_member {
             self.count(
-                self.mark.map_or(i64::MAX, |mark| mark.0),
+                self.watermark.map_or(i64::MAX, |watermark| watermark.0),
                 i64::MAX,
                 1,
                 &mut stored,
@@ -372,7 +394,7 @@ impl<'u> Replay<'u> {
         self.drift(record, Origin::Repair, &counted, track);
         if self.view == View::Overall {
             let (version, at) = (record.version, record.at);
-            let is_member = i64::from(self.mark.is_some());
+            let is_member = i64::from(self.watermark.is_some());
             track.repair(
                 version,
                 at,
@@ -424,16 +446,16 @@ mod tests {
             sender_type: SenderType::default(),
             at: Micros::new(at).unwrap(),
             system: false,
-            foretold: false,
-            stillborn: false,
+            had_placeholder: false,
+            deleted_before_create: false,
         })
     }
 
     fn moved(before: Option<i64>, after: Option<i64>) -> What {
         What::Moved {
             user: user("bob"),
-            before: before.map(Mark),
-            after: after.map(Mark),
+            before: before.map(Watermark),
+            after: after.map(Watermark),
         }
     }
 
@@ -498,7 +520,7 @@ mod tests {
 
     fn member() -> Before {
         Before {
-            mark: Some(Mark(0)),
+            watermark: Some(Watermark(0)),
             ..Before::default()
         }
     }
@@ -542,7 +564,7 @@ mod tests {
         };
         let mut known = created("m4", "ann", 3);
         if let What::Created(created) = &mut known {
-            created.foretold = true;
+            created.had_placeholder = true;
         }
         let what = [read("m2"), known, deleted("m3"), deleted("m1")];
         assert_eq!(unread(before, what, 0), [(0, 2), (7, -1), (9, -1)]);
@@ -551,7 +573,7 @@ mod tests {
     /// Found by `make torture`.
     #[test]
     fn a_system_message_that_was_read_is_not_opened_by_a_correction() {
-        let standing = |system| Standing {
+        let standing = |system| CountingFacts {
             at: Micros::new(5).unwrap(),
             sender_type: SenderType::default(),
             system,
@@ -726,9 +748,9 @@ mod tests {
         assert_eq!(sent_before(&user("bob"), 2, &records), 2);
         assert_eq!(sent_before(&user("ann"), 2, &records), 0);
         assert_eq!(
-            lowest_mark(&user("bob"), Some(Mark(0)), &records),
-            Some(Mark(0))
+            lowest_watermark(&user("bob"), Some(Watermark(0)), &records),
+            Some(Watermark(0))
         );
-        assert_eq!(lowest_mark(&user("ann"), None, &records), None);
+        assert_eq!(lowest_watermark(&user("ann"), None, &records), None);
     }
 }

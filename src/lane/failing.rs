@@ -8,7 +8,7 @@ use super::doubt::takes_others;
 use super::progress::Progress;
 use super::{Lane, Side};
 use crate::deadletter::{Failure, Reason};
-use crate::derive::Care;
+use crate::derive::LoadMode;
 use crate::store::{Class, StoreError};
 use crate::telemetry::metrics::Label;
 
@@ -35,7 +35,7 @@ impl Lane {
     ) -> bool {
         let class = failed.class();
         self.shared.store.heed(failed.driver());
-        progress.care = Care::Look;
+        progress.mode = LoadMode::Checked;
         if class == Class::Permanent {
             match taken {
                 1 => self.refused(progress, &failed).await,

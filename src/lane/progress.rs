@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Work;
 use crate::config;
-use crate::derive::Care;
+use crate::derive::LoadMode;
 use crate::retry::Backoff;
 
 /// The shortest and the longest delay after a conflict: somebody else has just
@@ -18,7 +18,7 @@ pub(super) struct Progress {
     pub(super) queue: VecDeque<Work>,
     /// Most events to take at once: lowered to find the one that fails.
     pub(super) limit: usize,
-    pub(super) care: Care,
+    pub(super) mode: LoadMode,
     pub(super) outage: Backoff,
     pub(super) conflict: Backoff,
     pub(super) failing: bool,
@@ -27,11 +27,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(batch: Vec<Work>, care: Care, retry: &config::Retry) -> Self {
+    pub(super) fn new(batch: Vec<Work>, mode: LoadMode, retry: &config::Retry) -> Self {
         Self {
             limit: batch.len(),
             queue: batch.into(),
-            care,
+            mode,
             outage: Backoff::new(
                 Duration::from_millis(retry.initial_ms),
                 Duration::from_millis(retry.max_ms),

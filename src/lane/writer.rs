@@ -12,7 +12,7 @@ use super::cache::Cache;
 use super::types::TypesInFlight;
 use crate::config;
 use crate::derive::state::{DialogKey, EventKey, Need};
-use crate::derive::{Batch, Care, Changes, FORESEEN_ROUNDS, Missing, Outcome};
+use crate::derive::{Batch, Changes, EventOutcome, FORESEEN_ROUNDS, LoadMode, Missing};
 use crate::event::Event;
 use crate::failpoint::{self, Point};
 use crate::store::commits::Committed;
@@ -60,7 +60,7 @@ impl Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It was committed, or needs no commit.
-    Settled(Outcome),
+    Settled(EventOutcome),
     /// Nothing was done about it: it needs a longer look back than this writer
     /// has patience for.
     SetAside,
@@ -68,7 +68,7 @@ pub enum Fate {
 
 impl Fate {
     /// What a settled event did; `None` for one that was set aside.
-    pub fn outcome(self) -> Option<Outcome> {
+    pub fn outcome(self) -> Option<EventOutcome> {
         match self {
             Fate::Settled(outcome) => Some(outcome),
             Fate::SetAside => None,
@@ -213,11 +213,11 @@ impl Writer {
     ///
     /// # Errors
     /// Any [`StoreError`]; nothing was committed then, unless the outcome of
-    /// the commit is unknown. Try again with [`Care::Look`].
+    /// the commit is unknown. Try again with [`LoadMode::Checked`].
     pub async fn attempt(
         &mut self,
         events: &[&Event],
-        care: Care,
+        mode: LoadMode,
     ) -> Result<Vec<Fate>, StoreError> {
         let target = self.target().await?;
         let mut attempt = Attempt {
@@ -231,7 +231,7 @@ impl Writer {
             readers: 0,
             loader: None,
         };
-        self.prepare(&mut attempt, events, care).await?;
+        self.prepare(&mut attempt, events, mode).await?;
         let mut fates = Vec::with_capacity(events.len());
         for event in events {
             let fate = loop {
@@ -279,7 +279,7 @@ impl Writer {
         &mut self,
         attempt: &mut Attempt,
         events: &[&Event],
-        care: Care,
+        mode: LoadMode,
     ) -> Result<(), StoreError> {
         for event in events {
             let key = EventKey {
@@ -296,7 +296,7 @@ impl Writer {
             }
         }
         for _ in 0..FORESEEN_ROUNDS {
-            let needs = events.iter().flat_map(|e| attempt.batch.foreseen(e, care));
+            let needs = events.iter().flat_map(|e| attempt.batch.foreseen(e, mode));
             let mut needs: HashSet<_> = needs.collect();
             needs.retain(|need| attempt.affords(std::slice::from_ref(need)));
             if needs.is_empty() {

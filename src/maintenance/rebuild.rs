@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::derive::Care;
+use crate::derive::LoadMode;
 use crate::event::{Event, TenantId};
 use crate::failpoint::{self, Point};
 use crate::lane::{Writer, share_of};
@@ -256,7 +256,7 @@ impl Work<'_> {
         let mut reader = self.store.read_journal(tenant, from, since).await?;
         let mut ahead = reader.next(CHUNK).await?;
         while let Some((chunk, to)) = ahead.take() {
-            let writing = write(&mut self.writers, chunk.events, Care::Presume);
+            let writing = write(&mut self.writers, chunk.events, LoadMode::Optimistic);
             let (written, next) = tokio::join!(writing, reader.next(CHUNK));
             written?;
             self.rebuilding.note_replayed(chunk.records);
@@ -332,7 +332,7 @@ impl Work<'_> {
         let marker = self.store.mark_journal().await?;
         loop {
             let (chunk, reached) = follower.next(CHUNK, marker).await?;
-            write(&mut self.writers, chunk.events, Care::Look).await?;
+            write(&mut self.writers, chunk.events, LoadMode::Checked).await?;
             self.rebuilding.note_replayed(chunk.records);
             self.rebuilding.note_followed(follower.position());
             self.save().await?;
@@ -364,20 +364,24 @@ impl Work<'_> {
 }
 
 /// Writes events, each by the writer of its dialog.
-async fn write(writers: &mut [Writer], events: Vec<Event>, care: Care) -> Result<(), StoreError> {
+async fn write(
+    writers: &mut [Writer],
+    events: Vec<Event>,
+    mode: LoadMode,
+) -> Result<(), StoreError> {
     let mut shares: Vec<Vec<Event>> = writers.iter().map(|_| Vec::new()).collect();
     for event in events {
         shares[share_of(&event, writers.len())].push(event);
     }
     let writing = writers.iter_mut().zip(&shares);
-    try_join_all(writing.map(|(writer, events)| write_share(writer, events, care))).await?;
+    try_join_all(writing.map(|(writer, events)| write_share(writer, events, mode))).await?;
     Ok(())
 }
 
 async fn write_share(
     writer: &mut Writer,
     events: &[Event],
-    mut care: Care,
+    mut mode: LoadMode,
 ) -> Result<(), StoreError> {
     let mut rest: Vec<&Event> = events.iter().collect();
     let mut backoff = Backoff::new(DELAY.0, DELAY.1);
@@ -387,7 +391,7 @@ async fn write_share(
             writer.end_stale_transactions().await?;
         }
         let batch = &rest[..rest.len().min(size)];
-        match writer.attempt(batch, care).await {
+        match writer.attempt(batch, mode).await {
             Ok(outcomes) => {
                 rest.drain(..outcomes.len());
                 size = size.saturating_mul(2).min(BATCH);
@@ -397,7 +401,7 @@ async fn write_share(
             // An event that was replayed before, or a writer beside this one.
             Err(error) if error.class() == Class::Conflict && conflicts < CONFLICTS => {
                 conflicts += 1;
-                care = Care::Look;
+                mode = LoadMode::Checked;
                 backoff.wait().await;
             }
             Err(StoreError::TooMuch { .. }) if batch.len() > 1 => size = batch.len() / 2,

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 use super::schema::{STATED_TIME, STATED_TYPE, escape, unescape};
 use crate::derive::state::{
-    Add, Authority, ByType, Created, Dialog, DialogKey, EventKey, Mark, Membership, MembershipKey,
-    Message, MessageKey, ReactionKey, ReceiptKey, TopicKey, UserKey, Word,
+    Add, Authority, ByType, Created, Dialog, DialogKey, EventKey, Membership, MembershipKey,
+    Message, MessageKey, ReactionKey, ReactionState, ReceiptKey, TopicKey, UserKey, Watermark,
 };
 use crate::event::{DialogId, EventId, InvalidId, Micros, SenderType, Stamp, TenantId, UserId};
 
@@ -212,7 +212,7 @@ impl TryFrom<DialogDocument> for Dialog {
             topics: stored.topics,
             sequence: by_type(&stored.sequence)?,
             last_message_at: stored.last_message_at.map(micros).transpose()?,
-            high_mark: stored.high_mark.map(Mark),
+            high_watermark: stored.high_mark.map(Watermark),
             deleted: stored.deleted,
         })
     }
@@ -289,7 +289,7 @@ pub fn membership_facts(membership: &Membership) -> (RawDocumentBuf, RawDocument
     let (mut set, mut unset) = (RawDocumentBuf::new(), RawDocumentBuf::new());
     for (field, value) in [
         (cstr!("joined_at"), membership.joined_at().map(Micros::get)),
-        (cstr!("mark"), membership.mark().map(|mark| mark.0)),
+        (cstr!("mark"), membership.watermark().map(|mark| mark.0)),
         (cstr!("read_until"), membership.read_until.map(Micros::get)),
     ] {
         match value {
@@ -438,11 +438,11 @@ pub struct WordDocument {
     set: bool,
 }
 
-impl TryFrom<WordDocument> for Word {
+impl TryFrom<WordDocument> for ReactionState {
     type Error = StoreError;
 
     fn try_from(stored: WordDocument) -> Result<Self, StoreError> {
-        Ok(Word {
+        Ok(ReactionState {
             stamp: stamp(stored.at, &stored.event)?,
             set: stored.set,
         })

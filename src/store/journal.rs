@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::schema::{STATED_TIME, STATED_TYPE};
 use crate::derive::changes::{Taken, Trace};
-use crate::derive::state::Standing;
+use crate::derive::state::CountingFacts;
 use crate::event::{Event, Fact};
 
 /// The `type` of a journal's first record.
@@ -37,7 +37,7 @@ struct StandingRecord<'a> {
 }
 
 impl<'a> StandingRecord<'a> {
-    fn of(standing: &'a Standing) -> Self {
+    fn of(standing: &'a CountingFacts) -> Self {
         Self {
             at: standing.at.get(),
             r#type: standing.sender_type.as_str(),
@@ -190,9 +190,9 @@ pub fn origin(now: DateTime) -> Document {
 fn trace<'a>(trace: &'a Trace, record: &mut Record<'a>) {
     let flag = |yes: bool| yes.then_some(true);
     record.unchanged = flag(trace.unchanged);
-    record.foretold = flag(trace.foretold);
-    record.stillborn = flag(trace.stillborn);
-    if let Some((before, after)) = trace.marks {
+    record.foretold = flag(trace.had_placeholder);
+    record.stillborn = flag(trace.deleted_before_create);
+    if let Some((before, after)) = trace.watermarks {
         record.mark_before = before.map(|mark| mark.0);
         record.mark = after.map(|mark| mark.0);
     }
@@ -203,7 +203,12 @@ fn trace<'a>(trace: &'a Trace, record: &mut Record<'a>) {
         record.was = Some(StandingRecord::of(was));
         record.is = Some(StandingRecord::of(is));
     }
-    for (word, by) in record.words.iter_mut().flatten().zip(&trace.words) {
+    for (word, by) in record
+        .words
+        .iter_mut()
+        .flatten()
+        .zip(&trace.reaction_deltas)
+    {
         word.by = (*by != 0).then_some(*by);
     }
 }
@@ -237,11 +242,11 @@ fn state<'a>(event: &'a Event, record: &mut Record<'a>) {
         Fact::ReactionChanged {
             message,
             user,
-            words,
+            reactions,
         } => {
             record.of = Some(message.as_str());
             record.u = Some(user.as_str());
-            let words = words.iter().map(|(reaction, set)| WordRecord {
+            let words = reactions.iter().map(|(reaction, set)| WordRecord {
                 r: reaction.as_str(),
                 set: *set,
                 by: None,

@@ -21,8 +21,8 @@ use super::generation::{Generation, Generations};
 use super::schema::collection;
 use super::{Store, StoreError};
 use crate::derive::state::{
-    DialogKey, EventKey, MembershipKey, MessageKey, NameKey, Need, ReactionKey, ReceiptKey, State,
-    TopicKey, UserKey, Word,
+    DialogKey, EventKey, MembershipKey, MessageKey, NameKey, Need, ReactionKey, ReactionState,
+    ReceiptKey, State, TopicKey, UserKey,
 };
 use crate::event::{SenderType, TenantId, UserId};
 pub use past::MAX_TAIL;
@@ -162,7 +162,7 @@ impl Loader {
         }
         let words = self.find::<_, WordDocument>(collection::REACTIONS, keys.reactions);
         for (key, found) in words.await? {
-            state.know_reaction(key, found.map(Word::try_from).transpose()?);
+            state.know_reaction(key, found.map(ReactionState::try_from).transpose()?);
         }
         for (key, found) in self.exist(collection::TOPICS, keys.topics).await? {
             state.know_topic(key, found);

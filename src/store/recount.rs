@@ -17,7 +17,7 @@ use super::documents::{
 use super::generation::Generation;
 use super::schema::{collection, unescape};
 use super::{Store, StoreError};
-use crate::derive::state::{Dialog, DialogKey, Mark, MessageKey};
+use crate::derive::state::{Dialog, DialogKey, MessageKey, Watermark};
 use crate::event::{MessageId, Reaction, Status, TenantId, UserId};
 use crate::verify::{self, Difference, Marks, Message, Recount, Share};
 
@@ -172,7 +172,7 @@ impl Reading<'_> {
                 let share = Share {
                     member: found.member,
                     joined_at: found.joined_at.map(micros).transpose()?,
-                    mark: found.mark.map(Mark),
+                    watermark: found.mark.map(Watermark),
                     consumed: by_type(&found.consumed)?,
                     sent: found.sent,
                 };

@@ -374,7 +374,7 @@ impl Record<'_> {
             "message.reaction.changed" => Fact::ReactionChanged {
                 message: self.id("m", self.m, MessageId::new)?,
                 user: self.user()?,
-                words: self.words()?,
+                reactions: self.words()?,
             },
             "dialog.messages.bulk_read" => Fact::BulkRead {
                 dialog: self.dialog()?,

@@ -14,7 +14,7 @@ use super::schema::collection;
 use super::{StoreError, journal, names};
 use crate::derive::Changes;
 use crate::derive::changes::{
-    Consumed, DialogChange, MembershipChange, MessageBefore, MessageChange, WordChange,
+    Consumed, DialogChange, MembershipChange, MessageBefore, MessageChange, ReactionChange,
 };
 use crate::derive::state::{DialogKey, MembershipKey, MessageKey, ReactionKey};
 
@@ -212,7 +212,7 @@ fn dialog(key: &DialogKey, change: &DialogChange, now: DateTime) -> Result<State
     fields.append(cstr!("topics"), dialog.topics);
     fields.append(cstr!("sequence"), by_type_document(&dialog.sequence)?);
     fields.append(cstr!("updated_at"), now);
-    if let Some(mark) = dialog.high_mark {
+    if let Some(mark) = dialog.high_watermark {
         fields.append(cstr!("high_mark"), mark.0);
     }
     if dialog.deleted {
@@ -351,7 +351,7 @@ fn append_counts<T>(
     Ok(())
 }
 
-fn reaction(key: &ReactionKey, change: &WordChange) -> Statement {
+fn reaction(key: &ReactionKey, change: &ReactionChange) -> Statement {
     let mut fields = RawDocumentBuf::new();
     append_stamp(&mut fields, &change.now.stamp);
     fields.append(cstr!("set"), change.now.set);

@@ -28,14 +28,14 @@ pub enum Field {
     Sequence(SenderType),
     /// Micros of the latest message.
     LastMessageAt,
-    /// Micros that no member's mark was ever above.
-    HighMark,
+    /// Micros that no member's watermark was ever above.
+    HighWatermark,
     /// Whether a user is a member: 0 or 1.
     Member,
     /// Micros of a member's join.
     JoinedAt,
     /// Micros up to which nothing is unread for a member.
-    Mark,
+    Watermark,
     /// Countable messages that are not unread, of one sender's type: one more
     /// of them is one unread less.
     Consumed(SenderType),
@@ -69,10 +69,10 @@ impl Field {
             Field::Topics => "topic_count".into(),
             Field::Sequence(sender_type) => format!("sequence.{sender_type}"),
             Field::LastMessageAt => "last_message_at".into(),
-            Field::HighMark => "high_mark".into(),
+            Field::HighWatermark => "high_mark".into(),
             Field::Member => "member".into(),
             Field::JoinedAt => "joined_at".into(),
-            Field::Mark => "mark".into(),
+            Field::Watermark => "mark".into(),
             Field::Consumed(sender_type) => format!("consumed.{sender_type}"),
             Field::Sent => "total_messages_count".into(),
             Field::Status(status) => format!("status_counts.{status}"),

@@ -80,9 +80,9 @@ fn told(event: &Event) -> String {
         Fact::ReactionChanged {
             message,
             user,
-            words,
+            reactions,
         } => {
-            let words = words.iter().map(|(reaction, set)| {
+            let words = reactions.iter().map(|(reaction, set)| {
                 let verb = if *set { "sets" } else { "unsets" };
                 format!("{verb} {reaction}")
             });

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chat_counters::config::Config;
-use chat_counters::derive::Care;
+use chat_counters::derive::LoadMode;
 use chat_counters::event::Event;
 use chat_counters::lane::{Shared, TypesInFlight, Writer};
 use chat_counters::maintenance::rebuild::{Outcome, Progress, rebuild};
@@ -128,17 +128,17 @@ impl Stage {
             if number == batches.len() / 2 {
                 pause.clone().wait().await;
             }
-            let mut care = Care::Presume;
+            let mut mode = LoadMode::Optimistic;
             if random.one_in(4) {
                 let late = Duration::from_micros(random.below(LATEST_CRASH_MICROS) as u64);
-                let taking = self.take(&mut writer, batch, care);
+                let taking = self.take(&mut writer, batch, mode);
                 let died = tokio::time::timeout(late, taking).await.is_err();
                 self.crashes.fetch_add(died.into(), Ordering::Relaxed);
                 // Delivered again, be it that only the ack was lost.
                 writer = self.writer();
-                care = Care::Look;
+                mode = LoadMode::Checked;
             }
-            self.take(&mut writer, batch, care).await;
+            self.take(&mut writer, batch, mode).await;
         }
     }
 
@@ -160,12 +160,12 @@ impl Stage {
     }
 
     /// Takes a batch as a lane does.
-    async fn take(&self, writer: &mut Writer, batch: &[Event], mut care: Care) {
+    async fn take(&self, writer: &mut Writer, batch: &[Event], mut mode: LoadMode) {
         let mut rest: Vec<_> = batch.iter().collect();
         let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(100));
         let mut conflicts = 0;
         while !rest.is_empty() {
-            let failed = match writer.attempt(&rest, care).await {
+            let failed = match writer.attempt(&rest, mode).await {
                 Ok(outcomes) => {
                     assert!(!outcomes.is_empty(), "nothing was done of {rest:?}");
                     rest.drain(..outcomes.len());
@@ -179,7 +179,7 @@ impl Stage {
             self.conflicts.fetch_add(1, Ordering::Relaxed);
             conflicts += 1;
             assert!(conflicts < MOST_CONFLICTS, "still in conflict: {failed}");
-            care = Care::Look;
+            mode = LoadMode::Checked;
             if conflicts > STUBBORN_CONFLICTS {
                 self.shared.store.end_stale_transactions().await.unwrap();
             }

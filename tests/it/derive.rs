@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chat_counters::derive::Care;
+use chat_counters::derive::LoadMode;
 use chat_counters::derive::state::{ByType, DialogKey, MembershipKey, MessageKey};
 use chat_counters::event::decode::{Decoded, Decoder};
 use chat_counters::event::{DialogId, Event, MessageId, TenantId, UserId};
@@ -155,8 +155,8 @@ fn run(events: &[Value], schedule: &Schedule) {
             .collect();
         let writer = &mut writers[turn % 2];
         // A process that is killed has derived, and nothing of it is left.
-        drop(writer.derive(&memory, &batch, Care::Presume));
-        writer.take(&mut memory, &batch, Care::Presume);
+        drop(writer.derive(&memory, &batch, LoadMode::Optimistic));
+        writer.take(&mut memory, &batch, LoadMode::Optimistic);
     }
     compare(&memory, &Model::of(events));
 }

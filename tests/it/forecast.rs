@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chat_counters::derive::state::{DialogKey, MembershipKey, MessageKey, UserKey};
-use chat_counters::derive::{Care, Outcome};
+use chat_counters::derive::{EventOutcome, LoadMode};
 use chat_counters::event::{DialogId, Event, Fact, MessageId, TenantId, UserId};
 use chat_counters::forecast::{
     Change, Forecast, ForecastError, Forecaster, Limits, Prospect, Subject, Total,
@@ -107,11 +107,11 @@ impl Stage {
     }
 
     /// Counts events, as a lane does; tells what became of each.
-    async fn count(&self, writer: &mut Writer, events: &[&Event]) -> Result<Vec<Outcome>> {
+    async fn count(&self, writer: &mut Writer, events: &[&Event]) -> Result<Vec<EventOutcome>> {
         let mut outcomes = Vec::new();
         while outcomes.len() < events.len() {
             let rest = &events[outcomes.len()..];
-            let fates = writer.attempt(rest, Care::Look).await?;
+            let fates = writer.attempt(rest, LoadMode::Checked).await?;
             outcomes.extend(fates.into_iter().filter_map(Fate::outcome));
         }
         Ok(outcomes)
@@ -293,17 +293,17 @@ fn assert_adds_up(forecast: &Forecast, prospects: &[Prospect]) {
     assert_eq!(forecast.duplicates, count(Prospect::Duplicate));
 }
 
-fn assert_came_true(event: &Event, prospect: Prospect, outcome: Outcome) {
+fn assert_came_true(event: &Event, prospect: Prospect, outcome: EventOutcome) {
     // The store keeps the latest word on a user's type by itself: an older one
     // counts as applied unless the same batch has the later.
-    if matches!(event.fact, Fact::UserTyped { .. }) && outcome != Outcome::Duplicate {
+    if matches!(event.fact, Fact::UserTyped { .. }) && outcome != EventOutcome::Duplicate {
         return;
     }
     let expected = match outcome {
-        Outcome::Applied => Prospect::Applied,
-        Outcome::Unchanged => Prospect::Unchanged,
-        Outcome::Duplicate => Prospect::Duplicate,
-        Outcome::Refused(refusal) => Prospect::Refused(refusal),
+        EventOutcome::Applied => Prospect::Applied,
+        EventOutcome::Unchanged => Prospect::Unchanged,
+        EventOutcome::Duplicate => Prospect::Duplicate,
+        EventOutcome::Refused(refusal) => Prospect::Refused(refusal),
     };
     assert_eq!(prospect, expected, "{event:?}");
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use chat_counters::derive::Care;
+use chat_counters::derive::LoadMode;
 use chat_counters::event::{DialogId, MessageId, TenantId, UserId};
 use chat_counters::history::Part;
 use chat_counters::lane::{Shared, Writer};
@@ -73,7 +73,7 @@ impl Stage {
             let batch: Vec<_> = batch.iter().map(|index| decoded(&events[*index])).collect();
             let mut rest: Vec<_> = batch.iter().collect();
             while !rest.is_empty() {
-                let done = writer.attempt(&rest, Care::Look).await?;
+                let done = writer.attempt(&rest, LoadMode::Checked).await?;
                 rest.drain(..done.len());
             }
             let ids = batch.iter().map(|event| event.stamp.event.to_string());

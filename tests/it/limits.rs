@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 
-use chat_counters::derive::{Batch, Care, Limits, Outcome};
+use chat_counters::derive::{Batch, EventOutcome, Limits, LoadMode};
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 
@@ -53,8 +53,8 @@ fn run(events: &[Value], schedule: &Schedule) -> usize {
             batch.collect::<Vec<_>>()
         };
         let late = batches.get(turn + 1).map(|next| batch(next));
-        let late = late.map(|next| writers[1].derive(&memory, &next, Care::Look));
-        let outcomes = writers[turn % 2].take(&mut memory, &batch(indexes), Care::Presume);
+        let late = late.map(|next| writers[1].derive(&memory, &next, LoadMode::Checked));
+        let outcomes = writers[turn % 2].take(&mut memory, &batch(indexes), LoadMode::Optimistic);
         note(&mut accepted, indexes, &outcomes);
         if let Some((changes, outcomes)) = late
             && memory.commit(&changes) != Err(Conflict)
@@ -78,9 +78,9 @@ fn run(events: &[Value], schedule: &Schedule) -> usize {
     events.len() - accepted.len()
 }
 
-fn note(accepted: &mut HashSet<usize>, indexes: &[usize], outcomes: &[Outcome]) {
+fn note(accepted: &mut HashSet<usize>, indexes: &[usize], outcomes: &[EventOutcome]) {
     for (index, outcome) in indexes.iter().zip(outcomes) {
-        if !matches!(outcome, Outcome::Refused(_)) {
+        if !matches!(outcome, EventOutcome::Refused(_)) {
             accepted.insert(*index);
         }
     }

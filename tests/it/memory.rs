@@ -6,11 +6,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chat_counters::derive::changes::{Consumed, MessageBefore, MessageChange, Room};
 use chat_counters::derive::state::{
-    ByType, Created, Dialog, DialogKey, EventKey, Mark, Membership, MembershipKey, Message,
-    MessageKey, Name, NameKey, Need, ReactionKey, ReceiptKey, State, TopicKey, UserKey, Word,
+    ByType, Created, Dialog, DialogKey, EventKey, Membership, MembershipKey, Message, MessageKey,
+    Name, NameKey, Need, ReactionKey, ReactionState, ReceiptKey, State, TopicKey, UserKey,
+    Watermark,
 };
 use chat_counters::derive::tail::{Tail, TailMessage};
-use chat_counters::derive::{Batch, Care, Changes, FORESEEN_ROUNDS, Limits, Missing, Outcome};
+use chat_counters::derive::{
+    Batch, Changes, EventOutcome, FORESEEN_ROUNDS, Limits, LoadMode, Missing,
+};
 use chat_counters::event::{Event, Micros, SenderType, Stamp, UserId};
 
 /// Messages in a tail: so few that the other way of counting is tried as well.
@@ -44,7 +47,7 @@ pub struct Memory {
     pub memberships: HashMap<MembershipKey, Share>,
     pub messages: HashMap<MessageKey, StoredMessage>,
     receipts: HashSet<ReceiptKey>,
-    reactions: HashMap<ReactionKey, Word>,
+    reactions: HashMap<ReactionKey, ReactionState>,
     topics: HashSet<TopicKey>,
     user_types: HashMap<UserKey, (Stamp, SenderType)>,
 }
@@ -67,12 +70,17 @@ impl Writer {
 
     /// Takes events as a lane does, until all are committed. Returns what became
     /// of each.
-    pub fn take(&mut self, memory: &mut Memory, events: &[Event], mut care: Care) -> Vec<Outcome> {
+    pub fn take(
+        &mut self,
+        memory: &mut Memory,
+        events: &[Event],
+        mut mode: LoadMode,
+    ) -> Vec<EventOutcome> {
         loop {
-            match self.attempt(memory, events, care) {
+            match self.attempt(memory, events, mode) {
                 Ok(outcomes) => return outcomes,
                 Err(Conflict) => {
-                    care = Care::Look;
+                    mode = LoadMode::Checked;
                     self.remembered.clear();
                 }
             }
@@ -83,9 +91,9 @@ impl Writer {
         &mut self,
         memory: &mut Memory,
         events: &[Event],
-        care: Care,
-    ) -> Result<Vec<Outcome>, Conflict> {
-        let (changes, outcomes) = self.derive(memory, events, care);
+        mode: LoadMode,
+    ) -> Result<Vec<EventOutcome>, Conflict> {
+        let (changes, outcomes) = self.derive(memory, events, mode);
         memory.commit(&changes)?;
         let now = changes.dialogs.into_iter();
         self.remembered
@@ -94,11 +102,16 @@ impl Writer {
     }
 
     /// Derives without committing: what a process that is killed has done.
-    pub fn derive(&self, memory: &Memory, events: &[Event], care: Care) -> (Changes, Vec<Outcome>) {
+    pub fn derive(
+        &self,
+        memory: &Memory,
+        events: &[Event],
+        mode: LoadMode,
+    ) -> (Changes, Vec<EventOutcome>) {
         let mut batch = Batch::within(self.limits);
         let mut outcomes = Vec::new();
         for event in events.iter().cycle().take(events.len() * FORESEEN_ROUNDS) {
-            for need in batch.foreseen(event, care) {
+            for need in batch.foreseen(event, mode) {
                 self.answer(memory, need, batch.state_mut());
             }
         }
@@ -173,22 +186,22 @@ impl Memory {
                 let readers = reads.map(|r| r.user.clone()).collect();
                 state.know_readers(message, readers);
             }
-            Need::Unread(membership, mark) => {
-                let unread = self.unread(&membership, mark);
-                state.know_unread(membership, mark, unread);
+            Need::Unread(membership, watermark) => {
+                let unread = self.unread(&membership, watermark);
+                state.know_unread(membership, watermark, unread);
             }
-            Need::Tail(dialog, mark) => {
-                let tail = self.tail(&dialog, mark);
+            Need::Tail(dialog, watermark) => {
+                let tail = self.tail(&dialog, watermark);
                 state.know_tail(dialog, tail);
             }
-            Need::ReadOf(membership, mark) => {
+            Need::ReadOf(membership, watermark) => {
                 let read = self.receipts.iter().filter(|receipt| {
                     receipt.message.tenant == membership.dialog.tenant
                         && receipt.user == membership.user
                         && receipt.status.is_read()
                 });
                 let read = read.map(|r| r.message.message.clone()).collect();
-                state.know_read_of(membership, mark, read);
+                state.know_read_of(membership, watermark, read);
             }
             Need::Latest(dialog, most) => {
                 let mut latest: Vec<_> = self
@@ -225,12 +238,12 @@ impl Memory {
         })
     }
 
-    /// The newest messages after the mark, and never more than so many: the rest
+    /// The newest messages after the watermark, and never more than so many: the rest
     /// is counted one member at a time.
-    fn tail(&self, dialog: &DialogKey, mark: Mark) -> Tail {
+    fn tail(&self, dialog: &DialogKey, watermark: Watermark) -> Tail {
         let messages = self
             .messages_of(dialog)
-            .filter(|(_, _, created)| !created.system && !mark.covers(created.at));
+            .filter(|(_, _, created)| !created.system && !watermark.covers(created.at));
         let mut messages: Vec<_> = messages
             .map(|(key, stored, created)| TailMessage {
                 id: key.message.clone(),
@@ -241,24 +254,27 @@ impl Memory {
             })
             .collect();
         messages.sort_by_key(|message| std::cmp::Reverse(message.at));
-        let mut from = mark;
+        let mut from = watermark;
         if let Some(first_left_out) = messages.get(MAX_TAIL) {
-            from = Mark(first_left_out.at.get());
+            from = Watermark(first_left_out.at.get());
             messages.retain(|message| !from.covers(message.at));
         }
-        Tail::new(mark, from, messages)
+        Tail::new(watermark, from, messages)
     }
 
-    fn members_past(&self, dialog: &DialogKey, at: Micros) -> Vec<(UserId, Mark)> {
+    fn members_past(&self, dialog: &DialogKey, at: Micros) -> Vec<(UserId, Watermark)> {
         let here = self
             .memberships
             .iter()
             .filter(|(key, _)| key.dialog == *dialog);
-        let marks = here.filter_map(|(key, share)| Some((key.user.clone(), share.facts.mark()?)));
-        marks.filter(|(_, mark)| mark.covers(at)).collect()
+        let watermarks =
+            here.filter_map(|(key, share)| Some((key.user.clone(), share.facts.watermark()?)));
+        watermarks
+            .filter(|(_, watermark)| watermark.covers(at))
+            .collect()
     }
 
-    fn unread(&self, membership: &MembershipKey, mark: Mark) -> ByType {
+    fn unread(&self, membership: &MembershipKey, watermark: Watermark) -> ByType {
         let mut unread = ByType::default();
         for (key, stored) in &self.messages {
             let Some(created) = &stored.message.created else {
@@ -275,7 +291,7 @@ impl Memory {
             if here
                 && countable
                 && !read
-                && !mark.covers(created.at)
+                && !watermark.covers(created.at)
                 && created.sender != membership.user
             {
                 unread.add(&created.sender_type, 1);
@@ -303,7 +319,7 @@ impl Memory {
     }
 
     /// Applies one event on top of a batch, whatever it must know.
-    pub fn apply(&self, batch: &mut Batch, event: &Event) -> Outcome {
+    pub fn apply(&self, batch: &mut Batch, event: &Event) -> EventOutcome {
         loop {
             match batch.apply(event) {
                 Ok(outcome) => return outcome,

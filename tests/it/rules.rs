@@ -3,7 +3,7 @@
 //! delivered twice; and it is what the independent model must say, too, which
 //! the property test takes for its measure.
 
-use chat_counters::derive::Care;
+use chat_counters::derive::LoadMode;
 use chat_counters::event::Event;
 use serde_json::{Value, json};
 
@@ -872,7 +872,7 @@ fn every_rule_holds_in_every_order() {
             let (mut memory, mut writer) = (Memory::default(), Writer::default());
             for index in order {
                 let twice = [events[*index].clone(), events[*index].clone()];
-                writer.take(&mut memory, &twice, Care::Presume);
+                writer.take(&mut memory, &twice, LoadMode::Optimistic);
             }
             let checked = std::panic::catch_unwind(|| compare(&memory, &model));
             assert!(checked.is_ok(), "{rule}: in the order {order:?}");

@@ -276,8 +276,11 @@ fn every_event_type_and_alias_is_known_and_others_are_ignored() {
             Fact::StatusReached { user, status, .. } => {
                 assert_eq!((user.as_str(), status.as_str()), ("u2", "read"));
             }
-            Fact::ReactionChanged { words, .. } => {
-                assert_eq!(format!("{words:?}"), "[(\"👍\", true), (\"$.x\", false)]");
+            Fact::ReactionChanged { reactions, .. } => {
+                assert_eq!(
+                    format!("{reactions:?}"),
+                    "[(\"👍\", true), (\"$.x\", false)]"
+                );
             }
             Fact::UserTyped { user, user_type } => {
                 assert_eq!((user.as_str(), user_type.as_str()), ("u3", "bot"));
@@ -467,10 +470,10 @@ fn a_reaction_is_set_unset_or_replaced() {
     ];
     for (update, expected) in rows {
         let body = with(base.clone(), "data.message.reactionUpdate", update);
-        let Fact::ReactionChanged { words, .. } = event(&body).fact else {
+        let Fact::ReactionChanged { reactions, .. } = event(&body).fact else {
             panic!()
         };
-        assert_eq!(format!("{words:?}"), expected, "{body}");
+        assert_eq!(format!("{reactions:?}"), expected, "{body}");
     }
     assert_eq!(
         invalid(&base),

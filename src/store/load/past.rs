@@ -9,7 +9,9 @@ use mongodb::bson::{Document, doc};
 use serde::Deserialize;
 
 use super::{CountDocument, Loader, UserPart, user};
-use crate::derive::state::{ByType, DialogKey, Mark, MembershipKey, MessageKey, ReceiptKey, State};
+use crate::derive::state::{
+    ByType, DialogKey, MembershipKey, MessageKey, ReceiptKey, State, Watermark,
+};
 use crate::derive::tail::{Tail, TailMessage};
 use crate::event::{MessageId, Micros, SenderType, Status, UserId};
 use crate::store::StoreError;
@@ -28,15 +30,15 @@ const RANGES: usize = 500;
 pub(super) struct Past {
     pub(super) members_past: HashMap<DialogKey, Micros>,
     pub(super) readers: Vec<MessageKey>,
-    pub(super) tails: HashMap<DialogKey, Mark>,
-    pub(super) read_of: HashMap<DialogKey, Vec<(UserId, Mark)>>,
-    pub(super) unread: Vec<(MembershipKey, Mark)>,
+    pub(super) tails: HashMap<DialogKey, Watermark>,
+    pub(super) read_of: HashMap<DialogKey, Vec<(UserId, Watermark)>>,
+    pub(super) unread: Vec<(MembershipKey, Watermark)>,
     pub(super) latest: HashMap<DialogKey, usize>,
 }
 
 impl Past {
     /// A longer tail, or list, has the shorter one in it.
-    pub(super) fn tail(&mut self, dialog: DialogKey, mark: Mark) {
+    pub(super) fn tail(&mut self, dialog: DialogKey, mark: Watermark) {
         let from = self.tails.entry(dialog).or_insert(mark);
         *from = mark.min(*from);
     }
@@ -90,7 +92,7 @@ impl Loader {
         &mut self,
         dialog: &DialogKey,
         at: Micros,
-    ) -> Result<Vec<(UserId, Mark)>, StoreError> {
+    ) -> Result<Vec<(UserId, Watermark)>, StoreError> {
         let filter = doc! {
             "_id.t": dialog.tenant.as_str(),
             "_id.d": dialog.dialog.as_str(),
@@ -104,7 +106,7 @@ impl Loader {
             .await?;
         let mut members = Vec::new();
         while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
-            members.push((user(&found._id.u)?, Mark(found.mark)));
+            members.push((user(&found._id.u)?, Watermark(found.mark)));
         }
         Ok(members)
     }
@@ -144,7 +146,7 @@ impl Loader {
     async fn tail(
         &mut self,
         dialog: &DialogKey,
-        mark: Mark,
+        mark: Watermark,
         longest: usize,
     ) -> Result<Tail, StoreError> {
         let filter = doc! {
@@ -171,7 +173,7 @@ impl Loader {
             && let Some(oldest) = messages.last().map(|message| message.at)
         {
             // Others of the same time may be missing.
-            from = Mark(oldest.get());
+            from = Watermark(oldest.get());
             messages.retain(|message| message.at > oldest);
         }
         Ok(Tail::new(mark, from, messages))
@@ -182,7 +184,7 @@ impl Loader {
     async fn read_of(
         &mut self,
         dialog: &DialogKey,
-        users: Vec<(UserId, Mark)>,
+        users: Vec<(UserId, Watermark)>,
         state: &mut State,
     ) -> Result<(), StoreError> {
         let Some(tail) = state.tail(dialog) else {
@@ -242,7 +244,7 @@ impl Loader {
     async fn unread(
         &mut self,
         membership: &MembershipKey,
-        mark: Mark,
+        mark: Watermark,
     ) -> Result<ByType, StoreError> {
         let dialog = &membership.dialog;
         let user = membership.user.as_str();

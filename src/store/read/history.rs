@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use mongodb::bson::{Document, doc};
 
-use crate::derive::state::{Mark, Standing};
+use crate::derive::state::{CountingFacts, Watermark};
 use crate::event::{DialogId, MessageId, Micros, SenderType, TenantId, UserId};
 use crate::history::share::{self, Before, View};
 use crate::history::{
@@ -227,8 +227,8 @@ impl Reading<'_> {
         if !before.deleted {
             let seen = Seen::of(user, &records);
             if !complete {
-                before.mark = mark_before(user, share, &records);
-                let lowest = share::lowest_mark(user, before.mark, &records);
+                before.watermark = mark_before(user, share, &records);
+                let lowest = share::lowest_watermark(user, before.watermark, &records);
                 (before.messages, before.closed) =
                     self.messages_before(user, dialog, lowest, &seen).await?;
             }
@@ -253,7 +253,7 @@ impl Reading<'_> {
         &mut self,
         user: &UserId,
         dialog: &DialogId,
-        lowest: Option<Mark>,
+        lowest: Option<Watermark>,
         seen: &Seen,
     ) -> Result<(Vec<(MessageId, Micros, SenderType)>, HashSet<MessageId>), ReadError> {
         let (mut messages, mut closed) = (Vec::new(), HashSet::new());
@@ -326,7 +326,7 @@ impl Reading<'_> {
         seen: &Seen,
     ) -> Result<HashSet<MessageId>, ReadError> {
         let foretold = records.iter().filter_map(|record| match &record.what {
-            What::Created(created) if created.foretold => Some(&created.message),
+            What::Created(created) if created.had_placeholder => Some(&created.message),
             _ => None,
         });
         let foretold = foretold.filter(|message| !seen.read.contains(message));
@@ -604,7 +604,11 @@ fn was_deleted(row: Option<&DialogRow>, records: &[Applied]) -> bool {
 }
 
 /// The user's mark before the first record.
-fn mark_before(user: &UserId, share: Option<&MembershipRow>, records: &[Applied]) -> Option<Mark> {
+fn mark_before(
+    user: &UserId,
+    share: Option<&MembershipRow>,
+    records: &[Applied],
+) -> Option<Watermark> {
     let first = records.iter().find_map(|record| match &record.what {
         What::Moved {
             user: of, before, ..
@@ -613,7 +617,7 @@ fn mark_before(user: &UserId, share: Option<&MembershipRow>, records: &[Applied]
     });
     first.unwrap_or_else(|| {
         let share = share?;
-        Some(Mark::of(share.joined_at?, share.read_until))
+        Some(Watermark::of(share.joined_at?, share.read_until))
     })
 }
 
@@ -625,7 +629,7 @@ struct Seen {
     /// By the user.
     read: HashSet<MessageId>,
     /// Messages that a further create corrected, as they were before.
-    corrected: HashMap<MessageId, Standing>,
+    corrected: HashMap<MessageId, CountingFacts>,
 }
 
 impl Seen {

@@ -6,7 +6,7 @@ use std::hash::Hash;
 use mongodb::bson::RawDocument;
 use mongodb::bson::raw::RawBsonRef;
 
-use crate::derive::state::{Mark, Standing};
+use crate::derive::state::{CountingFacts, Watermark};
 use crate::event::{MessageId, Micros, Reaction, SenderType, Status, UserId};
 use crate::history::message::{Happened, Word};
 use crate::history::{Applied, Counter, Created, Repair, What};
@@ -123,7 +123,7 @@ fn shared<T: Clone + Eq + Hash>(known: &mut HashSet<T>, name: &mut T) {
 fn applied(record: &RawDocument) -> Result<Applied, Malformed> {
     let user = || UserId::new(field(record, "u", text)?).map_err(Malformed::from);
     let message = |name| MessageId::new(field(record, name, text)?).map_err(Malformed::from);
-    let mark = |name| Ok::<_, Malformed>(optional(record, name, integer)?.map(Mark));
+    let mark = |name| Ok::<_, Malformed>(optional(record, name, integer)?.map(Watermark));
     let what = match field(record, "type", text)? {
         "message.create" => match optional(record, "was", document)? {
             Some(was) => What::Corrected {
@@ -159,8 +159,8 @@ fn applied(record: &RawDocument) -> Result<Applied, Malformed> {
     })
 }
 
-fn standing(standing: &RawDocument) -> Result<Standing, Malformed> {
-    Ok(Standing {
+fn standing(standing: &RawDocument) -> Result<CountingFacts, Malformed> {
+    Ok(CountingFacts {
         at: field(standing, "at", micros)?,
         sender_type: SenderType::new(field(standing, "type", text)?)?,
         system: optional(standing, "system", boolean)?.unwrap_or(false),
@@ -179,8 +179,8 @@ fn created(record: &RawDocument) -> Result<Created, Malformed> {
         sender_type: SenderType::new(field(record, "user_type", text)?)?,
         at: field(record, "sent_at", micros)?,
         system: flag("system")?,
-        foretold: flag("foretold")?,
-        stillborn: flag("stillborn")?,
+        had_placeholder: flag("foretold")?,
+        deleted_before_create: flag("stillborn")?,
     })
 }
 

@@ -10,14 +10,14 @@
 
 use std::collections::HashMap;
 
-use crate::derive::state::Mark;
+use crate::derive::state::Watermark;
 use crate::event::{DialogId, MessageId, Micros, UserId};
 
 /// When a member joined, and how far they have read in bulk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attendance {
     pub joined_at: Micros,
-    pub mark: Mark,
+    pub mark: Watermark,
 }
 
 impl Attendance {
@@ -282,7 +282,7 @@ mod tests {
         let mut readership = Readership::of(asked.collect());
         let attendance = |of: usize, who: usize| {
             let (joined_at, read_until) = facts.members[of][who]?;
-            let mark = Mark::of(at(joined_at), read_until.map(at));
+            let mark = Watermark::of(at(joined_at), read_until.map(at));
             let joined_at = at(joined_at);
             Some(Attendance { joined_at, mark })
         };

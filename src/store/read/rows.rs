@@ -2,7 +2,7 @@
 
 use mongodb::bson::raw::{RawBsonRef, RawDocument};
 
-use crate::derive::state::Mark;
+use crate::derive::state::Watermark;
 use crate::event::{DialogId, InvalidId, Micros, UserId};
 use crate::store::schema::{dialog, membership, message, unescape};
 
@@ -163,7 +163,7 @@ impl Attendance {
             let name = name.as_str();
             match name {
                 membership::JOINED_AT => joined_at = Some(micros(name, value)?),
-                membership::MARK => mark = Some(Mark(integer(name, value)?)),
+                membership::MARK => mark = Some(Watermark(integer(name, value)?)),
                 _ => {}
             }
         }
