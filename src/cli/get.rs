@@ -546,4 +546,48 @@ mod tests {
         );
         assert_eq!(columns(&[]), "");
     }
+
+    #[test]
+    fn records_keep_the_order_of_the_wire_and_every_field_in_json() {
+        let at = |nanos| {
+            let seconds = 1_700_000_000;
+            Some(prost_types::Timestamp { seconds, nanos })
+        };
+        let json = |record: Record| serde_json::to_string(&record.0).unwrap();
+        let user = v1::UserStats {
+            tenant_id: "t".into(),
+            unread_by_sender_type: [("bot".into(), 1)].into(),
+            updated_at: at(100_000_000),
+            as_of: at(0),
+            ..Default::default()
+        };
+        assert_eq!(
+            json(user.into()),
+            concat!(
+                r#"{"tenant_id":"t","user_id":"","dialog_count":0,"unread_dialogs_count":0,"#,
+                r#""total_unread_count":0,"total_messages_count":0,"unread_by_sender_type":{"bot":1},"#,
+                r#""version":0,"updated_at":"2023-11-14T22:13:20.1Z"}"#
+            )
+        );
+        let user_dialog = v1::UserDialogStats {
+            joined_at: at(0),
+            last_message_at: at(123_456_000),
+            ..Default::default()
+        };
+        assert_eq!(
+            json(user_dialog.into()),
+            concat!(
+                r#"{"tenant_id":"","user_id":"","dialog_id":"","member":false,"unread_count":0,"#,
+                r#""unread_by_sender_type":{},"joined_at":"2023-11-14T22:13:20Z","read_until":null,"#,
+                r#""version":0,"updated_at":null,"last_message_at":"2023-11-14T22:13:20.123456Z"}"#
+            )
+        );
+        assert_eq!(
+            json(v1::DialogStats::default().into()),
+            concat!(
+                r#"{"tenant_id":"","dialog_id":"","message_count":0,"member_count":0,"#,
+                r#""topic_count":0,"last_message_at":null,"version":0,"updated_at":null}"#
+            )
+        );
+    }
 }

@@ -327,3 +327,33 @@ fn object(entry: &v1::CounterHistoryEntry) -> Value {
         "reason": entry.reason,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_a_line_of_json() {
+        let entry = v1::CounterHistoryEntry {
+            source_event_id: "e".into(),
+            counter: "unread_count".into(),
+            delta: -1,
+            old_value: 3,
+            new_value: 2,
+            applied_at: Some(prost_types::Timestamp {
+                seconds: 1_700_000_000,
+                nanos: 120_000_000,
+            }),
+            ..Default::default()
+        };
+        assert_eq!(
+            shown(&[entry], Output::Json).unwrap(),
+            concat!(
+                r#"{"actor_id":"","applied_at":"2023-11-14T22:13:20.12Z","counter":"unread_count","#,
+                r#""delta":-1,"dialog_id":"","new_value":2,"occurred_at":null,"old_value":3,"#,
+                r#""reason":"","source_event_id":"e","source_event_type":""}"#,
+                "\n"
+            )
+        );
+    }
+}

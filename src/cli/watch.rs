@@ -312,11 +312,21 @@ mod tests {
             "al\u{fffd}ice  unread 3 in 1 of 2 dialogs  [d1: 3, d2: left, ...]"
         );
         assert_eq!(shown.value["user_dialog_stats"][1]["dialog_id"], "d2");
+        assert_eq!(shown.value["user_stats"]["updated_at"], Value::Null);
+        let begins = r#"{"others_may_have_changed":true,"user_dialog_stats":[{"dialog_id":"d1","joined_at":null,"#;
+        assert!(shown.value.to_string().starts_with(begins));
         let shown = Shown::from(v1::DialogStats {
             dialog_id: "d1".into(),
             message_count: 4,
             ..Default::default()
         });
         assert_eq!(shown.line, "d1  4 messages  0 members  0 topics");
+        assert_eq!(
+            shown.value.to_string(),
+            concat!(
+                r#"{"dialog_stats":{"dialog_id":"d1","last_message_at":null,"member_count":0,"#,
+                r#""message_count":4,"tenant_id":"","topic_count":0,"updated_at":null,"version":0}}"#
+            )
+        );
     }
 }

@@ -458,3 +458,100 @@ fn at(at: Option<prost_types::Timestamp>) -> String {
     let whole = at.map(|at| prost_types::Timestamp { nanos: 0, ..at });
     or_dash(moment(whole).as_str().unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64, nanos: i32) -> Option<prost_types::Timestamp> {
+        Some(prost_types::Timestamp { seconds, nanos })
+    }
+
+    fn failure() -> v1::DeadLetterFailure {
+        v1::DeadLetterFailure {
+            letter_id: "l".into(),
+            cause: "c".into(),
+        }
+    }
+
+    #[test]
+    fn a_letter_in_json() {
+        let known = v1::DeadLetter {
+            id: "i".into(),
+            reason: "undecodable".into(),
+            tenant_id: "t".into(),
+            first_failed_at: at(1_700_000_000, 100_000_000),
+            attempts: i64::MAX,
+            copies: 1,
+            ..Default::default()
+        };
+        assert_eq!(
+            letter(&known).to_string(),
+            concat!(
+                r#"{"attempts":9223372036854775807,"body_bytes":0,"copies":1,"dialog_id":"","#,
+                r#""discarded_at":null,"error":"","event_id":"","event_type":"","#,
+                r#""first_failed_at":"2023-11-14T22:13:20.1Z","group_id":"","host":"","id":"i","#,
+                r#""last_failed_at":null,"reason":"undecodable","service_version":"","#,
+                r#""source_exchange":"","source_routing_key":"","tenant_id":"t"}"#
+            )
+        );
+    }
+
+    #[test]
+    fn a_group_and_the_index_in_json() {
+        let cause = v1::DeadLetterGroup {
+            group_id: "g".into(),
+            count: 7,
+            last_seen_at: at(0, 0),
+            tenant_ids: vec!["t".into()],
+            ..Default::default()
+        };
+        assert_eq!(
+            group(&cause).to_string(),
+            concat!(
+                r#"{"cause":"","count":7,"example_id":"","first_seen_at":null,"group_id":"g","#,
+                r#""last_seen_at":"1970-01-01T00:00:00Z","reason":"","tenant_count":0,"tenant_ids":["t"]}"#
+            )
+        );
+        let index = v1::IndexState {
+            indexed: 1,
+            queued: None,
+            busy: true,
+            unsent: 2,
+        };
+        assert_eq!(
+            state(index).to_string(),
+            r#"{"busy":true,"indexed":1,"queued":null,"unsent":2}"#
+        );
+    }
+
+    #[test]
+    fn a_job_in_json_has_both_bodies_of_an_edit() {
+        let mut done = v1::DeadLetterJob {
+            job_id: "j".into(),
+            kind: "edit".into(),
+            started_at: at(1_700_000_000, 123_456_000),
+            failed: 1,
+            failures: vec![failure()],
+            taken_by: vec!["k".into()],
+            ..Default::default()
+        };
+        let without = |edit: &str| {
+            let fields = concat!(
+                r#""failed":1,"failed_again":0,"failures":[{"cause":"c","letter_id":"l"}],"#,
+                r#""finished_at":null,"job_id":"j","kind":"edit","missing":0,"reason":"","#,
+                r#""resumed_by":[],"selected":0,"selection":"","#,
+                r#""started_at":"2023-11-14T22:13:20.123456Z","taken":0,"taken_by":["k"]}"#
+            );
+            format!(r#"{{"actor":"","claimed_actor":"","done":0,"edit":{edit},{fields}"#)
+        };
+        assert_eq!(job(&done).to_string(), without("null"));
+        done.letter_id = "l".into();
+        done.body_before = vec![b'a', 0xff];
+        done.body_after = b"b".to_vec();
+        assert_eq!(
+            job(&done).to_string(),
+            without("{\"body_after\":\"b\",\"body_before\":\"a\u{fffd}\",\"letter_id\":\"l\"}")
+        );
+    }
+}

@@ -187,4 +187,43 @@ unread_count        +2  t       d       each of 4 others  -
 ";
         assert_eq!(text(&plan), expected);
     }
+
+    #[test]
+    fn a_plan_in_json() {
+        let plan = v1::ReplayPlan {
+            selected: 3,
+            failures: vec![v1::ReplayFailure {
+                reason: "r".into(),
+                cause: "c".into(),
+                count: 1,
+            }],
+            totals: vec![v1::CounterTotal {
+                counter: "unread_count".into(),
+                delta: -8,
+                subjects: 4,
+            }],
+            changes: vec![v1::CounterChange {
+                tenant_id: "t".into(),
+                counter: "unread_count".into(),
+                delta: 2,
+                ..Default::default()
+            }],
+            unsendable_letters: vec![v1::DeadLetterFailure {
+                letter_id: "l".into(),
+                cause: "c".into(),
+            }],
+            ..Default::default()
+        };
+        assert_eq!(
+            object(&plan).to_string(),
+            concat!(
+                r#"{"applied":0,"changes":[{"counter":"unread_count","delta":2,"dialog_id":"","#,
+                r#""message_id":"","subjects":0,"tenant_id":"t","user_id":""}],"duplicates":0,"#,
+                r#""failures":[{"cause":"c","count":1,"reason":"r"}],"ignored":0,"#,
+                r#""not_examined":0,"selected":3,"totals":[{"counter":"unread_count","delta":-8,"#,
+                r#""subjects":4}],"uncertain":0,"unchanged":0,"unsendable":0,"#,
+                r#""unsendable_letters":[{"cause":"c","letter_id":"l"}]}"#
+            )
+        );
+    }
 }

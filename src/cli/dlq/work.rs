@@ -185,20 +185,24 @@ async fn follow(
     })
 }
 
+fn object(last: &v1::JobProgress) -> serde_json::Value {
+    json!({
+        "job_id": last.job_id,
+        "selected": last.selected,
+        "done": last.done,
+        "missing": last.missing,
+        "taken": last.taken,
+        "failed": last.failed,
+        "failures": failures(&last.failures),
+        "failed_again": last.failed_again,
+        "resumed": last.resumed,
+        "finished": last.finished,
+    })
+}
+
 fn summarize(last: &v1::JobProgress, done: &str, output: Output) -> Result<(), Failure> {
     if output == Output::Json {
-        output::print_json(&json!({
-            "job_id": last.job_id,
-            "selected": last.selected,
-            "done": last.done,
-            "missing": last.missing,
-            "taken": last.taken,
-            "failed": last.failed,
-            "failures": failures(&last.failures),
-            "failed_again": last.failed_again,
-            "resumed": last.resumed,
-            "finished": last.finished,
-        }))?;
+        output::print_json(&object(last))?;
         return Ok(());
     }
     let mut text = format!("{} of {} {done}", last.done, last.selected);
@@ -258,4 +262,33 @@ fn show(bar: &ProgressBar, progress: &v1::JobProgress) {
         true => "waiting for live traffic".to_owned(),
         false => format!("{} looked at", progress.examined),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_job_did_in_json() {
+        let last = v1::JobProgress {
+            job_id: "j".into(),
+            selected: 3,
+            examined: 9,
+            braking: true,
+            finished: true,
+            failures: vec![v1::DeadLetterFailure {
+                letter_id: "l".into(),
+                cause: "c".into(),
+            }],
+            ..Default::default()
+        };
+        assert_eq!(
+            object(&last).to_string(),
+            concat!(
+                r#"{"done":0,"failed":0,"failed_again":0,"failures":[{"cause":"c","#,
+                r#""letter_id":"l"}],"finished":true,"job_id":"j","missing":0,"resumed":false,"#,
+                r#""selected":3,"taken":0}"#
+            )
+        );
+    }
 }
