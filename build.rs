@@ -17,6 +17,45 @@ const SHOWN: &[&str] = &[
     "WatchUserStatsResponse",
     "WatchDialogStatsResponse",
 ];
+/// Messages that the command line prints as JSON.
+const PRINTED: &[&str] = &[
+    "CounterHistoryEntry",
+    "DeadLetter",
+    "DeadLetterFailure",
+    "DeadLetterGroup",
+    "DeadLetterJob",
+    "EditDeadLetterResponse",
+    "IndexState",
+    "JobProgress",
+    "ListDeadLetterGroupsResponse",
+    "ListDeadLettersResponse",
+    "ReplayPlan",
+    "ReplayFailure",
+    "CounterTotal",
+    "CounterChange",
+    "SyncDeadLettersResponse",
+];
+/// Times in printed messages: `null` where there is none.
+const PRINTED_TIMES: &[&str] = &[
+    "applied_at",
+    "discarded_at",
+    "finished_at",
+    "first_failed_at",
+    "first_seen_at",
+    "last_failed_at",
+    "last_seen_at",
+    "occurred_at",
+    "started_at",
+];
+/// Fields of printed messages that are not printed, or in another form.
+const NOT_PRINTED: &[&str] = &[
+    "DeadLetterJob.letter_id",
+    "DeadLetterJob.body_before",
+    "DeadLetterJob.body_after",
+    "JobProgress.examined",
+    "JobProgress.braking",
+    "ListDeadLettersResponse.next_page_token",
+];
 /// Messages that are the body of a request, but for the tenant, which is in its
 /// path.
 const POSTED: &[&str] = &[
@@ -57,6 +96,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let show = "#[serde(serialize_with = \"crate::grpc::time\", skip_serializing_if = \"Option::is_none\")]";
             generated = generated.field_attribute(format!("{path}.{time}"), show);
         }
+    }
+    for message in PRINTED {
+        let path = format!("chatcounters.v1.{message}");
+        generated = generated.type_attribute(&path, "#[derive(serde::Serialize)]");
+        for time in PRINTED_TIMES {
+            let show = "#[serde(serialize_with = \"crate::grpc::moment_or_null\")]";
+            generated = generated.field_attribute(format!("{path}.{time}"), show);
+        }
+    }
+    for field in NOT_PRINTED {
+        let path = format!("chatcounters.v1.{field}");
+        generated = generated.field_attribute(path, "#[serde(skip)]");
     }
     for message in POSTED {
         let path = format!("chatcounters.v1.{message}");

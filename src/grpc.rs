@@ -49,7 +49,7 @@ pub use guard::Guard;
 use health::Probe;
 use limits::Limits;
 use maintenance::Maintenance;
-pub(crate) use map::time;
+pub(crate) use map::{moment, moment_or_null, time};
 use rate::Rate;
 use service::Counters;
 use v1::counter_service_server::CounterServiceServer;

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tonic::{Code, Request, Status};
 
 use super::access::{Side, Target};
 use super::output::{self, Output, table};
-use super::remote::{self, Connection, moment};
+use super::remote::{self, Connection};
 use super::{ExitCode, Failure, Global};
-use crate::grpc::v1;
+use crate::grpc::{moment, v1};
 use v1::counter_service_client::CounterServiceClient;
 
 /// Ids in one call at most, as the server has it.
@@ -384,8 +384,17 @@ impl serde::Serialize for Fields {
 }
 
 impl Record {
-    fn new<const N: usize>(fields: [(&'static str, Value); N]) -> Record {
-        Record(Fields(fields.into()))
+    /// Takes these fields out of a message, in this order.
+    fn new(message: &impl serde::Serialize, names: &[&'static str]) -> Record {
+        // A message of numbers, texts and times: there is nothing to fail.
+        let fields = serde_json::to_value(message).unwrap_or_default();
+        let value = |name: &str| match &fields[name] {
+            Value::String(time) if TIMES.contains(&name) => moment(time.parse().ok()).into(),
+            value => value.clone(),
+        };
+        Record(Fields(
+            names.iter().map(|&name| (name, value(name))).collect(),
+        ))
     }
 
     /// As JSON.
@@ -446,71 +455,73 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// Counts by name, sorted.
-fn counts(counts: std::collections::BTreeMap<String, i64>) -> Value {
-    let counts = counts.into_iter().map(|(name, count)| (name, count.into()));
-    Value::Object(counts.collect::<Map<_, _>>())
-}
+/// Fields of records that are times. The HTTP side shows them with groups of
+/// three digits, the command line with no more digits than they need.
+const TIMES: [&str; 4] = ["joined_at", "last_message_at", "read_until", "updated_at"];
 
 impl From<v1::UserStats> for Record {
     fn from(stats: v1::UserStats) -> Self {
-        Record::new([
-            ("tenant_id", json!(stats.tenant_id)),
-            ("user_id", json!(stats.user_id)),
-            ("dialog_count", json!(stats.dialog_count)),
-            ("unread_dialogs_count", json!(stats.unread_dialogs_count)),
-            ("total_unread_count", json!(stats.total_unread_count)),
-            ("total_messages_count", json!(stats.total_messages_count)),
-            ("unread_by_sender_type", counts(stats.unread_by_sender_type)),
-            ("version", json!(stats.version)),
-            ("updated_at", moment(stats.updated_at)),
-        ])
+        let names = [
+            "tenant_id",
+            "user_id",
+            "dialog_count",
+            "unread_dialogs_count",
+            "total_unread_count",
+            "total_messages_count",
+            "unread_by_sender_type",
+            "version",
+            "updated_at",
+        ];
+        Record::new(&stats, &names)
     }
 }
 
 impl From<v1::UserDialogStats> for Record {
     fn from(stats: v1::UserDialogStats) -> Self {
-        Record::new([
-            ("tenant_id", json!(stats.tenant_id)),
-            ("user_id", json!(stats.user_id)),
-            ("dialog_id", json!(stats.dialog_id)),
-            ("member", json!(stats.member)),
-            ("unread_count", json!(stats.unread_count)),
-            ("unread_by_sender_type", counts(stats.unread_by_sender_type)),
-            ("joined_at", moment(stats.joined_at)),
-            ("read_until", moment(stats.read_until)),
-            ("version", json!(stats.version)),
-            ("updated_at", moment(stats.updated_at)),
-            ("last_message_at", moment(stats.last_message_at)),
-        ])
+        let names = [
+            "tenant_id",
+            "user_id",
+            "dialog_id",
+            "member",
+            "unread_count",
+            "unread_by_sender_type",
+            "joined_at",
+            "read_until",
+            "version",
+            "updated_at",
+            "last_message_at",
+        ];
+        Record::new(&stats, &names)
     }
 }
 
 impl From<v1::DialogStats> for Record {
     fn from(stats: v1::DialogStats) -> Self {
-        Record::new([
-            ("tenant_id", json!(stats.tenant_id)),
-            ("dialog_id", json!(stats.dialog_id)),
-            ("message_count", json!(stats.message_count)),
-            ("member_count", json!(stats.member_count)),
-            ("topic_count", json!(stats.topic_count)),
-            ("last_message_at", moment(stats.last_message_at)),
-            ("version", json!(stats.version)),
-            ("updated_at", moment(stats.updated_at)),
-        ])
+        let names = [
+            "tenant_id",
+            "dialog_id",
+            "message_count",
+            "member_count",
+            "topic_count",
+            "last_message_at",
+            "version",
+            "updated_at",
+        ];
+        Record::new(&stats, &names)
     }
 }
 
 impl From<v1::MessageStats> for Record {
     fn from(stats: v1::MessageStats) -> Self {
-        Record::new([
-            ("tenant_id", json!(stats.tenant_id)),
-            ("dialog_id", json!(stats.dialog_id)),
-            ("message_id", json!(stats.message_id)),
-            ("status_counts", counts(stats.status_counts)),
-            ("reaction_counts", counts(stats.reaction_counts)),
-            ("read_count", json!(stats.read_count)),
-        ])
+        let names = [
+            "tenant_id",
+            "dialog_id",
+            "message_id",
+            "status_counts",
+            "reaction_counts",
+            "read_count",
+        ];
+        Record::new(&stats, &names)
     }
 }
 

@@ -4,15 +4,15 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
-use serde_json::{Value, json};
+use serde_json::json;
 use tonic::Request;
 
 use super::access::Side;
 use super::output::{self, Output, or_dash, table};
-use super::remote::{self, Connection, moment};
+use super::remote::{self, Connection};
 use super::when::point;
 use super::{ExitCode, Failure, Global};
-use crate::grpc::v1;
+use crate::grpc::{moment, v1};
 use v1::counter_service_client::CounterServiceClient;
 
 /// Entries in one page, as many as the server gives.
@@ -283,8 +283,7 @@ fn shown(entries: &[v1::CounterHistoryEntry], output: Output) -> io::Result<Stri
         Output::Json => {
             let mut text = String::new();
             for entry in entries {
-                text.push_str(&serde_json::to_string(&object(entry)).map_err(io::Error::other)?);
-                text.push('\n');
+                text.push_str(&format!("{}\n", output::sorted(entry)?));
             }
             Ok(text)
         }
@@ -297,9 +296,8 @@ fn shown(entries: &[v1::CounterHistoryEntry], output: Output) -> io::Result<Stri
 }
 
 fn row(entry: &v1::CounterHistoryEntry) -> Vec<String> {
-    let at = moment(entry.applied_at);
     vec![
-        or_dash(at.as_str().unwrap_or_default()),
+        or_dash(&moment(entry.applied_at).unwrap_or_default()),
         entry.source_event_type.clone(),
         or_dash(&entry.source_event_id),
         or_dash(&entry.dialog_id),
@@ -310,22 +308,6 @@ fn row(entry: &v1::CounterHistoryEntry) -> Vec<String> {
         or_dash(&entry.actor_id),
         or_dash(&entry.reason),
     ]
-}
-
-fn object(entry: &v1::CounterHistoryEntry) -> Value {
-    json!({
-        "source_event_id": entry.source_event_id,
-        "source_event_type": entry.source_event_type,
-        "counter": entry.counter,
-        "delta": entry.delta,
-        "old_value": entry.old_value,
-        "new_value": entry.new_value,
-        "actor_id": entry.actor_id,
-        "occurred_at": moment(entry.occurred_at),
-        "applied_at": moment(entry.applied_at),
-        "dialog_id": entry.dialog_id,
-        "reason": entry.reason,
-    })
 }
 
 #[cfg(test)]

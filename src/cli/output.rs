@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::Value;
 
 /// How data is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -33,6 +34,16 @@ pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
     text.push('\n');
     print(&text)
+}
+
+/// Prints a value as indented JSON, its fields in alphabetical order.
+pub(super) fn print_sorted_json(value: &impl Serialize) -> io::Result<()> {
+    print_json(&sorted(value)?)
+}
+
+/// Converts a value to JSON whose fields are in alphabetical order.
+pub(super) fn sorted(value: &impl Serialize) -> io::Result<Value> {
+    serde_json::to_value(value).map_err(io::Error::other)
 }
 
 /// A cell for a text that may be missing.

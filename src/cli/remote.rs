@@ -3,9 +3,6 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use serde_json::Value;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -138,33 +135,4 @@ fn innermost(error: &dyn std::error::Error) -> String {
         error = source;
     }
     error.to_string()
-}
-
-/// A point in time as RFC 3339; null when there is none.
-pub(super) fn moment(at: Option<prost_types::Timestamp>) -> Value {
-    let text = at.and_then(|at| {
-        let nanos = i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos);
-        OffsetDateTime::from_unix_timestamp_nanos(nanos)
-            .ok()?
-            .format(&Rfc3339)
-            .ok()
-    });
-    text.map_or(Value::Null, Value::String)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_moment_is_shown_to_the_microsecond() {
-        let at = |seconds, nanos| moment(Some(prost_types::Timestamp { seconds, nanos }));
-        assert_eq!(at(0, 0), "1970-01-01T00:00:00Z");
-        assert_eq!(
-            at(1_700_000_000, 123_456_000),
-            "2023-11-14T22:13:20.123456Z"
-        );
-        assert_eq!(at(i64::MAX, 0), Value::Null);
-        assert_eq!(moment(None), Value::Null);
-    }
 }

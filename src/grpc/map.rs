@@ -1,6 +1,8 @@
 //! From answers to messages.
 
 use prost_types::Timestamp;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::event::Micros;
 use crate::store::read::{DialogStats, Entry, MessageStats, UserDialogStats, UserStats};
@@ -98,6 +100,24 @@ pub(crate) fn time<S: serde::Serializer>(at: &Option<Timestamp>, to: S) -> Resul
     }
 }
 
+/// Formats a point in time as RFC 3339 with no more digits than it needs;
+/// `None` when there is none, or it is past the year 9999.
+pub(crate) fn moment(at: Option<Timestamp>) -> Option<String> {
+    let at = at?;
+    let nanos = i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos);
+    let at = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
+    at.format(&Rfc3339).ok()
+}
+
+/// Serializes a point in time as [`moment`] formats it, `null` when there is
+/// none.
+pub(crate) fn moment_or_null<S: serde::Serializer>(
+    at: &Option<Timestamp>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&moment(*at), to)
+}
+
 /// Exact: both count from the epoch, and no [`Micros`] is before it.
 fn timestamp(at: Micros) -> Timestamp {
     let micros = at.get();
@@ -112,6 +132,18 @@ fn timestamp(at: Micros) -> Timestamp {
 mod tests {
     use super::*;
     use crate::event::{MAX_MICROS, MessageId, TenantId};
+
+    #[test]
+    fn a_moment_is_shown_to_the_microsecond() {
+        let at = |seconds, nanos| moment(Some(Timestamp { seconds, nanos }));
+        assert_eq!(at(0, 0).as_deref(), Some("1970-01-01T00:00:00Z"));
+        assert_eq!(
+            at(1_700_000_000, 123_456_000).as_deref(),
+            Some("2023-11-14T22:13:20.123456Z")
+        );
+        assert_eq!(at(i64::MAX, 0), None);
+        assert_eq!(moment(None), None);
+    }
 
     #[test]
     fn times_keep_their_microseconds() {

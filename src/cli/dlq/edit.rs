@@ -147,11 +147,7 @@ impl Edit {
 
     fn told(&self, done: &v1::EditDeadLetterResponse, output: Output) -> Result<ExitCode, Failure> {
         match output {
-            Output::Json => output::print_json(&serde_json::json!({
-                "job_id": done.job_id,
-                "event_type": done.event_type,
-                "event_id": done.event_id,
-            }))?,
+            Output::Json => output::print_sorted_json(done)?,
             Output::Table => output::aside(&format!(
                 "replayed {} {} with its new body",
                 done.event_type, done.event_id

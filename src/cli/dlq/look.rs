@@ -1,16 +1,18 @@
 //! `list`, `groups`, `show`, `audit` and `sync`.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::filter::Filter;
 use super::way::Way;
 use crate::cli::output::{self, Output, or_dash, table};
-use crate::cli::remote::moment;
 use crate::cli::{ExitCode, Failure};
-use crate::grpc::v1;
+use crate::grpc::{moment, v1};
 
 /// Letters or records in one page, as many as the server gives.
 const PAGE: u32 = 1_000;
@@ -83,10 +85,12 @@ impl List {
         }
         match output {
             Output::Json => {
-                let letters: Vec<_> = letters.iter().map(letter).collect();
-                output::print_json(&json!({
-                    "dead_letters": letters, "total": total, "index": index.map(state),
-                }))?;
+                output::print_sorted_json(&v1::ListDeadLettersResponse {
+                    dead_letters: letters,
+                    total,
+                    index,
+                    ..Default::default()
+                })?;
             }
             Output::Table => {
                 let rows: Vec<_> = letters.iter().map(row).collect();
@@ -129,46 +133,19 @@ fn row(letter: &v1::DeadLetter) -> Vec<String> {
     ]
 }
 
-fn letter(letter: &v1::DeadLetter) -> Value {
-    json!({
-        "id": letter.id,
-        "reason": letter.reason,
-        "error": letter.error,
-        "group_id": letter.group_id,
-        "event_type": letter.event_type,
-        "tenant_id": letter.tenant_id,
-        "event_id": letter.event_id,
-        "dialog_id": letter.dialog_id,
-        "first_failed_at": moment(letter.first_failed_at),
-        "last_failed_at": moment(letter.last_failed_at),
-        "attempts": letter.attempts,
-        "source_exchange": letter.source_exchange,
-        "source_routing_key": letter.source_routing_key,
-        "host": letter.host,
-        "service_version": letter.service_version,
-        "body_bytes": letter.body_bytes,
-        "copies": letter.copies,
-        "discarded_at": moment(letter.discarded_at),
-    })
-}
-
 impl Groups {
     pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
         let filter = Some(self.filter.into());
         let request = v1::ListDeadLetterGroupsRequest { filter };
-        let v1::ListDeadLetterGroupsResponse {
-            groups,
-            total,
-            index,
-        } = way.list_dead_letter_groups(request).await?;
+        let answer = way.list_dead_letter_groups(request).await?;
         match output {
-            Output::Json => {
-                let groups: Vec<_> = groups.iter().map(group).collect();
-                output::print_json(&json!({
-                    "groups": groups, "total": total, "index": index.map(state),
-                }))?;
-            }
+            Output::Json => output::print_sorted_json(&answer)?,
             Output::Table => {
+                let v1::ListDeadLetterGroupsResponse {
+                    groups,
+                    total,
+                    index,
+                } = answer;
                 let rows: Vec<_> = groups.iter().map(group_row).collect();
                 if !rows.is_empty() {
                     output::print(&table(&GROUP_HEADER, &rows))?;
@@ -214,20 +191,6 @@ fn group_row(group: &v1::DeadLetterGroup) -> Vec<String> {
     ]
 }
 
-fn group(group: &v1::DeadLetterGroup) -> Value {
-    json!({
-        "group_id": group.group_id,
-        "reason": group.reason,
-        "cause": group.cause,
-        "count": group.count,
-        "first_seen_at": moment(group.first_seen_at),
-        "last_seen_at": moment(group.last_seen_at),
-        "tenant_ids": group.tenant_ids,
-        "tenant_count": group.tenant_count,
-        "example_id": group.example_id,
-    })
-}
-
 impl Show {
     pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
         let request = v1::GetDeadLetterRequest { id: self.id };
@@ -239,19 +202,18 @@ impl Show {
             stdout.flush()?;
             return Ok(ExitCode::Done);
         }
-        let fields = letter(&known);
         match output {
             Output::Json => {
                 let text = std::str::from_utf8(&found.body);
-                output::print_json(&json!({
-                    "dead_letter": fields,
-                    "headers": found.headers,
-                    "body": text.ok(),
-                    "body_base16": text.err().map(|_| base16(&found.body)),
-                }))?;
+                output::print_sorted_json(&WholeLetter {
+                    dead_letter: &known,
+                    headers: &found.headers,
+                    body: text.ok(),
+                    body_base16: text.err().map(|_| base16(&found.body)),
+                })?;
             }
             Output::Table => {
-                let rows = shown(&fields, found.headers);
+                let rows = shown(&output::sorted(&known)?, found.headers);
                 let body = match (found.body.is_empty(), known.body_bytes) {
                     (true, 1..) => {
                         format!("({} bytes, too many for the index)\n", known.body_bytes)
@@ -263,6 +225,15 @@ impl Show {
         }
         Ok(ExitCode::Done)
     }
+}
+
+/// A dead letter with its headers and its body, as text or in base 16.
+#[derive(Serialize)]
+struct WholeLetter<'a> {
+    dead_letter: &'a v1::DeadLetter,
+    headers: &'a BTreeMap<String, String>,
+    body: Option<&'a str>,
+    body_base16: Option<String>,
 }
 
 /// What is known of a letter, what matters most first.
@@ -328,7 +299,9 @@ impl Audit {
             }
         }
         match output {
-            Output::Json => output::print_json(&jobs.iter().map(job).collect::<Vec<_>>())?,
+            Output::Json => {
+                output::print_sorted_json(&jobs.iter().map(AuditedJob::from).collect::<Vec<_>>())?;
+            }
             Output::Table if jobs.is_empty() => output::aside("nothing was done yet"),
             Output::Table => {
                 let rows: Vec<_> = jobs.iter().map(job_row).collect();
@@ -376,63 +349,46 @@ fn job_row(job: &v1::DeadLetterJob) -> Vec<String> {
     ]
 }
 
-fn job(job: &v1::DeadLetterJob) -> Value {
-    let edit = (!job.letter_id.is_empty()).then(|| {
-        json!({
-            "letter_id": job.letter_id,
-            "body_before": String::from_utf8_lossy(&job.body_before),
-            "body_after": String::from_utf8_lossy(&job.body_after),
-        })
-    });
-    json!({
-        "job_id": job.job_id,
-        "kind": job.kind,
-        "actor": job.actor,
-        "claimed_actor": job.claimed_actor,
-        "resumed_by": job.resumed_by,
-        "reason": job.reason,
-        "selection": job.selection,
-        "started_at": moment(job.started_at),
-        "finished_at": moment(job.finished_at),
-        "selected": job.selected,
-        "done": job.done,
-        "missing": job.missing,
-        "taken": job.taken,
-        "taken_by": job.taken_by,
-        "failed": job.failed,
-        "failures": failures(&job.failures),
-        "failed_again": job.failed_again,
-        "edit": edit,
-    })
+/// A job of the audit; of an edit, with both bodies.
+#[derive(Serialize)]
+struct AuditedJob<'a> {
+    #[serde(flatten)]
+    job: &'a v1::DeadLetterJob,
+    edit: Option<AuditedEdit<'a>>,
 }
 
-/// Letters to which a job could not do what it does.
-pub(super) fn failures(failures: &[v1::DeadLetterFailure]) -> Value {
-    let told = |failed: &v1::DeadLetterFailure| json!({ "letter_id": failed.letter_id, "cause": failed.cause });
-    failures.iter().map(told).collect()
+/// The letter that was edited, and its bodies as text.
+#[derive(Serialize)]
+struct AuditedEdit<'a> {
+    letter_id: &'a str,
+    body_before: Cow<'a, str>,
+    body_after: Cow<'a, str>,
+}
+
+impl<'a> From<&'a v1::DeadLetterJob> for AuditedJob<'a> {
+    fn from(job: &'a v1::DeadLetterJob) -> Self {
+        let edit = AuditedEdit {
+            letter_id: &job.letter_id,
+            body_before: String::from_utf8_lossy(&job.body_before),
+            body_after: String::from_utf8_lossy(&job.body_after),
+        };
+        let edit = (!job.letter_id.is_empty()).then_some(edit);
+        Self { job, edit }
+    }
 }
 
 impl Sync {
     pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
-        let v1::SyncDeadLettersResponse {
-            examined,
-            added,
-            removed,
-        } = way.sync_dead_letters(v1::SyncDeadLettersRequest {}).await?;
+        let synced = way.sync_dead_letters(v1::SyncDeadLettersRequest {}).await?;
         match output {
-            Output::Json => output::print_json(
-                &json!({ "examined": examined, "added": added, "removed": removed }),
-            )?,
+            Output::Json => output::print_sorted_json(&synced)?,
             Output::Table => output::print(&format!(
-                "{examined} letters in the queue; {added} entered into the index, {removed} taken out of it\n"
+                "{} letters in the queue; {} entered into the index, {} taken out of it\n",
+                synced.examined, synced.added, synced.removed
             ))?,
         }
         Ok(ExitCode::Done)
     }
-}
-
-fn state(index: v1::IndexState) -> Value {
-    json!({ "indexed": index.indexed, "queued": index.queued, "busy": index.busy, "unsent": index.unsent })
 }
 
 fn tell_disagreement(index: Option<v1::IndexState>) {
@@ -456,7 +412,7 @@ fn tell_disagreement(index: Option<v1::IndexState>) {
 /// To the second: a table is for people.
 fn at(at: Option<prost_types::Timestamp>) -> String {
     let whole = at.map(|at| prost_types::Timestamp { nanos: 0, ..at });
-    or_dash(moment(whole).as_str().unwrap_or_default())
+    or_dash(&moment(whole).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -486,7 +442,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            letter(&known).to_string(),
+            output::sorted(&known).unwrap().to_string(),
             concat!(
                 r#"{"attempts":9223372036854775807,"body_bytes":0,"copies":1,"dialog_id":"","#,
                 r#""discarded_at":null,"error":"","event_id":"","event_type":"","#,
@@ -507,7 +463,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            group(&cause).to_string(),
+            output::sorted(&cause).unwrap().to_string(),
             concat!(
                 r#"{"cause":"","count":7,"example_id":"","first_seen_at":null,"group_id":"g","#,
                 r#""last_seen_at":"1970-01-01T00:00:00Z","reason":"","tenant_count":0,"tenant_ids":["t"]}"#
@@ -520,13 +476,15 @@ mod tests {
             unsent: 2,
         };
         assert_eq!(
-            state(index).to_string(),
+            output::sorted(&index).unwrap().to_string(),
             r#"{"busy":true,"indexed":1,"queued":null,"unsent":2}"#
         );
     }
 
     #[test]
     fn a_job_in_json_has_both_bodies_of_an_edit() {
+        let json =
+            |job: &v1::DeadLetterJob| output::sorted(&AuditedJob::from(job)).unwrap().to_string();
         let mut done = v1::DeadLetterJob {
             job_id: "j".into(),
             kind: "edit".into(),
@@ -545,12 +503,12 @@ mod tests {
             );
             format!(r#"{{"actor":"","claimed_actor":"","done":0,"edit":{edit},{fields}"#)
         };
-        assert_eq!(job(&done).to_string(), without("null"));
+        assert_eq!(json(&done), without("null"));
         done.letter_id = "l".into();
         done.body_before = vec![b'a', 0xff];
         done.body_after = b"b".to_vec();
         assert_eq!(
-            job(&done).to_string(),
+            json(&done),
             without("{\"body_after\":\"b\",\"body_before\":\"a\u{fffd}\",\"letter_id\":\"l\"}")
         );
     }

@@ -1,14 +1,12 @@
 //! What a replay would do, shown.
 
-use serde_json::json;
-
 use crate::cli::output::{self, Output, or_dash, table};
 use crate::cli::{ExitCode, Failure};
 use crate::grpc::v1;
 
 pub(super) fn show(plan: &v1::ReplayPlan, output: Output) -> Result<ExitCode, Failure> {
     match output {
-        Output::Json => output::print_json(&object(plan))?,
+        Output::Json => output::print_sorted_json(plan)?,
         Output::Table => output::print(&text(plan))?,
     }
     Ok(ExitCode::Done)
@@ -103,43 +101,6 @@ fn change_row(change: &v1::CounterChange) -> Vec<String> {
     ]
 }
 
-fn object(plan: &v1::ReplayPlan) -> serde_json::Value {
-    let failures = plan.failures.iter();
-    let failures = failures
-        .map(|same| json!({ "reason": same.reason, "cause": same.cause, "count": same.count }));
-    let totals = plan.totals.iter().map(|total| {
-        json!({ "counter": total.counter, "delta": total.delta, "subjects": total.subjects })
-    });
-    let changes = plan.changes.iter().map(|change| {
-        json!({
-            "tenant_id": change.tenant_id,
-            "dialog_id": change.dialog_id,
-            "user_id": change.user_id,
-            "message_id": change.message_id,
-            "counter": change.counter,
-            "delta": change.delta,
-            "subjects": change.subjects,
-        })
-    });
-    let unsendable = plan.unsendable_letters.iter();
-    let unsendable =
-        unsendable.map(|failed| json!({ "letter_id": failed.letter_id, "cause": failed.cause }));
-    json!({
-        "selected": plan.selected,
-        "applied": plan.applied,
-        "unchanged": plan.unchanged,
-        "duplicates": plan.duplicates,
-        "ignored": plan.ignored,
-        "uncertain": plan.uncertain,
-        "not_examined": plan.not_examined,
-        "unsendable": plan.unsendable,
-        "unsendable_letters": unsendable.collect::<Vec<_>>(),
-        "failures": failures.collect::<Vec<_>>(),
-        "totals": totals.collect::<Vec<_>>(),
-        "changes": changes.collect::<Vec<_>>(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,7 +176,7 @@ unread_count        +2  t       d       each of 4 others  -
             ..Default::default()
         };
         assert_eq!(
-            object(&plan).to_string(),
+            output::sorted(&plan).unwrap().to_string(),
             concat!(
                 r#"{"applied":0,"changes":[{"counter":"unread_count","delta":2,"dialog_id":"","#,
                 r#""message_id":"","subjects":0,"tenant_id":"t","user_id":""}],"duplicates":0,"#,

@@ -3,11 +3,9 @@
 use clap::Args;
 use futures::StreamExt as _;
 use indicatif::ProgressBar;
-use serde_json::json;
 
 use super::confirm::confirmed;
 use super::filter::Selection;
-use super::look::failures;
 use super::plan;
 use super::way::{Told, Way};
 use crate::cli::output::{self, Output};
@@ -185,24 +183,9 @@ async fn follow(
     })
 }
 
-fn object(last: &v1::JobProgress) -> serde_json::Value {
-    json!({
-        "job_id": last.job_id,
-        "selected": last.selected,
-        "done": last.done,
-        "missing": last.missing,
-        "taken": last.taken,
-        "failed": last.failed,
-        "failures": failures(&last.failures),
-        "failed_again": last.failed_again,
-        "resumed": last.resumed,
-        "finished": last.finished,
-    })
-}
-
 fn summarize(last: &v1::JobProgress, done: &str, output: Output) -> Result<(), Failure> {
     if output == Output::Json {
-        output::print_json(&object(last))?;
+        output::print_sorted_json(last)?;
         return Ok(());
     }
     let mut text = format!("{} of {} {done}", last.done, last.selected);
@@ -283,7 +266,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            object(&last).to_string(),
+            output::sorted(&last).unwrap().to_string(),
             concat!(
                 r#"{"done":0,"failed":0,"failed_again":0,"failures":[{"cause":"c","#,
                 r#""letter_id":"l"}],"finished":true,"job_id":"j","missing":0,"resumed":false,"#,
