@@ -1,41 +1,35 @@
 //! Wiring: builds the service from its configuration, runs it, drains it.
 
+mod ingest;
+mod tasks;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use crate::auth::{StartError, Started};
-use crate::bus::{BusError, Consumer, Flow, upkeep};
+use crate::auth::{Sources, StartError, Started};
+use crate::bus::{BusError, Flow};
 use crate::config::Config;
-use crate::event::decode::Decoder;
 use crate::grpc::{Asked, Bound, DeadLetters, Guard, ServeError};
-use crate::lane::{Lane, Shared, TypesInFlight, ask_in_doubt};
-use crate::maintenance::background;
-use crate::notify::Notifications;
-use crate::outage::Outage;
-use crate::pipeline::Pipeline;
-use crate::redrive::{self, Redrive};
-use crate::retry::Backoff;
+use crate::redrive::Redrive;
 use crate::serving::{self, Serving};
 use crate::shutdown::{self, Shutdown, Signals, Trigger};
-use crate::store::inspect::{self, InspectError};
-use crate::store::{CommitFeed, Reader, Retention, Store, StoreError};
+use crate::store::inspect::InspectError;
+use crate::store::{CommitFeed, Reader, Store, StoreError};
 use crate::telemetry::http;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::standing::Standing;
 
-/// How long a stop waits for the dialog that is being verified.
-const LAST_VERIFICATION: Duration = Duration::from_secs(1);
+use ingest::Ingest;
+use tasks::Tasks;
 
-/// Dead letters that wait to be entered into the index; more stay with the task
-/// that publishes them.
-const LETTERS_TO_ENTER: usize = 256;
+/// How long the other parts may take to end, once one has ended by itself: the
+/// process is to be started anew soon, and what is not acknowledged comes again.
+const FAILED_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the service does not run, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +39,7 @@ pub enum AppError {
     Listen {
         /// The configured address.
         address: String,
-        /// Why not.
+        /// What the system said.
         error: std::io::Error,
     },
     /// The store cannot be used as configured.
@@ -71,83 +65,166 @@ pub enum AppError {
     Ended,
 }
 
-/// Runs the service until SIGTERM or SIGINT, then drains it.
-///
-/// # Errors
-/// [`AppError`] when it cannot start, or a part of it fails for good.
-pub async fn run(config: Config) -> Result<(), AppError> {
-    let (trigger, shutdown) = shutdown::channel();
-    let mut signals = Signals::install().map_err(AppError::Signals)?;
-    let mut registry = Registry::default();
-    let metrics = Metrics::new(&mut registry);
-    let store = Store::connect(&config.store).await?;
-    // From the start: reads are answered while the broker is waited for.
-    let followed = store.clone();
-    tokio::spawn(followed.keep_credentials_current(config.store.clone(), shutdown.clone()));
-    let feed = CommitFeed::default();
-    let reader = Reader::new(store.clone(), feed.clone());
-    let serving = from_memory(&config, (&store, &feed, &reader), &metrics, &shutdown);
-    let flow = Flow::shown_in(metrics.bus_blocked.clone());
-    let redrive = Redrive::new(store.clone(), &config, flow.clone());
-    let (closed, left) = (store.clone(), redrive.clone());
-    let reads = reader.clone();
-
-    let mut parts = JoinSet::new();
-    let standing = Standing::new(metrics.clone(), shutdown.clone());
-    serve(
-        &mut parts,
-        &config,
-        (registry, &metrics),
-        ((reader, serving), store.clone(), redrive.clone()),
-        &standing,
-        shutdown.clone(),
-    )
-    .await?;
-    let stopping = config.shutdown.clone();
-    let consuming = standing.consuming;
-    parts.spawn(ingest(
-        config,
-        store,
-        (redrive, flow, reads),
-        feed,
-        metrics,
-        consuming,
-        shutdown.clone(),
-    ));
-
-    let ended = tokio::select! {
-        signal = signals.next() => {
-            leave(signal, &stopping, &trigger, &mut signals).await;
-            Ok(())
-        }
-        Some(ended) = parts.join_next() => ended.unwrap_or_else(|panic| {
-            error!(%panic, "a part of the service panicked");
-            Err(AppError::Ended)
-        }).and(Err(AppError::Ended)),
-    };
-    trigger.request();
-    let began = Instant::now();
-    let drain = Duration::from_secs(stopping.drain_seconds);
-    let outcome = match tokio::time::timeout(drain, drained(&mut parts)).await {
-        Ok(outcome) => {
-            let seconds = began.elapsed().as_secs_f64();
-            info!(seconds, "stopped: what was under way is settled");
-            ended.and(outcome)
-        }
-        Err(_) => {
-            warn!(
-                seconds = drain.as_secs(),
-                "stopped: not drained in time; what is not acknowledged will be delivered again"
-            );
-            ended
-        }
-    };
-    left.leave().await;
-    closed.close().await;
-    outcome
+/// What the parts of the service share. Clones are the same.
+#[derive(Clone)]
+struct Context {
+    config: Arc<Config>,
+    metrics: Metrics,
+    store: Store,
+    reader: Reader,
+    feed: CommitFeed,
+    redrive: Redrive,
+    flow: Flow,
+    shutdown: Shutdown,
 }
 
-/// Serves on for a while after the word to stop: whoever sends calls here learns
+impl Context {
+    fn new(config: Config, metrics: Metrics, store: Store, shutdown: Shutdown) -> Self {
+        let feed = CommitFeed::default();
+        let flow = Flow::shown_in(metrics.bus_blocked.clone());
+        Self {
+            reader: Reader::new(store.clone(), feed.clone()),
+            redrive: Redrive::new(store.clone(), &config, flow.clone()),
+            config: Arc::new(config),
+            metrics,
+            store,
+            feed,
+            flow,
+            shutdown,
+        }
+    }
+
+    /// What answers reads from memory, if it may have any.
+    fn serve_from_memory(&self) -> Option<Serving> {
+        let mib = usize::try_from(self.config.serving.memory_mib).unwrap_or(usize::MAX);
+        let asked = (self.store.clone(), self.feed.clone(), self.reader.clone());
+        let metrics = self.metrics.serving.clone();
+        (mib > 0).then(|| serving::start(asked, mib << 20, metrics, &self.shutdown))
+    }
+}
+
+/// The service: its addresses bound and its files read, but nothing served or
+/// consumed until it is [run](Service::run).
+pub struct Service {
+    context: Context,
+    trigger: Trigger,
+    registry: Registry,
+    guard: Guard,
+    identities: Sources,
+    grpc: Bound,
+    metrics_listener: Option<TcpListener>,
+}
+
+impl Service {
+    /// Reads what the configuration names, and binds what it listens on. Neither
+    /// MongoDB nor RabbitMQ need to be there yet.
+    ///
+    /// # Errors
+    /// [`AppError`] for what cannot work as configured.
+    pub async fn build(config: Config) -> Result<Self, AppError> {
+        let (trigger, shutdown) = shutdown::channel();
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let store = Store::connect(&config.store).await?;
+        let (guard, identities) = guard(&config, &metrics)?;
+        let grpc = Bound::bind(&config, &metrics).await?;
+        let metrics_listener = match config.metrics.listen.as_str() {
+            "" => None,
+            address => Some(listen(address).await?),
+        };
+        Ok(Self {
+            context: Context::new(config, metrics, store, shutdown),
+            trigger,
+            registry,
+            guard,
+            identities,
+            grpc,
+            metrics_listener,
+        })
+    }
+
+    /// Serves reads from the start, and takes events as soon as both servers are
+    /// there; at a signal stops taking, and drains.
+    ///
+    /// # Errors
+    /// [`AppError`] when a part of it fails for good, or ends by itself.
+    pub async fn run(self, mut signals: Signals) -> Result<(), AppError> {
+        let (context, trigger) = (self.context.clone(), self.trigger.clone());
+        let mut tasks = Tasks::default();
+        let standing = self.serve(&mut tasks);
+        let stopping = &context.config.shutdown;
+        let mut drain = Duration::from_secs(stopping.drain_seconds);
+        let ended = ingest_until_stop(&context, &mut tasks, &standing, &mut signals).await;
+        match &ended {
+            Ok(signal) => leave(signal, stopping, &trigger, &mut signals).await,
+            Err(_) => drain = drain.min(FAILED_DRAIN_TIMEOUT),
+        }
+        trigger.request();
+        let outcome = drained(&mut tasks, drain).await;
+        context.redrive.leave().await;
+        context.store.close().await;
+        ended.and(outcome)
+    }
+
+    /// Starts to answer reads and probes, which needs no server yet.
+    fn serve(self, tasks: &mut Tasks) -> Standing {
+        let context = self.context;
+        let (config, shutdown) = (&context.config, &context.shutdown);
+        let standing = Standing::new(context.metrics.clone(), shutdown.clone());
+        let store = context.store.clone();
+        tasks.spawn_finite(
+            "store's credentials",
+            store.keep_credentials_current(config.store.clone(), shutdown.clone()),
+        );
+        let sources = self.identities;
+        tasks.spawn_finite(
+            "identities",
+            sources.run(context.metrics.clone(), shutdown.clone()),
+        );
+        let asked = Asked {
+            reader: context.reader.clone(),
+            memory: context.serve_from_memory(),
+            store: context.store.clone(),
+            letters: DeadLetters::new(context.redrive.clone()),
+            guard: self.guard,
+        };
+        announce(&self.grpc);
+        let grpc = Box::pin(
+            self.grpc
+                .serve(asked, standing.store.clone(), shutdown.clone()),
+        );
+        tasks.spawn_fallible("grpc", async move { Ok(grpc.await?) });
+        if let Some(listener) = self.metrics_listener {
+            // Probes are answered until the process ends.
+            let registry = Arc::new(self.registry);
+            tasks.spawn_until_exit(http::serve(listener, registry, standing.clone()));
+        }
+        standing
+    }
+}
+
+/// Takes events until a signal comes, whose name is returned.
+async fn ingest_until_stop(
+    context: &Context,
+    tasks: &mut Tasks,
+    standing: &Standing,
+    signals: &mut Signals,
+) -> Result<&'static str, AppError> {
+    let mut prepared = Box::pin(Ingest::prepare(context.clone()));
+    let mut is_taking = false;
+    loop {
+        tokio::select! {
+            signal = signals.next() => return Ok(signal),
+            error = tasks.failed() => return Err(error),
+            ingest = &mut prepared, if !is_taking => {
+                ingest?.spawn(tasks, standing.consuming.clone());
+                is_taking = true;
+            }
+        }
+    }
+}
+
+/// Serves on for a while after the signal to stop: whoever sends calls here learns
 /// of it meanwhile. A person who stops the process does not wait for that, nor
 /// does a second signal.
 async fn leave(
@@ -173,13 +250,19 @@ async fn leave(
     }
 }
 
-/// Waits for all parts; their first error, if any.
-async fn drained(parts: &mut JoinSet<Result<(), AppError>>) -> Result<(), AppError> {
-    let mut outcome = Ok(());
-    while let Some(ended) = parts.join_next().await {
-        outcome = outcome.and(ended.unwrap_or(Err(AppError::Ended)));
+/// Waits for all tasks, but no longer than `limit`, and says how that went.
+async fn drained(tasks: &mut Tasks, limit: Duration) -> Result<(), AppError> {
+    let began = Instant::now();
+    let drained = tasks.drained(limit).await;
+    let seconds = began.elapsed().as_secs_f64();
+    match &drained {
+        Some(_) => info!(seconds, "stopped: what was under way is settled"),
+        None => warn!(
+            seconds = limit.as_secs(),
+            "stopped: not drained in time; what is not acknowledged will be delivered again"
+        ),
     }
-    outcome
+    drained.unwrap_or(Ok(()))
 }
 
 async fn listen(address: &str) -> Result<TcpListener, AppError> {
@@ -190,56 +273,18 @@ async fn listen(address: &str) -> Result<TcpListener, AppError> {
     })
 }
 
-/// What answers reads from memory, if it may have any.
-fn from_memory(
-    config: &Config,
-    (store, feed, reader): (&Store, &CommitFeed, &Reader),
-    metrics: &Metrics,
-    shutdown: &Shutdown,
-) -> Option<Serving> {
-    let bytes = usize::try_from(config.serving.memory_mib).unwrap_or(usize::MAX) << 20;
-    let asked = (store.clone(), feed.clone(), reader.clone());
-    let metrics = metrics.serving.clone();
-    (bytes > 0).then(|| serving::start(asked, bytes, metrics, shutdown))
-}
-
-/// Starts the gRPC and metrics servers.
-async fn serve(
-    parts: &mut JoinSet<Result<(), AppError>>,
-    config: &Config,
-    (registry, metrics): (Registry, &Metrics),
-    ((reader, serving), store, redrive): ((Reader, Option<Serving>), Store, Redrive),
-    standing: &Standing,
-    shutdown: Shutdown,
-) -> Result<(), AppError> {
-    let guard = guard(config, metrics, &shutdown)?;
-    let bound = Bound::bind(config, metrics).await?;
-    info!(address = %bound.local_addr(), "serving counters over gRPC");
-    if let Some(address) = bound.admin_addr() {
+fn announce(grpc: &Bound) {
+    info!(address = %grpc.local_addr(), "serving counters over gRPC");
+    if let Some(address) = grpc.admin_addr() {
         info!(%address, "serving dead letters and maintenance over gRPC");
     }
-    if let Some(address) = bound.http_addr() {
+    if let Some(address) = grpc.http_addr() {
         info!(%address, "serving counters over HTTP");
     }
-    let asked = Asked {
-        reader,
-        memory: serving,
-        store,
-        letters: DeadLetters::new(redrive),
-        guard,
-    };
-    let grpc = Box::pin(bound.serve(asked, standing.store.clone(), shutdown));
-    parts.spawn(async move { grpc.await.map_err(AppError::from) });
-    if !config.metrics.listen.is_empty() {
-        let listener = listen(&config.metrics.listen).await?;
-        // Not one of the parts: it answers probes until the process ends.
-        tokio::spawn(http::serve(listener, Arc::new(registry), standing.clone()));
-    }
-    Ok(())
 }
 
 /// Who is let in, and what keeps that up to date.
-fn guard(config: &Config, metrics: &Metrics, shutdown: &Shutdown) -> Result<Guard, AppError> {
+fn guard(config: &Config, metrics: &Metrics) -> Result<(Guard, Sources), AppError> {
     let Started {
         authenticator,
         sources,
@@ -254,190 +299,5 @@ fn guard(config: &Config, metrics: &Metrics, shutdown: &Shutdown) -> Result<Guar
             "bearer tokens come over the network without TLS: whoever reads along has them"
         );
     }
-    tokio::spawn(sources.run(metrics.clone(), shutdown.clone()));
-    Ok(Guard::new(authenticator, metrics.clone()))
-}
-
-/// Takes events from the bus to the store until a stop is requested and all
-/// that was delivered is settled.
-async fn ingest(
-    config: Config,
-    store: Store,
-    (redrive, flow, reader): (Redrive, Flow, Reader),
-    feed: CommitFeed,
-    metrics: Metrics,
-    consuming: watch::Sender<bool>,
-    shutdown: Shutdown,
-) -> Result<(), AppError> {
-    if !migrated(&config, &store, &shutdown).await? {
-        return Ok(());
-    }
-    let outage = Outage::default();
-    let consumer = Consumer::open(
-        config.bus.clone(),
-        config.retry.clone(),
-        metrics.clone(),
-        (outage.clone(), flow.clone()),
-    );
-    let consumer = tokio::select! {
-        consumer = consumer => consumer?,
-        () = shutdown.requested() => return Ok(()),
-    };
-    let decoder = Decoder::new(&config.counters.sender_types);
-    let types = TypesInFlight::default();
-    let (verified, background_metrics) = (store.clone(), metrics.clone());
-    let background_upkeep = metrics.clone();
-    let waiting = metrics.dead_letters_waiting.clone();
-    let unsent = metrics.dead_letters_unsent.clone();
-    let registered = store.clone();
-    let shared = Shared {
-        store,
-        metrics: metrics.clone(),
-        feed,
-        types: types.clone(),
-        lanes: config.lanes.clone(),
-        retry: config.retry.clone(),
-        outage: outage.clone(),
-        shutdown: shutdown.clone(),
-    };
-    // The prefetch bounds what is in flight; no channel is ever the narrower.
-    let in_flight = usize::from(config.bus.prefetch);
-    let mut tasks = JoinSet::new();
-    let (arrivals, lanes) = Lane::all(&shared, in_flight);
-    for lane in lanes {
-        tasks.spawn(lane.run());
-    }
-    let notifications = Notifications::new(
-        &config,
-        (registered.clone(), reader),
-        (flow, arrivals.backlog(in_flight)),
-        metrics.notify.clone(),
-        &shutdown,
-    );
-    let (sink, deliveries) = mpsc::channel(in_flight);
-    tasks.spawn(
-        Pipeline::new(decoder, arrivals, types, config.bus.check_tenant, metrics).run(deliveries),
-    );
-    tokio::spawn(forward(consumer.health(), consuming));
-    tokio::spawn(tell_weaknesses(config.store.clone()));
-    let verify = config.verify.clone();
-    let verifying = background::run(verified, verify, background_metrics, shutdown.clone());
-    let verifying = tokio::spawn(verifying);
-    let (written, letters) = mpsc::channel(LETTERS_TO_ENTER);
-    let hold = Duration::from_secs(config.bus.hold_seconds);
-    tasks.spawn(ask_in_doubt(
-        registered.clone(),
-        outage.clone(),
-        hold,
-        shutdown.clone(),
-    ));
-    let register = redrive::register(
-        registered,
-        config.retry.clone(),
-        letters,
-        outage,
-        shutdown.clone(),
-    );
-    tasks.spawn(register);
-    tasks.spawn(redrive::send(redrive.clone(), unsent, shutdown.clone()));
-    tasks.spawn(redrive::watch(redrive, waiting, shutdown.clone()));
-    tasks.spawn(upkeep::run(
-        config.bus.clone(),
-        background_upkeep,
-        shutdown.clone(),
-    ));
-    if let Some(notifications) = notifications {
-        tasks.spawn(notifications.run(shutdown.clone()));
-    }
-    tasks.spawn(consumer.run(sink, written, shutdown.clone()));
-    info!(queue = %config.bus.queue, database = %config.store.database, "taking events");
-    while let Some(ended) = tasks.join_next().await {
-        // Each ends when what feeds it does, which begins with a stop.
-        if ended.is_err() || !shutdown.is_requested() {
-            error!(
-                panicked = ended.is_err(),
-                "a part of the ingest ended by itself"
-            );
-            return Err(AppError::Ended);
-        }
-    }
-    // The stop ends it as well, after the dialog that it is at; that may be a
-    // big one, or the store may be down.
-    let _ = tokio::time::timeout(LAST_VERIFICATION, verifying).await;
-    Ok(())
-}
-
-/// Says what about the store weakens the service's promises.
-async fn tell_weaknesses(config: crate::config::Store) {
-    // What cannot be found out now, `chat-counters check` tells at any time.
-    if let Ok(found) = inspect::inspect(&config).await {
-        for problem in found.problems {
-            warn!(problem, "the store is not as it must be");
-        }
-        for note in found.notes {
-            info!(note, "the store could be safer");
-        }
-    }
-}
-
-/// Passes on whether events are being consumed, until the consumer is gone.
-async fn forward(mut health: watch::Receiver<bool>, consuming: watch::Sender<bool>) {
-    loop {
-        let now = *health.borrow_and_update();
-        consuming.send_replace(now);
-        if health.changed().await.is_err() {
-            consuming.send_replace(false);
-            return;
-        }
-    }
-}
-
-/// Ends, from time to time, transactions of processes that were killed: one that was
-/// enrolling a writer has locked a document that is needed at the start.
-async fn end_stale_transactions(store: &Store) -> std::convert::Infallible {
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        // Should this fail, the server ends them by itself, within a minute.
-        let _ = store.end_stale_transactions().await;
-    }
-}
-
-/// Prepares the database, however long that takes. `false` when a stop was
-/// requested before.
-///
-/// # Errors
-/// When the first try shows that only a person can help, as with the broker: a
-/// wrong user or password, or a certificate.
-async fn migrated(
-    config: &Config,
-    store: &Store,
-    shutdown: &Shutdown,
-) -> Result<bool, InspectError> {
-    let retention = Retention::of(&config.store);
-    let mut backoff = Backoff::new(
-        Duration::from_millis(config.retry.initial_ms),
-        Duration::from_millis(config.retry.max_ms),
-    );
-    let mut told = false;
-    loop {
-        let migrated = tokio::select! {
-            migrated = store.migrate(retention) => migrated,
-            never = end_stale_transactions(store) => match never {},
-            // Every step of it is idempotent, so cutting it off harms nothing.
-            () = shutdown.requested() => return Ok(false),
-        };
-        let Err(error) = migrated else {
-            return Ok(true);
-        };
-        if !std::mem::replace(&mut told, true) {
-            if let Some(error) = InspectError::of_store(&config.store, &error).await {
-                return Err(error);
-            }
-            warn!(%error, "the store cannot be prepared; retrying until it can");
-        }
-        tokio::select! {
-            () = backoff.wait() => {}
-            () = shutdown.requested() => return Ok(false),
-        }
-    }
+    Ok((Guard::new(authenticator, metrics.clone()), sources))
 }

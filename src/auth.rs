@@ -32,7 +32,7 @@ pub use identity::{Identity, Role, Roles, Tenants};
 pub use jwks::{KeySet, KeySetError};
 pub use jwt::Verifier;
 pub use refusal::Refusal;
-pub use start::{StartError, Started};
+pub use start::{Sources, StartError, Started};
 pub use tokens::{NoRandomness, Tokens, digest_hex, generate};
 
 /// What a caller shows.

@@ -13,7 +13,7 @@ enum Phase {
 }
 
 /// Asks everyone that holds the matching [`Shutdown`] to stop.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Trigger(watch::Sender<Phase>);
 
 /// Tells whether, and waits until, the service is to stop.

@@ -3,9 +3,10 @@
 use clap::Args;
 
 use super::{ExitCode, Failure, Global};
-use crate::app;
+use crate::app::{AppError, Service};
 use crate::config::{Loaded, Log, keys};
 use crate::failpoint;
+use crate::shutdown::Signals;
 use crate::telemetry::log;
 
 /// Run the service: consume events, commit counters, answer gRPC
@@ -28,10 +29,12 @@ impl Serve {
     pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         let served = async {
             failpoint::armed().map_err(|why| Failure::new(ExitCode::Usage, why))?;
+            let signals = Signals::install().map_err(AppError::Signals)?;
             let loaded = global.load()?;
             log::init(&loaded.config.log);
             announce(&loaded);
-            Ok::<_, Failure>(Box::pin(app::run(loaded.config)).await?)
+            let service = Service::build(loaded.config).await?;
+            Ok::<_, Failure>(Box::pin(service.run(signals)).await?)
         };
         Ok(match served.await {
             Ok(()) => ExitCode::Done,

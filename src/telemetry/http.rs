@@ -32,7 +32,11 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Answers for as long as the process lives.
-pub async fn serve(listener: TcpListener, registry: Arc<Registry>, standing: Standing) {
+pub async fn serve(
+    listener: TcpListener,
+    registry: Arc<Registry>,
+    standing: Standing,
+) -> Infallible {
     let places = Places::new(CONNECTIONS);
     let mut connections = JoinSet::new();
     loop {
