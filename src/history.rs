@@ -13,7 +13,7 @@
 pub mod dialog;
 pub mod message;
 pub mod share;
-mod tape;
+mod timeline;
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,9 @@ use std::str::FromStr;
 use crate::derive::state::{CountingFacts, Watermark};
 use crate::event::{MessageId, Micros, Reaction, SenderType, Status, UserId};
 
-pub use tape::{Line, Lines, Origin, Part, Position, Step, Tape, Track};
+pub use timeline::{
+    Change, Origin, PageRequest, Position, Timeline, TimelineBuilder, TimelineEntry, Track,
+};
 
 /// A counter, within the scope of a history.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,43 +93,45 @@ impl fmt::Display for Counter {
 /// A name that is no counter's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no such counter")]
-pub struct NoCounter;
+pub struct UnknownCounter;
 
 impl FromStr for Counter {
-    type Err = NoCounter;
+    type Err = UnknownCounter;
 
-    fn from_str(name: &str) -> Result<Self, NoCounter> {
+    fn from_str(name: &str) -> Result<Self, UnknownCounter> {
         if let Some((_, counter)) = NAMED.iter().find(|(known, _)| *known == name) {
             return Ok(counter.clone());
         }
         if let Some(sender_type) = name.strip_prefix(UNREAD_FROM) {
-            let sender_type = SenderType::new(sender_type).map_err(|_| NoCounter)?;
+            let sender_type = SenderType::new(sender_type).map_err(|_| UnknownCounter)?;
             return Ok(Counter::UnreadFrom(sender_type));
         }
         if let Some(status) = name.strip_prefix(STATUS) {
-            return Ok(Counter::Status(Status::new(status).map_err(|_| NoCounter)?));
+            return Ok(Counter::Status(
+                Status::new(status).map_err(|_| UnknownCounter)?,
+            ));
         }
-        let reaction = name.strip_prefix(REACTION).ok_or(NoCounter)?;
+        let reaction = name.strip_prefix(REACTION).ok_or(UnknownCounter)?;
         Ok(Counter::Reaction(
-            Reaction::new(reaction).map_err(|_| NoCounter)?,
+            Reaction::new(reaction).map_err(|_| UnknownCounter)?,
         ))
     }
 }
 
 /// A record of the journal that raised its dialog's version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Applied {
+pub struct DialogRecord {
     /// The version to which it did.
     pub version: i64,
     /// When it was written, in milliseconds.
     pub at: i64,
     /// What it did.
-    pub what: What,
+    pub effect: DialogEffect,
 }
 
 /// What a record says, as far as histories need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum DialogEffect {
     /// A message was created.
     Created(Created),
     /// A further create of a message knew better.
@@ -156,7 +160,7 @@ pub enum What {
         user: UserId,
     },
     /// A membership changed.
-    Moved {
+    WatermarkMoved {
         /// Whose.
         user: UserId,
         /// The watermark before; `None`: was not a member.
@@ -242,7 +246,7 @@ mod tests {
             "status_counts.a b",
             "sequence.user",
         ] {
-            assert_eq!(bad.parse::<Counter>(), Err(NoCounter), "{bad}");
+            assert_eq!(bad.parse::<Counter>(), Err(UnknownCounter), "{bad}");
         }
     }
 }

@@ -282,7 +282,7 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::event::MAX_MICROS;
-    use crate::history::{Counter, Part};
+    use crate::history::{Counter, PageRequest};
 
     #[test]
     fn a_token_opens_only_for_its_own_query() {
@@ -374,9 +374,9 @@ mod tests {
             tenant: TenantId::new("t").unwrap(),
             scope,
             counter: None,
-            part: Part {
+            part: PageRequest {
                 newest_first,
-                ..Part::default()
+                ..PageRequest::default()
             },
             most: 1,
         }

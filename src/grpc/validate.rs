@@ -10,7 +10,7 @@ use prost_types::Timestamp;
 
 use crate::auth::Identity;
 use crate::event::{DialogId, EventId, InvalidId, MessageId, TenantId, UserId};
-use crate::history::{Counter, Part};
+use crate::history::{Counter, PageRequest};
 use crate::maintenance::sweep::Scope;
 use crate::serving::watching::{Since, Subject};
 use crate::store::read;
@@ -642,7 +642,7 @@ impl Violations {
         counter.map(Some)
     }
 
-    fn part(&mut self, request: &v1::ListCounterHistoryRequest) -> Option<Part> {
+    fn part(&mut self, request: &v1::ListCounterHistoryRequest) -> Option<PageRequest> {
         let limit = self.page_size(request.page_size);
         let mut time = |field: &str, at: &Option<Timestamp>| match at {
             None => Some(None),
@@ -655,7 +655,7 @@ impl Violations {
             }
         };
         let (since, until) = (time("since", &request.since), time("until", &request.until));
-        Some(Part {
+        Some(PageRequest {
             since: since?,
             until: until?,
             newest_first: request.newest_first,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Applied, Counter, Origin, Repair, Track, What};
+use super::{Counter, DialogEffect, DialogRecord, Origin, Repair, Track};
 
 /// A dialog's counters at one time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,9 +32,9 @@ impl Counts {
 
     /// What it was before the records that led to it, the deletion of the
     /// dialog aside.
-    pub fn before(mut self, records: &[Applied]) -> Self {
+    pub fn before(mut self, records: &[DialogRecord]) -> Self {
         for record in records {
-            let more = change(&record.what);
+            let more = change(&record.effect);
             self.messages -= more.messages;
             self.members -= more.members;
             self.topics -= more.topics;
@@ -44,15 +44,15 @@ impl Counts {
 }
 
 /// By how much a record changes each counter.
-fn change(what: &What) -> Counts {
+fn change(effect: &DialogEffect) -> Counts {
     let mut more = Counts::default();
-    match what {
-        What::Created(created) => more.messages = i64::from(!created.deleted_before_create),
-        What::Deleted { .. } => more.messages = -1,
-        What::Moved { before, after, .. } => {
+    match effect {
+        DialogEffect::Created(created) => more.messages = i64::from(!created.deleted_before_create),
+        DialogEffect::Deleted { .. } => more.messages = -1,
+        DialogEffect::WatermarkMoved { before, after, .. } => {
             more.members = i64::from(after.is_some()) - i64::from(before.is_some());
         }
-        What::Topic => more.topics = 1,
+        DialogEffect::Topic => more.topics = 1,
         _ => {}
     }
     more
@@ -60,28 +60,33 @@ fn change(what: &What) -> Counts {
 
 /// Writes how a dialog's counters came about. `before` is `None` when it was
 /// deleted before the first record.
-pub fn replay(before: Option<Counts>, records: &[Applied], served: Counts, mut track: Track<'_>) {
+pub fn replay(
+    before: Option<Counts>,
+    records: &[DialogRecord],
+    served: Counts,
+    mut track: Track<'_>,
+) {
     for (counter, value) in before.unwrap_or_default().named() {
         track.balance(&counter, value);
     }
     for record in records.iter().filter(|_| before.is_some()) {
-        match &record.what {
-            What::DialogDeleted => {
+        match &record.effect {
+            DialogEffect::DialogDeleted => {
                 track.end(record.version, record.at);
                 break;
             }
-            What::Repaired(repairs) => repaired(record, repairs, &mut track),
-            what => {
-                for (counter, more) in change(what).named() {
-                    track.step(Origin::Event, record.version, record.at, &counter, more);
+            DialogEffect::Repaired(repairs) => repaired(record, repairs, &mut track),
+            effect => {
+                for (counter, more) in change(effect).named() {
+                    track.change(Origin::Event, record.version, record.at, &counter, more);
                 }
             }
         }
     }
-    track.serve(&served.map());
+    track.reconcile(&served.map());
 }
 
-fn repaired(record: &Applied, repairs: &[Repair], track: &mut Track<'_>) {
+fn repaired(record: &DialogRecord, repairs: &[Repair], track: &mut Track<'_>) {
     for repair in repairs.iter().filter(|repair| repair.is_of_dialog()) {
         if let Ok(counter @ (Counter::Messages | Counter::Members | Counter::Topics)) =
             repair.counter.parse()
@@ -98,22 +103,22 @@ mod tests {
     use super::*;
     use crate::derive::state::Watermark;
     use crate::event::{MessageId, UserId};
-    use crate::history::{Tape, What};
+    use crate::history::{DialogEffect, TimelineBuilder};
 
-    fn moved(before: Option<i64>, after: Option<i64>) -> What {
-        What::Moved {
+    fn moved(before: Option<i64>, after: Option<i64>) -> DialogEffect {
+        DialogEffect::WatermarkMoved {
             user: UserId::new("bob").unwrap(),
             before: before.map(Watermark),
             after: after.map(Watermark),
         }
     }
 
-    fn records(what: impl IntoIterator<Item = What>) -> Vec<Applied> {
-        let records = what.into_iter().zip(1_i64..);
-        let records = records.map(|(what, version)| Applied {
+    fn records(effect: impl IntoIterator<Item = DialogEffect>) -> Vec<DialogRecord> {
+        let records = effect.into_iter().zip(1_i64..);
+        let records = records.map(|(effect, version)| DialogRecord {
             version,
             at: version,
-            what,
+            effect,
         });
         records.collect()
     }
@@ -123,14 +128,14 @@ mod tests {
         let records = records([
             moved(None, Some(3)),
             moved(Some(3), Some(9)),
-            What::Topic,
-            What::Deleted {
+            DialogEffect::Topic,
+            DialogEffect::Deleted {
                 message: MessageId::new("m").unwrap(),
                 sender: None,
             },
             moved(Some(9), None),
-            What::DialogDeleted,
-            What::Topic,
+            DialogEffect::DialogDeleted,
+            DialogEffect::Topic,
         ]);
         let now = Counts {
             messages: 4,
@@ -144,11 +149,22 @@ mod tests {
             topics: 3,
         };
         assert_eq!(before, expected);
-        let mut tape = Tape::new(None);
-        replay(Some(before), &records, Counts::default(), tape.track("d"));
-        let lines = tape.finish();
-        let changes = lines.all().iter();
-        let changes = changes.map(|line| (line.step.version, lines.counter(line), line.step.delta));
+        let mut timeline = TimelineBuilder::new(None);
+        replay(
+            Some(before),
+            &records,
+            Counts::default(),
+            timeline.track("d"),
+        );
+        let timeline = timeline.finish();
+        let changes = timeline.all().iter();
+        let changes = changes.map(|entry| {
+            (
+                entry.change.version,
+                timeline.counter(entry),
+                entry.change.delta,
+            )
+        });
         let expected = [
             (0, &Counter::Messages, 5),
             (0, &Counter::Members, 2),

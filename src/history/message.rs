@@ -2,23 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use super::{Counter, Origin, Repair, Tape};
+use super::{Counter, Origin, Repair, TimelineBuilder};
 use crate::event::MessageId;
 
 /// A record of the journal about a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Happened {
+pub struct MessageRecord {
     /// When it was written, in milliseconds.
     pub at: i64,
     /// The event; repairs have an id of their own.
     pub event: String,
     /// What it did.
-    pub what: Word,
+    pub effect: MessageEffect,
 }
 
 /// What a record says about a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Word {
+pub enum MessageEffect {
     /// Counters changed.
     Changed(Vec<(Counter, i64)>),
     /// The message counts no longer: it, or its dialog, was deleted.
@@ -29,7 +29,7 @@ pub enum Word {
 
 /// What is recorded of a message now, and what is served.
 #[derive(Debug, Clone, Default)]
-pub struct Now {
+pub struct MessageState {
     /// Users by status and reaction, counted one by one.
     pub counted: BTreeMap<Counter, i64>,
     /// The counters as they are served.
@@ -39,32 +39,39 @@ pub struct Now {
 }
 
 /// Writes how a message's counters came about.
-pub fn replay(message: &MessageId, now: &Now, mut records: Vec<Happened>, tape: &mut Tape) {
+pub fn replay(
+    message: &MessageId,
+    now: &MessageState,
+    mut records: Vec<MessageRecord>,
+    timeline: &mut TimelineBuilder,
+) {
     records.sort_by(|a, b| (a.at, &a.event).cmp(&(b.at, &b.event)));
     let mut before = now.counted.clone();
     for (counter, more) in records.iter().flat_map(changes) {
         *before.entry(counter.clone()).or_default() -= more;
     }
-    let ended = records.iter().position(|record| record.what == Word::Ended);
+    let ended = records
+        .iter()
+        .position(|record| record.effect == MessageEffect::Ended);
     if now.gone && ended.is_none() {
         // It was gone before the first record.
         (before, records) = Default::default();
     }
     records.truncate(ended.map_or(usize::MAX, |ended| ended + 1));
-    let mut track = tape.track("");
+    let mut track = timeline.track("");
     for (counter, value) in &before {
         track.balance(counter, *value);
     }
     for record in &records {
-        track.next(&record.event);
-        match &record.what {
-            Word::Changed(_) => {
+        track.next_group(&record.event);
+        match &record.effect {
+            MessageEffect::Changed(_) => {
                 for (counter, more) in changes(record) {
-                    track.step(Origin::Event, 0, record.at, counter, *more);
+                    track.change(Origin::Event, 0, record.at, counter, *more);
                 }
             }
-            Word::Ended => track.end(0, record.at),
-            Word::Repaired(repairs) => {
+            MessageEffect::Ended => track.end(0, record.at),
+            MessageEffect::Repaired(repairs) => {
                 let own = repairs.iter();
                 let own = own.filter(|repair| repair.message.as_ref() == Some(message));
                 for repair in own {
@@ -77,13 +84,13 @@ pub fn replay(message: &MessageId, now: &Now, mut records: Vec<Happened>, tape: 
             }
         }
     }
-    track.next("");
-    track.serve(&now.served);
+    track.next_group("");
+    track.reconcile(&now.served);
 }
 
-fn changes(record: &Happened) -> impl Iterator<Item = &(Counter, i64)> {
-    let changes = match &record.what {
-        Word::Changed(changes) => changes.as_slice(),
+fn changes(record: &MessageRecord) -> impl Iterator<Item = &(Counter, i64)> {
+    let changes = match &record.effect {
+        MessageEffect::Changed(changes) => changes.as_slice(),
         _ => &[],
     };
     changes.iter()
@@ -93,30 +100,30 @@ fn changes(record: &Happened) -> impl Iterator<Item = &(Counter, i64)> {
 mod tests {
     use super::*;
     use crate::event::Status;
-    use crate::history::Line;
+    use crate::history::TimelineEntry;
 
     fn read() -> Counter {
         Counter::Status(Status::new("read").unwrap())
     }
 
-    fn happened(event: &str, at: i64, what: Word) -> Happened {
-        Happened {
+    fn happened(event: &str, at: i64, effect: MessageEffect) -> MessageRecord {
+        MessageRecord {
             at,
             event: event.into(),
-            what,
+            effect,
         }
     }
 
-    fn more() -> Word {
-        Word::Changed(vec![(read(), 1)])
+    fn more() -> MessageEffect {
+        MessageEffect::Changed(vec![(read(), 1)])
     }
 
-    fn replayed(now: &Now, records: Vec<Happened>) -> Vec<(String, i64)> {
-        let mut tape = Tape::new(None);
-        replay(&MessageId::new("m").unwrap(), now, records, &mut tape);
-        let lines = tape.finish();
-        let change = |line: &Line| (lines.group(line).to_owned(), line.step.delta);
-        lines.all().iter().map(change).collect()
+    fn replayed(now: &MessageState, records: Vec<MessageRecord>) -> Vec<(String, i64)> {
+        let mut timeline = TimelineBuilder::new(None);
+        replay(&MessageId::new("m").unwrap(), now, records, &mut timeline);
+        let timeline = timeline.finish();
+        let change = |entry: &TimelineEntry| (timeline.group(entry).to_owned(), entry.change.delta);
+        timeline.all().iter().map(change).collect()
     }
 
     fn change(event: &str, delta: i64) -> (String, i64) {
@@ -125,13 +132,13 @@ mod tests {
 
     #[test]
     fn records_count_in_the_order_of_their_writing_until_the_end() {
-        let now = Now {
+        let now = MessageState {
             counted: BTreeMap::from([(read(), 4)]),
             served: BTreeMap::new(),
             gone: true,
         };
         let records = vec![
-            happened("e3", 9, Word::Ended),
+            happened("e3", 9, MessageEffect::Ended),
             happened("e1", 5, more()),
             happened("e4", 10, more()),
             happened("e2", 5, more()),
@@ -147,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_message_gone_before_the_first_record_has_no_history() {
-        let now = Now {
+        let now = MessageState {
             counted: BTreeMap::from([(read(), 2)]),
             served: BTreeMap::new(),
             gone: true,

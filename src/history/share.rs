@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::{Applied, Counter, Created, Origin, Repair, Track, What};
+use super::{Counter, Created, DialogEffect, DialogRecord, Origin, Repair, Track};
 use crate::derive::state::{ByType, CountingFacts, Watermark};
 use crate::event::{MessageId, Micros, SenderType, UserId};
 
@@ -17,7 +17,7 @@ pub enum View {
 
 /// What was so before the first record.
 #[derive(Debug, Clone, Default)]
-pub struct Before {
+pub struct StateBefore {
     /// The user's watermark; `None`: was not a member.
     pub watermark: Option<Watermark>,
     /// Messages that could be unread, were the user a member: countable, of
@@ -43,10 +43,10 @@ pub type Served = BTreeMap<Counter, i64>;
 pub fn lowest_watermark(
     user: &UserId,
     before: Option<Watermark>,
-    records: &[Applied],
+    records: &[DialogRecord],
 ) -> Option<Watermark> {
-    let moved = records.iter().filter_map(|record| match &record.what {
-        What::Moved {
+    let moved = records.iter().filter_map(|record| match &record.effect {
+        DialogEffect::WatermarkMoved {
             user: of, after, ..
         } if of == user => *after,
         _ => None,
@@ -55,19 +55,19 @@ pub fn lowest_watermark(
 }
 
 /// How many messages the user had sent before the records that led to `now`.
-pub fn sent_before(user: &UserId, now: i64, records: &[Applied]) -> i64 {
+pub fn sent_before(user: &UserId, now: i64, records: &[DialogRecord]) -> i64 {
     let more = records.iter();
-    let more = more.map(|record| sent_more(user, &record.what));
+    let more = more.map(|record| sent_more(user, &record.effect));
     now - more.sum::<i64>()
 }
 
 /// By how much a record changes what the user has sent.
-fn sent_more(user: &UserId, what: &What) -> i64 {
-    match what {
-        What::Created(created) if created.sender == *user => {
+fn sent_more(user: &UserId, effect: &DialogEffect) -> i64 {
+    match effect {
+        DialogEffect::Created(created) if created.sender == *user => {
             i64::from(!created.deleted_before_create)
         }
-        What::Deleted { sender, .. } if sender.as_ref() == Some(user) => -1,
+        DialogEffect::Deleted { sender, .. } if sender.as_ref() == Some(user) => -1,
         _ => 0,
     }
 }
@@ -76,8 +76,8 @@ fn sent_more(user: &UserId, what: &What) -> i64 {
 pub fn replay(
     user: &UserId,
     view: View,
-    before: Before,
-    records: &[Applied],
+    before: StateBefore,
+    records: &[DialogRecord],
     served: &Served,
     mut track: Track<'_>,
 ) {
@@ -87,14 +87,14 @@ pub fn replay(
     for record in records {
         if ended {
             replay.take_after_end(record, &mut track);
-        } else if record.what == What::DialogDeleted {
+        } else if record.effect == DialogEffect::DialogDeleted {
             track.end(record.version, record.at);
             ended = true;
         } else {
             replay.take(record, &before.read, &mut track);
         }
     }
-    track.serve(served);
+    track.reconcile(served);
 }
 
 struct Replay<'u> {
@@ -112,7 +112,7 @@ struct Replay<'u> {
 }
 
 impl<'u> Replay<'u> {
-    fn new(user: &'u UserId, view: View, before: &Before) -> Self {
+    fn new(user: &'u UserId, view: View, before: &StateBefore) -> Self {
         let mut replay = Self {
             user,
             view,
@@ -129,7 +129,7 @@ impl<'u> Replay<'u> {
         replay
     }
 
-    fn balance(&self, before: &Before, track: &mut Track<'_>) {
+    fn balance(&self, before: &StateBefore, track: &mut Track<'_>) {
         let mut unread = ByType::default();
         if let Some(watermark) = self.watermark {
             self.count(watermark.0, i64::MAX, 1, &mut unread);
@@ -149,15 +149,15 @@ impl<'u> Replay<'u> {
         }
     }
 
-    fn take(&mut self, record: &Applied, read: &HashSet<MessageId>, track: &mut Track<'_>) {
+    fn take(&mut self, record: &DialogRecord, read: &HashSet<MessageId>, track: &mut Track<'_>) {
         let place = (Origin::Event, record.version, record.at);
         self.sent(record, track);
-        match &record.what {
-            What::Created(created) if created.sender != *self.user => {
+        match &record.effect {
+            DialogEffect::Created(created) if created.sender != *self.user => {
                 let unread = self.created(created, read);
                 self.unread(place, &unread, track);
             }
-            What::Corrected {
+            DialogEffect::Corrected {
                 message,
                 sender,
                 was,
@@ -166,15 +166,15 @@ impl<'u> Replay<'u> {
                 let unread = self.corrected(message, was, is);
                 self.unread(place, &unread, track);
             }
-            What::Deleted { message, .. } => {
+            DialogEffect::Deleted { message, .. } => {
                 let unread = self.removed(message);
                 self.unread(place, &unread, track);
             }
-            What::Read { message, user } if user == self.user => {
+            DialogEffect::Read { message, user } if user == self.user => {
                 let unread = self.removed(message);
                 self.unread(place, &unread, track);
             }
-            What::Moved {
+            DialogEffect::WatermarkMoved {
                 user,
                 before,
                 after,
@@ -184,31 +184,31 @@ impl<'u> Replay<'u> {
                 let more = i64::from(after.is_some()) - i64::from(before.is_some());
                 if self.view == View::Overall {
                     let (origin, version, at) = place;
-                    track.step(origin, version, at, &Counter::Dialogs, more);
+                    track.change(origin, version, at, &Counter::Dialogs, more);
                 }
             }
-            What::Repaired(repairs) => self.repaired(record, repairs, track),
+            DialogEffect::Repaired(repairs) => self.repaired(record, repairs, track),
             _ => {}
         }
     }
 
     /// In a dialog that was deleted only what was sent goes on changing.
-    fn take_after_end(&self, record: &Applied, track: &mut Track<'_>) {
+    fn take_after_end(&self, record: &DialogRecord, track: &mut Track<'_>) {
         self.sent(record, track);
-        if let What::Repaired(repairs) = &record.what {
+        if let DialogEffect::Repaired(repairs) = &record.effect {
             self.sent_repaired(record, repairs, track);
         }
     }
 
-    fn sent(&self, record: &Applied, track: &mut Track<'_>) {
+    fn sent(&self, record: &DialogRecord, track: &mut Track<'_>) {
         if self.view == View::Overall {
-            let more = sent_more(self.user, &record.what);
+            let more = sent_more(self.user, &record.effect);
             let (version, at) = (record.version, record.at);
-            track.step(Origin::Event, version, at, &Counter::Sent, more);
+            track.change(Origin::Event, version, at, &Counter::Sent, more);
         }
     }
 
-    fn sent_repaired(&self, record: &Applied, repairs: &[Repair], track: &mut Track<'_>) {
+    fn sent_repaired(&self, record: &DialogRecord, repairs: &[Repair], track: &mut Track<'_>) {
         let sent = repairs.iter().find(|repair| {
             repair.user.as_ref() == Some(self.user) && repair.counter == "total_messages_count"
         });
@@ -339,20 +339,20 @@ impl<'u> Replay<'u> {
             View::Overall => Counter::TotalUnread,
         };
         let before = track.value(&counter);
-        track.step(origin, version, at, &counter, total(more));
+        track.change(origin, version, at, &counter, total(more));
         if self.view == View::Overall {
             let more = i64::from(track.value(&counter) > 0) - i64::from(before > 0);
-            track.step(origin, version, at, &Counter::UnreadDialogs, more);
+            track.change(origin, version, at, &Counter::UnreadDialogs, more);
         }
         for (sender_type, more) in more.iter() {
             let counter = Counter::UnreadFrom(sender_type.clone());
-            track.step(origin, version, at, &counter, more);
+            track.change(origin, version, at, &counter, more);
         }
     }
 
     /// What was served before the repair, and what is after it. Unread is kept
     /// as `sequence` less `consumed`, for members.
-    fn repaired(&self, record: &Applied, repairs: &[Repair], track: &mut Track<'_>) {
+    fn repaired(&self, record: &DialogRecord, repairs: &[Repair], track: &mut Track<'_>) {
         let own = |repair: &&Repair| repair.user.as_ref() == Some(self.user);
         let member = repairs.iter().filter(own);
         let member = member.clone().find(|repair| repair.counter == "member");
@@ -407,7 +407,7 @@ impl<'u> Replay<'u> {
     }
 
     /// Writes a change of what is unread, to these counts.
-    fn drift(&self, record: &Applied, origin: Origin, to: &ByType, track: &mut Track<'_>) {
+    fn drift(&self, record: &DialogRecord, origin: Origin, to: &ByType, track: &mut Track<'_>) {
         let mut more = to.clone();
         for sender_type in &self.types {
             let value = track.value(&Counter::UnreadFrom(sender_type.clone()));
@@ -429,7 +429,7 @@ fn total(by_type: &ByType) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Part, Tape};
+    use crate::history::{PageRequest, TimelineBuilder};
 
     fn id(id: &str) -> MessageId {
         MessageId::new(id).unwrap()
@@ -439,8 +439,8 @@ mod tests {
         UserId::new(id).unwrap()
     }
 
-    fn created(message: &str, sender: &str, at: i64) -> What {
-        What::Created(Created {
+    fn created(message: &str, sender: &str, at: i64) -> DialogEffect {
+        DialogEffect::Created(Created {
             message: id(message),
             sender: user(sender),
             sender_type: SenderType::default(),
@@ -451,23 +451,23 @@ mod tests {
         })
     }
 
-    fn moved(before: Option<i64>, after: Option<i64>) -> What {
-        What::Moved {
+    fn moved(before: Option<i64>, after: Option<i64>) -> DialogEffect {
+        DialogEffect::WatermarkMoved {
             user: user("bob"),
             before: before.map(Watermark),
             after: after.map(Watermark),
         }
     }
 
-    fn read(message: &str) -> What {
-        What::Read {
+    fn read(message: &str) -> DialogEffect {
+        DialogEffect::Read {
             message: id(message),
             user: user("bob"),
         }
     }
 
-    fn deleted(message: &str) -> What {
-        What::Deleted {
+    fn deleted(message: &str) -> DialogEffect {
+        DialogEffect::Deleted {
             message: id(message),
             sender: Some(user("ann")),
         }
@@ -475,20 +475,20 @@ mod tests {
 
     /// Bob's changes of one counter: the version (0 for a balance) and delta.
     fn changes(
-        before: Before,
-        what: impl IntoIterator<Item = What>,
+        before: StateBefore,
+        effect: impl IntoIterator<Item = DialogEffect>,
         view: View,
         counter: Counter,
         served: i64,
     ) -> Vec<(i64, i64)> {
-        let records = what.into_iter().zip(7_i64..);
-        let records = records.map(|(what, version)| Applied {
+        let records = effect.into_iter().zip(7_i64..);
+        let records = records.map(|(effect, version)| DialogRecord {
             version,
             at: version,
-            what,
+            effect,
         });
         let records: Vec<_> = records.collect();
-        let mut tape = Tape::new(Some(counter.clone()));
+        let mut timeline = TimelineBuilder::new(Some(counter.clone()));
         let served = Served::from([(counter, served)]);
         replay(
             &user("bob"),
@@ -496,50 +496,50 @@ mod tests {
             before,
             &records,
             &served,
-            tape.track("d"),
+            timeline.track("d"),
         );
-        let lines = tape.finish();
-        let all = Part {
+        let timeline = timeline.finish();
+        let all = PageRequest {
             limit: 100,
-            ..Part::default()
+            ..PageRequest::default()
         };
-        let (page, more) = lines.page(&all);
+        let (page, more) = timeline.page(&all);
         assert!(!more);
         page.iter()
-            .map(|line| (line.step.version, line.step.delta))
+            .map(|entry| (entry.change.version, entry.change.delta))
             .collect()
     }
 
     fn unread(
-        before: Before,
-        what: impl IntoIterator<Item = What>,
+        before: StateBefore,
+        effect: impl IntoIterator<Item = DialogEffect>,
         served: i64,
     ) -> Vec<(i64, i64)> {
-        changes(before, what, View::InDialog, Counter::Unread, served)
+        changes(before, effect, View::InDialog, Counter::Unread, served)
     }
 
-    fn member() -> Before {
-        Before {
+    fn member() -> StateBefore {
+        StateBefore {
             watermark: Some(Watermark(0)),
-            ..Before::default()
+            ..StateBefore::default()
         }
     }
 
     #[test]
     fn unread_rises_with_messages_of_others_after_the_mark() {
-        let what = [
+        let effect = [
             created("m1", "ann", 5),
             created("own", "bob", 6),
             moved(Some(0), Some(7)),
             created("late", "ann", 7),
             created("m2", "ann", 8),
         ];
-        assert_eq!(unread(member(), what, 1), [(7, 1), (9, -1), (11, 1)]);
+        assert_eq!(unread(member(), effect, 1), [(7, 1), (9, -1), (11, 1)]);
     }
 
     #[test]
     fn a_mark_that_moves_back_brings_messages_back_but_not_those_read_or_deleted() {
-        let what = [
+        let effect = [
             created("m1", "ann", 5),
             created("m2", "ann", 5),
             created("m3", "ann", 6),
@@ -551,23 +551,23 @@ mod tests {
             moved(None, Some(4)),
         ];
         let expected = [(7, 1), (8, 1), (9, 1), (10, -3), (13, 1), (14, -1), (15, 1)];
-        assert_eq!(unread(member(), what, 1), expected);
+        assert_eq!(unread(member(), effect, 1), expected);
     }
 
     #[test]
     fn what_was_before_makes_a_balance() {
         let message = |name: &str, at| (id(name), Micros::new(at).unwrap(), SenderType::default());
-        let before = Before {
+        let before = StateBefore {
             messages: vec![message("m1", 0), message("m2", 1), message("m3", 2)],
             read: HashSet::from([id("m4")]),
             ..member()
         };
         let mut known = created("m4", "ann", 3);
-        if let What::Created(created) = &mut known {
+        if let DialogEffect::Created(created) = &mut known {
             created.had_placeholder = true;
         }
-        let what = [read("m2"), known, deleted("m3"), deleted("m1")];
-        assert_eq!(unread(before, what, 0), [(0, 2), (7, -1), (9, -1)]);
+        let effect = [read("m2"), known, deleted("m3"), deleted("m1")];
+        assert_eq!(unread(before, effect, 0), [(0, 2), (7, -1), (9, -1)]);
     }
 
     /// Found by `make torture`.
@@ -578,14 +578,14 @@ mod tests {
             sender_type: SenderType::default(),
             system,
         };
-        let corrected = || What::Corrected {
+        let corrected = || DialogEffect::Corrected {
             message: id("m"),
             sender: user("ann"),
             was: standing(true),
             is: standing(false),
         };
         assert_eq!(unread(member(), [corrected()], 1), [(7, 1)]);
-        let before = Before {
+        let before = StateBefore {
             closed: HashSet::from([id("m")]),
             ..member()
         };
@@ -594,28 +594,28 @@ mod tests {
 
     #[test]
     fn the_end_of_the_dialog_is_the_end_of_its_history() {
-        let what = [
+        let effect = [
             created("m1", "ann", 5),
-            What::DialogDeleted,
+            DialogEffect::DialogDeleted,
             created("m2", "ann", 6),
             moved(Some(0), None),
         ];
-        assert_eq!(unread(member(), what.clone(), 0), [(7, 1), (8, -1)]);
-        let gone = Before {
+        assert_eq!(unread(member(), effect.clone(), 0), [(7, 1), (8, -1)]);
+        let gone = StateBefore {
             deleted: true,
             ..member()
         };
-        assert_eq!(unread(gone, what, 0), []);
+        assert_eq!(unread(gone, effect, 0), []);
     }
 
     #[test]
     fn what_was_sent_outlives_the_dialog() {
         let own = |name: &str| created(name, "bob", 5);
-        let gone = |name: &str| What::Deleted {
+        let gone = |name: &str| DialogEffect::Deleted {
             message: id(name),
             sender: Some(user("bob")),
         };
-        let repaired = What::Repaired(vec![
+        let repaired = DialogEffect::Repaired(vec![
             super::Repair {
                 user: Some(user("bob")),
                 message: None,
@@ -631,11 +631,11 @@ mod tests {
                 counted: Some(1),
             },
         ]);
-        let what = || {
+        let effect = || {
             [
                 own("m1"),
                 created("m2", "ann", 6),
-                What::DialogDeleted,
+                DialogEffect::DialogDeleted,
                 own("m3"),
                 gone("m1"),
                 own("m4"),
@@ -644,19 +644,20 @@ mod tests {
                 repaired.clone(),
             ]
         };
-        let of = |before, counter, served| changes(before, what(), View::Overall, counter, served);
+        let of =
+            |before, counter, served| changes(before, effect(), View::Overall, counter, served);
         let sent = [(7, 1), (10, 1), (11, -1), (12, 1), (15, 7), (15, -7)];
         assert_eq!(of(member(), Counter::Sent, 2), sent);
         assert_eq!(of(member(), Counter::Dialogs, 0), [(0, 1), (9, -1)]);
         assert_eq!(of(member(), Counter::TotalUnread, 0), [(8, 1), (9, -1)]);
         // The end was before the first record.
-        let ended = || Before {
+        let ended = || StateBefore {
             sent: 4,
             deleted: true,
-            ..Before::default()
+            ..StateBefore::default()
         };
-        let what = || [own("m3"), gone("m1"), created("m5", "ann", 6)];
-        let of = |counter, served| changes(ended(), what(), View::Overall, counter, served);
+        let effect = || [own("m3"), gone("m1"), created("m5", "ann", 6)];
+        let of = |counter, served| changes(ended(), effect(), View::Overall, counter, served);
         assert_eq!(of(Counter::Sent, 4), [(0, 4), (7, 1), (8, -1)]);
         assert_eq!(of(Counter::TotalUnread, 0), []);
     }
@@ -664,9 +665,9 @@ mod tests {
     #[test]
     fn what_is_served_but_not_explained_is_drift() {
         let last = i64::MAX;
-        let what = [created("m1", "ann", 5)];
-        assert_eq!(unread(member(), what, 4), [(7, 1), (last, 3)]);
-        assert_eq!(unread(Before::default(), [], 4), [(last, 4)]);
+        let effect = [created("m1", "ann", 5)];
+        assert_eq!(unread(member(), effect, 4), [(7, 1), (last, 3)]);
+        assert_eq!(unread(StateBefore::default(), [], 4), [(last, 4)]);
     }
 
     #[test]
@@ -679,7 +680,8 @@ mod tests {
             counted: Some(counted),
         };
         let bob = || Some(user("bob"));
-        let repairs = |repairs: Vec<Repair>| [created("m1", "ann", 5), What::Repaired(repairs)];
+        let repairs =
+            |repairs: Vec<Repair>| [created("m1", "ann", 5), DialogEffect::Repaired(repairs)];
         for (found, expected) in [
             // One unread too many in the sequence, three in Bob's share.
             (
@@ -716,33 +718,33 @@ mod tests {
 
     #[test]
     fn over_all_dialogs_there_is_more_to_count() {
-        let what = || {
+        let effect = || {
             [
                 created("m1", "ann", 5),
                 created("m2", "ann", 6),
                 created("own", "bob", 7),
                 moved(Some(0), None),
-                What::Deleted {
+                DialogEffect::Deleted {
                     message: id("own"),
                     sender: Some(user("bob")),
                 },
             ]
         };
-        let before = || Before {
+        let before = || StateBefore {
             sent: 2,
             ..member()
         };
-        let of = |counter, served| changes(before(), what(), View::Overall, counter, served);
+        let of = |counter, served| changes(before(), effect(), View::Overall, counter, served);
         assert_eq!(of(Counter::TotalUnread, 0), [(7, 1), (8, 1), (10, -2)]);
         assert_eq!(of(Counter::UnreadDialogs, 0), [(7, 1), (10, -1)]);
         assert_eq!(of(Counter::Dialogs, 0), [(0, 1), (10, -1)]);
         assert_eq!(of(Counter::Sent, 2), [(0, 2), (9, 1), (11, -1)]);
-        let records: Vec<_> = what()
+        let records: Vec<_> = effect()
             .into_iter()
-            .map(|what| Applied {
+            .map(|effect| DialogRecord {
                 version: 1,
                 at: 1,
-                what,
+                effect,
             })
             .collect();
         assert_eq!(sent_before(&user("bob"), 2, &records), 2);

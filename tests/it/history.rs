@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use chat_counters::event::{TenantId, UserId};
 use chat_counters::grpc::v1;
-use chat_counters::history::Part;
+use chat_counters::history::PageRequest;
 use chat_counters::store::read::{History, ReadError, Scope};
 use chat_counters::store::{CommitFeed, Reader, Store};
 use mongodb::bson::{Document, doc};
@@ -366,9 +366,9 @@ async fn more_than_one_call_may_replay_is_refused() -> Result<()> {
         tenant: TenantId::new(TENANT)?,
         scope: Scope::User(UserId::new("bob")?),
         counter: None,
-        part: Part {
+        part: PageRequest {
             limit: 1,
-            ..Part::default()
+            ..PageRequest::default()
         },
         most: 5,
     };

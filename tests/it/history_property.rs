@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chat_counters::derive::LoadMode;
 use chat_counters::event::{DialogId, MessageId, TenantId, UserId};
-use chat_counters::history::Part;
+use chat_counters::history::PageRequest;
 use chat_counters::lane::{Shared, Writer};
 use chat_counters::store::read::{
     Dialogs, Entry, History, HistoryPage, Messages, Query, Scope, UserInDialog, Users,
@@ -139,10 +139,10 @@ impl Stage {
             tenant: tenant.clone(),
             scope: scope.clone(),
             counter: None,
-            part: Part {
+            part: PageRequest {
                 newest_first,
                 limit,
-                ..Part::default()
+                ..PageRequest::default()
             },
             most: 1_000,
         };

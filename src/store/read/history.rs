@@ -7,9 +7,10 @@ use mongodb::bson::{Document, doc};
 
 use crate::derive::state::{CountingFacts, Watermark};
 use crate::event::{DialogId, MessageId, Micros, SenderType, TenantId, UserId};
-use crate::history::share::{self, Before, View};
+use crate::history::share::{self, StateBefore, View};
 use crate::history::{
-    Applied, Counter, Line, Lines, Origin, Part, Position, Tape, What, dialog, message,
+    Counter, DialogEffect, DialogRecord, Origin, PageRequest, Position, Timeline, TimelineBuilder,
+    TimelineEntry, dialog, message,
 };
 use crate::store::documents::below;
 use crate::store::repair::REPAIR;
@@ -54,7 +55,7 @@ pub struct History {
     /// Only this one.
     pub counter: Option<Counter>,
     /// Which of the entries.
-    pub part: Part,
+    pub part: PageRequest,
     /// Records and messages that may be replayed.
     pub most: usize,
 }
@@ -107,7 +108,7 @@ impl Query for History {
             tenant: &self.tenant,
             snapshot,
             budget: Budget::new(self.most),
-            tape: Tape::new(self.counter.clone()),
+            timeline: TimelineBuilder::new(self.counter.clone()),
         };
         // In a message's history all entries are of its dialog.
         let mut dialog = None;
@@ -117,12 +118,13 @@ impl Query for History {
             Scope::Dialog(dialog) => reading.dialog(dialog).await?,
             Scope::Message(message) => dialog = reading.message(message).await?,
         }
-        let lines = std::mem::take(&mut reading.tape).finish();
-        let (page, more) = lines.page(&self.part);
+        let timeline = std::mem::take(&mut reading.timeline).finish();
+        let (page, more) = timeline.page(&self.part);
         let by_event = matches!(self.scope, Scope::Message(_));
-        let sources = reading.sources(&lines, &page, by_event).await?;
-        let entries = page.iter().map(|line| {
-            let mut entry = entry(&lines, line, sources.get(&place(&lines, line, by_event)));
+        let sources = reading.sources(&timeline, &page, by_event).await?;
+        let entries = page.iter().map(|change| {
+            let source = sources.get(&place(&timeline, change, by_event));
+            let mut entry = entry(&timeline, change, source);
             if by_event {
                 entry.dialog = dialog.as_ref().map(ToString::to_string);
             }
@@ -131,8 +133,8 @@ impl Query for History {
         let next = page.last().filter(|_| more);
         Ok(HistoryPage {
             entries: entries.collect(),
-            next: next.map(|line| lines.position(line)),
-            values: lines.totals().clone(),
+            next: next.map(|entry| timeline.position(entry)),
+            values: timeline.totals().clone(),
         })
     }
 }
@@ -140,13 +142,13 @@ impl Query for History {
 /// Names the record behind an entry: a dialog and a version, or an event.
 type Place = (String, i64);
 
-fn place(lines: &Lines, line: &Line, by_event: bool) -> Place {
-    let version = if by_event { 0 } else { line.step.version };
-    (lines.group(line).to_owned(), version)
+fn place(timeline: &Timeline, entry: &TimelineEntry, by_event: bool) -> Place {
+    let version = if by_event { 0 } else { entry.change.version };
+    (timeline.group(entry).to_owned(), version)
 }
 
-fn entry(lines: &Lines, line: &Line, source: Option<&Source>) -> Entry {
-    let kind = match (line.step.origin, source) {
+fn entry(timeline: &Timeline, entry: &TimelineEntry, source: Option<&Source>) -> Entry {
+    let kind = match (entry.change.origin, source) {
         (Origin::Balance, _) => BALANCE.to_owned(),
         (Origin::Drift | Origin::LastDrift, _) => DRIFT.to_owned(),
         (Origin::Event | Origin::Repair, source) => {
@@ -155,15 +157,15 @@ fn entry(lines: &Lines, line: &Line, source: Option<&Source>) -> Entry {
     };
     // Drift is nobody's doing, as far as is known.
     let cause = source.filter(|_| kind != DRIFT);
-    let group = lines.group(line);
+    let group = timeline.group(entry);
     Entry {
         event: cause
             .filter(|source| !source.is_repair())
             .map(|source| source.event.clone()),
         kind: kind.clone(),
-        counter: lines.counter(line).clone(),
-        delta: line.step.delta,
-        old: line.old,
+        counter: timeline.counter(entry).clone(),
+        delta: entry.change.delta,
+        old: entry.old,
         actor: cause.and_then(|source| source.actor.clone()),
         occurred_at: cause.map(|source| source.occurred_at),
         applied_at: source.map(|source| source.applied_at),
@@ -177,7 +179,7 @@ struct Reading<'r> {
     tenant: &'r TenantId,
     snapshot: &'r mut Snapshot,
     budget: Budget,
-    tape: Tape,
+    timeline: TimelineBuilder,
 }
 
 impl Reading<'_> {
@@ -220,9 +222,9 @@ impl Reading<'_> {
             { "u": user.as_str() },
         ] };
         let Records { complete, records } = self.records(dialog, version, filter).await?;
-        let mut before = Before {
+        let mut before = StateBefore {
             deleted: was_deleted(row.as_ref(), &records),
-            ..Before::default()
+            ..StateBefore::default()
         };
         if !before.deleted {
             let seen = Seen::of(user, &records);
@@ -242,7 +244,7 @@ impl Reading<'_> {
         let stats = UserDialogStats::of(self.tenant, user, dialog, share, row.as_ref());
         let sent = share.map_or(0, |share| share.sent.max(0));
         let served = served(&stats, sent, view);
-        let track = self.tape.track(dialog.as_str());
+        let track = self.timeline.track(dialog.as_str());
         share::replay(user, view, before, &records, &served, track);
         Ok(())
     }
@@ -322,11 +324,11 @@ impl Reading<'_> {
     async fn read_before(
         &mut self,
         user: &UserId,
-        records: &[Applied],
+        records: &[DialogRecord],
         seen: &Seen,
     ) -> Result<HashSet<MessageId>, ReadError> {
-        let foretold = records.iter().filter_map(|record| match &record.what {
-            What::Created(created) if created.had_placeholder => Some(&created.message),
+        let foretold = records.iter().filter_map(|record| match &record.effect {
+            DialogEffect::Created(created) if created.had_placeholder => Some(&created.message),
             _ => None,
         });
         let foretold = foretold.filter(|message| !seen.read.contains(message));
@@ -385,7 +387,7 @@ impl Reading<'_> {
             members: stats.members,
             topics: stats.topics,
         };
-        let track = self.tape.track(dialog.as_str());
+        let track = self.timeline.track(dialog.as_str());
         dialog::replay(before, &records, served, track);
         Ok(())
     }
@@ -421,16 +423,16 @@ impl Reading<'_> {
             }
         }
         let stats = MessageStats::of(self.tenant, id, row, dialog_deleted);
-        let now = message::Now {
+        let now = message::MessageState {
             counted: self.marks(id).await?,
             served: message_counters(&stats.statuses, &stats.reactions),
             gone: dialog_deleted || row.is_some_and(|row| row.deleted),
         };
-        message::replay(id, &now, records, &mut self.tape);
+        message::replay(id, &now, records, &mut self.timeline);
         Ok(dialog)
     }
 
-    async fn happened(&mut self, id: &MessageId) -> Result<Vec<message::Happened>, ReadError> {
+    async fn happened(&mut self, id: &MessageId) -> Result<Vec<message::MessageRecord>, ReadError> {
         let mut records = Vec::new();
         let scan = Scan {
             collection: collection::JOURNAL,
@@ -453,7 +455,7 @@ impl Reading<'_> {
         &mut self,
         dialog: &DialogId,
         id: &MessageId,
-    ) -> Result<Option<message::Happened>, ReadError> {
+    ) -> Result<Option<message::MessageRecord>, ReadError> {
         let deletion = self
             .versioned(dialog, 0, doc! { "type": "dialog.delete" })
             .await?;
@@ -475,7 +477,7 @@ impl Reading<'_> {
         dialog: &DialogId,
         after: i64,
         mut filter: Document,
-    ) -> Result<Option<(i64, message::Happened)>, ReadError> {
+    ) -> Result<Option<(i64, message::MessageRecord)>, ReadError> {
         filter.insert("_id.t", self.tenant.as_str());
         filter.insert("d", dialog.as_str());
         filter.insert("version", doc! { "$gt": after });
@@ -545,17 +547,17 @@ impl Reading<'_> {
     /// The records behind the entries of a page.
     async fn sources(
         &mut self,
-        lines: &Lines,
-        page: &[Line],
+        timeline: &Timeline,
+        page: &[TimelineEntry],
         by_event: bool,
     ) -> Result<HashMap<Place, Source>, ReadError> {
         let recorded = page
             .iter()
-            .filter(|line| !matches!(line.step.origin, Origin::Balance | Origin::LastDrift));
+            .filter(|entry| !matches!(entry.change.origin, Origin::Balance | Origin::LastDrift));
         let mut groups: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
-        for line in recorded {
-            let versions = groups.entry(lines.group(line)).or_default();
-            versions.insert(line.step.version);
+        for entry in recorded {
+            let versions = groups.entry(timeline.group(entry)).or_default();
+            versions.insert(entry.change.version);
         }
         let t = self.tenant.as_str();
         if by_event {
@@ -598,8 +600,8 @@ impl Reading<'_> {
 }
 
 /// Whether the dialog was deleted before the first record.
-fn was_deleted(row: Option<&DialogRow>, records: &[Applied]) -> bool {
-    let deletion = |record: &Applied| record.what == What::DialogDeleted;
+fn was_deleted(row: Option<&DialogRow>, records: &[DialogRecord]) -> bool {
+    let deletion = |record: &DialogRecord| record.effect == DialogEffect::DialogDeleted;
     row.is_some_and(|row| row.deleted) && !records.iter().any(deletion)
 }
 
@@ -607,10 +609,10 @@ fn was_deleted(row: Option<&DialogRow>, records: &[Applied]) -> bool {
 fn mark_before(
     user: &UserId,
     share: Option<&MembershipRow>,
-    records: &[Applied],
+    records: &[DialogRecord],
 ) -> Option<Watermark> {
-    let first = records.iter().find_map(|record| match &record.what {
-        What::Moved {
+    let first = records.iter().find_map(|record| match &record.effect {
+        DialogEffect::WatermarkMoved {
             user: of, before, ..
         } if of == user => Some(*before),
         _ => None,
@@ -633,12 +635,14 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(user: &UserId, records: &[Applied]) -> Self {
+    fn of(user: &UserId, records: &[DialogRecord]) -> Self {
         let mut seen = Self::default();
         for record in records {
-            match &record.what {
-                What::Created(created) => drop(seen.created.insert(created.message.clone())),
-                What::Corrected {
+            match &record.effect {
+                DialogEffect::Created(created) => {
+                    seen.created.insert(created.message.clone());
+                }
+                DialogEffect::Corrected {
                     message,
                     sender,
                     was,
@@ -647,8 +651,8 @@ impl Seen {
                     let first = seen.corrected.entry(message.clone());
                     first.or_insert_with(|| was.clone());
                 }
-                What::Deleted { message, .. } => drop(seen.deleted.insert(message.clone())),
-                What::Read { message, user: by } if by == user => {
+                DialogEffect::Deleted { message, .. } => drop(seen.deleted.insert(message.clone())),
+                DialogEffect::Read { message, user: by } if by == user => {
                     seen.read.insert(message.clone());
                 }
                 _ => {}

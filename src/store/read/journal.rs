@@ -8,8 +8,8 @@ use mongodb::bson::raw::RawBsonRef;
 
 use crate::derive::state::{CountingFacts, Watermark};
 use crate::event::{MessageId, Micros, Reaction, SenderType, Status, UserId};
-use crate::history::message::{Happened, Word};
-use crate::history::{Applied, Counter, Created, Repair, What};
+use crate::history::message::{MessageEffect, MessageRecord};
+use crate::history::{Counter, Created, DialogEffect, DialogRecord, Repair};
 use crate::store::repair::REPAIR;
 
 use super::rows::{Malformed, boolean, date, integer, key, micros, text, wrong};
@@ -88,22 +88,24 @@ pub(super) struct Names {
 
 impl Names {
     /// A record with a version, in little memory.
-    pub(super) fn applied(&mut self, record: &RawDocument) -> Result<Applied, Malformed> {
+    pub(super) fn applied(&mut self, record: &RawDocument) -> Result<DialogRecord, Malformed> {
         let mut applied = applied(record)?;
-        match &mut applied.what {
-            What::Created(created) => {
+        match &mut applied.effect {
+            DialogEffect::Created(created) => {
                 shared(&mut self.users, &mut created.sender);
                 shared(&mut self.types, &mut created.sender_type);
             }
-            What::Corrected {
+            DialogEffect::Corrected {
                 sender, was, is, ..
             } => {
                 shared(&mut self.users, sender);
                 shared(&mut self.types, &mut was.sender_type);
                 shared(&mut self.types, &mut is.sender_type);
             }
-            What::Read { user, .. } | What::Moved { user, .. } => shared(&mut self.users, user),
-            What::Deleted {
+            DialogEffect::Read { user, .. } | DialogEffect::WatermarkMoved { user, .. } => {
+                shared(&mut self.users, user)
+            }
+            DialogEffect::Deleted {
                 sender: Some(user), ..
             } => shared(&mut self.users, user),
             _ => {}
@@ -120,42 +122,44 @@ fn shared<T: Clone + Eq + Hash>(known: &mut HashSet<T>, name: &mut T) {
     }
 }
 
-fn applied(record: &RawDocument) -> Result<Applied, Malformed> {
+fn applied(record: &RawDocument) -> Result<DialogRecord, Malformed> {
     let user = || UserId::new(field(record, "u", text)?).map_err(Malformed::from);
     let message = |name| MessageId::new(field(record, name, text)?).map_err(Malformed::from);
     let mark = |name| Ok::<_, Malformed>(optional(record, name, integer)?.map(Watermark));
-    let what = match field(record, "type", text)? {
+    let effect = match field(record, "type", text)? {
         "message.create" => match optional(record, "was", document)? {
-            Some(was) => What::Corrected {
+            Some(was) => DialogEffect::Corrected {
                 message: message("m")?,
                 sender: user()?,
                 was: standing(was)?,
                 is: standing(field(record, "is", document)?)?,
             },
-            None => What::Created(created(record)?),
+            None => DialogEffect::Created(created(record)?),
         },
-        "message.delete" => What::Deleted {
+        "message.delete" => DialogEffect::Deleted {
             message: message("of")?,
             sender: optional(record, "u", text)?.map(UserId::new).transpose()?,
         },
-        "message.status.changed" => What::Read {
+        "message.status.changed" => DialogEffect::Read {
             message: message("of")?,
             user: user()?,
         },
-        "dialog.messages.bulk_read" | "dialog.member.add" | "dialog.member.remove" => What::Moved {
-            user: user()?,
-            before: mark("mark_before")?,
-            after: mark("mark")?,
-        },
-        "dialog.topic.create" => What::Topic,
-        "dialog.delete" => What::DialogDeleted,
-        REPAIR => What::Repaired(repairs(record)?),
-        _ => What::Other,
+        "dialog.messages.bulk_read" | "dialog.member.add" | "dialog.member.remove" => {
+            DialogEffect::WatermarkMoved {
+                user: user()?,
+                before: mark("mark_before")?,
+                after: mark("mark")?,
+            }
+        }
+        "dialog.topic.create" => DialogEffect::Topic,
+        "dialog.delete" => DialogEffect::DialogDeleted,
+        REPAIR => DialogEffect::Repaired(repairs(record)?),
+        _ => DialogEffect::Other,
     };
-    Ok(Applied {
+    Ok(DialogRecord {
         version: field(record, "version", integer)?,
         at: millis(record)?,
-        what,
+        effect,
     })
 }
 
@@ -185,33 +189,33 @@ fn created(record: &RawDocument) -> Result<Created, Malformed> {
 }
 
 /// A record about a message, which changed something; `None` when it did not.
-pub(super) fn happened(record: &RawDocument) -> Result<Option<Happened>, Malformed> {
+pub(super) fn happened(record: &RawDocument) -> Result<Option<MessageRecord>, Malformed> {
     if optional(record, "unchanged", boolean)? == Some(true) {
         return Ok(None);
     }
-    let what = match field(record, "type", text)? {
+    let effect = match field(record, "type", text)? {
         "message.status.changed" => {
             let status = Status::new(field(record, "status", text)?)?;
-            Word::Changed(vec![(Counter::Status(status), 1)])
+            MessageEffect::Changed(vec![(Counter::Status(status), 1)])
         }
-        "message.reaction.changed" => Word::Changed(words(record)?),
-        "message.delete" => Word::Ended,
-        REPAIR => Word::Repaired(repairs(record)?),
+        "message.reaction.changed" => MessageEffect::Changed(words(record)?),
+        "message.delete" => MessageEffect::Ended,
+        REPAIR => MessageEffect::Repaired(repairs(record)?),
         _ => return Ok(None),
     };
-    Ok(Some(Happened {
+    Ok(Some(MessageRecord {
         at: millis(record)?,
         event: key(record, "e")?.to_owned(),
-        what,
+        effect,
     }))
 }
 
 /// The record that ended a message by ending its dialog.
-pub(super) fn ended(record: &RawDocument) -> Result<(i64, Happened), Malformed> {
-    let happened = Happened {
+pub(super) fn ended(record: &RawDocument) -> Result<(i64, MessageRecord), Malformed> {
+    let happened = MessageRecord {
         at: millis(record)?,
         event: key(record, "e")?.to_owned(),
-        what: Word::Ended,
+        effect: MessageEffect::Ended,
     };
     Ok((field(record, "version", integer)?, happened))
 }

@@ -7,7 +7,7 @@ use super::super::journal::{self, Names};
 use super::super::snapshot::Scan;
 use super::Reading;
 use crate::event::DialogId;
-use crate::history::Applied;
+use crate::history::DialogRecord;
 use crate::store::generation::VERSIONS;
 use crate::store::schema::collection;
 
@@ -25,7 +25,7 @@ struct Stretch {
 pub(super) struct Records {
     /// Whether they reach back to the dialog's first event.
     pub(super) complete: bool,
-    pub(super) records: Vec<Applied>,
+    pub(super) records: Vec<DialogRecord>,
 }
 
 impl Reading<'_> {

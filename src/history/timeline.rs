@@ -1,4 +1,4 @@
-//! Changes of counters, gathered compactly and put in order.
+//! The changes of counters over time, gathered compactly and put in order.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,7 +22,7 @@ pub enum Origin {
 
 /// One change of one counter. Small: there may be a million.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
+pub struct Change {
     /// Its place among the changes of all groups.
     pub order: i64,
     /// When it was written, in milliseconds. Only events and repairs were.
@@ -40,18 +40,18 @@ pub struct Step {
 /// Takes up the changes of one history. They come in groups: of a dialog, or,
 /// in the history of a message, of an event.
 #[derive(Debug, Default)]
-pub struct Tape {
+pub struct TimelineBuilder {
     wanted: Option<Counter>,
     counters: Vec<Counter>,
     indexes: HashMap<Counter, u16>,
     groups: Vec<String>,
-    lines: Vec<Line>,
+    entries: Vec<TimelineEntry>,
     balances: BTreeMap<Counter, i64>,
     totals: BTreeMap<Counter, i64>,
 }
 
-impl Tape {
-    /// A tape for one counter, or for all.
+impl TimelineBuilder {
+    /// A timeline for one counter, or for all.
     pub fn new(wanted: Option<Counter>) -> Self {
         Self {
             wanted,
@@ -64,7 +64,7 @@ impl Tape {
     pub fn track(&mut self, group: &str) -> Track<'_> {
         self.groups.push(group.to_owned());
         Track {
-            tape: self,
+            timeline: self,
             order: i64::MIN,
             values: BTreeMap::new(),
         }
@@ -82,25 +82,15 @@ impl Tape {
         index
     }
 
-    /// How many changes there are by now.
-    pub fn len(&self) -> usize {
-        self.lines.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
-    }
-
     /// All changes in order, with the values between them.
-    pub fn finish(mut self) -> Lines {
+    pub fn finish(mut self) -> Timeline {
         let balances = std::mem::take(&mut self.balances);
         // The balances of all groups are one.
         let group = u32::try_from(self.groups.len()).unwrap_or(u32::MAX);
         self.groups.push(String::new());
         for (counter, delta) in balances.into_iter().filter(|(_, delta)| *delta != 0) {
             let counter = self.index(&counter);
-            let step = Step {
+            let change = Change {
                 order: i64::MIN,
                 at: 0,
                 version: 0,
@@ -109,34 +99,34 @@ impl Tape {
                 counter,
                 origin: Origin::Balance,
             };
-            self.lines.push(Line { step, old: 0 });
+            self.entries.push(TimelineEntry { change, old: 0 });
         }
         // In place: there may be a million.
-        let (mut lines, counters) = (self.lines, &self.counters);
-        lines.sort_unstable_by(|a, b| {
-            let key = |line: &Line| {
-                let Step {
+        let (mut entries, counters) = (self.entries, &self.counters);
+        entries.sort_unstable_by(|a, b| {
+            let key = |entry: &TimelineEntry| {
+                let Change {
                     order,
                     group,
                     version,
                     origin,
                     ..
-                } = line.step;
+                } = entry.change;
                 (order, group, version, origin)
             };
-            let counter = |line: &Line| &counters[usize::from(line.step.counter)];
+            let counter = |entry: &TimelineEntry| &counters[usize::from(entry.change.counter)];
             key(a).cmp(&key(b)).then_with(|| counter(a).cmp(counter(b)))
         });
         let mut values = vec![0_i64; counters.len()];
-        for line in &mut lines {
-            let value = &mut values[usize::from(line.step.counter)];
-            line.old = *value;
-            *value += line.step.delta;
+        for entry in &mut entries {
+            let value = &mut values[usize::from(entry.change.counter)];
+            entry.old = *value;
+            *value += entry.change.delta;
         }
-        Lines {
+        Timeline {
             counters: self.counters,
             groups: self.groups,
-            lines,
+            entries,
             totals: self.totals,
         }
     }
@@ -145,7 +135,7 @@ impl Tape {
 /// Writes the changes of one group, oldest first.
 #[derive(Debug)]
 pub struct Track<'t> {
-    tape: &'t mut Tape,
+    timeline: &'t mut TimelineBuilder,
     /// The latest time so far: clocks of replicas may differ, versions are in
     /// order.
     order: i64,
@@ -154,8 +144,8 @@ pub struct Track<'t> {
 
 impl Track<'_> {
     /// Begins another group with the same counters.
-    pub(super) fn next(&mut self, group: &str) {
-        self.tape.groups.push(group.to_owned());
+    pub(super) fn next_group(&mut self, group: &str) {
+        self.timeline.groups.push(group.to_owned());
     }
 
     /// What a counter is before the first event.
@@ -163,13 +153,13 @@ impl Track<'_> {
         if value != 0 {
             *self.values.entry(counter.clone()).or_default() += value;
             if self.is_wanted(counter) {
-                *self.tape.balances.entry(counter.clone()).or_default() += value;
+                *self.timeline.balances.entry(counter.clone()).or_default() += value;
             }
         }
     }
 
     /// A counter changes with an event, written at `at`.
-    pub fn step(&mut self, origin: Origin, version: i64, at: i64, counter: &Counter, delta: i64) {
+    pub fn change(&mut self, origin: Origin, version: i64, at: i64, counter: &Counter, delta: i64) {
         self.order = self.order.max(at);
         if delta == 0 {
             return;
@@ -186,7 +176,7 @@ impl Track<'_> {
     pub fn end(&mut self, version: i64, at: i64) {
         for (counter, value) in self.values.clone() {
             if !counter.outlives_dialog() {
-                self.step(Origin::Event, version, at, &counter, -value);
+                self.change(Origin::Event, version, at, &counter, -value);
             }
         }
     }
@@ -209,26 +199,26 @@ impl Track<'_> {
     /// A repair found `stored` and set it to `counted`.
     pub fn repair(&mut self, version: i64, at: i64, counter: &Counter, stored: i64, counted: i64) {
         let drift = stored - self.value(counter);
-        self.step(Origin::Drift, version, at, counter, drift);
-        self.step(Origin::Repair, version, at, counter, counted - stored);
+        self.change(Origin::Drift, version, at, counter, drift);
+        self.change(Origin::Repair, version, at, counter, counted - stored);
     }
 
     /// The values that are served now: what they differ by is drift.
-    pub fn serve(mut self, served: &BTreeMap<Counter, i64>) {
+    pub fn reconcile(mut self, served: &BTreeMap<Counter, i64>) {
         for (counter, value) in served {
             if self.is_wanted(counter) {
-                *self.tape.totals.entry(counter.clone()).or_default() += value;
+                *self.timeline.totals.entry(counter.clone()).or_default() += value;
             }
             self.values.entry(counter.clone()).or_default();
         }
         for (counter, value) in self.values.clone() {
             let drift = served.get(&counter).copied().unwrap_or(0) - value;
-            self.step(Origin::LastDrift, i64::MAX, 0, &counter, drift);
+            self.change(Origin::LastDrift, i64::MAX, 0, &counter, drift);
         }
     }
 
     fn is_wanted(&self, counter: &Counter) -> bool {
-        self.tape
+        self.timeline
             .wanted
             .as_ref()
             .is_none_or(|wanted| wanted == counter)
@@ -246,9 +236,9 @@ impl Track<'_> {
         if !self.is_wanted(counter) {
             return;
         }
-        let group = u32::try_from(self.tape.groups.len() - 1).unwrap_or(u32::MAX);
-        let counter = self.tape.index(counter);
-        let step = Step {
+        let group = u32::try_from(self.timeline.groups.len() - 1).unwrap_or(u32::MAX);
+        let counter = self.timeline.index(counter);
+        let change = Change {
             order,
             at,
             version,
@@ -257,38 +247,38 @@ impl Track<'_> {
             counter,
             origin,
         };
-        self.tape.lines.push(Line { step, old: 0 });
+        self.timeline.entries.push(TimelineEntry { change, old: 0 });
     }
 }
 
 /// One entry of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Line {
+pub struct TimelineEntry {
     /// The change.
-    pub step: Step,
+    pub change: Change,
     /// The value before it.
     pub old: i64,
 }
 
 /// A whole history, oldest first.
 #[derive(Debug, Default)]
-pub struct Lines {
+pub struct Timeline {
     counters: Vec<Counter>,
     groups: Vec<String>,
-    lines: Vec<Line>,
+    entries: Vec<TimelineEntry>,
     totals: BTreeMap<Counter, i64>,
 }
 
 /// The place of an entry in its history. It stays when others come after it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// See [`Step::order`].
+    /// See [`Change::order`].
     pub order: i64,
     /// The group: a dialog's or an event's id.
     pub group: String,
-    /// See [`Step::version`].
+    /// See [`Change::version`].
     pub version: i64,
-    /// See [`Step::origin`].
+    /// See [`Change::origin`].
     pub origin: Origin,
     /// The counter.
     pub counter: Counter,
@@ -296,7 +286,7 @@ pub struct Position {
 
 /// What a page is to have.
 #[derive(Debug, Clone, Default)]
-pub struct Part {
+pub struct PageRequest {
     /// Written at this time, in milliseconds, or later.
     pub since: Option<i64>,
     /// Written before this time.
@@ -309,33 +299,34 @@ pub struct Part {
     pub limit: usize,
 }
 
-impl Lines {
+impl Timeline {
     /// A page, and whether there is more after it.
-    pub fn page(&self, part: &Part) -> (Vec<Line>, bool) {
-        let within = |line: &&Line| {
-            let at = match line.step.origin {
+    pub fn page(&self, request: &PageRequest) -> (Vec<TimelineEntry>, bool) {
+        let within = |entry: &&TimelineEntry| {
+            let at = match entry.change.origin {
                 Origin::Balance => i64::MIN,
                 Origin::LastDrift => i64::MAX,
-                _ => line.step.at,
+                _ => entry.change.at,
             };
-            part.since.is_none_or(|since| at >= since) && part.until.is_none_or(|until| at < until)
+            request.since.is_none_or(|since| at >= since)
+                && request.until.is_none_or(|until| at < until)
         };
-        let reached = |line: &Line, after: &Position| match part.newest_first {
-            true => self.position(line) < *after,
-            false => self.position(line) <= *after,
+        let reached = |entry: &TimelineEntry, after: &Position| match request.newest_first {
+            true => self.position(entry) < *after,
+            false => self.position(entry) <= *after,
         };
         // The entries stand in the order of their positions.
-        let split = part.after.as_ref().map(|after| {
-            let reached = |line: &Line| reached(line, after);
-            self.lines.partition_point(reached)
+        let split = request.after.as_ref().map(|after| {
+            let reached = |entry: &TimelineEntry| reached(entry, after);
+            self.entries.partition_point(reached)
         });
-        let (before, beyond) = match (split, part.newest_first) {
-            (Some(split), _) => self.lines.split_at(split),
-            (None, true) => (self.lines.as_slice(), [].as_slice()),
-            (None, false) => ([].as_slice(), self.lines.as_slice()),
+        let (before, beyond) = match (split, request.newest_first) {
+            (Some(split), _) => self.entries.split_at(split),
+            (None, true) => (self.entries.as_slice(), [].as_slice()),
+            (None, false) => ([].as_slice(), self.entries.as_slice()),
         };
-        let wanted = part.limit.saturating_add(1);
-        let mut page: Vec<Line> = match part.newest_first {
+        let wanted = request.limit.saturating_add(1);
+        let mut page: Vec<TimelineEntry> = match request.newest_first {
             true => before
                 .iter()
                 .rev()
@@ -345,30 +336,30 @@ impl Lines {
                 .collect(),
             false => beyond.iter().filter(within).take(wanted).copied().collect(),
         };
-        let more = page.len() > part.limit;
-        page.truncate(part.limit);
+        let more = page.len() > request.limit;
+        page.truncate(request.limit);
         (page, more)
     }
 
     /// Where an entry stands.
-    pub fn position(&self, line: &Line) -> Position {
+    pub fn position(&self, entry: &TimelineEntry) -> Position {
         Position {
-            order: line.step.order,
-            group: self.group(line).to_owned(),
-            version: line.step.version,
-            origin: line.step.origin,
-            counter: self.counter(line).clone(),
+            order: entry.change.order,
+            group: self.group(entry).to_owned(),
+            version: entry.change.version,
+            origin: entry.change.origin,
+            counter: self.counter(entry).clone(),
         }
     }
 
     /// The counter that an entry is about.
-    pub fn counter(&self, line: &Line) -> &Counter {
-        &self.counters[usize::from(line.step.counter)]
+    pub fn counter(&self, entry: &TimelineEntry) -> &Counter {
+        &self.counters[usize::from(entry.change.counter)]
     }
 
     /// The name of an entry's group; empty for a balance.
-    pub fn group(&self, line: &Line) -> &str {
-        &self.groups[line.step.group as usize]
+    pub fn group(&self, entry: &TimelineEntry) -> &str {
+        &self.groups[entry.change.group as usize]
     }
 
     /// The values that are served: the sums of all changes.
@@ -377,8 +368,8 @@ impl Lines {
     }
 
     /// Every entry, oldest first.
-    pub fn all(&self) -> &[Line] {
-        &self.lines
+    pub fn all(&self) -> &[TimelineEntry] {
+        &self.entries
     }
 }
 
@@ -386,33 +377,33 @@ impl Lines {
 mod tests {
     use super::*;
 
-    fn lines() -> Lines {
-        let mut tape = Tape::new(None);
-        let mut track = tape.track("a");
+    fn timeline() -> Timeline {
+        let mut timeline = TimelineBuilder::new(None);
+        let mut track = timeline.track("a");
         track.balance(&Counter::Messages, 2);
-        track.step(Origin::Event, 1, 10, &Counter::Messages, 1);
+        track.change(Origin::Event, 1, 10, &Counter::Messages, 1);
         // By the clock of another replica, behind.
-        track.step(Origin::Event, 2, 7, &Counter::Messages, 1);
+        track.change(Origin::Event, 2, 7, &Counter::Messages, 1);
         track.repair(3, 12, &Counter::Messages, 9, 4);
-        track.serve(&BTreeMap::from([(Counter::Messages, 4)]));
-        let mut track = tape.track("b");
+        track.reconcile(&BTreeMap::from([(Counter::Messages, 4)]));
+        let mut track = timeline.track("b");
         track.balance(&Counter::Messages, 1);
-        track.step(Origin::Event, 1, 8, &Counter::Messages, -1);
-        track.step(Origin::Event, 2, 11, &Counter::Topics, 1);
-        track.serve(&BTreeMap::from([(Counter::Messages, 1)]));
-        tape.finish()
+        track.change(Origin::Event, 1, 8, &Counter::Messages, -1);
+        track.change(Origin::Event, 2, 11, &Counter::Topics, 1);
+        track.reconcile(&BTreeMap::from([(Counter::Messages, 1)]));
+        timeline.finish()
     }
 
     #[test]
     fn groups_are_merged_by_time_each_in_the_order_of_its_versions() {
-        let lines = lines();
-        let found = lines.all().iter();
-        let found = found.map(|line| {
+        let timeline = timeline();
+        let found = timeline.all().iter();
+        let found = found.map(|entry| {
             (
-                lines.group(line),
-                line.step.version,
-                line.old,
-                line.step.delta,
+                timeline.group(entry),
+                entry.change.version,
+                entry.old,
+                entry.change.delta,
             )
         });
         let expected = [
@@ -427,24 +418,24 @@ mod tests {
             ("b", i64::MAX, 1, -1),
         ];
         assert_eq!(found.collect::<Vec<_>>(), expected);
-        assert_eq!(lines.totals(), &BTreeMap::from([(Counter::Messages, 5)]));
+        assert_eq!(timeline.totals(), &BTreeMap::from([(Counter::Messages, 5)]));
     }
 
     #[test]
     fn pages_join_up_in_both_directions_and_times_are_those_of_writing() {
-        let lines = lines();
+        let timeline = timeline();
         for newest_first in [false, true] {
             for limit in 1..10 {
-                let mut part = Part {
+                let mut request = PageRequest {
                     newest_first,
                     limit,
-                    ..Part::default()
+                    ..PageRequest::default()
                 };
                 let mut paged = Vec::new();
                 loop {
-                    let (page, more) = lines.page(&part);
+                    let (page, more) = timeline.page(&request);
                     paged.extend_from_slice(&page);
-                    part.after = page.last().map(|line| lines.position(line));
+                    request.after = page.last().map(|entry| timeline.position(entry));
                     if !more {
                         break;
                     }
@@ -452,17 +443,17 @@ mod tests {
                 if newest_first {
                     paged.reverse();
                 }
-                assert_eq!(paged, lines.all());
+                assert_eq!(paged, timeline.all());
             }
         }
         let within = |since, until| {
-            let part = Part {
+            let request = PageRequest {
                 since,
                 until,
                 limit: 100,
-                ..Part::default()
+                ..PageRequest::default()
             };
-            lines.page(&part).0.len()
+            timeline.page(&request).0.len()
         };
         assert_eq!(within(None, None), 9);
         assert_eq!(within(Some(8), None), 7);
