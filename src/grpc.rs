@@ -11,6 +11,7 @@ mod body;
 mod dead_letters;
 pub(crate) mod described;
 mod edge;
+mod failure;
 mod gate;
 mod guard;
 mod health;

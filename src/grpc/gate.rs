@@ -12,10 +12,10 @@ use tonic::codegen::{Service, http};
 
 use super::admission::Sharer;
 use super::body::Admitted;
+use super::failure;
 use super::guard::account;
 use super::health::StoreState;
 use super::limits::{Cost, Deadline, Kept, Limits};
-use super::service;
 
 /// Methods whose answers hold letters, of which each may have megabytes.
 const LARGE: &[&str] = &[
@@ -52,7 +52,7 @@ impl Gate {
     {
         if self.store.is_lost() {
             // Else each call would wait for the driver to give the server up.
-            return Box::pin(async { Ok(service::unavailable().into_http()) });
+            return Box::pin(async { Ok(failure::unavailable().into_http()) });
         }
         let deadline = self.limits.deadline(call.headers());
         let entering = self.entering(&call, deadline);
@@ -69,7 +69,7 @@ impl Gate {
             let mut answer = tokio::select! {
                 answer = answer => match answer {
                     Ok(answer) => answer?,
-                    Err(_panicked) => return Ok(service::internal().into_http()),
+                    Err(_panicked) => return Ok(failure::internal().into_http()),
                 },
                 () = tokio::time::sleep_until(deadline.hard) => {
                     let late = "not answered within the deadline; what was begun goes on";

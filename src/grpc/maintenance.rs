@@ -14,7 +14,7 @@ use tracing::info;
 use super::guard::Caller;
 use super::limits::try_again_after;
 use super::v1::{self, maintenance_service_server::MaintenanceService};
-use super::{rebuild, service, validate};
+use super::{failure, rebuild, validate};
 use crate::maintenance::rebuild::abandon;
 use crate::maintenance::sweep::{Scope, Sweep, Tally, Unit};
 use crate::maintenance::{Verified, Verifier};
@@ -219,17 +219,8 @@ fn differences(
     })
 }
 
-/// What was not done, and why. The driver's own words of a server that it cannot reach
-/// are long, and of its servers.
-pub(super) fn interrupted(what: &str, error: &StoreError) -> Status {
-    match error.is_unreachable() {
-        true => Status::unavailable(format!("{what}: {}", service::unavailable().message())),
-        false => Status::unavailable(format!("{what}: {error}")),
-    }
-}
-
 /// What the caller is told when the store does not go on.
 fn failed(error: StoreError) -> Status {
     tracing::warn!(%error, "a verification ended before its end");
-    interrupted("not verified to the end", &error)
+    failure::of_maintenance("not verified to the end", &error)
 }

@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::info;
 
-use super::maintenance::interrupted;
+use super::failure;
 use super::v1;
 use crate::event::TenantId;
 use crate::maintenance::rebuild::{Outcome, Progress, RebuildError, rebuild};
@@ -101,7 +101,7 @@ pub(super) fn refused(error: RebuildError) -> Status {
     match error {
         RebuildError::Store(error) => {
             tracing::warn!(%error, "a rebuild ended before its end");
-            interrupted("not rebuilt to the end", &error)
+            failure::of_maintenance("not rebuilt to the end", &error)
         }
         refused => Status::failed_precondition(refused.to_string()),
     }

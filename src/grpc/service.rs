@@ -13,6 +13,7 @@ use crate::serving::{Remembered, Serving};
 use crate::store::read::{self, Query, ReadError, Reader};
 
 use super::admission::Sharer;
+use super::failure;
 use super::guard::{Caller, account};
 use super::health::StoreState;
 use super::limits::{Cost, Deadline, Kept, Limits};
@@ -294,7 +295,7 @@ impl Counters {
             }
         }
         if self.store.is_lost() {
-            return Err(unavailable());
+            return Err(failure::unavailable());
         }
         if let Some(after) = &after {
             self.await_event(&call, query.tenant(), after, &sharers)
@@ -304,7 +305,7 @@ impl Counters {
         let kept = entered.await.map_err(|busy| self.or_unavailable(busy))?;
         let answer = tokio::select! {
             answer = serving.answer(&query, call.deadline.soft) => answer,
-            () = self.store.lost() => return Err(unavailable()),
+            () = self.store.lost() => return Err(failure::unavailable()),
         };
         match answer {
             Some(answer) => Ok(Answered {
@@ -314,7 +315,7 @@ impl Counters {
             }),
             None => {
                 let read = self.read(&call, Arc::new(query), None, kept);
-                read.await?.ok_or_else(internal)
+                read.await?.ok_or_else(failure::internal)
             }
         }
     }
@@ -330,8 +331,8 @@ impl Counters {
         let waiting = self.limits.wait(sharers.to_vec())?;
         let taken = self.reader.taken(tenant, event, call.deadline.soft);
         tokio::select! {
-            taken = taken => taken.map_err(|error| status(&error))?,
-            () = self.store.lost() => return Err(unavailable()),
+            taken = taken => taken.map_err(|error| failure::of_read(&error))?,
+            () = self.store.lost() => return Err(failure::unavailable()),
         }
         drop(waiting);
         Ok(())
@@ -346,7 +347,7 @@ impl Counters {
         after: Option<EventId>,
     ) -> Result<Answered<Q::Answer>, Status> {
         if self.store.is_lost() {
-            return Err(unavailable());
+            return Err(failure::unavailable());
         }
         let query = Arc::new(query);
         let sharers = call.sharers(&*query);
@@ -357,7 +358,7 @@ impl Counters {
             let read = self.read(&call, Arc::clone(&query), after.clone(), kept);
             match (read.await?, &after) {
                 (Some(answered), _) => return Ok(answered),
-                (None, None) => return Err(internal()),
+                (None, None) => return Err(failure::internal()),
                 (None, Some(after)) => {
                     self.await_event(&call, query.tenant(), after, &sharers)
                         .await?;
@@ -394,7 +395,7 @@ impl Counters {
                     as_of,
                 })),
                 Err(ReadError::EventNotSeen) => Ok(None),
-                Err(error) => Err(status(&error)),
+                Err(error) => Err(failure::of_read(&error)),
             }
         };
         let read = read.instrument(span);
@@ -408,10 +409,10 @@ impl Counters {
             _ => tokio::spawn(read),
         };
         tokio::select! {
-            answer = read => answer.unwrap_or_else(|_panicked| Err(internal())),
-            () = self.store.lost() => Err(unavailable()),
+            answer = read => answer.unwrap_or_else(|_panicked| Err(failure::internal())),
+            () = self.store.lost() => Err(failure::unavailable()),
             () = tokio::time::sleep_until(hard) => {
-                Err(self.or_unavailable(status(&ReadError::TooSlow)))
+                Err(self.or_unavailable(failure::of_read(&ReadError::TooSlow)))
             }
         }
     }
@@ -420,42 +421,10 @@ impl Counters {
     /// shows in.
     fn or_unavailable(&self, status: Status) -> Status {
         match self.store.is_unreachable() {
-            true => unavailable(),
+            true => failure::unavailable(),
             false => status,
         }
     }
-}
-
-/// What the caller is told. Errors that say something about the service are
-/// logged here, and only here; an unreachable store is logged by its probe.
-fn status(error: &ReadError) -> Status {
-    match error {
-        ReadError::EventNotSeen | ReadError::TooSlow => {
-            Status::deadline_exceeded(error.to_string())
-        }
-        ReadError::NoSnapshot(_) => {
-            Status::unavailable("the store has no snapshot to read from, try again later")
-        }
-        ReadError::Unreachable(_) => {
-            tracing::debug!(%error, "not answered");
-            unavailable()
-        }
-        ReadError::TooMuch(_) | ReadError::TooManyReads(_) => {
-            Status::resource_exhausted(error.to_string())
-        }
-        ReadError::Driver(_) | ReadError::Malformed { .. } | ReadError::Position(_) => {
-            tracing::error!(%error, "not answered");
-            internal()
-        }
-    }
-}
-
-pub(super) fn unavailable() -> Status {
-    Status::unavailable("the store cannot be reached, try again later")
-}
-
-pub(super) fn internal() -> Status {
-    Status::internal("an error of the service: its log says more")
 }
 
 fn all<A, M: From<A>>(answers: Vec<A>) -> Vec<M> {
@@ -469,7 +438,7 @@ fn only<A, M: From<A>>(answered: Answered<Vec<A>>) -> Result<Response<M>, Status
         kept,
         as_of,
     } = answered;
-    let answer = answer.pop().ok_or_else(internal)?;
+    let answer = answer.pop().ok_or_else(failure::internal)?;
     let answered = Answered {
         answer,
         kept,

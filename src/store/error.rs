@@ -1,71 +1,73 @@
-//! What went wrong in the store, classified once.
+//! What went wrong in the store, and the one classification of it: reads, writes,
+//! leases, dead letters and the statuses of gRPC all go by [`FailureKind`].
 
 use mongodb::error::{
-    Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure,
+    Error, ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR,
+    UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure,
 };
 
 use super::schema::collection::WRITERS;
 use crate::config::SecretError;
 use crate::pki::FileError;
 
-/// An error of the store.
+/// Any failure of an operation on the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The driver or the server said so.
+    /// The driver or the server reported an error.
     // Only its kind: the whole would show the server's reply in hexadecimal.
     #[error("MongoDB: {}", .0.kind)]
     Driver(#[from] Error),
-    /// A file with the URL or a password is of no use.
+    /// A file with the URL or a password cannot be used.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// A file with certificates or a key is of no use.
+    /// A file with certificates or a private key cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The URL switches the verification of certificates off.
+    /// The URL switches off the verification of certificates.
     #[error(
         "the store's URL sets {option}, with which anybody can pose as MongoDB: name the authority of its certificate in tlsCAFile, or allow it by store.allow_insecure_tls = true"
     )]
     Insecure {
-        /// The option.
+        /// The URL option that switches verification off.
         option: String,
     },
-    /// A write was refused inside an otherwise successful command.
+    /// The server refused a write inside an otherwise successful command.
     #[error("MongoDB refused a write to `{collection}`: {message} (code {code})")]
     Write {
-        /// Where.
+        /// The collection, without the suffix of its generation.
         collection: &'static str,
         /// The server's error code.
         code: i32,
-        /// The server's words.
+        /// The server's error message.
         message: String,
     },
-    /// A document is no longer what the change was derived from.
+    /// A document has changed since the write was derived from it.
     #[error("{expected} documents of `{collection}` expected as derived from, {found} found")]
     Moved {
-        /// Where.
+        /// The collection, without the suffix of its generation.
         collection: &'static str,
-        /// Documents that were to be changed.
+        /// The number of documents that were to be changed.
         expected: i64,
-        /// Documents that still were as expected.
+        /// The number of documents that still were as expected.
         found: i64,
     },
-    /// A document would become larger than any may be. Nothing was sent.
+    /// A document would become larger than the server stores. Nothing was sent.
     #[error(
         "expected a document of `{collection}` of at most {most} bytes, found one that would have {bytes}"
     )]
     TooLarge {
-        /// Where.
+        /// The collection, without the suffix of its generation.
         collection: &'static str,
-        /// What it would have.
+        /// The size that the document would have, in bytes.
         bytes: usize,
-        /// What it may have.
+        /// The largest size allowed, in bytes.
         most: usize,
     },
-    /// What a batch needs, or writes, takes more memory than one may. Nothing
-    /// was sent, and fewer events may do.
+    /// A batch reads or writes more than fits into the memory allowed for one.
+    /// Nothing was sent, and a batch of fewer events may succeed.
     #[error("expected a batch that takes at most {most} bytes, found one that takes more")]
     TooMuch {
-        /// What it may take.
+        /// The memory that one batch may take, in bytes.
         most: usize,
     },
     /// A rebuild keeps writers out while it switches over.
@@ -73,25 +75,26 @@ pub enum StoreError {
         "a rebuild is switching over to its collections; writes wait until it has, or gives up"
     )]
     SwitchingOver,
-    /// The server's answer, or a stored document, is not what it must be.
+    /// The server's answer, or a stored document, is not as the schema says.
     #[error("unexpected answer of MongoDB: {0}")]
     Answer(String),
 }
 
-/// What can be done about an error.
+/// What a caller can do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// The store is down, slow, electing, full or misconfigured: the same again
-    /// later. Also whatever is not known, so that nothing is given up in vain.
+    /// The store is down, slow, electing, full or misconfigured: the same operation
+    /// may succeed later. Unknown errors are of this class, so that nothing is given
+    /// up that could still be done.
     Retryable,
-    /// Someone else changed the same documents: load, derive and try again.
+    /// Another writer changed the same documents: load them, derive and write again.
     Conflict,
-    /// The data itself is refused, now and always.
+    /// The server refuses the data itself, however often it is sent.
     Permanent,
 }
 
 impl Class {
-    /// The name in metrics and logs.
+    /// Returns the name used in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Class::Retryable => "retryable",
@@ -101,40 +104,118 @@ impl Class {
     }
 }
 
-/// Server error codes that mean a conflict between two writers.
-const CONFLICT_CODES: [i32; 3] = [
-    112,    // WriteConflict
-    246,    // SnapshotUnavailable
-    11_000, // DuplicateKey
-];
+/// What an error of the driver or the server says, told from its code, its kind and
+/// its labels. [`Class`] and the statuses of gRPC follow from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    /// No server can be reached, or none is in a state to answer, as during an
+    /// election.
+    Unreachable,
+    /// The operation ran into its time limit on the server.
+    TimedOut,
+    /// The server no longer keeps the point in time of the snapshot.
+    SnapshotTooOld,
+    /// The server cannot read at the point in time of the snapshot: a new one may do.
+    SnapshotUnavailable,
+    /// Two writers have met at the same documents.
+    Conflict,
+    /// The server refuses the data, not the moment.
+    DataRefused,
+    /// Anything else.
+    Other,
+}
 
-/// Server error codes that blame the data, not the state of the server.
-const PERMANENT_CODES: [i32; 14] = [
-    2,      // BadValue: also an $inc past the range of int64
-    9,      // FailedToParse
-    14,     // TypeMismatch
-    15,     // Overflow
-    28,     // PathNotViable
-    40,     // ConflictingUpdateOperators
-    52,     // DollarPrefixedFieldName
-    56,     // EmptyFieldName
-    121,    // DocumentValidationFailure
-    257,    // TransactionTooLarge
-    10_334, // BSONObjectTooLarge
-    17_280, // KeyTooLong
-    17_419, // the resulting document is too large (update)
-    17_420, // the resulting document is too large (replacement)
-];
+/// The server's error codes that say something of their own. Codes that are not listed
+/// are [`FailureKind::Other`].
+const CODES: [(i32, FailureKind); 31] = {
+    use FailureKind::{
+        Conflict, DataRefused, SnapshotTooOld, SnapshotUnavailable, TimedOut, Unreachable,
+    };
+    [
+        (6, Unreachable),      // HostUnreachable
+        (7, Unreachable),      // HostNotFound
+        (89, Unreachable),     // NetworkTimeout
+        (91, Unreachable),     // ShutdownInProgress
+        (189, Unreachable),    // PrimarySteppedDown
+        (9_001, Unreachable),  // SocketException
+        (10_058, Unreachable), // LegacyNotPrimary
+        (10_107, Unreachable), // NotWritablePrimary
+        (11_600, Unreachable), // InterruptedAtShutdown
+        (11_602, Unreachable), // InterruptedDueToReplStateChange
+        (13_435, Unreachable), // NotPrimaryNoSecondaryOk
+        (13_436, Unreachable), // NotPrimaryOrSecondary
+        (50, TimedOut),        // MaxTimeMSExpired
+        (239, SnapshotTooOld),
+        (246, SnapshotUnavailable),
+        (112, Conflict),       // WriteConflict
+        (11_000, Conflict),    // DuplicateKey
+        (2, DataRefused),      // BadValue: also an $inc past the range of int64
+        (9, DataRefused),      // FailedToParse
+        (14, DataRefused),     // TypeMismatch
+        (15, DataRefused),     // Overflow
+        (28, DataRefused),     // PathNotViable
+        (40, DataRefused),     // ConflictingUpdateOperators
+        (52, DataRefused),     // DollarPrefixedFieldName
+        (56, DataRefused),     // EmptyFieldName
+        (121, DataRefused),    // DocumentValidationFailure
+        (257, DataRefused),    // TransactionTooLarge
+        (10_334, DataRefused), // BSONObjectTooLarge
+        (17_280, DataRefused), // KeyTooLong
+        (17_419, DataRefused), // the resulting document is too large (update)
+        (17_420, DataRefused), // the resulting document is too large (replacement)
+    ]
+};
 
-/// The server's error code for a snapshot that is past its time.
-const SNAPSHOT_TOO_OLD: i32 = 239;
+impl FailureKind {
+    /// Classifies an error of the driver: by the server's code first, then by the
+    /// labels that the server and the driver put on it.
+    pub(crate) fn of(error: &Error) -> Self {
+        let told = match error.kind.as_ref() {
+            ErrorKind::Command(refused) => Self::of_code(refused.code),
+            ErrorKind::Write(WriteFailure::WriteError(refused)) => Self::of_code(refused.code),
+            ErrorKind::Write(WriteFailure::WriteConcernError(failed)) => Self::of_code(failed.code),
+            ErrorKind::Io(_)
+            | ErrorKind::ConnectionPoolCleared { .. }
+            | ErrorKind::ServerSelection { .. }
+            | ErrorKind::DnsResolve { .. } => Self::Unreachable,
+            // The document cannot even be sent.
+            ErrorKind::BsonSerialization(_) | ErrorKind::InvalidArgument { .. }
+                if !error.contains_label(TRANSIENT_TRANSACTION_ERROR) =>
+            {
+                Self::DataRefused
+            }
+            _ => Self::Other,
+        };
+        let may_succeed_later = [RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR]
+            .iter()
+            .any(|label| error.contains_label(label));
+        match told {
+            Self::Other if may_succeed_later => Self::Unreachable,
+            told => told,
+        }
+    }
+
+    fn of_code(code: i32) -> Self {
+        let listed = CODES.iter().find(|(listed, _)| *listed == code);
+        listed.map_or(Self::Other, |(_, kind)| *kind)
+    }
+
+    fn class(self) -> Class {
+        match self {
+            Self::Conflict | Self::SnapshotUnavailable => Class::Conflict,
+            Self::DataRefused => Class::Permanent,
+            Self::Unreachable | Self::TimedOut | Self::SnapshotTooOld | Self::Other => {
+                Class::Retryable
+            }
+        }
+    }
+}
 
 impl StoreError {
-    /// The one classification of errors.
+    /// Returns what the caller can do about the error.
     pub fn class(&self) -> Class {
         match self {
             StoreError::Moved { .. } => Class::Conflict,
-            StoreError::Write { code, .. } => class_of_code(*code),
             StoreError::SwitchingOver
             | StoreError::Secret(_)
             | StoreError::File(_)
@@ -142,51 +223,49 @@ impl StoreError {
             StoreError::TooLarge { .. } | StoreError::TooMuch { .. } | StoreError::Answer(_) => {
                 Class::Permanent
             }
-            StoreError::Driver(error) => class_of_driver_error(error),
+            StoreError::Driver(_) | StoreError::Write { .. } => self.kind().class(),
         }
     }
 
-    /// Whether the server could not be asked at all, or is not in a state to
-    /// answer: for callers who can try again.
-    pub fn is_unreachable(&self) -> bool {
-        let StoreError::Driver(error) = self else {
-            return false;
-        };
-        matches!(
-            error.kind.as_ref(),
-            ErrorKind::ServerSelection { .. }
-                | ErrorKind::Io(_)
-                | ErrorKind::ConnectionPoolCleared { .. }
-        ) || error.contains_label(mongodb::error::RETRYABLE_WRITE_ERROR)
-            || error.contains_label(TRANSIENT_TRANSACTION_ERROR)
+    /// Returns what the driver or the server said; [`FailureKind::Other`] where
+    /// neither was involved.
+    pub(crate) fn kind(&self) -> FailureKind {
+        match self {
+            StoreError::Driver(error) => FailureKind::of(error),
+            StoreError::Write { code, .. } => FailureKind::of_code(*code),
+            _ => FailureKind::Other,
+        }
     }
 
-    /// Whether the server itself refused just this, for a cause that is not known
-    /// to go away: it may well take something else.
+    /// Tells whether the server could not be asked at all, or was not in a state to
+    /// answer, so that whoever asked should try again later.
+    pub fn is_unreachable(&self) -> bool {
+        self.kind() == FailureKind::Unreachable
+    }
+
+    /// Tells whether the server refused this very write for a reason that may not go
+    /// away by itself, so that it may well accept others.
     pub fn may_be_of_these_events(&self) -> bool {
-        let code = match self {
+        let is_refused = match self {
             StoreError::Write { .. } => true,
             StoreError::Driver(error) => matches!(error.kind.as_ref(), ErrorKind::Command(_)),
             _ => false,
         };
-        code && !self.is_unreachable()
+        is_refused && !self.is_unreachable()
     }
 
-    /// Whether a snapshot's moment is so long ago that the server no longer has
-    /// it.
+    /// Tells whether a snapshot's point in time is so long ago that the server no
+    /// longer keeps it.
     pub fn is_snapshot_too_old(&self) -> bool {
-        let StoreError::Driver(error) = self else {
-            return false;
-        };
-        matches!(error.kind.as_ref(), ErrorKind::Command(e) if e.code == SNAPSHOT_TOO_OLD)
+        self.kind() == FailureKind::SnapshotTooOld
     }
 
-    /// Whether the writer was fenced off, and must enrol anew.
+    /// Tells whether the writer was fenced off, and must enrol anew.
     pub fn is_fenced_off(&self) -> bool {
         matches!(self, StoreError::Moved { collection, .. } if *collection == WRITERS)
     }
 
-    /// What the driver said, if it is that.
+    /// Returns the driver's error, if it is one.
     pub(crate) fn driver(&self) -> Option<&Error> {
         match self {
             StoreError::Driver(error) => Some(error),
@@ -194,33 +273,9 @@ impl StoreError {
         }
     }
 
-    /// Whether a commit may or may not have happened.
+    /// Tells whether the outcome of a commit is unknown: it may have happened.
     pub fn is_unknown_commit(&self) -> bool {
         matches!(self, StoreError::Driver(e) if e.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT))
-    }
-}
-
-fn class_of_code(code: i32) -> Class {
-    if CONFLICT_CODES.contains(&code) {
-        Class::Conflict
-    } else if PERMANENT_CODES.contains(&code) {
-        Class::Permanent
-    } else {
-        Class::Retryable
-    }
-}
-
-fn class_of_driver_error(error: &Error) -> Class {
-    match error.kind.as_ref() {
-        ErrorKind::Command(e) => class_of_code(e.code),
-        ErrorKind::Write(WriteFailure::WriteError(e)) => class_of_code(e.code),
-        // The document cannot even be sent.
-        ErrorKind::BsonSerialization(_) | ErrorKind::InvalidArgument { .. }
-            if !error.contains_label(TRANSIENT_TRANSACTION_ERROR) =>
-        {
-            Class::Permanent
-        }
-        _ => Class::Retryable,
     }
 }
 
@@ -246,6 +301,8 @@ mod tests {
             (257, Class::Permanent),
             (13, Class::Retryable),     // Unauthorized: an operator's to cure
             (91, Class::Retryable),     // ShutdownInProgress
+            (239, Class::Retryable),    // SnapshotTooOld
+            (246, Class::Conflict),     // SnapshotUnavailable
             (10_107, Class::Retryable), // NotWritablePrimary
             (14_031, Class::Retryable), // OutOfDiskSpace
             (50, Class::Retryable),     // MaxTimeMSExpired
@@ -254,6 +311,18 @@ mod tests {
         for (code, class) in rows {
             assert_eq!(refused(code).class(), class, "code {code}");
         }
+    }
+
+    /// A write of many statements reports them one by one: none of these is about
+    /// the events.
+    #[test]
+    fn a_step_down_is_never_blamed_on_the_events() {
+        for code in [91, 189, 10_107, 11_600, 11_602, 13_435, 13_436] {
+            let error = refused(code);
+            assert!(error.is_unreachable(), "code {code}");
+            assert!(!error.may_be_of_these_events(), "code {code}");
+        }
+        assert!(refused(14_031).may_be_of_these_events());
     }
 
     #[test]

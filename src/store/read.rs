@@ -22,12 +22,13 @@ mod snapshot;
 mod stats;
 
 use mongodb::bson::{Document, doc};
-use mongodb::error::{Error, ErrorKind};
+use mongodb::error::Error;
 use mongodb::options::{ReadPreference, SelectionCriteria};
 use tokio::time::Instant;
 
 use crate::event::{EventId, TenantId};
 
+use super::error::FailureKind;
 use super::generation::GENERATIONS;
 use super::schema::collection;
 use super::{Store, StoreError};
@@ -219,36 +220,17 @@ impl ReadError {
     }
 }
 
-/// Codes of a server that is going away, has no primary or lost a connection.
-const UNREACHABLE: &[i32] = &[
-    6,     // HostUnreachable
-    7,     // HostNotFound
-    89,    // NetworkTimeout
-    91,    // ShutdownInProgress
-    189,   // PrimarySteppedDown
-    9001,  // SocketException
-    10107, // NotWritablePrimary
-    11600, // InterruptedAtShutdown
-    11602, // InterruptedDueToReplStateChange
-    13435, // NotPrimaryNoSecondaryOk
-    13436, // NotPrimaryOrSecondary
-];
-
 impl From<Error> for ReadError {
     fn from(error: Error) -> Self {
-        match error.kind.as_ref() {
-            ErrorKind::Command(command) => match command.code {
-                50 => Self::TooSlow, // MaxTimeMSExpired
-                // SnapshotTooOld, SnapshotUnavailable
-                239 | 246 => Self::NoSnapshot(error),
-                code if UNREACHABLE.contains(&code) => Self::Unreachable(error),
-                _ => Self::Driver(error),
-            },
-            ErrorKind::Io(_)
-            | ErrorKind::ConnectionPoolCleared { .. }
-            | ErrorKind::ServerSelection { .. }
-            | ErrorKind::DnsResolve { .. } => Self::Unreachable(error),
-            _ => Self::Driver(error),
+        match FailureKind::of(&error) {
+            FailureKind::TimedOut => Self::TooSlow,
+            FailureKind::SnapshotTooOld | FailureKind::SnapshotUnavailable => {
+                Self::NoSnapshot(error)
+            }
+            FailureKind::Unreachable => Self::Unreachable(error),
+            FailureKind::Conflict | FailureKind::DataRefused | FailureKind::Other => {
+                Self::Driver(error)
+            }
         }
     }
 }

@@ -62,6 +62,7 @@ mod scenario;
 mod serving;
 mod set_aside;
 mod soak;
+mod step_down;
 mod store_tls;
 mod stored;
 mod tenants;

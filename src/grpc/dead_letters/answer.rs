@@ -6,7 +6,7 @@ use tonic::Status;
 
 use crate::derive::state::DialogKey;
 use crate::forecast::{Change, Forecast, ForecastError, Subject};
-use crate::grpc::{service, v1};
+use crate::grpc::{failure, v1};
 use crate::redrive::{IndexState, Plan, Progress, RedriveError};
 use crate::store::letters::{Entry, Failed, Group, Job};
 
@@ -204,15 +204,7 @@ impl From<Change> for v1::CounterChange {
 pub(super) fn refused(error: RedriveError) -> Status {
     let message = error.to_string();
     match error {
-        RedriveError::Store(error) if error.is_unreachable() => {
-            // The driver's own words are of its servers, and long.
-            tracing::warn!(%error, "dead letters cannot be worked with now");
-            service::unavailable()
-        }
-        RedriveError::Store(error) => {
-            tracing::error!(%error, "dead letters cannot be worked with");
-            Status::internal(message)
-        }
+        RedriveError::Store(error) => failure::of_dead_letters(&error),
         RedriveError::Bus(_) | RedriveError::Unsent(_) => Status::unavailable(message),
         RedriveError::Forecast(ForecastError::TooMuch(_) | ForecastError::TooSlow(_)) => {
             Status::resource_exhausted(message)
