@@ -27,13 +27,14 @@ mod watches;
 mod web;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic_health::server::health_reporter;
-use tower_layer::{Identity, Stack};
+use tower::layer::util::{Identity, Stack};
 
 use crate::config;
 use crate::listener::{ListenError, Listener, Settings, Speaks, descriptors};
@@ -220,8 +221,8 @@ impl Bound {
         let limits = Limits::new(config);
         let gate = Gate::new(limits.patient(), state.clone());
         let watches = Watches::new(memory.clone(), limits.clone(), shutdown.clone());
-        let counters = Counters::new((reader, memory), limits, state, watches);
-        let counters = CounterServiceServer::new(counters)
+        let methods = Arc::new(Counters::new((reader, memory), limits, state, watches));
+        let counters = CounterServiceServer::from_arc(Arc::clone(&methods))
             .max_decoding_message_size(config.max_message_bytes)
             .max_encoding_message_size(config.max_message_bytes.max(MAX_ANSWER_BYTES));
         // One bound for a caller, whichever way the calls come.
@@ -230,7 +231,7 @@ impl Bound {
             rate: Rate::new(config.calls_per_second),
             gate: None,
         };
-        let web = Web::new(http, &counters, &checks, config.max_message_bytes);
+        let web = Web::new((http, config), methods, counters.clone(), &checks);
         let counters = server(config, checks)
             .add_service(counters)
             .add_service(health.clone());

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::{Code, Status};
-use tower_layer::Layer;
+use tower::Layer;
 
 use super::body::{Keeping, Timely};
 use super::gate::Gate;

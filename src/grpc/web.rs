@@ -1,44 +1,45 @@
 //! `CounterService` over HTTP: reads as JSON, watches as server-sent events, all of
 //! it as gRPC-Web.
 //!
-//! Nothing is answered here that gRPC does not answer. A request becomes the
-//! gRPC call that it stands for, goes through the same checks, identities and
-//! limits to the same method, and the answer, or its status, is put into other
-//! words on the way back.
+//! Nothing is answered here that gRPC does not answer. A request becomes the call
+//! of a method of gRPC, goes through the same checks, identities and limits to the
+//! same method, and the answer, or its status, is put into other words on the way
+//! back.
 
 mod answer;
-mod ask;
+mod call;
 mod events;
-mod framing;
+mod messages;
 mod openapi;
+mod parameters;
 mod problem;
 mod routes;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use futures::StreamExt as _;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
+};
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tonic::body::Body;
-use tonic::codegen::Service as _;
-use tonic::codegen::http::{Extensions, HeaderName, HeaderValue, Response};
 use tonic_web::GrpcWebLayer;
+use tower::{Layer as _, Service as _};
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_layer::Layer as _;
 
 use super::admission::Places;
 use super::edge::Checks;
 use super::service::Counters;
 use super::v1::counter_service_server::{CounterServiceServer, SERVICE_NAME};
-use super::{KEEPALIVE, MAX_HEADER_LIST_BYTES, PENDING_RESETS, STREAMS};
+use super::{KEEPALIVE, MAX_ANSWER_BYTES, MAX_HEADER_LIST_BYTES, PENDING_RESETS, STREAMS};
 use crate::config;
 use crate::listener::{End, One};
-use ask::AsJson;
+use call::Site;
 
 /// How long a client of HTTP/1 may take for the header of a request, and rest
 /// between two.
@@ -53,18 +54,23 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Web(Router);
 
 impl Web {
-    /// `checks` are made of each call.
+    /// Answers by the methods of these counters, after these checks. gRPC-Web goes
+    /// to `grpc`, which has the same counters.
     pub(super) fn new(
-        config: &config::Http,
-        counters: &CounterServiceServer<Counters>,
+        (config, limits): (&config::Http, &config::Grpc),
+        counters: Arc<Counters>,
+        grpc: CounterServiceServer<Counters>,
         checks: &Checks,
-        most_bytes: usize,
     ) -> Self {
-        // Over HTTP/1 each stream keeps a connection: some are left for others.
-        let streams = Places::new(config.max_connections / 4 * 3);
-        let asked = checks.layer(AsJson::new(counters.clone(), streams));
-        let grpc = GrpcWebLayer::new().layer(checks.layer(counters.clone()));
-        let router = routes::router(asked, most_bytes)
+        let site = Site {
+            counters,
+            // Over HTTP/1 each stream keeps a connection: some are left for others.
+            streams: Places::new(config.max_connections / 4 * 3),
+            max_request_bytes: limits.max_message_bytes,
+            max_answer_bytes: limits.max_message_bytes.max(MAX_ANSWER_BYTES),
+        };
+        let grpc = GrpcWebLayer::new().layer(checks.layer(grpc));
+        let router = routes::router(site, checks)
             .route_service(&format!("/{SERVICE_NAME}/{{method}}"), grpc)
             .layer(origins(&config.allowed_origins));
         Self(router)
@@ -139,13 +145,4 @@ fn origins(allowed: &str) -> CorsLayer {
             own("grpc-status-details-bin"),
         ])
         .max_age(REMEMBERED)
-}
-
-/// A response of this kind, with what the one of gRPC keeps among its extensions.
-fn response(kept: Extensions, body: Body, kind: &'static str) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.extensions_mut() = kept;
-    let kind = HeaderValue::from_static(kind);
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
 }

@@ -1,21 +1,15 @@
 //! Answers as JSON, with what tells two of them apart.
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{CACHE_CONTROL, ETAG, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue};
 use prost::Message;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
-use tonic::body::Body;
-use tonic::codegen::http::{Extensions, Response};
 
 use super::super::v1;
-use super::response;
 
-const KIND: &str = "application/json";
-
-/// An answer.
+/// An answer as JSON.
 #[derive(Debug)]
 pub(super) struct Json {
     text: Vec<u8>,
@@ -24,14 +18,14 @@ pub(super) struct Json {
     tag: Option<String>,
 }
 
-/// A message that is shown as JSON, and may have a version of its own.
-pub(super) trait Answer: Message + Default + Serialize {
-    /// The version of what is answered, if it has one.
+/// A message that is shown as JSON.
+pub(super) trait Answer: Message + Serialize {
+    /// The version of the counters in it, if it is about one thing.
     fn version(&self) -> Option<i64> {
         None
     }
 
-    /// Whether it says as of when it is.
+    /// Whether it has `as_of`.
     fn is_dated(&self) -> bool {
         false
     }
@@ -73,38 +67,36 @@ impl Answer for v1::BatchGetUserStatsResponse {}
 impl Answer for v1::BatchGetDialogStatsResponse {}
 impl Answer for v1::BatchGetMessageStatsResponse {}
 
-/// A message that was encoded, as JSON.
-///
-/// # Errors
-/// When it is none: a bug.
-pub(super) fn json<M: Answer>(bytes: Bytes) -> Result<Json, Status> {
-    let bug = |what: &dyn std::fmt::Display| Status::internal(format!("the answer: {what}"));
-    let message = M::decode(bytes).map_err(|error| bug(&error))?;
-    let text = serde_json::to_vec(&message).map_err(|error| bug(&error))?;
-    let tag = match message.version() {
-        _ if message.is_dated() => None,
-        Some(version) => Some(format!("W/\"{version}\"")),
-        None => {
-            let hash = Sha256::digest(&text);
-            let hex: String = hash[..12].iter().map(|b| format!("{b:02x}")).collect();
-            Some(format!("W/\"{hex}\""))
-        }
-    };
-    Ok(Json { text, tag })
+impl Json {
+    /// Writes an answer.
+    ///
+    /// # Errors
+    /// When JSON cannot express it: a bug.
+    pub(super) fn new(answer: &impl Answer) -> Result<Self, Status> {
+        let bug = |error| Status::internal(format!("the answer: {error}"));
+        let text = serde_json::to_vec(answer).map_err(bug)?;
+        let tag = match answer.version() {
+            _ if answer.is_dated() => None,
+            Some(version) => Some(format!("W/\"{version}\"")),
+            None => {
+                let hash = Sha256::digest(&text);
+                let hex: String = hash[..12].iter().map(|b| format!("{b:02x}")).collect();
+                Some(format!("W/\"{hex}\""))
+            }
+        };
+        Ok(Self { text, tag })
+    }
 }
 
-impl Json {
-    /// The response, with what the one of gRPC keeps.
-    pub(super) fn response(self, kept: Extensions) -> Response<Body> {
-        let body = Body::new(Full::new(Bytes::from(self.text)));
-        let mut response = response(kept, body, KIND);
-        let headers = response.headers_mut();
-        if let Some(Ok(tag)) = self.tag.as_deref().map(HeaderValue::from_str) {
-            headers.insert(ETAG, tag);
-        }
-        // Counters are one caller's to see, and another in a moment.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-        response
+impl IntoResponse for Json {
+    fn into_response(self) -> Response {
+        let tag = self.tag.map(|tag| [(ETAG, tag)]);
+        let headers = [
+            (CONTENT_TYPE, "application/json"),
+            // Counters are one caller's to see, and another in a moment.
+            (CACHE_CONTROL, "private, no-cache"),
+        ];
+        (headers, tag, self.text).into_response()
     }
 }
 
@@ -159,7 +151,7 @@ mod tests {
             }),
             ..Default::default()
         };
-        let shown = json::<v1::DialogStats>(stats.encode_to_vec().into()).expect("a message");
+        let shown = Json::new(&stats).expect("a message");
         assert_eq!(
             String::from_utf8(shown.text).expect("UTF-8"),
             r#"{"tenant_id":"t","dialog_id":"d","message_count":3,"member_count":0,"topic_count":0,"last_message_at":"2025-11-19T11:22:49.397648Z","version":9}"#

@@ -5,12 +5,10 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use axum::response::IntoResponse;
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
-use tonic::body::Body;
-use tonic::codegen::http::Response;
 
 use super::super::described::Described;
 use super::super::validate::MAX_BATCH;
@@ -22,11 +20,8 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
 });
 
 /// Answers `GET /v1/openapi.json`.
-pub(super) async fn serve() -> Response<Body> {
-    let mut response = Response::new(Body::new(Full::new(DOCUMENT.clone())));
-    let kind = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
+pub(super) async fn serve() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT.clone())
 }
 
 fn document() -> Value {

@@ -2,17 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
+use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
-use tonic::body::Body;
-use tonic::codegen::http::Response;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-
-const KIND: &str = "application/problem+json";
 
 /// A problem: gRPC's status and its details. Fields are those of RFC 9457, then
 /// ours.
@@ -104,24 +99,22 @@ impl Problem {
         // Of strings and numbers alone: it cannot fail.
         serde_json::to_string(self).unwrap_or_default()
     }
+}
 
-    /// The response that tells of it.
-    pub(super) fn response(&self) -> Response<Body> {
-        let body = Full::new(Bytes::from(self.text()));
-        let mut response = Response::new(Body::new(body));
-        *response.status_mut() =
-            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(KIND));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(wait) = self.retry_after {
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = [
+            (CONTENT_TYPE, "application/problem+json"),
+            (CACHE_CONTROL, "no-store"),
+        ];
+        let retry_after = self.retry_after.map(|wait| {
             let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if self.status == 401 {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
+            [(RETRY_AFTER, seconds.to_string())]
+        });
+        let challenge =
+            (status == StatusCode::UNAUTHORIZED).then_some([(WWW_AUTHENTICATE, "Bearer")]);
+        (status, headers, retry_after, challenge, self.text()).into_response()
     }
 }
 
@@ -157,7 +150,7 @@ mod tests {
     fn who_is_to_come_back_is_told_when() {
         let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(1_200)));
         let status = Status::with_error_details(Code::ResourceExhausted, "full", details);
-        let response = Problem::from(status).response();
+        let response = Problem::from(status).into_response();
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers()[RETRY_AFTER], "2");
     }
