@@ -15,14 +15,13 @@ use crate::auth::{Sources, StartError, Started};
 use crate::bus::{BusError, Flow};
 use crate::config::Config;
 use crate::grpc::{Asked, Bound, DeadLetters, Guard, ServeError};
+use crate::probes::{self, Status};
 use crate::redrive::Redrive;
 use crate::serving::{self, Serving};
 use crate::shutdown::{self, Shutdown, Signals, Trigger};
 use crate::store::inspect::InspectError;
 use crate::store::{CommitFeed, Reader, Store, StoreError};
-use crate::telemetry::http;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::standing::Standing;
 
 use ingest::Ingest;
 use tasks::Tasks;
@@ -151,10 +150,10 @@ impl Service {
     pub async fn run(self, mut signals: Signals) -> Result<(), AppError> {
         let (context, trigger) = (self.context.clone(), self.trigger.clone());
         let mut tasks = Tasks::default();
-        let standing = self.serve(&mut tasks);
+        let status = self.serve(&mut tasks);
         let stopping = &context.config.shutdown;
         let mut drain = Duration::from_secs(stopping.drain_seconds);
-        let ended = ingest_until_stop(&context, &mut tasks, &standing, &mut signals).await;
+        let ended = ingest_until_stop(&context, &mut tasks, &status, &mut signals).await;
         match &ended {
             Ok(signal) => leave(signal, stopping, &trigger, &mut signals).await,
             Err(_) => drain = drain.min(FAILED_DRAIN_TIMEOUT),
@@ -167,10 +166,10 @@ impl Service {
     }
 
     /// Starts to answer reads and probes, which needs no server yet.
-    fn serve(self, tasks: &mut Tasks) -> Standing {
+    fn serve(self, tasks: &mut Tasks) -> Status {
         let context = self.context;
         let (config, shutdown) = (&context.config, &context.shutdown);
-        let standing = Standing::new(context.metrics.clone(), shutdown.clone());
+        let status = Status::new(context.metrics.clone(), shutdown.clone());
         let store = context.store.clone();
         tasks.spawn_finite(
             "store's credentials",
@@ -191,15 +190,15 @@ impl Service {
         announce(&self.grpc);
         let grpc = Box::pin(
             self.grpc
-                .serve(asked, standing.store.clone(), shutdown.clone()),
+                .serve(asked, status.store.clone(), shutdown.clone()),
         );
         tasks.spawn_fallible("grpc", async move { Ok(grpc.await?) });
         if let Some(listener) = self.metrics_listener {
             // Probes are answered until the process ends.
             let registry = Arc::new(self.registry);
-            tasks.spawn_until_exit(http::serve(listener, registry, standing.clone()));
+            tasks.spawn_until_exit(probes::serve(listener, registry, status.clone()));
         }
-        standing
+        status
     }
 }
 
@@ -207,7 +206,7 @@ impl Service {
 async fn ingest_until_stop(
     context: &Context,
     tasks: &mut Tasks,
-    standing: &Standing,
+    status: &Status,
     signals: &mut Signals,
 ) -> Result<&'static str, AppError> {
     let mut prepared = Box::pin(Ingest::prepare(context.clone()));
@@ -217,7 +216,7 @@ async fn ingest_until_stop(
             signal = signals.next() => return Ok(signal),
             error = tasks.failed() => return Err(error),
             ingest = &mut prepared, if !is_taking => {
-                ingest?.spawn(tasks, standing.consuming.clone());
+                ingest?.spawn(tasks, status.consuming.clone());
                 is_taking = true;
             }
         }

@@ -26,7 +26,6 @@ use std::time::SystemTime;
 
 pub use bearer::{MAX_BEARER_BYTES, bearer};
 pub use certificate::Certificates;
-pub use fetch::checked as fetched_from;
 pub use file::{FileError, Reread};
 pub use identity::{Identity, Role, Roles, Tenants};
 pub use jwks::{KeySet, KeySetError};

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::decode::DEFAULT_SENDER_TYPES;
 
+pub(crate) use auth::jwks_uri;
 pub use auth::{Auth, Jwt, Mode};
 pub use listeners::Listener;
 pub use load::{ConfigError, Loaded, PREFIX, Problem, Source, Sources, load};

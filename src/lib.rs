@@ -40,6 +40,7 @@ pub mod notify;
 pub mod outage;
 pub mod pipeline;
 pub mod pki;
+pub mod probes;
 pub mod redrive;
 pub mod retry;
 pub mod serving;

@@ -33,7 +33,7 @@ use follow::{Follower, Round};
 use load::{Fulfilled, Loads, Wish};
 use shared::Shared;
 
-pub use model::{Held, Wanted};
+pub use model::Wanted;
 pub use remembered::Remembered;
 
 /// Times that a read has something loaded before it asks the store itself: what

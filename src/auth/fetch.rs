@@ -4,7 +4,6 @@
 //! more than one fetch in half a minute made. An issuer that is down, or says
 //! nonsense, takes away no key for a day.
 
-use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -217,56 +216,9 @@ impl Fetcher {
     }
 }
 
-/// A URL that keys may be fetched from: https; http on this machine alone,
-/// where nobody is in between.
-///
-/// # Errors
-/// What was expected.
-pub fn checked(url: &str) -> Result<Uri, &'static str> {
-    const EXPECTED: &str =
-        "a URL that begins with https:// (or http:// on a loopback address), without a user";
-    let url: Uri = url.parse().map_err(|_| EXPECTED)?;
-    let authority = url.authority().ok_or(EXPECTED)?;
-    let host = authority.host();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    let address = address.parse::<IpAddr>();
-    let local = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-    let good = match url.scheme_str() {
-        Some("https") => true,
-        Some("http") => local,
-        _ => false,
-    };
-    (good && !host.is_empty() && !authority.as_str().contains('@'))
-        .then_some(url)
-        .ok_or(EXPECTED)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_are_fetched_where_nobody_can_answer_instead() {
-        for good in [
-            "https://issuer.example/keys?v=2",
-            "http://127.0.0.1:8080/keys",
-            "http://[::1]/keys",
-            "http://localhost/keys",
-        ] {
-            assert!(checked(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "issuer.example",
-            "http://issuer.example/keys",
-            "http://127.0.0.1.example/keys",
-            "https://user:password@issuer.example",
-            "file:///keys",
-            "https://",
-        ] {
-            assert!(checked(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn keys_are_good_for_a_day() {

@@ -7,7 +7,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::fetch::{Fetcher, checked};
+use super::fetch::Fetcher;
 use super::file::Watch;
 use super::jwt::Keys;
 use super::{Authenticator, Certificates, FileError, KeySet, Tokens, Verifier};
@@ -114,7 +114,7 @@ impl Sources {
             self.keys = Some(watch);
             keys
         } else {
-            let url = checked(&config.jwks_url).map_err(StartError::Url)?;
+            let url = config::jwks_uri(&config.jwks_url).map_err(StartError::Url)?;
             let fetcher = Fetcher::new(url, roots(&config.jwks_ca_file)?)?;
             let keys = Keys::Url(fetcher.fetched());
             self.fetcher = Some(fetcher);

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use hyper::Uri;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
 use super::listeners::Listener;
 use super::load::{Problem, Source};
-use crate::auth::fetched_from;
 
 /// Who may ask.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,8 +120,32 @@ pub(super) fn modes(text: &str) -> Result<(), &'static str> {
 pub(super) fn jwks_url(text: &str) -> Result<(), &'static str> {
     match text {
         "" => Ok(()),
-        url => fetched_from(url).map(drop),
+        url => jwks_uri(url).map(drop),
     }
+}
+
+/// A URL that keys may be fetched from: https; http on this machine alone,
+/// where nobody is in between.
+///
+/// # Errors
+/// What was expected, as the rest of a sentence.
+pub(crate) fn jwks_uri(url: &str) -> Result<Uri, &'static str> {
+    const EXPECTED: &str =
+        "a URL that begins with https:// (or http:// on a loopback address), without a user";
+    let url: Uri = url.parse().map_err(|_| EXPECTED)?;
+    let authority = url.authority().ok_or(EXPECTED)?;
+    let host = authority.host();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let address = address.parse::<IpAddr>();
+    let local = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    let good = match url.scheme_str() {
+        Some("https") => true,
+        Some("http") => local,
+        _ => false,
+    };
+    (good && !host.is_empty() && !authority.as_str().contains('@'))
+        .then_some(url)
+        .ok_or(EXPECTED)
 }
 
 /// Whether other machines cannot reach an address to listen on.
@@ -223,6 +247,29 @@ mod tests {
         change(&mut config);
         let problems = problems(&config, &BTreeMap::new());
         problems.into_iter().map(|problem| problem.key).collect()
+    }
+
+    #[test]
+    fn keys_are_fetched_where_nobody_can_answer_instead() {
+        for good in [
+            "https://issuer.example/keys?v=2",
+            "http://127.0.0.1:8080/keys",
+            "http://[::1]/keys",
+            "http://localhost/keys",
+        ] {
+            assert!(jwks_uri(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "issuer.example",
+            "http://issuer.example/keys",
+            "http://127.0.0.1.example/keys",
+            "https://user:password@issuer.example",
+            "file:///keys",
+            "https://",
+        ] {
+            assert!(jwks_uri(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

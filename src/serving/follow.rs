@@ -238,7 +238,7 @@ impl Follower {
                 if let Some(why) = why.filter(|_| !was_empty) {
                     self.shared.metrics.forgotten(why);
                 }
-                self.shared.metrics.show(&memory.model.held());
+                self.shared.show(&memory.model);
                 memory.watched();
                 return Ok(());
             }
@@ -257,7 +257,7 @@ impl Follower {
             warn!("commit records are missing: what was in memory is read anew");
             metrics.forgotten(Forgotten::RecordMissing);
         }
-        metrics.show(&memory.model.held());
+        self.shared.show(&memory.model);
         memory.watched();
         Ok(())
     }

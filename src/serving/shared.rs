@@ -16,7 +16,7 @@ use crate::store::commits::Position;
 use crate::store::fence::WriterId;
 use crate::store::generation::Generations;
 use crate::store::{CommitFeed, Store};
-use crate::telemetry::metrics::ServingMetrics;
+use crate::telemetry::metrics::{MemoryUse, ServingMetrics};
 
 /// Users of whom something is remembered that only saves work.
 const REMEMBERED: usize = 10_000;
@@ -69,6 +69,17 @@ pub(super) struct AsOf {
 }
 
 impl Shared {
+    /// Shows in the metrics how much the model holds.
+    pub(super) fn show(&self, model: &Model) {
+        let held = model.held();
+        self.metrics.show(&MemoryUse {
+            bytes: held.bytes,
+            users: held.users,
+            dialogs: held.dialogs,
+            evictions: held.evictions,
+        });
+    }
+
     pub(super) fn new(
         (store, feed): (Store, CommitFeed),
         most_bytes: usize,

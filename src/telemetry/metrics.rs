@@ -17,7 +17,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 pub use notify::{About, NotifyMetrics};
-pub use serving::{Forgotten, ServingMetrics, Source, WatchMetrics};
+pub use serving::{Forgotten, MemoryUse, ServingMetrics, Source, WatchMetrics};
 
 use super::process::Resident;
 use crate::derive::changes::Disagreement;

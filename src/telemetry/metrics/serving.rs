@@ -7,7 +7,18 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::serving::Held;
+/// How much of the counters is in memory for reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Bytes, as the model accounts for them.
+    pub bytes: usize,
+    /// Users that can be answered about from memory.
+    pub users: usize,
+    /// Dialogs that can be answered about from memory.
+    pub dialogs: usize,
+    /// Users and dialogs that gave way to others since the start.
+    pub evictions: u64,
+}
 
 /// Where the answer to a read came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +150,7 @@ impl ServingMetrics {
     }
 
     /// Shows how much is in memory.
-    pub fn show(&self, held: &Held) {
+    pub fn show(&self, held: &MemoryUse) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.bytes.set(gauge(held.bytes));
         self.users.set(gauge(held.users));

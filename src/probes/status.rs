@@ -1,4 +1,4 @@
-//! How the process stands: what an orchestrator asks before it sends calls,
+//! The status of the process: what an orchestrator asks before it sends calls,
 //! restarts, or goes on with a rollout.
 
 use std::fmt::Write as _;
@@ -6,17 +6,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-use super::metrics::Metrics;
 use crate::shutdown::Shutdown;
+use crate::telemetry::metrics::Metrics;
 
-/// A broker that has not answered for so long, in seconds, is not answering: it
-/// is asked once a second.
-const SILENCE: i64 = 5;
+/// Seconds after which a broker that has not answered counts as silent: it is
+/// asked once a second.
+const SILENT_AFTER_SECONDS: i64 = 5;
 
 /// What is known of the parts of the service, each told by whoever knows it.
 /// Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct Status {
     /// Whether the store answers.
     pub store: watch::Sender<bool>,
     /// Whether events are being consumed.
@@ -25,7 +25,7 @@ pub struct Standing {
     shutdown: Shutdown,
 }
 
-impl Standing {
+impl Status {
     /// Of a service of which nothing is known yet.
     pub fn new(metrics: Metrics, shutdown: Shutdown) -> Self {
         Self {
@@ -44,7 +44,9 @@ impl Standing {
 
     /// Whether everything works, consuming too.
     pub fn is_whole(&self) -> bool {
-        let silent = self.silence().is_some_and(|seconds| seconds > SILENCE);
+        let silent = self
+            .silence()
+            .is_some_and(|seconds| seconds > SILENT_AFTER_SECONDS);
         self.is_ready() && *self.consuming.borrow() && !silent
     }
 
@@ -63,7 +65,7 @@ impl Standing {
         };
         let broker = match self.silence() {
             None => "has not answered yet".to_owned(),
-            Some(seconds @ ..=SILENCE) => format!("answered {seconds} s ago"),
+            Some(seconds @ ..=SILENT_AFTER_SECONDS) => format!("answered {seconds} s ago"),
             Some(seconds) => format!("silent for {seconds} s"),
         };
         let consuming = match (
@@ -130,19 +132,19 @@ mod tests {
     fn reads_make_ready_and_all_of_it_makes_whole() {
         let (trigger, shutdown) = shutdown::channel();
         let metrics = Metrics::new(&mut Registry::default());
-        let standing = Standing::new(metrics.clone(), shutdown);
-        assert!(!standing.is_ready());
-        standing.store.send_replace(true);
-        assert!(standing.is_ready() && !standing.is_whole());
-        standing.consuming.send_replace(true);
-        assert!(standing.is_whole());
+        let status = Status::new(metrics.clone(), shutdown);
+        assert!(!status.is_ready());
+        status.store.send_replace(true);
+        assert!(status.is_ready() && !status.is_whole());
+        status.consuming.send_replace(true);
+        assert!(status.is_whole());
         metrics.bus_answered.set(now() - 60);
-        assert!(standing.is_ready() && !standing.is_whole());
-        assert!(standing.verbose().contains("broker: silent for 6"));
+        assert!(status.is_ready() && !status.is_whole());
+        assert!(status.verbose().contains("broker: silent for 6"));
         metrics.bus_answered.set(now());
-        assert!(standing.is_whole());
+        assert!(status.is_whole());
         trigger.leave();
-        assert!(!standing.is_ready() && !standing.is_whole());
-        assert!(standing.verbose().contains("stopping: yes"));
+        assert!(!status.is_ready() && !status.is_whole());
+        assert!(status.verbose().contains("stopping: yes"));
     }
 }

@@ -1,6 +1,8 @@
 //! `/metrics`, and what an orchestrator asks, over HTTP/1: `/livez` (the
 //! process answers), `/readyz` (send calls here), `/healthz` (all of it works).
 
+mod status;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +18,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use super::standing::Standing;
 use crate::listener::{Place, Places};
+
+pub use status::Status;
 
 /// Connections at the same time. One that has asked for nothing gives way to one
 /// more, the oldest first, then one that has its answer: a probe must not wait.
@@ -32,24 +35,20 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Answers for as long as the process lives.
-pub async fn serve(
-    listener: TcpListener,
-    registry: Arc<Registry>,
-    standing: Standing,
-) -> Infallible {
+pub async fn serve(listener: TcpListener, registry: Arc<Registry>, status: Status) -> Infallible {
     let places = Places::new(CONNECTIONS);
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (registry, standing) = (registry.clone(), standing.clone());
+                let (registry, status) = (registry.clone(), status.clone());
                 let (Some(mut place), _) = places.take() else {
                     continue;
                 };
                 connections.spawn(async move {
                     let lost = place.when_lost();
-                    let served = connection(stream, registry, standing, &place);
+                    let served = connection(stream, registry, status, &place);
                     tokio::select! {
                         // An error is the client's: it has gone or speaks no HTTP.
                         _ = tokio::time::timeout(CONNECTION_TIMEOUT, served) => {}
@@ -68,13 +67,13 @@ pub async fn serve(
 async fn connection(
     stream: TcpStream,
     registry: Arc<Registry>,
-    standing: Standing,
+    status: Status,
     place: &Place,
 ) -> hyper::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| {
         // Whoever has asked for something gives way after those who have not.
         let busy = place.heard().begin();
-        let response = answer(request.method(), request.uri(), &registry, &standing);
+        let response = answer(request.method(), request.uri(), &registry, &status);
         async move {
             drop(busy);
             Ok::<_, Infallible>(response)
@@ -87,12 +86,7 @@ async fn connection(
         .await
 }
 
-fn answer(
-    method: &Method,
-    uri: &Uri,
-    registry: &Registry,
-    standing: &Standing,
-) -> Response<String> {
+fn answer(method: &Method, uri: &Uri, registry: &Registry, status: &Status) -> Response<String> {
     if method != Method::GET && method != Method::HEAD {
         return response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "GET only\n".into());
     }
@@ -105,8 +99,8 @@ fn answer(
             }
         }
         "/livez" => response(StatusCode::OK, PLAIN, "ok\n".into()),
-        "/readyz" => told(standing.is_ready(), uri, standing),
-        "/healthz" => told(standing.is_whole(), uri, standing),
+        "/readyz" => told(status.is_ready(), uri, status),
+        "/healthz" => told(status.is_whole(), uri, status),
         _ => {
             let text = "there is /metrics, /livez, /readyz?verbose and /healthz?verbose\n";
             response(StatusCode::NOT_FOUND, PLAIN, text.into())
@@ -115,8 +109,8 @@ fn answer(
 }
 
 /// 200 or 503, with each part in a line when asked `?verbose`.
-fn told(good: bool, uri: &Uri, standing: &Standing) -> Response<String> {
-    let (status, word) = match good {
+fn told(good: bool, uri: &Uri, status: &Status) -> Response<String> {
+    let (code, word) = match good {
         true => (StatusCode::OK, "ok\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
     };
@@ -125,10 +119,10 @@ fn told(good: bool, uri: &Uri, standing: &Standing) -> Response<String> {
         .query()
         .is_some_and(|query| query.split('&').any(is_verbose))
     {
-        true => standing.verbose(),
+        true => status.verbose(),
         false => word.into(),
     };
-    response(status, PLAIN, text)
+    response(code, PLAIN, text)
 }
 
 fn response(status: StatusCode, kind: &'static str, text: String) -> Response<String> {
@@ -152,7 +146,7 @@ mod tests {
         registry.register("things", "Things", counter);
         let (_trigger, shutdown) = crate::shutdown::channel();
         let metrics = Metrics::new(&mut Registry::default());
-        let standing = Standing::new(metrics, shutdown);
+        let status = Status::new(metrics, shutdown);
         let rows = [
             (Method::GET, "/metrics", true, 200, "things_total 0"),
             (Method::HEAD, "/metrics", false, 200, "# EOF"),
@@ -171,10 +165,10 @@ mod tests {
             (Method::GET, "/", true, 404, "/metrics"),
             (Method::POST, "/metrics", true, 405, "GET"),
         ];
-        for (method, path, ready, status, text) in rows {
-            standing.store.send_replace(ready);
-            let response = answer(&method, &path.parse().unwrap(), &registry, &standing);
-            assert_eq!(response.status().as_u16(), status, "{method} {path}");
+        for (method, path, ready, code, text) in rows {
+            status.store.send_replace(ready);
+            let response = answer(&method, &path.parse().unwrap(), &registry, &status);
+            assert_eq!(response.status().as_u16(), code, "{method} {path}");
             assert!(response.body().contains(text), "{method} {path}");
         }
     }
