@@ -7,11 +7,14 @@
 //! Nothing in this module does I/O or knows of tokio, lapin, mongodb or tonic.
 
 pub mod decode;
+mod event_type;
 pub mod stated;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use event_type::EventType;
 
 /// Longest id in bytes of UTF-8: Chat3 allows 100 characters, which can be 400.
 pub const MAX_ID_BYTES: usize = 512;
@@ -359,19 +362,19 @@ pub struct NewMessage {
 }
 
 impl Fact {
-    /// The event type by its canonical name, as in semantics.md.
-    pub fn event_type(&self) -> &'static str {
+    /// The type of the events that state such a fact.
+    pub fn event_type(&self) -> EventType {
         match self {
-            Fact::MessageCreated(_) => "message.create",
-            Fact::MessageDeleted { .. } => "message.delete",
-            Fact::StatusReached { .. } => "message.status.changed",
-            Fact::ReactionChanged { .. } => "message.reaction.changed",
-            Fact::BulkRead { .. } => "dialog.messages.bulk_read",
-            Fact::MemberAdded { .. } => "dialog.member.add",
-            Fact::MemberRemoved { .. } => "dialog.member.remove",
-            Fact::TopicCreated { .. } => "dialog.topic.create",
-            Fact::DialogDeleted { .. } => "dialog.delete",
-            Fact::UserTyped { .. } => "user.changed",
+            Fact::MessageCreated(_) => EventType::MessageCreate,
+            Fact::MessageDeleted { .. } => EventType::MessageDelete,
+            Fact::StatusReached { .. } => EventType::StatusChanged,
+            Fact::ReactionChanged { .. } => EventType::ReactionChanged,
+            Fact::BulkRead { .. } => EventType::BulkRead,
+            Fact::MemberAdded { .. } => EventType::MemberAdd,
+            Fact::MemberRemoved { .. } => EventType::MemberRemove,
+            Fact::TopicCreated { .. } => EventType::TopicCreate,
+            Fact::DialogDeleted { .. } => EventType::DialogDelete,
+            Fact::UserTyped { .. } => EventType::UserChanged,
         }
     }
 }

@@ -22,9 +22,9 @@ mod comparison;
 mod forecaster;
 mod tally;
 
+use crate::counter::Counter;
 use crate::derive::Refusal;
 use crate::derive::state::{DialogKey, MembershipKey, MessageKey, UserKey};
-use crate::history::Counter;
 use crate::store::StoreError;
 
 pub use forecaster::Forecaster;

@@ -14,7 +14,7 @@
 //! is the map with the reasons.
 //!
 //! What always holds:
-//! - [`event`], [`derive`], [`history`] and [`serving::model`] know nothing of tokio,
+//! - [`counter`], [`event`], [`derive`], [`history`] and [`serving::model`] know nothing of tokio,
 //!   lapin, mongodb or tonic;
 //!   only [`store`] names mongodb, only [`bus`] lapin, only [`retry`] backoff.
 //! - A delivery is settled once, after its effect or its dead letter is durable.
@@ -26,6 +26,7 @@ pub mod auth;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod counter;
 pub mod deadletter;
 pub mod derive;
 pub mod event;

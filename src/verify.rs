@@ -8,6 +8,7 @@ mod difference;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+pub(crate) use difference::{CONSUMED, MEMBER, SEQUENCE};
 pub use difference::{Difference, Field, Subject};
 
 use crate::derive::state::{ByType, Created, Dialog, Membership, Watermark};

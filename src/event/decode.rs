@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use crate::deadletter::{Failure, Reason};
 use crate::event::{
-    DialogId, Event, EventId, Fact, InvalidId, MADE_BEFORE_MICROS, MAX_ID_BYTES, MessageId, Micros,
-    NewMessage, Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
+    DialogId, Event, EventId, EventType, Fact, InvalidId, MADE_BEFORE_MICROS, MAX_ID_BYTES,
+    MessageId, Micros, NewMessage, Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
     stated::{StatedTime, StatedTimes},
 };
 use lookup::{Place, Value, first_hit, missing};
@@ -156,43 +156,10 @@ fn describe(error: &serde_json::Error) -> &'static str {
     }
 }
 
-/// The event types that count, aliases folded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    MessageCreate,
-    MessageDelete,
-    StatusChanged,
-    ReactionChanged,
-    BulkRead,
-    MemberAdd,
-    MemberRemove,
-    TopicCreate,
-    DialogDelete,
-    UserTyped,
-}
-
-impl Kind {
-    fn of(event_type: &str) -> Option<Self> {
-        Some(match event_type {
-            "message.create" => Kind::MessageCreate,
-            "message.delete" => Kind::MessageDelete,
-            "message.status.changed" | "message.status.update" => Kind::StatusChanged,
-            "message.reaction.changed" | "message.reaction.update" => Kind::ReactionChanged,
-            "dialog.messages.bulk_read" => Kind::BulkRead,
-            "dialog.member.add" | "member.add" => Kind::MemberAdd,
-            "dialog.member.remove" | "member.remove" => Kind::MemberRemove,
-            "dialog.topic.create" => Kind::TopicCreate,
-            "dialog.delete" => Kind::DialogDelete,
-            "user.add" | "user.changed" | "user.update" => Kind::UserTyped,
-            _ => return None,
-        })
-    }
-}
-
 impl Decoder {
     fn decode_object(&self, body: &Body<'_>) -> Result<Decoded, String> {
         let event_type = required(text, &body.event_type())?;
-        let Some(kind) = Kind::of(event_type) else {
+        let Some(event_type) = EventType::of_producer(event_type) else {
             return Ok(Decoded::Ignored {
                 event_type: event_type.to_owned(),
             });
@@ -204,7 +171,7 @@ impl Decoder {
             at,
             event: id(&body.event_id(), EventId::new)?,
         };
-        let subject = subject_time(kind, body)?;
+        let subject = subject_time(event_type, body)?;
         let event = Event {
             tenant,
             stamp,
@@ -212,7 +179,7 @@ impl Decoder {
             // to refuse the event.
             actor: optional_id(&body.actor_id(), UserId::new).unwrap_or(None),
             dialog_hint: optional_id(&body.dialog_id(), DialogId::new).unwrap_or(None),
-            fact: self.fact(kind, body, at, subject.map(|stated| stated.at))?,
+            fact: self.fact(event_type, body, at, subject.map(|stated| stated.at))?,
         };
         let times = StatedTimes {
             event: created,
@@ -225,7 +192,7 @@ impl Decoder {
     /// one may be stated.
     fn fact(
         &self,
-        kind: Kind,
+        event_type: EventType,
         body: &Body<'_>,
         at: Micros,
         stated: Option<Micros>,
@@ -234,42 +201,42 @@ impl Decoder {
         let message = || id(&body.message_id(), MessageId::new);
         let user = || id(&body.user_id(), UserId::new);
         let acting_user = || id(&body.acting_user_id(), UserId::new);
-        Ok(match kind {
-            Kind::MessageCreate => Fact::MessageCreated(self.new_message(body, at, stated)?),
-            Kind::MessageDelete => Fact::MessageDeleted {
+        Ok(match event_type {
+            EventType::MessageCreate => Fact::MessageCreated(self.new_message(body, at, stated)?),
+            EventType::MessageDelete => Fact::MessageDeleted {
                 message: message()?,
             },
-            Kind::StatusChanged => Fact::StatusReached {
+            EventType::StatusChanged => Fact::StatusReached {
                 message: message()?,
                 user: acting_user()?,
                 status: id(&body.status(), Status::new)?,
             },
-            Kind::ReactionChanged => Fact::ReactionChanged {
+            EventType::ReactionChanged => Fact::ReactionChanged {
                 message: message()?,
                 user: acting_user()?,
                 reactions: reactions(body)?,
             },
-            Kind::BulkRead => Fact::BulkRead {
+            EventType::BulkRead => Fact::BulkRead {
                 dialog: dialog()?,
                 user: user()?,
                 read_until: stated.map_or(at, |until| until.min(at)),
             },
-            Kind::MemberAdd => Fact::MemberAdded {
+            EventType::MemberAdd => Fact::MemberAdded {
                 dialog: dialog()?,
                 user: user()?,
                 joined_at: time(&body.joined_at())?.unwrap_or(at),
                 made_at: made_at(stated, at),
             },
-            Kind::MemberRemove => Fact::MemberRemoved {
+            EventType::MemberRemove => Fact::MemberRemoved {
                 dialog: dialog()?,
                 user: user()?,
             },
-            Kind::TopicCreate => Fact::TopicCreated {
+            EventType::TopicCreate => Fact::TopicCreated {
                 dialog: dialog()?,
                 topic: id(&body.topic_id(), TopicId::new)?,
             },
-            Kind::DialogDelete => Fact::DialogDeleted { dialog: dialog()? },
-            Kind::UserTyped => Fact::UserTyped {
+            EventType::DialogDelete => Fact::DialogDeleted { dialog: dialog()? },
+            EventType::UserChanged => Fact::UserTyped {
                 user: id(&body.typed_user_id(), UserId::new)?,
                 user_type: self.known(id(&body.user_type(), SenderType::new)?),
             },
@@ -307,15 +274,15 @@ impl Decoder {
 
 /// The time of what an event is about, where one may be stated: of a message,
 /// of a membership, up to which all is read.
-fn subject_time(kind: Kind, body: &Body<'_>) -> Result<Option<StatedTime>, String> {
-    match kind {
-        Kind::MessageCreate => stated(&body.message_time()),
-        Kind::MemberAdd => match stated(&body.joined_at())? {
+fn subject_time(event_type: EventType, body: &Body<'_>) -> Result<Option<StatedTime>, String> {
+    match event_type {
+        EventType::MessageCreate => stated(&body.message_time()),
+        EventType::MemberAdd => match stated(&body.joined_at())? {
             Some(joined) => Ok(Some(joined)),
             // It only orders the add: something odd there is no reason to refuse it.
             None => Ok(last_seen_at(body).unwrap_or(None)),
         },
-        Kind::BulkRead => match stated(&body.read_until())? {
+        EventType::BulkRead => match stated(&body.read_until())? {
             Some(until) => Ok(Some(until)),
             None => last_seen_at(body),
         },

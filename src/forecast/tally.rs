@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Change, LARGEST, Subject, Total};
+use crate::counter::Counter;
 use crate::derive::state::{ByType, Dialog, DialogKey, MembershipKey, MessageKey, UserKey};
-use crate::history::Counter;
 use crate::store::standing::{Marks, Share};
 
 /// Changes so far.

@@ -281,8 +281,9 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counter::Counter;
     use crate::event::MAX_MICROS;
-    use crate::history::{Counter, PageRequest};
+    use crate::history::PageRequest;
 
     #[test]
     fn a_token_opens_only_for_its_own_query() {

@@ -9,8 +9,9 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 use prost_types::Timestamp;
 
 use crate::auth::Identity;
+use crate::counter::Counter;
 use crate::event::{DialogId, EventId, InvalidId, MessageId, TenantId, UserId};
-use crate::history::{Counter, PageRequest};
+use crate::history::PageRequest;
 use crate::maintenance::sweep::Scope;
 use crate::serving::watching::{Since, Subject};
 use crate::store::read;

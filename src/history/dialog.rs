@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Counter, DialogEffect, DialogRecord, Origin, Repair, Track};
+use super::{DialogEffect, DialogRecord, Origin, Repair, Track};
+use crate::counter::Counter;
 
 /// A dialog's counters at one time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Counter, Origin, Repair, TimelineBuilder};
+use super::{Origin, Repair, TimelineBuilder};
+use crate::counter::Counter;
 use crate::event::MessageId;
 
 /// A record of the journal about a message.

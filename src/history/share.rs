@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::{Counter, Created, DialogEffect, DialogRecord, Origin, Repair, Track};
+use super::{Created, DialogEffect, DialogRecord, Origin, Repair, Track};
+use crate::counter::Counter;
 use crate::derive::state::{ByType, CountingFacts, Watermark};
 use crate::event::{MessageId, Micros, SenderType, UserId};
+use crate::verify::{CONSUMED, MEMBER, SEQUENCE};
 
 /// Which counters are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,7 +212,7 @@ impl<'u> Replay<'u> {
 
     fn sent_repaired(&self, record: &DialogRecord, repairs: &[Repair], track: &mut Track<'_>) {
         let sent = repairs.iter().find(|repair| {
-            repair.user.as_ref() == Some(self.user) && repair.counter == "total_messages_count"
+            repair.user.as_ref() == Some(self.user) && repair.counter.parse() == Ok(Counter::Sent)
         });
         if let Some(repair) = sent.filter(|_| self.view == View::Overall) {
             let stored = repair.stored.unwrap_or(0).max(0);
@@ -355,7 +357,7 @@ impl<'u> Replay<'u> {
     fn repaired(&self, record: &DialogRecord, repairs: &[Repair], track: &mut Track<'_>) {
         let own = |repair: &&Repair| repair.user.as_ref() == Some(self.user);
         let member = repairs.iter().filter(own);
-        let member = member.clone().find(|repair| repair.counter == "member");
+        let member = member.clone().find(|repair| repair.counter == MEMBER);
         let was_member = match member {
             Some(repair) => repair.stored == Some(1),
             None => self.watermark.is_some(),
@@ -374,8 +376,8 @@ impl<'u> Replay<'u> {
             );
             for repair in repairs {
                 let (name, by) = match repair.counter.split_once('.') {
-                    Some(("sequence", name)) if repair.is_of_dialog() => (name, 1),
-                    Some(("consumed", name)) if own(&repair) => (name, -1),
+                    Some((SEQUENCE, name)) if repair.is_of_dialog() => (name, 1),
+                    Some((CONSUMED, name)) if own(&repair) => (name, -1),
                     _ => continue,
                 };
                 if let Ok(sender_type) = SenderType::new(name) {

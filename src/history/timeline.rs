@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::Counter;
+use crate::counter::Counter;
 use crate::event::SenderType;
 
 /// Where a change comes from; also their order within one event.

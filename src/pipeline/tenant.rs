@@ -47,7 +47,7 @@ impl TenantWatch {
             warn!(
                 tenant,
                 event = %event.stamp.event,
-                event_type = event.fact.event_type(),
+                event_type = event.fact.event_type().as_str(),
                 routing_key = key,
                 publisher = delivery.user_id().unwrap_or_default(),
                 since_last_line = events,

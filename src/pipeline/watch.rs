@@ -57,7 +57,7 @@ impl TimeWatch {
         warn!(
             tenant = %event.tenant,
             event = %event.stamp.event,
-            event_type = event.fact.event_type(),
+            event_type = event.fact.event_type().as_str(),
             field = stated.field,
             time = text(stated.at),
             since_last_line = events,

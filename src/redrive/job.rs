@@ -200,7 +200,7 @@ impl Redrive {
             before,
             after,
         };
-        Ok((edit, event.fact.event_type(), event_id))
+        Ok((edit, event.fact.event_type().as_str(), event_id))
     }
 
     /// Replays one letter with another body. `by` says on whose account; of its

@@ -141,7 +141,7 @@ pub fn record(taken: &Taken, now: DateTime) -> mongodb::bson::error::Result<RawD
             t: event.tenant.as_str(),
             e: event.stamp.event.as_str(),
         },
-        r#type: event.fact.event_type(),
+        r#type: event.fact.event_type().as_str(),
         at: event.stamp.at.get(),
         d: None,
         m: None,

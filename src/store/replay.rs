@@ -24,8 +24,8 @@ use super::journal::ORIGIN;
 use super::schema::{STATED_TIME, STATED_TYPE, collection};
 use super::{Store, StoreError};
 use crate::event::{
-    DialogId, Event, EventId, Fact, InvalidId, MADE_BEFORE_MICROS, MessageId, NewMessage, Reaction,
-    SenderType, Stamp, Status, TenantId, TopicId, UserId,
+    DialogId, Event, EventId, EventType, Fact, InvalidId, MADE_BEFORE_MICROS, MessageId,
+    NewMessage, Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
 };
 
 /// The `_id` in `meta` of the document that shows how far a stream is.
@@ -361,27 +361,33 @@ impl Record<'_> {
     }
 
     fn fact(&self) -> Result<Fact, StoreError> {
-        Ok(match self.r#type {
-            "message.create" => Fact::MessageCreated(self.message_created()?),
-            "message.delete" => Fact::MessageDeleted {
+        let Some(event_type) = EventType::of_record(self.r#type) else {
+            return Err(StoreError::Answer(format!(
+                "the journal has {:?} of type {:?}, which this version does not know",
+                self._id.e, self.r#type
+            )));
+        };
+        Ok(match event_type {
+            EventType::MessageCreate => Fact::MessageCreated(self.message_created()?),
+            EventType::MessageDelete => Fact::MessageDeleted {
                 message: self.id("m", self.m, MessageId::new)?,
             },
-            "message.status.changed" => Fact::StatusReached {
+            EventType::StatusChanged => Fact::StatusReached {
                 message: self.id("m", self.m, MessageId::new)?,
                 user: self.user()?,
                 status: self.id("status", self.status, Status::new)?,
             },
-            "message.reaction.changed" => Fact::ReactionChanged {
+            EventType::ReactionChanged => Fact::ReactionChanged {
                 message: self.id("m", self.m, MessageId::new)?,
                 user: self.user()?,
                 reactions: self.words()?,
             },
-            "dialog.messages.bulk_read" => Fact::BulkRead {
+            EventType::BulkRead => Fact::BulkRead {
                 dialog: self.dialog()?,
                 user: self.user()?,
                 read_until: micros(self.read_until()?)?,
             },
-            "dialog.member.add" => {
+            EventType::MemberAdd => {
                 let joined_at = self.there("joined_at", self.joined_at)?;
                 Fact::MemberAdded {
                     dialog: self.dialog()?,
@@ -390,27 +396,21 @@ impl Record<'_> {
                     made_at: micros(self.made_at(joined_at))?,
                 }
             }
-            "dialog.member.remove" => Fact::MemberRemoved {
+            EventType::MemberRemove => Fact::MemberRemoved {
                 dialog: self.dialog()?,
                 user: self.user()?,
             },
-            "dialog.topic.create" => Fact::TopicCreated {
+            EventType::TopicCreate => Fact::TopicCreated {
                 dialog: self.dialog()?,
                 topic: self.id("topic", self.topic, TopicId::new)?,
             },
-            "dialog.delete" => Fact::DialogDeleted {
+            EventType::DialogDelete => Fact::DialogDeleted {
                 dialog: self.dialog()?,
             },
-            "user.changed" => Fact::UserTyped {
+            EventType::UserChanged => Fact::UserTyped {
                 user: self.user()?,
                 user_type: self.id("user_type", self.user_type, SenderType::new)?,
             },
-            other => {
-                return Err(StoreError::Answer(format!(
-                    "the journal has {:?} of type {other:?}, which this version does not know",
-                    self._id.e
-                )));
-            }
         })
     }
 

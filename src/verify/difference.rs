@@ -2,7 +2,15 @@
 
 use serde::Serialize;
 
+use crate::counter::{Counter, REACTION_COUNTS, STATUS_COUNTS};
 use crate::event::{MessageId, SenderType, UserId};
+
+/// The name of [`Field::Member`].
+pub(crate) const MEMBER: &str = "member";
+/// What stands before the sender's type in the name of [`Field::Sequence`].
+pub(crate) const SEQUENCE: &str = "sequence";
+/// What stands before the sender's type in the name of [`Field::Consumed`].
+pub(crate) const CONSUMED: &str = "consumed";
 
 /// Whose counter.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,19 +72,19 @@ impl Field {
     /// The name of the counter, as the API has it where it has one.
     pub fn name(&self) -> String {
         match self {
-            Field::Messages => "message_count".into(),
-            Field::Members => "member_count".into(),
-            Field::Topics => "topic_count".into(),
-            Field::Sequence(sender_type) => format!("sequence.{sender_type}"),
+            Field::Messages => Counter::Messages.to_string(),
+            Field::Members => Counter::Members.to_string(),
+            Field::Topics => Counter::Topics.to_string(),
+            Field::Sequence(sender_type) => format!("{SEQUENCE}.{sender_type}"),
             Field::LastMessageAt => "last_message_at".into(),
             Field::HighWatermark => "high_mark".into(),
-            Field::Member => "member".into(),
+            Field::Member => MEMBER.into(),
             Field::JoinedAt => "joined_at".into(),
             Field::Watermark => "mark".into(),
-            Field::Consumed(sender_type) => format!("consumed.{sender_type}"),
-            Field::Sent => "total_messages_count".into(),
-            Field::Status(status) => format!("status_counts.{status}"),
-            Field::Reaction(reaction) => format!("reaction_counts.{reaction}"),
+            Field::Consumed(sender_type) => format!("{CONSUMED}.{sender_type}"),
+            Field::Sent => Counter::Sent.to_string(),
+            Field::Status(status) => format!("{STATUS_COUNTS}.{status}"),
+            Field::Reaction(reaction) => format!("{REACTION_COUNTS}.{reaction}"),
         }
     }
 }

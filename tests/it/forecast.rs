@@ -6,13 +6,13 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use chat_counters::counter::Counter;
 use chat_counters::derive::state::{DialogKey, MembershipKey, MessageKey, UserKey};
 use chat_counters::derive::{EventOutcome, LoadMode};
 use chat_counters::event::{DialogId, Event, Fact, MessageId, TenantId, UserId};
 use chat_counters::forecast::{
     Change, Forecast, ForecastError, Forecaster, Limits, Prospect, Subject, Total,
 };
-use chat_counters::history::Counter;
 use chat_counters::lane::{Fate, Shared, Writer};
 use chat_counters::store::read::{Counts, Dialogs, Messages, Query, UserInDialog, Users};
 use chat_counters::store::{Reader, Retention, Store};

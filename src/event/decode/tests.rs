@@ -260,7 +260,7 @@ fn every_event_type_and_alias_is_known_and_others_are_ignored() {
     ];
     for (event_type, canonical) in rows {
         let event = event(&with(base.clone(), "eventType", json!(event_type)));
-        assert_eq!(event.fact.event_type(), canonical);
+        assert_eq!(event.fact.event_type().as_str(), canonical);
         match event.fact {
             Fact::MemberAdded {
                 dialog,

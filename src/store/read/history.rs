@@ -5,11 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use mongodb::bson::{Document, doc};
 
+use crate::counter::Counter;
 use crate::derive::state::{CountingFacts, Watermark};
-use crate::event::{DialogId, MessageId, Micros, SenderType, TenantId, UserId};
+use crate::event::EventType::{
+    DialogDelete, MemberAdd, MemberRemove, MessageCreate, MessageDelete, TopicCreate,
+};
+use crate::event::{DialogId, MessageId, Micros, Reaction, SenderType, Status, TenantId, UserId};
 use crate::history::share::{self, StateBefore, View};
 use crate::history::{
-    Counter, DialogEffect, DialogRecord, Origin, PageRequest, Position, Timeline, TimelineBuilder,
+    DialogEffect, DialogRecord, Origin, PageRequest, Position, Timeline, TimelineBuilder,
     TimelineEntry, dialog, message,
 };
 use crate::store::documents::below;
@@ -218,7 +222,9 @@ impl Reading<'_> {
         let row = self.row(dialog, DIALOG_SEQUENCE).await?;
         let version = row.as_ref().map_or(0, |row| row.version);
         let filter = doc! { "$or": [
-            { "type": { "$in": ["message.create", "message.delete", "dialog.delete", REPAIR] } },
+            { "type": { "$in": [
+                MessageCreate.as_str(), MessageDelete.as_str(), DialogDelete.as_str(), REPAIR,
+            ] } },
             { "u": user.as_str() },
         ] };
         let Records { complete, records } = self.records(dialog, version, filter).await?;
@@ -372,8 +378,8 @@ impl Reading<'_> {
         let row = self.row(dialog, DIALOG_COUNTS).await?;
         let version = row.as_ref().map_or(0, |row| row.version);
         let filter = doc! { "type": { "$in": [
-            "message.create", "message.delete", "dialog.member.add", "dialog.member.remove",
-            "dialog.topic.create", "dialog.delete", REPAIR,
+            MessageCreate.as_str(), MessageDelete.as_str(), MemberAdd.as_str(),
+            MemberRemove.as_str(), TopicCreate.as_str(), DialogDelete.as_str(), REPAIR,
         ] } };
         let Records { complete, records } = self.records(dialog, version, filter).await?;
         let before = match (was_deleted(row.as_ref(), &records), complete) {
@@ -457,7 +463,7 @@ impl Reading<'_> {
         id: &MessageId,
     ) -> Result<Option<message::MessageRecord>, ReadError> {
         let deletion = self
-            .versioned(dialog, 0, doc! { "type": "dialog.delete" })
+            .versioned(dialog, 0, doc! { "type": DialogDelete.as_str() })
             .await?;
         let since = deletion.as_ref().map_or(0, |(version, _)| *version);
         let create = self
@@ -709,12 +715,11 @@ fn served(stats: &UserDialogStats, sent: i64, view: View) -> share::Served {
 
 /// Names that are no status or reaction were never counted.
 fn message_counters(statuses: &Counts, reactions: &Counts) -> BTreeMap<Counter, i64> {
-    let named = |prefix: &'static str| {
-        move |(name, count): (&String, &i64)| {
-            Some((format!("{prefix}.{name}").parse().ok()?, *count))
-        }
-    };
-    let statuses = statuses.iter().filter_map(named("status_counts"));
-    let reactions = reactions.iter().filter_map(named("reaction_counts"));
+    let statuses = statuses.iter();
+    let statuses = statuses
+        .filter_map(|(name, count)| Some((Counter::Status(Status::new(name).ok()?), *count)));
+    let reactions = reactions.iter();
+    let reactions = reactions
+        .filter_map(|(name, count)| Some((Counter::Reaction(Reaction::new(name).ok()?), *count)));
     statuses.chain(reactions).collect()
 }

@@ -6,10 +6,11 @@ use std::hash::Hash;
 use mongodb::bson::RawDocument;
 use mongodb::bson::raw::RawBsonRef;
 
+use crate::counter::Counter;
 use crate::derive::state::{CountingFacts, Watermark};
-use crate::event::{MessageId, Micros, Reaction, SenderType, Status, UserId};
+use crate::event::{EventType, MessageId, Micros, Reaction, SenderType, Status, UserId};
 use crate::history::message::{MessageEffect, MessageRecord};
-use crate::history::{Counter, Created, DialogEffect, DialogRecord, Repair};
+use crate::history::{Created, DialogEffect, DialogRecord, Repair};
 use crate::store::repair::REPAIR;
 
 use super::rows::{Malformed, boolean, date, integer, key, micros, text, wrong};
@@ -126,8 +127,9 @@ fn applied(record: &RawDocument) -> Result<DialogRecord, Malformed> {
     let user = || UserId::new(field(record, "u", text)?).map_err(Malformed::from);
     let message = |name| MessageId::new(field(record, name, text)?).map_err(Malformed::from);
     let mark = |name| Ok::<_, Malformed>(optional(record, name, integer)?.map(Watermark));
-    let effect = match field(record, "type", text)? {
-        "message.create" => match optional(record, "was", document)? {
+    let recorded = field(record, "type", text)?;
+    let effect = match EventType::of_record(recorded) {
+        Some(EventType::MessageCreate) => match optional(record, "was", document)? {
             Some(was) => DialogEffect::Corrected {
                 message: message("m")?,
                 sender: user()?,
@@ -136,24 +138,24 @@ fn applied(record: &RawDocument) -> Result<DialogRecord, Malformed> {
             },
             None => DialogEffect::Created(created(record)?),
         },
-        "message.delete" => DialogEffect::Deleted {
+        Some(EventType::MessageDelete) => DialogEffect::Deleted {
             message: message("of")?,
             sender: optional(record, "u", text)?.map(UserId::new).transpose()?,
         },
-        "message.status.changed" => DialogEffect::Read {
+        Some(EventType::StatusChanged) => DialogEffect::Read {
             message: message("of")?,
             user: user()?,
         },
-        "dialog.messages.bulk_read" | "dialog.member.add" | "dialog.member.remove" => {
+        Some(EventType::BulkRead | EventType::MemberAdd | EventType::MemberRemove) => {
             DialogEffect::WatermarkMoved {
                 user: user()?,
                 before: mark("mark_before")?,
                 after: mark("mark")?,
             }
         }
-        "dialog.topic.create" => DialogEffect::Topic,
-        "dialog.delete" => DialogEffect::DialogDeleted,
-        REPAIR => DialogEffect::Repaired(repairs(record)?),
+        Some(EventType::TopicCreate) => DialogEffect::Topic,
+        Some(EventType::DialogDelete) => DialogEffect::DialogDeleted,
+        None if recorded == REPAIR => DialogEffect::Repaired(repairs(record)?),
         _ => DialogEffect::Other,
     };
     Ok(DialogRecord {
@@ -193,14 +195,15 @@ pub(super) fn happened(record: &RawDocument) -> Result<Option<MessageRecord>, Ma
     if optional(record, "unchanged", boolean)? == Some(true) {
         return Ok(None);
     }
-    let effect = match field(record, "type", text)? {
-        "message.status.changed" => {
+    let recorded = field(record, "type", text)?;
+    let effect = match EventType::of_record(recorded) {
+        Some(EventType::StatusChanged) => {
             let status = Status::new(field(record, "status", text)?)?;
             MessageEffect::Changed(vec![(Counter::Status(status), 1)])
         }
-        "message.reaction.changed" => MessageEffect::Changed(words(record)?),
-        "message.delete" => MessageEffect::Ended,
-        REPAIR => MessageEffect::Repaired(repairs(record)?),
+        Some(EventType::ReactionChanged) => MessageEffect::Changed(words(record)?),
+        Some(EventType::MessageDelete) => MessageEffect::Ended,
+        None if recorded == REPAIR => MessageEffect::Repaired(repairs(record)?),
         _ => return Ok(None),
     };
     Ok(Some(MessageRecord {
