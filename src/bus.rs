@@ -5,8 +5,8 @@
 //!   [`Delivery`] and reconnects by itself for ever. Settling a delivery
 //!   consumes it, so that a double settlement does not compile.
 //! - [`Publisher`] publishes events with broker confirms.
-//! - [`letterbox`] goes through the dead-letter queue, [`lookout`] asks how long it is,
-//!   [`outbox`] sends letters on.
+//! - [`dead_letters`] has all about the dead-letter queue: publishing into it, reading
+//!   letters, scanning the queue, publishing letters once more.
 //! - [`notifier`] publishes notifications about counters that have changed.
 //! - [`upkeep`] notices when the exchange was replaced, and binds the queue again.
 //! - [`inspect()`] looks at the broker and changes nothing.
@@ -15,7 +15,7 @@
 //!             queue ──> session ──> sink ──> (the pipeline) ──┐
 //!   broker      ^          ^                                  │ ack, requeue
 //!               └── acks ──┴───────── settle <────────────────┤
-//!             dead-letter queue <──── letters <───────────────┘ dead_letter
+//!             dead-letter queue <──── dead_letters <──────────┘ dead_letter
 //!                                        └──> (the database, while the broker takes none)
 //! ```
 //!
@@ -26,24 +26,20 @@
 //! because a broker short of memory or disk stops reading from connections
 //! that publish, and acknowledgements must still get through then.
 
+mod confirm_channel;
 mod connect;
 mod consumer;
-mod death;
+pub(crate) mod dead_letters;
 mod delivery;
 mod error;
+mod field_table;
 mod filter;
 mod flow;
+pub(crate) mod headers;
 pub mod inspect;
 mod intake;
-mod letter;
-pub mod letterbox;
-mod letters;
-mod line;
-pub mod lookout;
 pub mod notifier;
-pub mod outbox;
 mod publisher;
-mod reading;
 mod session;
 mod settle;
 mod tls;
@@ -52,11 +48,13 @@ mod trouble;
 pub mod upkeep;
 mod watchdog;
 
+pub(crate) use confirm_channel::BlockedTimeout;
 pub use consumer::Consumer;
 pub use delivery::Delivery;
 pub use error::{BusError, Mismatch};
 pub use flow::Flow;
 pub use inspect::inspect;
-pub use letters::Written;
-pub use line::Patience;
 pub use publisher::{EventHeaders, Publisher, Tally, routing_key};
+
+/// AMQP's delivery mode of messages that survive a restart of the broker.
+const PERSISTENT: u8 = 2;

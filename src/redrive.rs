@@ -24,8 +24,9 @@ mod sender;
 mod sync;
 mod undiscard;
 
-use crate::bus::lookout::Lookout;
-use crate::bus::{BusError, Flow, outbox};
+use crate::bus::dead_letters::queue_depth::QueueDepthProbe;
+use crate::bus::dead_letters::republish;
+use crate::bus::{BusError, Flow};
 use crate::config;
 use crate::deadletter::{Filter, LetterId};
 use crate::event::decode::Decoder;
@@ -51,7 +52,7 @@ pub enum RedriveError {
     Bus(#[from] BusError),
     /// RabbitMQ takes no letter.
     #[error(transparent)]
-    Unsent(#[from] outbox::Unsent),
+    Republish(#[from] republish::RepublishError),
     /// What a replay would change cannot be told.
     #[error(transparent)]
     Forecast(#[from] ForecastError),
@@ -82,7 +83,7 @@ pub struct Redrive {
     store: Store,
     bus: config::Bus,
     decoder: Decoder,
-    lookout: Lookout,
+    queue_depth: QueueDepthProbe,
     flow: Flow,
 }
 
@@ -105,19 +106,19 @@ impl Redrive {
     /// What the broker says to those who publish is told to `flow`.
     pub fn new(store: Store, config: &config::Config, flow: Flow) -> Self {
         let bus = config.bus.clone();
-        let lookout = Lookout::new(bus.clone());
+        let queue_depth = QueueDepthProbe::new(bus.clone());
         Self {
             store,
             bus,
             decoder: Decoder::new(&config.counters.sender_types),
-            lookout,
+            queue_depth,
             flow,
         }
     }
 
     /// Says good-bye to the broker.
     pub async fn leave(&self) {
-        self.lookout.close().await;
+        self.queue_depth.close().await;
     }
 
     /// The letters that match, latest failure first, after a place.
@@ -173,7 +174,7 @@ impl Redrive {
 
     /// What a letter says of itself apart from its body, by name.
     pub fn headers(&self, letter: &Kept) -> std::collections::BTreeMap<String, String> {
-        outbox::shown(&letter.properties)
+        republish::listed_headers(&letter.properties)
     }
 
     /// How index and queue agree.
@@ -182,17 +183,17 @@ impl Redrive {
     /// [`RedriveError::Store`].
     pub async fn index_state(&self) -> Result<IndexState, RedriveError> {
         // Together: a broker that does not answer is waited for.
-        let (indexed, unsent, busy, sight) = futures::join!(
+        let (indexed, unsent, busy, depth) = futures::join!(
             self.store.indexed_copies(),
             self.store.unsent(),
             self.store.lease_taken(),
-            self.lookout.look(),
+            self.queue_depth.query(),
         );
         Ok(IndexState {
             indexed: u64::try_from(indexed?).unwrap_or(0),
             unsent: unsent?.letters,
-            busy: busy? || sight.as_ref().is_ok_and(|sight| sight.held),
-            queued: sight.ok().map(|sight| sight.letters.into()),
+            busy: busy? || depth.as_ref().is_ok_and(|depth| depth.is_consumed),
+            queued: depth.ok().map(|depth| depth.letters.into()),
         })
     }
 

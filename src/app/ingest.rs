@@ -139,7 +139,7 @@ impl Context {
     fn keep_dead_letters(
         &self,
         tasks: &mut Tasks,
-        letters: mpsc::Receiver<crate::bus::Written>,
+        letters: mpsc::Receiver<crate::bus::dead_letters::UnsettledLetter>,
         outage: &Outage,
     ) {
         let register = redrive::register(

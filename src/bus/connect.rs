@@ -361,7 +361,7 @@ impl Target {
 
 /// Bytes of a frame at most, by the present URL; the broker may want smaller
 /// ones.
-pub(super) async fn frame_asked_for(bus: &config::Bus) -> usize {
+pub(super) async fn requested_frame_max(bus: &config::Bus) -> usize {
     let uri = match bus.present_url().await {
         Ok(url) => parse(url.expose()).ok(),
         Err(_) => None,

@@ -9,12 +9,11 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::connect;
+use super::dead_letters::{DeadLetterPublisher, FailedMessage, UnsettledLetter};
 use super::delivery::Delivery;
 use super::error::BusError;
 use super::flow::Flow;
 use super::intake::{Intake, Window};
-use super::letter::Letter;
-use super::letters::{Letters, Written};
 use super::session::{Consuming, End, Session};
 use super::trouble::Trouble;
 use crate::config;
@@ -87,7 +86,7 @@ impl Consumer {
 
     /// Forwards deliveries into `sink`, settles them, and reconnects after
     /// whatever goes wrong. Dead letters that are in their queue, or cannot get
-    /// there now, come out of `written`, for someone to settle.
+    /// there now, come out of `unsettled`, for someone to settle.
     ///
     /// Returns once a shutdown was requested (or the receiver of `sink` is
     /// gone), `sink` was dropped, every delivery handed out is settled or
@@ -97,15 +96,16 @@ impl Consumer {
     pub async fn run(
         mut self,
         sink: mpsc::Sender<Delivery>,
-        written: mpsc::Sender<Written>,
+        unsettled: mpsc::Sender<UnsettledLetter>,
         shutdown: Shutdown,
     ) {
         #[allow(clippy::disallowed_methods, reason = "the prefetch is its limit")]
         let (letters, incoming) = mpsc::unbounded_channel();
         let (bus, metrics) = (self.bus.clone(), self.metrics.clone());
         let flow = self.flow.clone();
-        let framed = (bus, connect::frame_asked_for(&self.bus).await);
-        let publishing = Letters::new(framed, backoff(&self.retry), metrics, flow, written);
+        let framed = (bus, connect::requested_frame_max(&self.bus).await);
+        let publishing =
+            DeadLetterPublisher::new(framed, backoff(&self.retry), metrics, flow, unsettled);
         let mut tasks = JoinSet::new();
         tasks.spawn(publishing.run(incoming, shutdown.clone()));
         self.sessions(sink, &shutdown, letters).await;
@@ -119,7 +119,7 @@ impl Consumer {
         &mut self,
         sink: mpsc::Sender<Delivery>,
         shutdown: &Shutdown,
-        letters: mpsc::UnboundedSender<Letter>,
+        letters: mpsc::UnboundedSender<FailedMessage>,
     ) {
         while let Some(session) = self.connected(shutdown).await {
             if self.outage.has_lasted(self.held_for()) {

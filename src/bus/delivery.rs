@@ -7,9 +7,10 @@ use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 use tokio::sync::mpsc;
 
-use super::filter::ALTERED;
+use super::dead_letters::FailedMessage;
+use super::field_table::as_count;
+use super::headers;
 use super::intake::Weight;
-use super::letter::Letter;
 use crate::deadletter::Failure;
 
 /// The broker's name for a delivery: counts up from 1 on each channel.
@@ -33,7 +34,7 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(super) struct Return {
     pub(super) settle: mpsc::UnboundedSender<(Tag, Outcome)>,
-    pub(super) letters: mpsc::UnboundedSender<Letter>,
+    pub(super) letters: mpsc::UnboundedSender<FailedMessage>,
     /// How many deliveries may be in flight now.
     pub(super) wide: Arc<AtomicUsize>,
 }
@@ -46,11 +47,10 @@ impl Return {
 }
 
 /// One message of the queue, not yet settled. It is settled by exactly one of
-/// [`ack`](Delivery::ack), [`dead_letter`](Delivery::dead_letter) and
-/// [`requeue`](Delivery::requeue), each of which consumes it; one that is
-/// dropped without is requeued, so that nothing is ever stuck. All of them
-/// return at once; on a session that is gone they do nothing, and the broker
-/// delivers the message again.
+/// [`ack`](Delivery::ack) and [`dead_letter`](Delivery::dead_letter), each of which
+/// consumes it; one that is dropped without is requeued, which counts towards the
+/// delivery limit, so that nothing is ever stuck. All of them return at once; on a
+/// session that is gone they do nothing, and the broker delivers the message again.
 #[derive(Debug)]
 pub struct Delivery {
     message: Option<Message>,
@@ -148,17 +148,17 @@ impl Delivery {
             .is_some_and(|message| message.redelivered)
     }
 
-    /// How often it was delivered before and given back or lost, by the
-    /// broker's header `x-delivery-count`; 0 when absent.
+    /// How often it was delivered before and given back or lost, as the
+    /// broker counts; 0 when it does not say.
     pub fn delivery_count(&self) -> u64 {
-        self.header("x-delivery-count")
-            .and_then(integer)
+        self.header(headers::DELIVERY_COUNT)
+            .and_then(as_count)
             .unwrap_or(0)
     }
 
     /// Whether its properties or routing key could only be read altered.
     pub(super) fn is_altered(&self) -> bool {
-        self.header(ALTERED).is_some()
+        self.header(headers::ALTERED).is_some()
     }
 
     fn header(&self, name: &str) -> Option<&AMQPValue> {
@@ -183,14 +183,8 @@ impl Delivery {
         if let Some(message) = self.message.take() {
             let back = Arc::clone(&message.origin.back);
             // An error says that the consumer is gone: the broker redelivers.
-            let _ = back.letters.send(Letter { message, failure });
+            let _ = back.letters.send(FailedMessage { message, failure });
         }
-    }
-
-    /// The broker is to deliver it again, here or elsewhere; that counts
-    /// towards the delivery limit.
-    pub fn requeue(self) {
-        drop(self);
     }
 }
 
@@ -199,19 +193,5 @@ impl Drop for Delivery {
         if let Some(message) = self.message.take() {
             message.origin.settle(Outcome::Requeue);
         }
-    }
-}
-
-/// A header as a count; `None` for anything but a non-negative integer.
-pub(super) fn integer(value: &AMQPValue) -> Option<u64> {
-    match *value {
-        AMQPValue::ShortShortInt(n) => n.try_into().ok(),
-        AMQPValue::ShortShortUInt(n) => Some(n.into()),
-        AMQPValue::ShortInt(n) => n.try_into().ok(),
-        AMQPValue::ShortUInt(n) => Some(n.into()),
-        AMQPValue::LongInt(n) => n.try_into().ok(),
-        AMQPValue::LongUInt(n) => Some(n.into()),
-        AMQPValue::LongLongInt(n) => n.try_into().ok(),
-        _ => None,
     }
 }

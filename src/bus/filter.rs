@@ -9,7 +9,7 @@
 //!
 //! Bodies and heartbeats pass as they are; of header and method frames, those
 //! that lapin takes pass byte for byte too. The others are written anew
-//! ([`properties`], [`methods`]): what had to change is told in `x-cc-altered`,
+//! ([`properties`], [`methods`]): what had to change is told in a header,
 //! and what was there before stands, as bytes, in headers of ours.
 
 mod methods;
@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::methods::Method;
-pub(super) use self::properties::{ALTERED, ORIGINAL, named, without_depths};
+pub(super) use self::properties::{named, without_depths};
 pub(super) use self::stream::{Wire, runtime};
 use super::intake::Scales;
 

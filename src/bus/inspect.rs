@@ -4,11 +4,12 @@ use std::future::poll_fn;
 use std::pin::Pin;
 
 use futures::io::{AsyncRead, AsyncWrite};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::FieldTable;
 use serde::Serialize;
 
 use super::connect::{ANSWER_TIMEOUT, Link, Secured, Socket, Target};
 use super::error::BusError;
+use super::field_table::text_at;
 use super::topology;
 use crate::config;
 use crate::pki::Certificate;
@@ -122,9 +123,9 @@ async fn report(
     let mut report = Inspection {
         url: bus.present_url().await?.redacted(),
         tls: link.secured.as_ref().map(Security::of),
-        product: string(&greeting, "product"),
-        version: string(&greeting, "version"),
-        cluster: string(&greeting, "cluster_name"),
+        product: text_at(&greeting, "product"),
+        version: text_at(&greeting, "version"),
+        cluster: text_at(&greeting, "cluster_name"),
         exchange: Found::new(&bus.exchange),
         notify_exchange: None,
         queue: Found::new(&bus.queue),
@@ -232,13 +233,6 @@ impl Inspection {
             }
             Err(error) => Err(error),
         }
-    }
-}
-
-fn string(table: &FieldTable, key: &str) -> Option<String> {
-    match table.inner().get(key) {
-        Some(AMQPValue::LongString(text)) => Some(text.to_string()),
-        _ => None,
     }
 }
 

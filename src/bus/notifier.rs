@@ -1,13 +1,13 @@
 //! Publishing notifications, each confirmed by the broker.
 
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::ShortString;
 
+use super::confirm_channel::{BlockedTimeout, ConfirmChannel, Outgoing, PublishOutcome};
 use super::error::{BusError, short};
 use super::flow::Flow;
-use super::letter::PERSISTENT;
-use super::line::{Answer, Line, Outgoing, Patience};
 use super::topology;
+use super::{PERSISTENT, field_table};
 use crate::config;
 use crate::failpoint::{self, Point};
 
@@ -37,7 +37,7 @@ pub struct Notification {
 /// A connection of its own that publishes notifications to a topic exchange. A
 /// broker that takes nothing is waited for without an end: nobody waits for this.
 pub struct Notifier {
-    line: Line,
+    channel: ConfirmChannel,
     exchange: ShortString,
 }
 
@@ -53,15 +53,15 @@ impl Notifier {
     ) -> Result<Self, BusError> {
         const KEY: &str = "notify.exchange";
         let name = "chat-counters notifications";
-        let line = Line::open(bus, name, flow, Patience::Endless).await?;
-        topology::topic_exchange(&line.link, KEY, &notify.exchange).await?;
+        let channel = ConfirmChannel::open(bus, name, flow, BlockedTimeout::Never).await?;
+        topology::topic_exchange(&channel.link, KEY, &notify.exchange).await?;
         let exchange = short(KEY, &notify.exchange)?;
-        Ok(Self { line, exchange })
+        Ok(Self { channel, exchange })
     }
 
     /// Whether the connection is there, as far as is known.
     pub fn is_open(&self) -> bool {
-        self.line.is_open()
+        self.channel.is_open()
     }
 
     /// Publishes messages, and returns for each whether the broker has taken it.
@@ -83,22 +83,23 @@ impl Notifier {
             }
         });
         let doing = "publishing notifications";
-        let answers = self.line.publish_all(doing, outgoing).await?;
-        let answers = answers.into_iter();
-        Ok(answers.map(|answer| answer == Answer::Confirmed).collect())
+        let outcomes = self.channel.publish_all(doing, outgoing).await?;
+        let outcomes = outcomes.into_iter();
+        Ok(outcomes
+            .map(|outcome| outcome == PublishOutcome::Confirmed)
+            .collect())
     }
 
     /// Says good-bye to the broker.
     pub async fn close(self) {
-        self.line.close().await;
+        self.channel.close().await;
     }
 }
 
 fn properties(message: &Notification) -> BasicProperties {
-    let mut headers = FieldTable::default();
-    for (name, value) in &message.headers {
-        headers.insert((*name).into(), AMQPValue::LongString(value.as_str().into()));
-    }
+    let headers = message.headers.iter();
+    let headers = headers.map(|(name, value)| ((*name).into(), field_table::text(value)));
+    let headers = field_table::collected(headers);
     let mut properties = BasicProperties::default()
         .with_content_type(message.content_type.into())
         .with_delivery_mode(PERSISTENT)

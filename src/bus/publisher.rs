@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 
 use futures::FutureExt;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
 use super::connect::{Link, in_time};
 use super::error::{BusError, short};
-use super::letter::PERSISTENT;
-use super::topology;
+use super::field_table::{table, text};
+use super::{PERSISTENT, headers, topology};
 use crate::config;
 
 /// Events that may await their confirm at the same time.
@@ -166,22 +166,18 @@ impl Publisher {
     }
 }
 
-fn properties(headers: Option<&EventHeaders<'_>>) -> BasicProperties {
+fn properties(event: Option<&EventHeaders<'_>>) -> BasicProperties {
     let properties = BasicProperties::default()
         .with_content_type("application/json".into())
         .with_delivery_mode(PERSISTENT);
-    let Some(headers) = headers else {
+    let Some(event) = event else {
         return properties;
     };
-    let mut table = FieldTable::default();
-    for (name, value) in [
-        ("eventType", headers.event_type),
-        ("entityType", headers.entity_type),
-        ("tenantId", headers.tenant_id),
-    ] {
-        table.insert(name.into(), AMQPValue::LongString(value.into()));
-    }
-    properties.with_headers(table)
+    properties.with_headers(table([
+        (headers::EVENT_TYPE, text(event.event_type)),
+        (headers::ENTITY_TYPE, text(event.entity_type)),
+        (headers::TENANT_ID, text(event.tenant_id)),
+    ]))
 }
 
 #[cfg(test)]

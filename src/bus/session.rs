@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::connect::{Link, in_time};
+use super::dead_letters::FailedMessage;
 use super::delivery::{Delivery, Return};
 use super::error::{BusError, short};
 use super::intake::{Intake, Scales, Window};
-use super::letter::Letter;
 use super::watchdog::Watchdog;
 use super::{settle, topology};
 use crate::config;
@@ -78,7 +78,7 @@ impl Session {
         self,
         bus: &config::Bus,
         window: &Window,
-        letters: mpsc::UnboundedSender<Letter>,
+        letters: mpsc::UnboundedSender<FailedMessage>,
         metrics: Metrics,
     ) -> Result<Consuming, BusError> {
         let Session {

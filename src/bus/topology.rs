@@ -10,6 +10,7 @@ use lapin::{Channel, ExchangeKind};
 
 use super::connect::{Link, in_time};
 use super::error::{BusError, Mismatch, amqp_code, answer, short};
+use super::field_table::{table, text};
 use crate::config;
 
 /// Deliveries of one dead letter before the broker drops it: RabbitMQ 4 would
@@ -217,16 +218,4 @@ pub(super) async fn bind(link: &Link, bus: &config::Bus) -> Result<(), BusError>
         FieldTable::default(),
     );
     in_time("binding the queue to the exchange", bound).await
-}
-
-fn table<const N: usize>(entries: [(&'static str, AMQPValue); N]) -> FieldTable {
-    let mut table = FieldTable::default();
-    for (key, value) in entries {
-        table.insert(key.into(), value);
-    }
-    table
-}
-
-fn text(value: &str) -> AMQPValue {
-    AMQPValue::LongString(value.into())
 }

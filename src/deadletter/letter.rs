@@ -58,7 +58,7 @@ impl fmt::Display for LetterId {
 
 /// A letter as it goes over the wire, so that it can be put back as it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sealed {
+pub struct RawMessage {
     /// The AMQP properties in AMQP's own encoding.
     pub properties: Vec<u8>,
     /// The body.

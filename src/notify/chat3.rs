@@ -7,6 +7,7 @@
 
 use serde::Serialize;
 
+use crate::bus::headers;
 use crate::bus::notifier::Notification;
 use crate::event::{Micros, SenderType};
 use crate::store::read::{Cause, Counts, DialogStats, UserDialogStats, UserStats};
@@ -305,12 +306,15 @@ fn notification(
         created_at: millis(to.now),
         data,
     };
-    let user = about.user.map(|user| ("userId", user.to_owned()));
-    let mut headers: Vec<_> = user.into_iter().collect();
-    headers.extend([
-        ("entityId", about.entity.to_owned()),
-        ("updateType", about.update_type.to_owned()),
-        ("sourceEventType", update.source_event_type.to_owned()),
+    let user = about.user.map(|user| (headers::USER_ID, user.to_owned()));
+    let mut named: Vec<_> = user.into_iter().collect();
+    named.extend([
+        (headers::ENTITY_ID, about.entity.to_owned()),
+        (headers::UPDATE_TYPE, about.update_type.to_owned()),
+        (
+            headers::SOURCE_EVENT_TYPE,
+            update.source_event_type.to_owned(),
+        ),
     ]);
     Notification {
         routing_key,
@@ -320,7 +324,7 @@ fn notification(
         message_id: None,
         message_type: None,
         timestamp: u64::try_from(to.now.get() / 1_000_000).unwrap_or(0),
-        headers,
+        headers: named,
     }
 }
 

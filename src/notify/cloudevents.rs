@@ -5,6 +5,7 @@
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::bus::headers;
 use crate::bus::notifier::Notification;
 use crate::grpc::v1;
 use crate::store::read::{DialogStats, UserDialogStats, UserStats};
@@ -101,9 +102,13 @@ fn notification(source: &str, at: u64, about: &About<'_>, data: &impl Serialize)
         tenantid: about.tenant,
         data,
     };
-    let mut headers = vec![("tenantId", about.tenant.to_owned())];
-    headers.extend(about.user.map(|user| ("userId", user.to_owned())));
-    headers.extend(about.dialog.map(|dialog| ("dialogId", dialog.to_owned())));
+    let mut named = vec![(headers::TENANT_ID, about.tenant.to_owned())];
+    named.extend(about.user.map(|user| (headers::USER_ID, user.to_owned())));
+    named.extend(
+        about
+            .dialog
+            .map(|dialog| (headers::DIALOG_ID, dialog.to_owned())),
+    );
     let kind = match about.r#type {
         USER => "user_stats",
         USER_DIALOG => "user_dialog_stats",
@@ -117,7 +122,7 @@ fn notification(source: &str, at: u64, about: &About<'_>, data: &impl Serialize)
         message_id: Some(id),
         message_type: Some(about.r#type),
         timestamp: at,
-        headers,
+        headers: named,
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::RedriveError;
 use super::pace::Pacer;
-use crate::bus::letterbox::Held;
-use crate::bus::outbox::{Outbox, Unsent};
-use crate::deadletter::{LetterId, MAX_KEPT_BYTES, Sealed};
+use crate::bus::dead_letters::republish::{RepublishError, Republisher};
+use crate::bus::dead_letters::scan::ScannedLetter;
+use crate::deadletter::{LetterId, MAX_KEPT_BYTES, RawMessage};
 use crate::store::Store;
 use crate::store::letters::{Failed, JobId};
 
@@ -21,7 +21,7 @@ pub(super) enum Action {
 
 /// How letters are sent.
 pub(super) struct Sending {
-    pub(super) outbox: Outbox,
+    pub(super) republisher: Republisher,
     pub(super) pacer: Pacer,
     /// With this body instead of their own.
     pub(super) body: Option<Vec<u8>>,
@@ -31,7 +31,7 @@ pub(super) struct Sending {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unable {
     #[error(transparent)]
-    Send(#[from] Unsent),
+    Send(#[from] RepublishError),
     #[error(
         "its body of {0} bytes is too large to be kept elsewhere, which {MAX_KEPT_BYTES} bytes are at most; it can be replayed"
     )]
@@ -48,8 +48,8 @@ impl Unable {
     }
 }
 
-fn kept_whole(letter: &Held) -> Result<(), Unable> {
-    match letter.sealed.body.len() {
+fn kept_whole(letter: &ScannedLetter) -> Result<(), Unable> {
+    match letter.raw.body.len() {
         bytes if bytes > MAX_KEPT_BYTES => Err(Unable::Keep(bytes)),
         _ => Ok(()),
     }
@@ -67,7 +67,9 @@ impl Action {
     /// Waits until so many letters may be acted upon; `false`: not yet.
     pub(super) async fn wait(&mut self, letters: usize) -> Result<bool, RedriveError> {
         match self {
-            Action::Replay(sending) => Ok(sending.pacer.wait(&sending.outbox, letters).await?),
+            Action::Replay(sending) => {
+                Ok(sending.pacer.wait(&sending.republisher, letters).await?)
+            }
             Action::Discard => Ok(true),
         }
     }
@@ -79,13 +81,13 @@ impl Action {
         &self,
         store: &Store,
         job: &JobId,
-        letters: &[Held],
+        letters: &[ScannedLetter],
     ) -> Result<Vec<Result<(), Unable>>, RedriveError> {
         match self {
             Action::Replay(sending) => sending.send(job, letters).await,
             Action::Discard => {
                 let fitting = letters.iter().filter(|held| kept_whole(held).is_ok());
-                let fitting = fitting.map(|held| (&held.id, &held.letter, &held.sealed));
+                let fitting = fitting.map(|held| (&held.id, &held.letter, &held.raw));
                 store.keep_discarded(fitting, job).await?;
                 Ok(letters.iter().map(kept_whole).collect())
             }
@@ -94,7 +96,7 @@ impl Action {
 
     pub(super) async fn close(self) {
         if let Action::Replay(sending) = self {
-            sending.outbox.close().await;
+            sending.republisher.close().await;
         }
     }
 }
@@ -103,20 +105,20 @@ impl Sending {
     async fn send(
         &self,
         job: &JobId,
-        letters: &[Held],
+        letters: &[ScannedLetter],
     ) -> Result<Vec<Result<(), Unable>>, RedriveError> {
-        let edited = |letter: &Held| {
+        let edited = |letter: &ScannedLetter| {
             let body = self.body.clone()?;
-            let properties = letter.sealed.properties.clone();
-            Some(Sealed { properties, body })
+            let properties = letter.raw.properties.clone();
+            Some(RawMessage { properties, body })
         };
         let edited: Vec<_> = letters.iter().map(edited).collect();
         let sent = letters.iter().zip(&edited).map(|(held, edited)| {
-            let sealed = edited.as_ref().unwrap_or(&held.sealed);
+            let sealed = edited.as_ref().unwrap_or(&held.raw);
             (&held.letter, sealed)
         });
         let sent: Vec<_> = sent.collect();
-        let sent = self.outbox.replay(&sent, job.as_str()).await?;
+        let sent = self.republisher.replay(&sent, job.as_str()).await?;
         Ok(sent.into_iter().map(|sent| Ok(sent?)).collect())
     }
 }

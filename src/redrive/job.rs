@@ -11,8 +11,8 @@ use super::action::{Action, Sending};
 use super::pace::{Pace, Pacer};
 use super::pass::{Ended, Task, Walk};
 use super::{Redrive, RedriveError};
-use crate::bus::Patience;
-use crate::bus::outbox::Outbox;
+use crate::bus::BlockedTimeout;
+use crate::bus::dead_letters::republish::Republisher;
 use crate::deadletter::{Filter, LetterId};
 use crate::event::EventId;
 use crate::event::decode::{Decoded, outline};
@@ -230,7 +230,7 @@ impl Redrive {
 
     async fn sending(&self, pace: Pace, body: Option<Vec<u8>>) -> Result<Action, RedriveError> {
         Ok(Action::Replay(Box::new(Sending {
-            outbox: Outbox::open(&self.bus, &self.flow, Patience::Brief).await?,
+            republisher: Republisher::open(&self.bus, &self.flow, BlockedTimeout::Answer).await?,
             pacer: Pacer::new(pace),
             body,
         })))
@@ -335,18 +335,18 @@ impl Redrive {
             }
         }
         if let Action::Replay(sending) = action {
-            self.counted(&sending.outbox, reporter.job()).await?;
+            self.counted(&sending.republisher, reporter.job()).await?;
         }
         Ok(true)
     }
 
     /// Waits, but not for ever, until the service has dealt with what was sent:
     /// nothing waits in its queue, and no more letters come back.
-    async fn counted(&self, outbox: &Outbox, job: &JobId) -> Result<(), RedriveError> {
+    async fn counted(&self, republisher: &Republisher, job: &JobId) -> Result<(), RedriveError> {
         let deadline = Instant::now() + COUNTING;
         let (mut last, mut since) = (None, Instant::now());
         while Instant::now() < deadline && since.elapsed() < STEADY {
-            let waiting = outbox.waiting().await?;
+            let waiting = republisher.waiting_events().await?;
             let known = self.store.job(job).await?;
             let state = (waiting, known.map(|job| job.tally.failed_again));
             if waiting > 0 || last != Some(state) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::bus::BusError;
-use crate::bus::outbox::Outbox;
+use crate::bus::dead_letters::republish::Republisher;
 
 /// Letters sent together at most.
 const MOST: usize = 256;
@@ -59,8 +59,12 @@ impl Pacer {
     ///
     /// # Errors
     /// When the broker is lost.
-    pub(super) async fn wait(&mut self, outbox: &Outbox, letters: usize) -> Result<bool, BusError> {
-        if outbox.waiting().await? > self.pace.brake_at {
+    pub(super) async fn wait(
+        &mut self,
+        republisher: &Republisher,
+        letters: usize,
+    ) -> Result<bool, BusError> {
+        if republisher.waiting_events().await? > self.pace.brake_at {
             tokio::time::sleep(LOOK).await;
             return Ok(false);
         }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::RedriveError;
 use super::action::Action;
 use super::job::Reporter;
-use crate::bus::letterbox::{Held, Pass};
+use crate::bus::dead_letters::scan::{QueueScan, ScannedLetter};
 use crate::config;
 use crate::deadletter::LetterId;
 use crate::failpoint::{self, Point};
@@ -51,7 +51,7 @@ pub(super) struct Task<'a> {
 /// A pass under way.
 pub(super) struct Walk<'a> {
     store: &'a Store,
-    pass: Pass,
+    pass: QueueScan,
     before: Census,
     found: HashMap<LetterId, i64>,
     added: u64,
@@ -64,10 +64,10 @@ pub(super) struct Walk<'a> {
 /// What is to be done with the letters in hand.
 #[derive(Default)]
 struct Sorted {
-    act: Vec<Held>,
+    act: Vec<ScannedLetter>,
     /// Copies of what is acted upon, and what was before.
-    remove: Vec<Held>,
-    keep: Vec<Held>,
+    remove: Vec<ScannedLetter>,
+    keep: Vec<ScannedLetter>,
 }
 
 impl<'a> Walk<'a> {
@@ -79,7 +79,7 @@ impl<'a> Walk<'a> {
     ) -> Result<Walk<'a>, RedriveError> {
         // In this order: a letter is in the queue before it is in the index.
         let before = store.census().await?;
-        let pass = Pass::open(bus, before.letters()).await?;
+        let pass = QueueScan::open(bus, before.letters()).await?;
         Ok(Self {
             store,
             pass,
@@ -133,7 +133,7 @@ impl<'a> Walk<'a> {
 
     /// Tells apart what is to be done with letters, and enters those that have
     /// no entry.
-    async fn sort(&mut self, letters: Vec<Held>) -> Result<Sorted, RedriveError> {
+    async fn sort(&mut self, letters: Vec<ScannedLetter>) -> Result<Sorted, RedriveError> {
         let job = self.task.as_ref().map(|task| task.reporter.job());
         let ids = letters.iter().map(|letter| &letter.id);
         let standings = self.store.standings(ids, job).await?;
@@ -159,14 +159,17 @@ impl<'a> Walk<'a> {
         }
         let entries = unknown
             .iter()
-            .map(|held| (&held.id, &held.letter, &held.sealed));
+            .map(|held| (&held.id, &held.letter, &held.raw));
         self.added += self.store.index_letters(entries).await?;
         sorted.keep.extend(unknown);
         Ok(sorted)
     }
 
     /// Acts upon letters, a few at a time. `Some` when the pass is to end.
-    async fn act(&mut self, mut letters: Vec<Held>) -> Result<Option<Ended>, RedriveError> {
+    async fn act(
+        &mut self,
+        mut letters: Vec<ScannedLetter>,
+    ) -> Result<Option<Ended>, RedriveError> {
         while let Some(Task { action, reporter }) = &mut self.task
             && !letters.is_empty()
         {
@@ -217,7 +220,7 @@ impl<'a> Walk<'a> {
 
     /// Takes letters out of the queue, and the entries of those that are not
     /// known to have copies further back: these keep theirs until the job ends.
-    async fn tidy(&mut self, letters: Vec<Held>) -> Result<(), RedriveError> {
+    async fn tidy(&mut self, letters: Vec<ScannedLetter>) -> Result<(), RedriveError> {
         if letters.is_empty() {
             return Ok(());
         }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{Redrive, RedriveError};
-use crate::bus::letterbox;
-use crate::bus::outbox::{self, Unsent};
+use crate::bus::dead_letters::republish::{self, RepublishError};
+use crate::bus::dead_letters::scan;
 use crate::deadletter::{Failure, Filter, Reason, cause};
 use crate::event::Event;
 use crate::event::decode::Decoded;
@@ -51,7 +51,7 @@ pub struct Failures {
 }
 
 impl Plan {
-    fn stays(&mut self, entry: &Entry, why: &Unsent) {
+    fn stays(&mut self, entry: &Entry, why: &RepublishError) {
         self.unsendable += entry.copies.max(1);
         if self.unsendable_letters.len() < UNSENDABLE_TOLD {
             self.unsendable_letters.push(Failed {
@@ -99,12 +99,12 @@ impl Redrive {
         let mut failures = ByCause::default();
         let mut forecaster = Forecaster::begin(&self.store, Limits::default()).await?;
         // Without an answer, as large as is asked for.
-        let frame_max = match self.lookout.look().await {
-            Ok(sight) => sight.frame_max,
-            Err(_) => outbox::frame_asked_for(&self.bus).await,
+        let frame_max = match self.queue_depth.query().await {
+            Ok(depth) => depth.frame_max,
+            Err(_) => republish::requested_frame_max(&self.bus).await,
         };
         let job = JobId::unique();
-        let together = (CHUNK, letterbox::together(&self.bus));
+        let together = (CHUNK, scan::batch_bytes(&self.bus));
         let letters = self.store.letters_whole(filter, together).await?;
         let letters = letters.map_ok(|some| stream::iter(some).map(Ok::<_, StoreError>));
         let mut letters = std::pin::pin!(letters.try_flatten());
@@ -115,7 +115,8 @@ impl Redrive {
             let Kept {
                 entry, properties, ..
             } = &kept;
-            let sendable = outbox::replayable(&entry.letter, properties, job.as_str(), frame_max);
+            let sendable =
+                republish::check_replayable(&entry.letter, properties, job.as_str(), frame_max);
             if let Err(unsent) = sendable {
                 plan.stays(entry, &unsent);
                 continue;

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::bus::Written;
+use crate::bus::dead_letters::UnsettledLetter;
 use crate::config;
 use crate::deadletter::LetterId;
 use crate::outage::Outage;
@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub async fn register(
     store: Store,
     retry: config::Retry,
-    mut letters: mpsc::Receiver<Written>,
+    mut letters: mpsc::Receiver<UnsettledLetter>,
     outage: Outage,
     shutdown: Shutdown,
 ) {
@@ -77,13 +77,13 @@ pub async fn register(
         if failing {
             info!("dead letters are entered into the index again");
         }
-        batch.letters.into_iter().for_each(Written::settle);
+        batch.letters.into_iter().for_each(UnsettledLetter::settle);
     }
 }
 
 /// Letters that are dealt with together: all in the queue, or none.
 struct Batch {
-    letters: Vec<Written>,
+    letters: Vec<UnsettledLetter>,
     ids: Vec<LetterId>,
     /// Of those that are to be kept: noted twice, they are kept once.
     unsent: Vec<UnsentId>,
@@ -93,19 +93,19 @@ struct Batch {
 impl Batch {
     /// What has come, or comes next; `next` is left for the batch after.
     async fn next(
-        letters: &mut mpsc::Receiver<Written>,
-        next: &mut Option<Written>,
+        letters: &mut mpsc::Receiver<UnsettledLetter>,
+        next: &mut Option<UnsettledLetter>,
     ) -> Option<Self> {
         let first = match next.take() {
             Some(first) => first,
             None => letters.recv().await?,
         };
         let are_queued = first.is_queued;
-        let (mut bytes, mut batch) = (first.sealed.body.len(), vec![first]);
+        let (mut bytes, mut batch) = (first.raw.body.len(), vec![first]);
         while batch.len() < AT_ONCE
             && let Ok(letter) = letters.try_recv()
         {
-            bytes += letter.sealed.body.len();
+            bytes += letter.raw.body.len();
             if letter.is_queued != are_queued || bytes > BYTES_AT_ONCE {
                 *next = Some(letter);
                 break;
@@ -114,7 +114,7 @@ impl Batch {
         }
         let ids = batch
             .iter()
-            .map(|written| written.letter.id(&written.sealed.body));
+            .map(|written| written.letter.id(&written.raw.body));
         Some(Self {
             ids: ids.collect(),
             unsent: batch.iter().map(|_| UnsentId::unique()).collect(),
@@ -129,11 +129,11 @@ impl Batch {
         if !self.are_queued {
             room(store).await?;
             let unsent = self.unsent.iter().zip(letters);
-            let unsent = unsent.map(|(id, written)| (*id, &written.letter, &written.sealed));
+            let unsent = unsent.map(|(id, written)| (*id, &written.letter, &written.raw));
             return store.keep_unsent(unsent).await;
         }
         let entries = self.ids.iter().zip(letters);
-        let entries = entries.map(|(id, written)| (id, &written.letter, &written.sealed));
+        let entries = entries.map(|(id, written)| (id, &written.letter, &written.raw));
         store.index_letters(entries).await?;
         let back = self.ids.iter().zip(&self.letters);
         let back = back.filter(|(_, written)| written.letter.replayed_by.is_some());

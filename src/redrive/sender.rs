@@ -6,9 +6,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use tracing::{error, info, warn};
 
 use super::{Redrive, RedriveError};
-use crate::bus::Patience;
-use crate::bus::outbox::{Outbox, Unsent};
-use crate::deadletter::Sealed;
+use crate::bus::BlockedTimeout;
+use crate::bus::dead_letters::republish::{RepublishError, Republisher};
+use crate::deadletter::RawMessage;
 use crate::failpoint::{self, Point};
 use crate::shutdown::Shutdown;
 use crate::store::Renewed;
@@ -81,23 +81,27 @@ impl Redrive {
     async fn send_while(&self, lease: &Renewed) -> Result<u64, RedriveError> {
         // Endless: what waits on a connection that is given up arrives all the same,
         // and would be sent twice.
-        let outbox = Outbox::open(&self.bus, &self.flow, Patience::Endless).await?;
+        let republisher = Republisher::open(&self.bus, &self.flow, BlockedTimeout::Never).await?;
         let mut sent = 0;
         // The first goes alone: only then the broker says whether it takes any.
         let mut most = 1;
         while !lease.is_lost() {
-            match self.send_some(&outbox, most).await? {
+            match self.send_some(&republisher, most).await? {
                 Some(some) => sent += some,
                 None => break,
             }
             most = AT_ONCE;
         }
-        outbox.close().await;
+        republisher.close().await;
         Ok(sent)
     }
 
     /// How many of the next letters were sent; `None` when there are none.
-    async fn send_some(&self, outbox: &Outbox, most: usize) -> Result<Option<u64>, RedriveError> {
+    async fn send_some(
+        &self,
+        republisher: &Republisher,
+        most: usize,
+    ) -> Result<Option<u64>, RedriveError> {
         let waiting = self.store.next_unsent(most, BYTES_AT_ONCE).await?;
         if waiting.is_empty() {
             return Ok(None);
@@ -105,17 +109,17 @@ impl Redrive {
         let mut letters = Vec::with_capacity(waiting.len());
         for (unsent, kept) in waiting {
             let (properties, body) = (kept.properties, kept.body.unwrap_or_default());
-            letters.push((unsent, kept.entry, Sealed { properties, body }));
+            letters.push((unsent, kept.entry, RawMessage { properties, body }));
         }
         let sealed: Vec<_> = letters.iter().map(|(.., sealed)| sealed).collect();
-        let outcomes = outbox.put_back(&sealed).await?;
+        let outcomes = republisher.put_back(&sealed).await?;
         failpoint::pass(Point::KeptSent);
         let (mut sent, mut was_refused) = (Vec::with_capacity(letters.len()), None);
         for (letter, outcome) in letters.into_iter().zip(outcomes) {
             match outcome {
                 Ok(()) => sent.push(letter),
                 // It goes on waiting.
-                Err(refused @ Unsent::Refused { .. }) => was_refused = Some(refused),
+                Err(refused @ RepublishError::Refused { .. }) => was_refused = Some(refused),
                 Err(cause) => {
                     let (unsent, entry, _) = letter;
                     error!(letter = %entry.id, %cause, "a letter that waits in the database can never be sent; it is kept there");

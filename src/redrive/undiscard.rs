@@ -5,10 +5,10 @@ use tokio::sync::mpsc;
 use super::action::Unable;
 use super::job::{Progress, Reporter, Selection, order};
 use super::{Redrive, RedriveError};
-use crate::bus::Patience;
-use crate::bus::letterbox;
-use crate::bus::outbox::Outbox;
-use crate::deadletter::Sealed;
+use crate::bus::BlockedTimeout;
+use crate::bus::dead_letters::republish::Republisher;
+use crate::bus::dead_letters::scan;
+use crate::deadletter::RawMessage;
 use crate::failpoint::{self, Point};
 use crate::store::letters::{JobId, JobKind, Kept, Shelf};
 
@@ -34,22 +34,22 @@ impl Redrive {
     }
 
     async fn put_back(&self, reporter: &mut Reporter) -> Result<bool, RedriveError> {
-        let outbox = Outbox::open(&self.bus, &self.flow, Patience::Brief).await?;
+        let republisher = Republisher::open(&self.bus, &self.flow, BlockedTimeout::Answer).await?;
         let job = reporter.job().clone();
         loop {
             let letters = self
                 .store
-                .selected_discarded(&job, AT_ONCE, letterbox::together(&self.bus))
+                .selected_discarded(&job, AT_ONCE, scan::batch_bytes(&self.bus))
                 .await?;
             if letters.is_empty() {
-                outbox.close().await;
+                republisher.close().await;
                 return Ok(true);
             }
             if reporter.is_abandoned() {
-                outbox.close().await;
+                republisher.close().await;
                 return Ok(false);
             }
-            let (done, failed) = self.put_back_some(&outbox, &job, letters).await?;
+            let (done, failed) = self.put_back_some(&republisher, &job, letters).await?;
             reporter.settled(done, failed);
             reporter.told(false);
         }
@@ -58,7 +58,7 @@ impl Redrive {
     /// How many were put back, and how many could not be.
     async fn put_back_some(
         &self,
-        outbox: &Outbox,
+        republisher: &Republisher,
         job: &JobId,
         kept: Vec<Kept>,
     ) -> Result<(u64, u64), RedriveError> {
@@ -69,14 +69,14 @@ impl Redrive {
                 failed.push(Unable::NoBody.of(id));
                 continue;
             };
-            let sealed = Sealed {
+            let sealed = RawMessage {
                 properties: kept.properties,
                 body,
             };
             letters.push((id, kept.entry.letter, sealed));
         }
         let sealed: Vec<_> = letters.iter().map(|(.., sealed)| sealed).collect();
-        let sent = outbox.put_back(&sealed).await?;
+        let sent = republisher.put_back(&sealed).await?;
         failpoint::pass(Point::Acted);
         let mut done = Vec::with_capacity(letters.len());
         for (letter, sent) in letters.into_iter().zip(sent) {

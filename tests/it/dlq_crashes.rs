@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use chat_counters::deadletter::{DeadLetter, Sealed};
+use chat_counters::deadletter::{DeadLetter, RawMessage};
 use chat_counters::event::decode::Outline;
 use chat_counters::failpoint::{Point, VARIABLE};
 use chat_counters::grpc::v1::*;
@@ -402,7 +402,7 @@ async fn a_letter_that_failed_again_does_not_wait_for_a_dead_job() -> Result<()>
     jobs.update_one(this, change).session(&mut dead).await?;
 
     let letter = letter_replayed_by(job.as_str());
-    let sealed = Sealed {
+    let sealed = RawMessage {
         properties: Vec::new(),
         body: b"{}".to_vec(),
     };

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use chat_counters::deadletter::{DeadLetter, Filter, Reason, Sealed};
+use chat_counters::deadletter::{DeadLetter, Filter, RawMessage, Reason};
 use chat_counters::event::decode::Outline;
 use chat_counters::lane::ask_in_doubt;
 use chat_counters::outage::Outage;
@@ -287,7 +287,7 @@ async fn what_is_counted_of_dead_letters_outlives_a_crash_of_the_database() -> R
     };
     let all: Vec<_> = (0..LETTERS)
         .map(|number| {
-            let sealed = Sealed {
+            let sealed = RawMessage {
                 properties: Vec::new(),
                 body: number.to_string().into_bytes(),
             };

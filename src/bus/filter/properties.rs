@@ -5,19 +5,13 @@ use std::fmt;
 
 use super::text::{put_short, readable as readable_text, take_short};
 use super::{MAX_DEPTH, Originals, table};
+use crate::bus::headers::{ALTERED, ORIGINAL_EXCHANGE, ORIGINAL_PROPERTIES, ORIGINAL_ROUTING_KEY};
 use crate::deadletter::shortened;
-
-/// The header that tells what had to change before lapin could read a message.
-pub(in crate::bus) const ALTERED: &str = "x-cc-altered";
-/// The header with the properties as they came, in AMQP's own encoding.
-pub(in crate::bus) const ORIGINAL: &str = "x-cc-original-properties";
-const ORIGINAL_EXCHANGE: &str = "x-cc-original-exchange";
-const ORIGINAL_ROUTING_KEY: &str = "x-cc-original-routing-key";
 
 /// Room that is left in a frame that is written anew and large: for the headers
 /// of a dead letter, the `x-death` of a broker and other tools' own.
 const RESERVE: usize = 16 * 1024;
-/// Longest `x-cc-altered`, in bytes.
+/// The longest text of the header [`ALTERED`], in bytes.
 const MAX_TOLD: usize = 1024;
 /// Names of headers that were let go, told one by one.
 const NAMED: usize = 5;
@@ -262,10 +256,10 @@ impl Taken {
         if let Some(original) = original
             && altered
             && self.notes.dropped.is_empty()
-            && lacks(&headers, ORIGINAL)
-            && left >= ORIGINAL.len() + 6 + original.len() + RESERVE
+            && lacks(&headers, ORIGINAL_PROPERTIES)
+            && left >= ORIGINAL_PROPERTIES.len() + 6 + original.len() + RESERVE
         {
-            put(ORIGINAL, b'x', original, &mut ours.encoded);
+            put(ORIGINAL_PROPERTIES, b'x', original, &mut ours.encoded);
         }
         let told = match ours.before {
             Some(before) => format!("{before}; {}", self.notes),

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::filter::Filter;
 use super::way::Way;
+use crate::bus::headers;
 use crate::cli::output::{self, Output, or_dash, table};
 use crate::cli::{ExitCode, Failure};
 use crate::grpc::{moment, v1};
@@ -260,7 +261,7 @@ const SHOWN: [&str; 18] = [
 
 /// Rows of a letter's fields, then of its headers without those that say the
 /// same.
-fn shown(fields: &Value, headers: impl IntoIterator<Item = (String, String)>) -> Vec<Vec<String>> {
+fn shown(fields: &Value, others: impl IntoIterator<Item = (String, String)>) -> Vec<Vec<String>> {
     let fields = SHOWN.iter().filter_map(|name| {
         let value = match &fields[*name] {
             Value::Null => return None,
@@ -270,13 +271,14 @@ fn shown(fields: &Value, headers: impl IntoIterator<Item = (String, String)>) ->
         (!value.is_empty()).then(|| vec![(*name).to_owned(), value])
     });
     let again = |name: &str| {
-        let ours = name.strip_prefix("headers.x-cc-");
+        let header = name.strip_prefix("headers.");
+        let ours = header.and_then(|name| name.strip_prefix(headers::OWN_PREFIX));
         let known = ours.map(|name| name.replace('-', "_"));
         known.is_some_and(|name| SHOWN.contains(&name.as_str()))
     };
-    let headers = headers.into_iter().filter(|(name, _)| !again(name));
+    let others = others.into_iter().filter(|(name, _)| !again(name));
     fields
-        .chain(headers.map(|(name, value)| vec![name, value]))
+        .chain(others.map(|(name, value)| vec![name, value]))
         .collect()
 }
 

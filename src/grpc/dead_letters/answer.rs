@@ -205,7 +205,7 @@ pub(super) fn refused(error: RedriveError) -> Status {
     let message = error.to_string();
     match error {
         RedriveError::Store(error) => failure::of_dead_letters(&error),
-        RedriveError::Bus(_) | RedriveError::Unsent(_) => Status::unavailable(message),
+        RedriveError::Bus(_) | RedriveError::Republish(_) => Status::unavailable(message),
         RedriveError::Forecast(ForecastError::TooMuch(_) | ForecastError::TooSlow(_)) => {
             Status::resource_exhausted(message)
         }

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::jobs::JobId;
-use crate::deadletter::{DeadLetter, LetterId, MAX_KEPT_BYTES, Reason, Sealed, UNKNOWN, shortened};
+use crate::deadletter::{
+    DeadLetter, LetterId, MAX_KEPT_BYTES, RawMessage, Reason, UNKNOWN, shortened,
+};
 use crate::event::decode::Outline;
 
 /// Largest body that the index keeps. Larger ones stay in the queue alone.
@@ -87,7 +89,7 @@ pub(super) struct LetterDocument {
 
 impl LetterDocument {
     /// The document of a letter of the queue.
-    pub(super) fn in_queue(id: &LetterId, letter: &DeadLetter, sealed: &Sealed) -> Self {
+    pub(super) fn in_queue(id: &LetterId, letter: &DeadLetter, sealed: &RawMessage) -> Self {
         Self::of(id, letter, sealed, MAX_BODY_BYTES)
     }
 
@@ -95,7 +97,7 @@ impl LetterDocument {
     pub(super) fn discarded(
         id: &LetterId,
         letter: &DeadLetter,
-        sealed: &Sealed,
+        sealed: &RawMessage,
         job: &JobId,
     ) -> Self {
         Self {
@@ -107,11 +109,11 @@ impl LetterDocument {
     }
 
     /// The document of a letter with its body, whatever its size up to what fits.
-    pub(super) fn whole(id: &LetterId, letter: &DeadLetter, sealed: &Sealed) -> Self {
+    pub(super) fn whole(id: &LetterId, letter: &DeadLetter, sealed: &RawMessage) -> Self {
         Self::of(id, letter, sealed, MAX_KEPT_BYTES)
     }
 
-    fn of(id: &LetterId, letter: &DeadLetter, sealed: &Sealed, largest_body: usize) -> Self {
+    fn of(id: &LetterId, letter: &DeadLetter, sealed: &RawMessage, largest_body: usize) -> Self {
         let now = DateTime::now();
         let date = |at: Option<OffsetDateTime>| at.map_or(now, millis);
         let cause = shortened(&letter.cause(), MAX_ERROR_BYTES).to_owned();

@@ -24,7 +24,7 @@ use serde::Deserialize;
 
 use super::documents::{Kept, LetterDocument};
 use super::jobs::JobId;
-use crate::deadletter::{DeadLetter, LetterId, Sealed};
+use crate::deadletter::{DeadLetter, LetterId, RawMessage};
 use crate::store::schema::collection::{DEAD_LETTERS, DISCARDED_LETTERS};
 use crate::store::{Store, StoreError};
 
@@ -127,7 +127,7 @@ impl Store {
     /// Any [`StoreError`]; some may have theirs then.
     pub async fn index_letters<'l>(
         &self,
-        letters: impl IntoIterator<Item = (&'l LetterId, &'l DeadLetter, &'l Sealed)>,
+        letters: impl IntoIterator<Item = (&'l LetterId, &'l DeadLetter, &'l RawMessage)>,
     ) -> Result<u64, StoreError> {
         let documents: Vec<_> = letters
             .into_iter()
@@ -228,7 +228,7 @@ impl Store {
     /// Any [`StoreError`].
     pub async fn keep_discarded<'l>(
         &self,
-        letters: impl IntoIterator<Item = (&'l LetterId, &'l DeadLetter, &'l Sealed)>,
+        letters: impl IntoIterator<Item = (&'l LetterId, &'l DeadLetter, &'l RawMessage)>,
         job: &JobId,
     ) -> Result<(), StoreError> {
         let documents = letters

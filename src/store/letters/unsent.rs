@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::documents::{Kept, LetterDocument};
 use super::shelf::{duplicates_alone, fitting};
-use crate::deadletter::{DeadLetter, Sealed};
+use crate::deadletter::{DeadLetter, RawMessage};
 use crate::store::lease::{self, Lease};
 use crate::store::schema::collection::UNSENT_LETTERS;
 use crate::store::{Store, StoreError};
@@ -64,7 +64,7 @@ impl Store {
     /// Any [`StoreError`]; some may be kept then.
     pub async fn keep_unsent<'l>(
         &self,
-        letters: impl IntoIterator<Item = (UnsentId, &'l DeadLetter, &'l Sealed)>,
+        letters: impl IntoIterator<Item = (UnsentId, &'l DeadLetter, &'l RawMessage)>,
     ) -> Result<(), StoreError> {
         let documents = letters.into_iter().map(|(id, letter, sealed)| {
             let name = letter.id(&sealed.body);

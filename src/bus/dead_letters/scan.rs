@@ -1,10 +1,10 @@
-//! Going through the dead-letter queue from its head to its end.
+//! Scans the dead-letter queue from its head to its end.
 //!
 //! AMQP has no way to take one message out of the middle of a queue: all before
-//! it must be held first. A [`Pass`] takes every letter without acknowledging
+//! it must be held first. A [`QueueScan`] takes every letter without acknowledging
 //! it; each is then either removed, or kept until the end and given back in the
-//! order in which it came. Whoever dies in the middle leaves everything that was
-//! not removed to the broker, which gives it back by itself.
+//! order in which it came. A process that dies in the middle leaves everything that
+//! was not removed to the broker, which gives it back by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,88 +17,91 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::time::Instant;
 
-use super::connect::{Link, in_time};
-use super::delivery::Tag;
-use super::error::{BusError, short};
-use super::intake::{Intake, Scales, Weight};
-use super::{reading, topology};
+use super::{decode, raw};
+use crate::bus::connect::{Link, in_time};
+use crate::bus::delivery::Tag;
+use crate::bus::error::{BusError, short};
+use crate::bus::intake::{Intake, Scales, Weight};
+use crate::bus::topology;
 use crate::config;
-use crate::deadletter::{DeadLetter, LetterId, Sealed};
+use crate::deadletter::{DeadLetter, LetterId, RawMessage};
 
-/// The broker is asked whether there is more after this long without a letter.
-const QUIET: Duration = Duration::from_secs(2);
+/// After this long without a letter the broker is asked whether there is more.
+const QUIET_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the broker is asked before a queue that has letters and delivers none is
+/// given up.
+const MAX_QUIET_INTERVALS: u32 = 10;
 /// How long others who hold letters are waited for. A tool that is frozen holds
 /// its own until the broker misses its heartbeats, some 20 s.
-const ALONE: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(50);
-/// For how long a number must not change to be believed.
-const STEADY: Duration = Duration::from_secs(3);
-/// Letters in one window at least: each window is a consumer of its own.
-const LEAST_WINDOW: u16 = 2;
+const OTHER_CONSUMERS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the queue is looked at meanwhile.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// For how long a number of letters must not change to be believed.
+const STABLE_FOR: Duration = Duration::from_secs(3);
+/// The least prefetch of one consumer, in letters: each window is a consumer of its own.
+const MIN_WINDOW: u16 = 2;
 /// Bytes that may be read and not dealt with, where `bus.prefetch_bytes` is not
 /// less; those of a window are as many. What is dealt with exists several times: in
 /// the form of the broker, of the database, and of what is sent to either.
-const IN_HAND: usize = 8 << 20;
-/// Of these, the letters that are worked on together are one in so many parts.
-const TOGETHER: usize = 2;
-/// Letters that are given back together.
-const GIVEN_BACK: usize = 1_000;
-/// So often, before a queue that has letters and delivers none is given up.
-const QUIETS: u32 = 10;
+const MAX_BYTES_IN_HAND: usize = 8 << 20;
+/// The letters that are worked on together are one in so many parts of these bytes.
+const BATCH_SHARE: usize = 2;
+/// The number of letters that one negative acknowledgement gives back.
+const NACK_BATCH: usize = 1_000;
 
-/// A walk through the dead-letter queue.
-pub struct Pass {
+/// A scan of the dead-letter queue that is under way.
+pub(crate) struct QueueScan {
     link: Link,
     channel: Channel,
     /// Each has its window of letters that may be unsettled. As many as it
     /// takes: a window is full once it is full of letters that are kept.
     consumers: SelectAll<Consumer>,
-    /// Letters that fit into all windows.
+    /// How many letters fit into all windows.
     room: usize,
     scales: Arc<Scales>,
-    /// Letters taken so far, and bytes of their bodies.
+    /// The number of letters taken so far.
     taken: usize,
+    /// The size of their bodies.
     bytes: usize,
     bus: config::Bus,
-    /// Letters that were in the queue at the beginning.
+    /// The number of letters that were in the queue at the beginning, held by nobody.
     expected: usize,
     examined: usize,
     unsettled: usize,
     kept: Vec<Tag>,
 }
 
-/// A letter in hand: to be kept or removed.
+/// A letter of the scan that is in hand: to be kept or removed.
 #[derive(Debug)]
-pub struct Held {
-    /// Its name.
-    pub id: LetterId,
-    /// What it says.
-    pub letter: DeadLetter,
+pub(crate) struct ScannedLetter {
+    pub(crate) id: LetterId,
+    /// What the letter says of itself.
+    pub(crate) letter: DeadLetter,
     /// The letter as it is in the queue.
-    pub sealed: Sealed,
+    pub(crate) raw: RawMessage,
     tag: Tag,
-    /// In hand until this is dropped.
+    /// Counts as bytes in hand until this is dropped.
     _weight: Weight,
 }
 
-impl Pass {
-    /// Begins at the head of the queue, once nobody else holds letters: a pass
-    /// would take those for gone. `supposed` is how many letters are known. A
+impl QueueScan {
+    /// Begins at the head of the queue, once nobody else holds letters: the scan
+    /// would take those for gone. `known` is how many letters there should be. A
     /// queue that does not exist has none.
     ///
     /// # Errors
     /// Any [`BusError`].
-    pub async fn open(bus: &config::Bus, supposed: usize) -> Result<Pass, BusError> {
+    pub(crate) async fn open(bus: &config::Bus, known: usize) -> Result<Self, BusError> {
         let scales = Scales::new(&Intake::new(in_hand(bus)));
         let (name, weighing) = ("chat-counters dead letters, pass", Arc::clone(&scales));
         let link = Link::weighed(bus, name, Some(weighing)).await?;
-        let Some(ready) = untouched(&link, bus, supposed).await? else {
+        let Some(ready) = settled_count(&link, bus, known).await? else {
             return Err(lost(
                 "another consumer holds letters of it; a pass must see all of them",
             ));
         };
         let channel = link.channel().await?;
-        Ok(Pass {
+        Ok(Self {
             link,
             channel,
             consumers: SelectAll::new(),
@@ -114,30 +117,25 @@ impl Pass {
         })
     }
 
-    /// Letters that were in the queue at the beginning, and not held by anyone.
-    pub fn expected(&self) -> usize {
-        self.expected
-    }
-
-    /// Letters taken so far.
-    pub fn examined(&self) -> usize {
+    /// The number of letters taken so far.
+    pub(crate) fn examined(&self) -> usize {
         self.examined
     }
 
-    /// The next letters, at most so many, fewer of large ones; none at the end.
-    /// What arrives during the pass is not waited for.
+    /// Takes the next letters: at most so many, fewer of large ones, none at the end.
+    /// What arrives during the scan is not waited for.
     ///
     /// # Errors
     /// When the broker is lost, or does not deliver what it has.
-    pub async fn next(&mut self, most: usize) -> Result<Vec<Held>, BusError> {
+    pub(crate) async fn next(&mut self, most: usize) -> Result<Vec<ScannedLetter>, BusError> {
         let most = most.min(self.expected - self.examined);
         let mut letters = Vec::with_capacity(most);
         let (mut quiets, before) = (0, self.bytes);
-        while letters.len() < most && self.bytes - before <= together(&self.bus) {
+        while letters.len() < most && self.bytes - before <= batch_bytes(&self.bus) {
             if self.unsettled >= self.room {
                 self.widen().await?;
             }
-            let Ok(next) = tokio::time::timeout(QUIET, self.consumers.next()).await else {
+            let Ok(next) = tokio::time::timeout(QUIET_INTERVAL, self.consumers.next()).await else {
                 quiets += 1;
                 if !self.is_drained(quiets).await? {
                     continue;
@@ -159,7 +157,7 @@ impl Pass {
     fn held(
         &mut self,
         next: Option<lapin::Result<lapin::message::Delivery>>,
-    ) -> Result<Held, BusError> {
+    ) -> Result<ScannedLetter, BusError> {
         let delivery = match next {
             Some(Ok(delivery)) => delivery,
             Some(Err(error)) => return Err(BusError::while_doing("reading dead letters", &error)),
@@ -173,20 +171,19 @@ impl Pass {
         self.taken += 1;
         self.bytes += delivery.data.len();
         let weight = self.scales.take(delivery.data.len());
-        let letter = reading::read(&delivery.properties, &delivery.data, &self.bus);
-        let sealed = reading::seal(&delivery.properties, delivery.data);
-        let sealed = sealed.ok_or_else(|| lost("a letter cannot be encoded again"))?;
-        Ok(Held {
-            id: letter.id(&sealed.body),
+        let letter = decode::read(&delivery.properties, &delivery.data, &self.bus);
+        let raw = raw::raw_message(&delivery.properties, delivery.data);
+        let raw = raw.ok_or_else(|| lost("a letter cannot be encoded again"))?;
+        Ok(ScannedLetter {
+            id: letter.id(&raw.body),
             letter,
-            sealed,
+            raw,
             tag: delivery.delivery_tag,
             _weight: weight,
         })
     }
 
-    /// How many letters are asked for next: as many as fit of the largest so far.
-    /// Each window is a consumer of its own, so that many large letters take many.
+    /// The prefetch of the next consumer: as many letters as fit of the largest so far.
     fn window(&self) -> u16 {
         let largest = match self.taken {
             0 => self.bus.max_body_bytes,
@@ -194,10 +191,10 @@ impl Pass {
         };
         let fitting = in_hand(&self.bus) / largest.max(1);
         let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
-        fitting.max(LEAST_WINDOW).min(self.bus.prefetch)
+        fitting.max(MIN_WINDOW).min(self.bus.prefetch)
     }
 
-    /// One more consumer, with a window of its own: the prefetch of one that
+    /// Starts one more consumer, with a window of its own: the prefetch of one that
     /// consumes cannot be raised.
     async fn widen(&mut self) -> Result<(), BusError> {
         let qos = BasicQosOptions { global: false };
@@ -215,24 +212,26 @@ impl Pass {
         Ok(())
     }
 
-    /// Whether there is nothing more to come: others may have taken letters. It is
-    /// asked on the channel on which they come, lest letters that the broker takes
+    /// Whether there is nothing more to come: others may have taken letters. The broker
+    /// is asked on the channel on which they come, lest letters that the broker takes
     /// seconds to send (1 to 2 s one of nested tables) count as gone.
     async fn is_drained(&self, quiets: u32) -> Result<bool, BusError> {
         let name = &self.bus.dead_letter_queue;
         let counts = topology::counts_on(&self.channel, "bus.dead_letter_queue", name).await;
         match counts {
             // The answer stands behind a letter that is long on its way.
-            Err(_) if self.channel.status().connected() && quiets < QUIETS => Ok(false),
-            Ok(Some(counts)) if counts.ready > 0 && quiets < QUIETS => Ok(false),
+            Err(_) if self.channel.status().connected() && quiets < MAX_QUIET_INTERVALS => {
+                Ok(false)
+            }
+            Ok(Some(counts)) if counts.ready > 0 && quiets < MAX_QUIET_INTERVALS => Ok(false),
             Ok(Some(counts)) if counts.ready > 0 => Err(lost("it has letters and delivers none")),
             Ok(_) => Ok(true),
             Err(error) => Err(error),
         }
     }
 
-    /// Leaves a letter where it is.
-    pub fn keep(&mut self, letter: Held) {
+    /// Leaves a letter in the queue.
+    pub(crate) fn keep(&mut self, letter: ScannedLetter) {
         self.kept.push(letter.tag);
     }
 
@@ -240,8 +239,8 @@ impl Pass {
     /// heard of it.
     ///
     /// # Errors
-    /// When the broker is lost: they may be in the queue still.
-    pub async fn remove(&mut self, letters: Vec<Held>) -> Result<(), BusError> {
+    /// When the connection is lost: the letters may be in the queue still.
+    pub(crate) async fn remove(&mut self, letters: Vec<ScannedLetter>) -> Result<(), BusError> {
         let one = BasicAckOptions { multiple: false };
         let tags: Vec<_> = letters.iter().map(|letter| letter.tag).collect();
         drop(letters);
@@ -264,8 +263,8 @@ impl Pass {
     /// until it is there again.
     ///
     /// # Errors
-    /// When the broker is lost, which then gives them back by itself.
-    pub async fn end(mut self) -> Result<(), BusError> {
+    /// When the connection is lost: the broker then gives the letters back by itself.
+    pub(crate) async fn end(mut self) -> Result<(), BusError> {
         // What is on its way is given back, so that it may as well be read.
         self.scales.let_through(true);
         self.kept.sort_unstable();
@@ -275,7 +274,7 @@ impl Pass {
             multiple: true,
             requeue: true,
         };
-        for part in self.kept.chunks(GIVEN_BACK) {
+        for part in self.kept.chunks(NACK_BATCH) {
             let last = part.last().copied().unwrap_or_default();
             let given = self.channel.basic_nack(last, back).await;
             given.map_err(|error| BusError::while_doing("giving dead letters back", &error))?;
@@ -283,31 +282,33 @@ impl Pass {
         let closed = self.channel.close(200, "OK".into());
         in_time("giving dead letters back", closed).await?;
         // Out of patience: they come, all the same.
-        untouched(&self.link, &self.bus, given_back).await?;
+        settled_count(&self.link, &self.bus, given_back).await?;
         self.link.close().await;
         Ok(())
     }
 }
 
-/// Bytes of letters that are worked on together, and one letter more.
-pub fn together(bus: &config::Bus) -> usize {
-    in_hand(bus) / TOGETHER
+/// The size of the bodies of letters that are worked on together, in bytes; one letter
+/// more may be among them.
+pub(crate) fn batch_bytes(bus: &config::Bus) -> usize {
+    in_hand(bus) / BATCH_SHARE
 }
 
+/// The size of the bodies that may be in hand, in bytes.
 fn in_hand(bus: &config::Bus) -> usize {
-    bus.prefetch_bytes.min(IN_HAND)
+    bus.prefetch_bytes.min(MAX_BYTES_IN_HAND)
 }
 
-/// Waits until nobody holds letters, and those that somebody held are there
-/// again; then how many there are. `None` when that takes longer than it may.
+/// Waits until nobody holds letters, and those that somebody held are there again;
+/// then counts them. `None` when that takes longer than it may.
 ///
 /// A quorum queue forgets a consumer before it takes back what that one held:
 /// 0.6 s before, of 100,000 letters. So fewer than there should be are believed
 /// only when their number stays the same.
-async fn untouched(
+async fn settled_count(
     link: &Link,
     bus: &config::Bus,
-    supposed: usize,
+    known: usize,
 ) -> Result<Option<u32>, BusError> {
     let began = Instant::now();
     let (mut last, mut since) = (None, began);
@@ -320,15 +321,15 @@ async fn untouched(
         if last != Some(counts) {
             (last, since) = (Some(counts), Instant::now());
         }
-        let late = began.elapsed() > ALONE;
-        let all = counts.ready as usize >= supposed || since.elapsed() > STEADY;
+        let late = began.elapsed() > OTHER_CONSUMERS_TIMEOUT;
+        let all = counts.ready as usize >= known || since.elapsed() > STABLE_FOR;
         if counts.consumers == 0 && (all || late) {
             return Ok(Some(counts.ready));
         }
         if late {
             return Ok(None);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! A connection that publishes with confirms.
+//! A connection that publishes with confirms: for dead letters and notifications.
 
 use std::time::Duration;
 
@@ -13,39 +13,43 @@ use super::error::BusError;
 use super::flow::Flow;
 use crate::config;
 
-/// A queue without a leader confirms nothing: given up after this long.
+/// How long a confirm is waited for while the broker takes messages: a queue without a
+/// leader confirms nothing.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// [`BlockedTimeout::HoldTime`]: RabbitMQ ends a consumer that leaves a delivery
+/// unacknowledged for half an hour.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
-/// How long a broker that takes nothing is waited for. Who gives up and connects
-/// anew publishes anew, and then what waited on the first connection arrives too.
+/// How long a confirm is waited for while the broker blocks the connection. Whoever
+/// gives up and connects anew publishes anew, and what waited on the first connection
+/// arrives too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// As for any answer: somebody waits for it.
-    Brief,
-    /// For as long as originals may stay unacknowledged: RabbitMQ ends a consumer
-    /// that holds some for half an hour.
-    Long,
-    /// Nobody waits, and nothing is held.
-    Endless,
+pub(crate) enum BlockedTimeout {
+    /// As long as for any answer: somebody waits for it.
+    Answer,
+    /// As long as originals may stay unacknowledged.
+    HoldTime,
+    /// For ever: nobody waits, and nothing is held meanwhile.
+    Never,
 }
 
-impl Patience {
-    fn while_blocked(self) -> Duration {
+impl BlockedTimeout {
+    fn duration(self) -> Duration {
         match self {
-            Patience::Brief => ANSWER_TIMEOUT,
-            Patience::Long => Duration::from_secs(10 * 60),
-            Patience::Endless => Duration::MAX,
+            BlockedTimeout::Answer => ANSWER_TIMEOUT,
+            BlockedTimeout::HoldTime => HOLD_TIMEOUT,
+            BlockedTimeout::Never => Duration::MAX,
         }
     }
 }
 
-/// A connection of its own for what is published: the broker may stop reading from
-/// it, and acknowledgements must still get through then.
-pub(super) struct Line {
+/// A channel in confirm mode, on a connection of its own: the broker may stop reading
+/// from it, and acknowledgements must still get through then.
+pub(super) struct ConfirmChannel {
     pub(super) link: Link,
     channel: Channel,
     flow: Flow,
-    patience: Patience,
+    blocked_timeout: BlockedTimeout,
     /// Ends with this.
     _listening: JoinSet<()>,
 }
@@ -54,26 +58,30 @@ pub(super) struct Line {
 pub(super) struct Outgoing<'m> {
     pub(super) exchange: ShortString,
     pub(super) routing_key: ShortString,
-    /// Whether it is to come back when no queue gets it.
+    /// Whether the message is to come back when no queue gets it.
     pub(super) is_mandatory: bool,
     pub(super) properties: BasicProperties,
     pub(super) body: &'m [u8],
 }
 
-/// What the broker said to a message.
+/// What the broker said to a published message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum PublishOutcome {
+    /// The broker has taken responsibility for the message (ack).
     Confirmed,
+    /// No queue was bound for the message, which was mandatory.
     Returned,
+    /// A queue refused the message (nack).
     Refused,
 }
 
-impl Line {
+impl ConfirmChannel {
+    /// Connects, and switches confirms on.
     pub(super) async fn open(
         bus: &config::Bus,
         name: &'static str,
         flow: &Flow,
-        patience: Patience,
+        blocked_timeout: BlockedTimeout,
     ) -> Result<Self, BusError> {
         let link = Link::open(bus, name).await?;
         let listening = flow.listen(&link.connection);
@@ -84,21 +92,22 @@ impl Line {
             link,
             channel,
             flow: flow.clone(),
-            patience,
+            blocked_timeout,
             _listening: listening,
         })
     }
 
-    /// Says good-bye to the broker.
+    /// Closes the connection.
     pub(super) async fn close(self) {
         self.link.close().await;
     }
 
+    /// Whether the channel is open, as far as is known.
     pub(super) fn is_open(&self) -> bool {
         self.channel.status().connected()
     }
 
-    /// Bytes of the largest frame; 0 is no limit.
+    /// The size of the largest frame that the broker takes, in bytes; 0 is no limit.
     pub(super) fn frame_max(&self) -> usize {
         self.link.connection.configuration().frame_max() as usize
     }
@@ -106,12 +115,12 @@ impl Line {
     /// Publishes messages to a queue, and returns what the broker said to each.
     ///
     /// # Errors
-    /// When that is not for certain: of some of them, perhaps.
+    /// When the connection is lost: some of the messages may have arrived.
     pub(super) async fn publish<'m>(
         &self,
         (doing, queue): (&str, ShortString),
         messages: impl Iterator<Item = (BasicProperties, &'m [u8])>,
-    ) -> Result<Vec<Answer>, BusError> {
+    ) -> Result<Vec<PublishOutcome>, BusError> {
         let messages = messages.map(|(properties, body)| Outgoing {
             exchange: "".into(),
             routing_key: queue.clone(),
@@ -126,26 +135,27 @@ impl Line {
     /// to each.
     ///
     /// # Errors
-    /// When that is not for certain: of some of them, perhaps.
+    /// When the connection is lost: some of the messages may have arrived.
     pub(super) async fn publish_all<'m>(
         &self,
         doing: &str,
         messages: impl Iterator<Item = Outgoing<'m>>,
-    ) -> Result<Vec<Answer>, BusError> {
+    ) -> Result<Vec<PublishOutcome>, BusError> {
         let answers = async {
             let mut confirms = Vec::new();
             for message in messages {
                 let sent = self.send(message).await;
                 confirms.push(sent.map_err(|error| BusError::while_doing(doing, &error))?);
             }
-            let answers = join_all(confirms).await.into_iter().map(answer);
-            let answers: lapin::Result<Vec<_>> = answers.collect();
-            answers.map_err(|error| BusError::while_doing(doing, &error))
+            let answers = join_all(confirms).await.into_iter().map(outcome);
+            let outcomes: lapin::Result<Vec<_>> = answers.collect();
+            outcomes.map_err(|error| BusError::while_doing(doing, &error))
         };
         self.in_confirm_time(doing, answers).await
     }
 
-    /// Returns once the message is written, so not while the broker takes nothing.
+    /// Returns once the message is written, so not while the broker blocks the
+    /// connection.
     async fn send(&self, message: Outgoing<'_>) -> lapin::Result<PublisherConfirm> {
         let options = BasicPublishOptions {
             mandatory: message.is_mandatory,
@@ -161,6 +171,7 @@ impl Line {
         sent.await
     }
 
+    /// Awaits confirms for as long as that makes sense, blocked or not.
     async fn in_confirm_time<T>(
         &self,
         doing: &str,
@@ -172,7 +183,7 @@ impl Line {
             let blocked = self.flow.blocked();
             let limit = match blocked {
                 None => CONFIRM_TIMEOUT,
-                Some(_) => self.patience.while_blocked(),
+                Some(_) => self.blocked_timeout.duration(),
             };
             tokio::select! {
                 done = &mut work => return done,
@@ -190,10 +201,10 @@ impl Line {
     }
 }
 
-fn answer(answer: lapin::Result<Confirmation>) -> lapin::Result<Answer> {
+fn outcome(answer: lapin::Result<Confirmation>) -> lapin::Result<PublishOutcome> {
     Ok(match answer? {
-        Confirmation::Ack(None) => Answer::Confirmed,
-        Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => Answer::Returned,
-        Confirmation::Nack(None) | Confirmation::NotRequested => Answer::Refused,
+        Confirmation::Ack(None) => PublishOutcome::Confirmed,
+        Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => PublishOutcome::Returned,
+        Confirmation::Nack(None) | Confirmation::NotRequested => PublishOutcome::Refused,
     })
 }

@@ -1,49 +1,40 @@
-//! What a dead letter looks like on the wire.
-
-use std::cmp::Reverse;
+//! Makes a dead letter of a message that failed: the original's properties, with
+//! headers that say what happened.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use super::death::{self, DEATHS};
-use super::delivery::{Message, integer};
-use super::filter;
+use super::frame_fit::fitting;
+use super::x_death;
+use crate::bus::delivery::Message;
+use crate::bus::field_table::{count_at, renamed, rfc3339, text, without};
+use crate::bus::{PERSISTENT, headers};
 use crate::deadletter::{Failure, shortened};
 
-/// Longest text of `x-cc-error`, in bytes.
+/// The longest text of the header [`headers::ERROR`], in bytes.
 const MAX_ERROR_BYTES: usize = 1024;
-/// The header that names those which did not fit into a frame.
-const DROPPED: &str = "x-cc-headers-dropped";
-/// Longest text in it, in bytes.
-const MAX_DROPPED_BYTES: usize = 1024;
-/// Largest header that is needed, in bytes: none of ours is larger.
-const MAX_NEEDED_BYTES: usize = 2048;
-/// Room left in the frame of properties for our headers and what is no header.
-const FRAME_RESERVE: usize = 8 * 1024;
-/// AMQP's persistent delivery mode.
-pub(super) const PERSISTENT: u8 = 2;
+/// Bytes of a frame that the original's headers leave to this service's own, and to
+/// the properties that are no headers.
+const FRAME_RESERVE_BYTES: usize = 8 * 1024;
 
 /// A message that failed for good, and why.
 #[derive(Debug)]
-pub(super) struct Letter {
-    pub(super) message: Message,
-    pub(super) failure: Failure,
+pub(in crate::bus) struct FailedMessage {
+    pub(in crate::bus) message: Message,
+    pub(in crate::bus) failure: Failure,
 }
 
-impl Letter {
-    /// The properties of the dead letter: those of the original plus our
-    /// `x-cc-*` headers.
+impl FailedMessage {
+    /// The properties of the dead letter: those of the original, and the `x-cc-*`
+    /// headers. `frame` is the size of the largest frame, in bytes.
     ///
-    /// What would make the broker lose, refuse or duplicate the letter is
-    /// moved to a header of its own: the `expiration` (to
-    /// `x-cc-original-expiration`), the `user_id` (a broker refuses anyone
-    /// else's; to `x-cc-original-user-id`) and the header `CC` (to
-    /// `x-cc-original-cc`). The broker's own count of deliveries is left out:
-    /// it would be taken for that of the replayed event. Of headers that do not
-    /// all fit into one frame with ours the largest give way, and are named in
-    /// `x-cc-headers-dropped`.
+    /// What would make the broker lose, refuse or duplicate the letter moves to a
+    /// header of its own: the `expiration`, the `user_id` (a broker refuses anyone
+    /// else's) and the header `CC`. The broker's own counts of deliveries are left
+    /// out: they would be taken for those of the replayed event. Where the headers
+    /// do not fit into one frame, the largest give way, and
+    /// [`headers::HEADERS_DROPPED`] names them.
     pub(super) fn properties(
         &self,
         now: OffsetDateTime,
@@ -51,25 +42,33 @@ impl Letter {
         frame: usize,
     ) -> BasicProperties {
         let original = &self.message.properties;
-        let headers = original.headers().clone().unwrap_or_default();
-        let headers = without(&headers, &["x-delivery-count", "x-acquired-count", DEATHS]);
-        let headers = fitting(headers, frame.saturating_sub(FRAME_RESERVE));
-        let mut headers = moved(&headers, "CC", "x-cc-original-cc");
-        self.explain(&mut headers, now, host);
+        let found = original.headers().clone().unwrap_or_default();
+        let kept = without(
+            &found,
+            &[
+                headers::DELIVERY_COUNT,
+                headers::ACQUIRED_COUNT,
+                headers::BROKER_DEATHS,
+            ],
+        );
+        let kept = fitting(kept, frame.saturating_sub(FRAME_RESERVE_BYTES));
+        let mut table = renamed(&kept, headers::CC, headers::ORIGINAL_CC);
+        self.explain(&mut table, now, host);
         for (name, value) in [
-            ("x-cc-original-expiration", original.expiration()),
-            ("x-cc-original-user-id", original.user_id()),
+            (headers::ORIGINAL_EXPIRATION, original.expiration()),
+            (headers::ORIGINAL_USER_ID, original.user_id()),
         ] {
             if let Some(value) = value {
-                headers.insert(name.into(), text(value.as_str()));
+                table.insert(name.into(), text(value.as_str()));
             }
         }
-        rebuilt(original).with_headers(headers)
+        rebuilt(original).with_headers(table)
     }
 
-    fn explain(&self, headers: &mut FieldTable, now: OffsetDateTime, host: &str) {
+    /// Writes the headers that say what happened.
+    fn explain(&self, table: &mut FieldTable, now: OffsetDateTime, host: &str) {
         let now = rfc3339(now);
-        let attempts = headers.inner().get("x-cc-attempts").and_then(integer);
+        let attempts = count_at(table, headers::ATTEMPTS);
         let attempts = attempts.unwrap_or(0).saturating_add(1);
         let attempts = i64::try_from(attempts).unwrap_or(i64::MAX);
         let Message {
@@ -78,37 +77,40 @@ impl Letter {
             ..
         } = &self.message;
         for (name, value) in [
-            ("x-cc-reason", text(self.failure.reason.as_str())),
+            (headers::REASON, text(self.failure.reason.as_str())),
             (
-                "x-cc-error",
+                headers::ERROR,
                 text(shortened(&self.failure.error, MAX_ERROR_BYTES)),
             ),
-            ("x-cc-last-failed-at", text(&now)),
-            ("x-cc-attempts", AMQPValue::LongLongInt(attempts)),
-            ("x-cc-service-version", text(env!("CARGO_PKG_VERSION"))),
-            ("x-cc-host", text(host)),
+            (headers::LAST_FAILED_AT, text(&now)),
+            (headers::ATTEMPTS, AMQPValue::LongLongInt(attempts)),
+            (headers::SERVICE_VERSION, text(env!("CARGO_PKG_VERSION"))),
+            (headers::HOST, text(host)),
         ] {
-            headers.insert(name.into(), value);
+            table.insert(name.into(), value);
         }
         // What the broker says of it by now is older than what is said here.
-        let deaths = i64::try_from(death::deaths(headers)).unwrap_or(i64::MAX);
+        let deaths = i64::try_from(x_death::deaths(table)).unwrap_or(i64::MAX);
         if deaths > 0 {
-            headers.insert(DEATHS.into(), AMQPValue::LongLongInt(deaths));
+            table.insert(
+                headers::BROKER_DEATHS.into(),
+                AMQPValue::LongLongInt(deaths),
+            );
         }
         // A replayed letter keeps what it said of its beginning.
         for (name, value) in [
-            ("x-cc-first-failed-at", now.as_str()),
-            ("x-cc-source-exchange", exchange),
-            ("x-cc-source-routing-key", routing_key),
+            (headers::FIRST_FAILED_AT, now.as_str()),
+            (headers::SOURCE_EXCHANGE, exchange),
+            (headers::SOURCE_ROUTING_KEY, routing_key),
         ] {
-            if !headers.contains_key(name) {
-                headers.insert(name.into(), text(value));
+            if !table.contains_key(name) {
+                table.insert(name.into(), text(value));
             }
         }
     }
 }
 
-/// The properties of the original, persistent, without those that the broker
+/// Copies the original's properties, made persistent, without those that the broker
 /// would act upon.
 fn rebuilt(original: &BasicProperties) -> BasicProperties {
     let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT);
@@ -143,96 +145,6 @@ fn rebuilt(original: &BasicProperties) -> BasicProperties {
     copy
 }
 
-pub(super) fn text(value: &str) -> AMQPValue {
-    AMQPValue::LongString(value.into())
-}
-
-pub(super) fn rfc3339(at: OffsetDateTime) -> String {
-    // Formatting fails only for years that no clock shows.
-    at.format(&Rfc3339).unwrap_or_default()
-}
-
-pub(super) fn without(table: &FieldTable, names: &[&str]) -> FieldTable {
-    let kept = table
-        .into_iter()
-        .filter(|(key, _)| !names.contains(&key.as_str()));
-    collected(kept.map(|(key, value)| (key.clone(), value.clone())))
-}
-
-/// The headers that have room; the largest of the others are let go and named.
-fn fitting(headers: FieldTable, room: usize) -> FieldTable {
-    let mut bytes = encoded_bytes(&headers);
-    if bytes <= room {
-        return headers;
-    }
-    let mut entries: Vec<_> = headers
-        .into_iter()
-        .map(|(name, value)| (entry_bytes(name, value), name, value))
-        .collect();
-    entries.sort_by_key(|(size, name, _)| (is_needed(name.as_str(), *size), Reverse(*size)));
-    let mut entries = entries.into_iter();
-    let mut dropped = Vec::new();
-    while bytes > room
-        && let Some((size, name, _)) = entries.next()
-    {
-        bytes -= size;
-        dropped.push((name.as_str().to_owned(), size));
-    }
-    let mut kept = collected(entries.map(|(_, name, value)| (name.clone(), value.clone())));
-    let mut told = filter::named(&dropped);
-    if let Some(AMQPValue::LongString(before)) = kept.inner().get(DROPPED) {
-        told = format!("{}; {told}", String::from_utf8_lossy(before.as_bytes()));
-    }
-    kept.insert(DROPPED.into(), text(shortened(&told, MAX_DROPPED_BYTES)));
-    kept
-}
-
-/// Whether a header says what became of an event, or which event it is: it goes
-/// last. Of the size that such headers have: one that is larger says something
-/// else.
-fn is_needed(name: &str, bytes: usize) -> bool {
-    let ours = name.starts_with("x-cc-") && name != filter::ORIGINAL;
-    let told = ["eventType", "tenantId", "entityType"].contains(&name);
-    (ours || told) && bytes <= MAX_NEEDED_BYTES
-}
-
-fn moved(table: &FieldTable, from: &str, to: &'static str) -> FieldTable {
-    collected(table.into_iter().map(|(key, value)| {
-        let key = if key.as_str() == from {
-            to.into()
-        } else {
-            key.clone()
-        };
-        (key, value.clone())
-    }))
-}
-
-pub(super) fn collected(entries: impl Iterator<Item = (ShortString, AMQPValue)>) -> FieldTable {
-    entries.collect::<std::collections::BTreeMap<_, _>>().into()
-}
-
-/// Size of a table on the wire, never less than it is.
-fn encoded_bytes(table: &FieldTable) -> usize {
-    let entries = table.into_iter();
-    let entries = entries.map(|(name, value)| entry_bytes(name, value));
-    4 + entries.sum::<usize>()
-}
-
-fn entry_bytes(name: &ShortString, value: &AMQPValue) -> usize {
-    1 + name.as_str().len() + value_bytes(value)
-}
-
-fn value_bytes(value: &AMQPValue) -> usize {
-    1 + match value {
-        AMQPValue::LongString(text) => 4 + text.len(),
-        AMQPValue::ShortString(text) => 4 + text.as_str().len(),
-        AMQPValue::ByteArray(bytes) => 4 + bytes.len(),
-        AMQPValue::FieldTable(table) => encoded_bytes(table),
-        AMQPValue::FieldArray(array) => 4 + array.as_slice().iter().map(value_bytes).sum::<usize>(),
-        _ => 8,
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::Arc;
@@ -240,12 +152,14 @@ pub(super) mod tests {
     use proptest::prelude::*;
     use tokio::sync::mpsc;
 
-    use super::super::delivery::{Origin, Return};
-    use super::super::intake::{Intake, Scales};
+    use super::super::frame_fit::encoded_bytes;
     use super::*;
+    use crate::bus::delivery::{Origin, Return};
+    use crate::bus::field_table::{collected, count_at, table};
+    use crate::bus::intake::{Intake, Scales};
     use crate::deadletter::Reason;
 
-    pub fn letter(properties: BasicProperties) -> Letter {
+    pub(in crate::bus::dead_letters) fn letter(properties: BasicProperties) -> FailedMessage {
         #[allow(clippy::disallowed_methods, reason = "never sent to")]
         let back = Arc::new(Return {
             settle: mpsc::unbounded_channel().0,
@@ -268,14 +182,14 @@ pub(super) mod tests {
             reason: Reason::InvalidEvent,
             error: "data.message: missing".into(),
         };
-        Letter { message, failure }
+        FailedMessage { message, failure }
     }
 
-    pub fn headers<const N: usize>(entries: [(&'static str, AMQPValue); N]) -> FieldTable {
-        collected(entries.into_iter().map(|(key, value)| (key.into(), value)))
-    }
-
-    pub fn written(letter: &Letter, at: i64, frame: usize) -> BasicProperties {
+    pub(in crate::bus::dead_letters) fn written(
+        letter: &FailedMessage,
+        at: i64,
+        frame: usize,
+    ) -> BasicProperties {
         let now = OffsetDateTime::from_unix_timestamp(at).unwrap();
         letter.properties(now, "host-1", frame)
     }
@@ -287,7 +201,7 @@ pub(super) mod tests {
             .with_message_id("m".into())
             .with_priority(3)
             .with_timestamp(7)
-            .with_headers(headers([("eventType", text("message.create"))]));
+            .with_headers(table([("eventType", text("message.create"))]));
         let sent = written(&letter(original), 0, 131_072);
         assert_eq!(
             sent.content_type().as_ref().map(|v| v.as_str()),
@@ -296,7 +210,7 @@ pub(super) mod tests {
         assert_eq!(sent.message_id().as_ref().map(|v| v.as_str()), Some("m"));
         assert_eq!((*sent.priority(), *sent.timestamp()), (Some(3), Some(7)));
         assert_eq!(*sent.delivery_mode(), Some(PERSISTENT));
-        let expected = headers([
+        let expected = table([
             ("eventType", text("message.create")),
             ("x-cc-reason", text("invalid_event")),
             ("x-cc-error", text("data.message: missing")),
@@ -332,7 +246,7 @@ pub(super) mod tests {
         let original = BasicProperties::default()
             .with_expiration("1000".into())
             .with_user_id("chat3".into())
-            .with_headers(headers([
+            .with_headers(table([
                 ("CC", text("elsewhere")),
                 ("x-delivery-count", AMQPValue::LongLongInt(3)),
             ]));
@@ -348,12 +262,12 @@ pub(super) mod tests {
     #[test]
     fn of_headers_too_large_for_a_frame_the_largest_give_way() {
         let large = |kib: usize| text(&"x".repeat(kib * 1024));
-        let original = BasicProperties::default().with_headers(headers([
+        let original = BasicProperties::default().with_headers(table([
             ("eventType", text("message.create")),
             ("tenantId", text("t1")),
             ("x-cc-attempts", AMQPValue::LongLongInt(3)),
             ("x-cc-first-failed-at", text("1970-01-01T00:00:00Z")),
-            (filter::ORIGINAL, large(60)),
+            (headers::ORIGINAL_PROPERTIES, large(60)),
             ("middle", large(50)),
             ("small", large(30)),
             ("trace", text("abc")),
@@ -369,16 +283,16 @@ pub(super) mod tests {
         assert_eq!(header("x-cc-attempts"), Some(AMQPValue::LongLongInt(4)));
         let first = header("x-cc-first-failed-at");
         assert_eq!(first, Some(text("1970-01-01T00:00:00Z")));
-        assert_eq!(header(filter::ORIGINAL), None);
+        assert_eq!(header(headers::ORIGINAL_PROPERTIES), None);
         let told = "x-cc-original-properties (61470 bytes)";
-        assert_eq!(header(DROPPED), Some(text(told)));
+        assert_eq!(header(headers::HEADERS_DROPPED), Some(text(told)));
 
         // Once more, with less room.
         let sent = written(&letter(sent), 60, 65_536);
         let table = sent.headers().clone().unwrap();
         assert!(!table.contains_key("middle") && table.contains_key("small"));
         let told = format!("{told}; middle (51212 bytes)");
-        assert_eq!(table.inner()[DROPPED], text(&told));
+        assert_eq!(table.inner()[headers::HEADERS_DROPPED], text(&told));
     }
 
     #[test]
@@ -386,7 +300,7 @@ pub(super) mod tests {
         let large = text(&"x".repeat(127 * 1024));
         for name in ["eventType", "x-cc-error", "x-cc-anything", "big"] {
             let original = BasicProperties::default()
-                .with_headers(headers([(name, large.clone()), ("trace", text("abc"))]));
+                .with_headers(table([(name, large.clone()), ("trace", text("abc"))]));
             let sent = written(&letter(original), 0, 131_072);
             let table = sent.headers().clone().unwrap();
             assert!(table.contains_key("trace"), "{name}");
@@ -400,7 +314,7 @@ pub(super) mod tests {
         let sent = written(&letter(original), 0, 131_072);
         let table = sent.headers().clone().unwrap();
         assert!(encoded_bytes(&table) < 131_072 - 4096);
-        let AMQPValue::LongString(told) = &table.inner()[DROPPED] else {
+        let AMQPValue::LongString(told) = &table.inner()[headers::HEADERS_DROPPED] else {
             panic!("{table:?}");
         };
         let told = String::from_utf8_lossy(told.as_bytes());
@@ -454,7 +368,7 @@ pub(super) mod tests {
     }
 
     /// Headers of any kind.
-    pub fn table() -> impl Strategy<Value = FieldTable> {
+    pub(in crate::bus::dead_letters) fn any_table() -> impl Strategy<Value = FieldTable> {
         let entries = prop::collection::btree_map(name(), value(), 0..12);
         entries.prop_map(|entries| {
             let entries = entries.into_iter();
@@ -466,8 +380,8 @@ pub(super) mod tests {
         /// Whatever comes back as a letter: no panic, and a letter that says
         /// what is so.
         #[test]
-        fn headers_of_any_kind_make_a_letter(found in table()) {
-            let before = found.inner().get("x-cc-attempts").and_then(integer).unwrap_or(0);
+        fn headers_of_any_kind_make_a_letter(found in any_table()) {
+            let before = count_at(&found, "x-cc-attempts").unwrap_or(0);
             let original = BasicProperties::default().with_headers(found);
             let sent = written(&letter(original), 60, 131_072);
             let table = sent.headers().clone().unwrap();

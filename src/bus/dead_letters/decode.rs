@@ -1,119 +1,72 @@
-//! What a letter in the dead-letter queue says of itself, and how it is sealed:
-//! kept elsewhere in the form in which it came, to be put back as it was.
+//! Reads what a letter in the dead-letter queue says of itself.
 
 use lapin::BasicProperties;
-use lapin::protocol::basic::{gen_properties, parse_properties};
-use lapin::types::{AMQPValue, FieldTable};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use lapin::types::FieldTable;
 
-use super::death::{DEATHS, Death};
-use super::delivery::integer;
-use super::filter;
-use super::letter::{PERSISTENT, rfc3339, text, without};
+use super::x_death::BrokerDeath;
+use crate::bus::field_table::{as_text, count_at, text_at, time_at};
+use crate::bus::headers;
 use crate::config;
-use crate::deadletter::{DeadLetter, Reason, Sealed};
+use crate::deadletter::{DeadLetter, Reason};
 use crate::event::MAX_ID_BYTES;
 use crate::event::decode::{Outline, outline};
 
-/// What the broker adds to what it dead-letters by itself. A replayed letter
-/// goes without: it would be taken for one that goes round in circles.
-const OF_THE_BROKER: [&str; 10] = [
-    "x-death",
-    "x-first-death-queue",
-    "x-first-death-reason",
-    "x-first-death-exchange",
-    "x-last-death-queue",
-    "x-last-death-reason",
-    "x-last-death-exchange",
-    "x-delivery-count",
-    "x-acquired-count",
-    DEATHS,
-];
-/// Which job has replayed it.
-const REPLAYED_BY: &str = "x-cc-replayed-by";
-
-/// Reads a letter. Of what the broker and this service say of it, the latest
-/// decides.
+/// Reads a letter. Where the broker and this service both say why it failed, the
+/// later of the two decides.
 pub(super) fn read(properties: &BasicProperties, body: &[u8], bus: &config::Bus) -> DeadLetter {
     let empty = FieldTable::default();
-    let headers = properties.headers().as_ref().unwrap_or(&empty);
-    let death = Death::deciding(headers, bus);
+    let table = properties.headers().as_ref().unwrap_or(&empty);
+    let text = |name: &str| text_at(table, name);
+    let death = BrokerDeath::after_own_failure(table, bus);
     let death = death.as_ref();
     let reason = match death {
         Some(death) => Some(death.reason),
-        None => word(headers, "x-cc-reason").and_then(|name| Reason::named(&name)),
+        None => text(headers::REASON).and_then(|name| Reason::named(&name)),
     };
-    let before = headers.inner().get("x-cc-attempts").and_then(integer);
-    let before = before.unwrap_or(0);
-    let last = moment(headers, "x-cc-last-failed-at");
-    let at = death.and_then(|death| death.at);
-    let published = |name: &str, death: Option<&String>| {
-        let found = word(headers, name).or_else(|| death.cloned());
+    let own_attempts = count_at(table, headers::ATTEMPTS).unwrap_or(0);
+    let died_at = death.and_then(|death| death.at);
+    let source = |name: &str, death: Option<&String>| {
+        let found = text(name).or_else(|| death.cloned());
         found.unwrap_or_default()
     };
     DeadLetter {
         reason,
         error: match death {
             Some(death) => death.error(bus),
-            None => word(headers, "x-cc-error").unwrap_or_default(),
+            None => text(headers::ERROR).unwrap_or_default(),
         },
-        about: about(headers, body, reason),
-        first_failed_at: moment(headers, "x-cc-first-failed-at").or(at),
-        last_failed_at: at.max(last),
-        attempts: before.saturating_add(death.map_or(0, |death| death.count)),
-        exchange: published("x-cc-source-exchange", death.map(|death| &death.exchange)),
-        routing_key: published(
-            "x-cc-source-routing-key",
+        about: about(table, body, reason),
+        first_failed_at: time_at(table, headers::FIRST_FAILED_AT).or(died_at),
+        last_failed_at: died_at.max(time_at(table, headers::LAST_FAILED_AT)),
+        attempts: own_attempts.saturating_add(death.map_or(0, |death| death.count)),
+        exchange: source(headers::SOURCE_EXCHANGE, death.map(|death| &death.exchange)),
+        routing_key: source(
+            headers::SOURCE_ROUTING_KEY,
             death.map(|death| &death.routing_key),
         ),
-        host: word(headers, "x-cc-host").unwrap_or_default(),
-        version: word(headers, "x-cc-service-version").unwrap_or_default(),
-        replayed_by: word(headers, REPLAYED_BY),
+        host: text(headers::HOST).unwrap_or_default(),
+        version: text(headers::SERVICE_VERSION).unwrap_or_default(),
+        replayed_by: text(headers::REPLAYED_BY),
     }
 }
 
-/// A body that may be what ends the process is not opened again: of such a
-/// letter the headers must do.
-fn about(headers: &FieldTable, body: &[u8], reason: Option<Reason>) -> Outline {
+/// Reads which event a letter is about, from its body and headers. A body that may be
+/// what ends the process is not opened again: of such a letter the headers must do.
+fn about(table: &FieldTable, body: &[u8], reason: Option<Reason>) -> Outline {
     let read = match reason {
         Some(Reason::DeliveryLimit | Reason::TooLarge) => Outline::default(),
         _ => outline(body),
     };
-    let header = |name| word(headers, name).filter(|word| word.len() <= MAX_ID_BYTES);
+    let header = |name| text_at(table, name).filter(|text| text.len() <= MAX_ID_BYTES);
     Outline {
-        event_type: read.event_type.or_else(|| header("eventType")),
-        tenant: read.tenant.or_else(|| header("tenantId")),
+        event_type: read.event_type.or_else(|| header(headers::EVENT_TYPE)),
+        tenant: read.tenant.or_else(|| header(headers::TENANT_ID)),
         ..read
     }
 }
 
-/// The properties with which a letter goes back to the service's queue: those
-/// of the letter, with what only the broker said of it written into our own
-/// headers, and the job that replays it.
-pub(super) fn replayed(
-    properties: &BasicProperties,
-    letter: &DeadLetter,
-    job: &str,
-) -> BasicProperties {
-    let headers = properties.headers().clone().unwrap_or_default();
-    let mut headers = without(&headers, &OF_THE_BROKER);
-    let attempts = i64::try_from(letter.attempts).unwrap_or(i64::MAX);
-    headers.insert("x-cc-attempts".into(), AMQPValue::LongLongInt(attempts));
-    headers.insert(REPLAYED_BY.into(), text(job));
-    headers.insert("x-cc-source-exchange".into(), text(&letter.exchange));
-    headers.insert("x-cc-source-routing-key".into(), text(&letter.routing_key));
-    if let Some(first) = letter.first_failed_at {
-        headers.insert("x-cc-first-failed-at".into(), text(&rfc3339(first)));
-    }
-    properties
-        .clone()
-        .with_headers(headers)
-        .with_delivery_mode(PERSISTENT)
-}
-
-/// All that a letter says of itself, by name, as text.
-pub(super) fn shown(properties: &BasicProperties) -> Vec<(String, String)> {
+/// Lists the properties and headers of a letter by name, as text.
+pub(super) fn listed(properties: &BasicProperties) -> Vec<(String, String)> {
     let texts = [
         ("content_type", properties.content_type()),
         ("content_encoding", properties.content_encoding()),
@@ -123,7 +76,7 @@ pub(super) fn shown(properties: &BasicProperties) -> Vec<(String, String)> {
         ("type", properties.kind()),
         ("app_id", properties.app_id()),
     ];
-    let mut shown: Vec<_> = texts
+    let mut listed: Vec<_> = texts
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value.as_ref()?.as_str().to_owned())))
         .collect();
@@ -131,65 +84,29 @@ pub(super) fn shown(properties: &BasicProperties) -> Vec<(String, String)> {
         ("priority", properties.priority().map(u64::from)),
         ("timestamp", *properties.timestamp()),
     ] {
-        shown.extend(number.map(|number| (name.to_owned(), number.to_string())));
+        listed.extend(number.map(|number| (name.to_owned(), number.to_string())));
     }
     let headers = properties.headers().iter().flatten();
-    shown.extend(headers.map(|(name, value)| {
+    listed.extend(headers.map(|(name, value)| {
         let value = as_text(value).unwrap_or_else(|| {
             serde_json::to_string(value).unwrap_or_else(|_| format!("{value:?}"))
         });
         (format!("headers.{name}"), value)
     }));
-    shown
-}
-
-/// Keeps a letter as it is on the wire. `None` for properties that AMQP cannot
-/// encode; what came over the wire always can.
-pub(super) fn seal(properties: &BasicProperties, body: Vec<u8>) -> Option<Sealed> {
-    let properties = encoded(properties)?;
-    Some(Sealed { properties, body })
-}
-
-/// Properties in AMQP's encoding. `None` for what it cannot encode.
-pub(super) fn encoded(properties: &BasicProperties) -> Option<Vec<u8>> {
-    cookie_factory::gen_simple(gen_properties(properties), Vec::new()).ok()
-}
-
-/// The properties of a letter that was kept. `None` when they are damaged. They
-/// come from the database and not through the filter of a connection, so tables
-/// that are too deep for lapin's parser are left out here.
-pub(super) fn opened(sealed: &[u8]) -> Option<BasicProperties> {
-    let sealed = filter::without_depths(sealed)?;
-    let (rest, properties) = parse_properties(&*sealed).ok()?;
-    rest.is_empty().then_some(properties)
-}
-
-pub(super) fn word(table: &FieldTable, name: &str) -> Option<String> {
-    table.inner().get(name).and_then(as_text)
-}
-
-/// A text or a number, as text.
-pub(super) fn as_text(value: &AMQPValue) -> Option<String> {
-    match value {
-        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
-        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
-        AMQPValue::Boolean(flag) => Some(flag.to_string()),
-        AMQPValue::Timestamp(seconds) => Some(seconds.to_string()),
-        AMQPValue::LongLongInt(number) => Some(number.to_string()),
-        number => integer(number).map(|number| number.to_string()),
-    }
-}
-
-pub(super) fn moment(headers: &FieldTable, name: &str) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(&word(headers, name)?, &Rfc3339).ok()
+    listed
 }
 
 #[cfg(test)]
 mod tests {
+    use lapin::types::AMQPValue;
     use proptest::prelude::*;
+    use time::OffsetDateTime;
 
-    use super::super::letter::tests::{headers, letter, table, written};
+    use super::super::encode::tests::{any_table, letter, written};
+    use super::super::raw::{decoded, raw_message};
+    use super::super::republish::replayed;
     use super::*;
+    use crate::bus::field_table::{rfc3339, table, text};
 
     fn bus(queue: &str) -> config::Bus {
         config::Bus {
@@ -201,7 +118,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        let original = BasicProperties::default().with_headers(headers([
+        let original = BasicProperties::default().with_headers(table([
             ("eventType", text("message.create")),
             ("tenantId", text("t1")),
         ]));
@@ -232,7 +149,7 @@ mod tests {
 
     /// What the broker says of a message that died so often in a queue.
     fn death(queue: &str, reason: &str, count: i64) -> AMQPValue {
-        AMQPValue::FieldTable(headers([
+        AMQPValue::FieldTable(table([
             ("queue", text(queue)),
             ("reason", text(reason)),
             ("count", AMQPValue::LongLongInt(count)),
@@ -249,7 +166,7 @@ mod tests {
         deaths: Vec<AMQPValue>,
         ours: [(&'static str, AMQPValue); N],
     ) -> BasicProperties {
-        let mut headers = headers(ours);
+        let mut headers = table(ours);
         let deaths = AMQPValue::FieldArray(deaths.into());
         headers.insert("x-death".into(), deaths);
         BasicProperties::default().with_headers(headers)
@@ -294,7 +211,7 @@ mod tests {
             let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap();
             ("x-cc-last-failed-at", text(&rfc3339(at)))
         };
-        let knew = |deaths| (DEATHS, AMQPValue::LongLongInt(deaths));
+        let knew = |deaths| (headers::BROKER_DEATHS, AMQPValue::LongLongInt(deaths));
         let ours = ("x-cc-reason", text("invalid_event"));
         let once = ("x-cc-attempts", AMQPValue::LongLongInt(1));
         let (invalid, expired) = (Some(Reason::InvalidEvent), Some(Reason::Expired));
@@ -339,7 +256,7 @@ mod tests {
         );
         let sent = replayed(&sent, &failed, "job-1");
         let headers = sent.headers().clone().unwrap();
-        assert!(!headers.contains_key("x-death") && !headers.contains_key(DEATHS));
+        assert!(!headers.contains_key("x-death") && !headers.contains_key(headers::BROKER_DEATHS));
         // Dead once more, now in our own queue.
         let mut headers = headers;
         let deaths = AMQPValue::FieldArray(vec![death("q", "expired", 1)].into());
@@ -384,7 +301,7 @@ mod tests {
         /// and put back as it was.
         #[test]
         fn letters_of_any_kind_are_read_and_kept(
-            found in table(),
+            found in any_table(),
             body in prop::collection::vec(any::<u8>(), 0..200),
             priority in any::<Option<u8>>(),
         ) {
@@ -394,10 +311,10 @@ mod tests {
             }
             let letter = read(&properties, &body, &bus("q"));
             prop_assert!(letter.id(&body).is_whole());
-            shown(&properties);
-            let sealed = seal(&properties, body.clone()).unwrap();
-            let back = opened(&sealed.properties).unwrap();
-            prop_assert_eq!(read(&back, &sealed.body, &bus("q")).id(&body), letter.id(&body));
+            listed(&properties);
+            let raw = raw_message(&properties, body.clone()).unwrap();
+            let back = decoded(&raw.properties).unwrap();
+            prop_assert_eq!(read(&back, &raw.body, &bus("q")).id(&body), letter.id(&body));
             let sent = replayed(&back, &letter, "job");
             prop_assert_eq!(read(&sent, &body, &bus("q")).replayed_by, Some("job".to_owned()));
         }
@@ -405,7 +322,7 @@ mod tests {
         /// Damaged properties are refused, not believed.
         #[test]
         fn bytes_of_any_kind_are_opened_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            opened(&bytes);
+            decoded(&bytes);
         }
     }
 }

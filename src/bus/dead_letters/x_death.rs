@@ -1,52 +1,51 @@
-//! What the broker says of a message that it has dead-lettered: `x-death`, one
-//! entry for each queue and reason, the latest first.
+//! What RabbitMQ says of a message that it has dead-lettered itself: the header
+//! `x-death`, with one entry for each queue and reason, the latest first.
 
 use lapin::types::{AMQPValue, FieldTable};
 use time::OffsetDateTime;
 
-use super::delivery::integer;
-use super::reading::{as_text, moment, word};
+use crate::bus::field_table::{as_text, count_at, text_at, time_at};
+use crate::bus::headers;
 use crate::config;
 use crate::deadletter::Reason;
 
-/// How often the broker had dead-lettered a message by the time that this
-/// service gave it up. Absent: never.
-pub(super) const DEATHS: &str = "x-cc-deaths";
-
-/// The last time that the broker gave a message up.
-pub(super) struct Death {
+/// The latest entry of `x-death`: a queue, and why the broker gave the message up
+/// there.
+pub(super) struct BrokerDeath {
     pub(super) reason: Reason,
     queue: String,
-    /// How often that has happened there.
+    /// How often the broker gave the message up in this queue for this reason.
     pub(super) count: u64,
-    /// When, the first of these times.
+    /// When the broker first gave it up there, where it says so.
     pub(super) at: Option<OffsetDateTime>,
+    /// The exchange to which the message had been published.
     pub(super) exchange: String,
+    /// The first of the routing keys with which it had been published.
     pub(super) routing_key: String,
 }
 
-impl Death {
-    /// The last one, if it came after this service had given the message up,
+impl BrokerDeath {
+    /// Reads the latest entry, if it came after this service gave the message up,
     /// should it have done so.
-    pub(super) fn deciding(headers: &FieldTable, bus: &config::Bus) -> Option<Self> {
-        let death = entries(headers).next().and_then(Self::read)?;
-        if word(headers, "x-cc-reason").is_none() {
+    pub(super) fn after_own_failure(table: &FieldTable, bus: &config::Bus) -> Option<Self> {
+        let death = entries(table).next().and_then(Self::read)?;
+        if text_at(table, headers::REASON).is_none() {
             return Some(death);
         }
-        let newer = match headers.inner().get(DEATHS).and_then(integer) {
-            Some(known) => deaths(headers) > known,
+        let is_newer = match count_at(table, headers::BROKER_DEATHS) {
+            Some(known) => deaths(table) > known,
             // Those of our queues come after what we wrote: a replay takes away
             // what the broker had said before.
             None if [&bus.queue, &bus.dead_letter_queue].contains(&&death.queue) => true,
             // Letters of earlier versions do not say how many they had. A letter
             // of ours would have to go a long way to die elsewhere.
-            None => death.at > moment(headers, "x-cc-last-failed-at"),
+            None => death.at > time_at(table, headers::LAST_FAILED_AT),
         };
-        newer.then_some(death)
+        is_newer.then_some(death)
     }
 
     fn read(entry: &FieldTable) -> Option<Self> {
-        let reason = word(entry, "reason").and_then(|name| Reason::named(&name));
+        let reason = text_at(entry, "reason").and_then(|name| Reason::named(&name));
         let at = match entry.inner().get("time") {
             Some(AMQPValue::Timestamp(seconds)) => i64::try_from(*seconds).ok(),
             _ => None,
@@ -57,15 +56,15 @@ impl Death {
         };
         Some(Self {
             reason: reason.filter(|reason| reason.is_of_broker())?,
-            queue: word(entry, "queue").unwrap_or_default(),
+            queue: text_at(entry, "queue").unwrap_or_default(),
             count: count(entry),
             at: at.and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok()),
-            exchange: word(entry, "exchange").unwrap_or_default(),
+            exchange: text_at(entry, "exchange").unwrap_or_default(),
             routing_key: keys.first().and_then(as_text).unwrap_or_default(),
         })
     }
 
-    /// Why it was given up, in words.
+    /// Says in words why the message was given up.
     pub(super) fn error(&self, bus: &config::Bus) -> String {
         let queue = &self.queue;
         match self.reason {
@@ -78,7 +77,7 @@ impl Death {
             Reason::Rejected => {
                 format!("rejected by a consumer of the queue {queue:?} that did not want it back")
             }
-            _ if *queue == bus.queue => GIVEN_UP.into(),
+            _ if *queue == bus.queue => DELIVERY_LIMIT_REACHED.into(),
             _ => format!(
                 "delivered from the queue {queue:?} as often as its delivery limit allows and never settled"
             ),
@@ -86,21 +85,20 @@ impl Death {
     }
 }
 
-/// What stands for the error of an event that the broker gave up.
-const GIVEN_UP: &str = "delivered as often as bus.delivery_limit allows and never settled: this event, or one delivered with it, ends the process or the connection each time";
+/// The error text of an event that the broker gave up in the service's own queue.
+const DELIVERY_LIMIT_REACHED: &str = "delivered as often as bus.delivery_limit allows and never settled: this event, or one delivered with it, ends the process or the connection each time";
 
-/// How often the broker has dead-lettered a message.
-pub(super) fn deaths(headers: &FieldTable) -> u64 {
-    entries(headers).map(count).fold(0, u64::saturating_add)
+/// Counts how often the broker has dead-lettered a message, in whichever queues.
+pub(super) fn deaths(table: &FieldTable) -> u64 {
+    entries(table).map(count).fold(0, u64::saturating_add)
 }
 
 fn count(entry: &FieldTable) -> u64 {
-    let count = entry.inner().get("count").and_then(integer);
-    count.unwrap_or(1).max(1)
+    count_at(entry, "count").unwrap_or(1).max(1)
 }
 
-fn entries(headers: &FieldTable) -> impl Iterator<Item = &FieldTable> {
-    let entries = match headers.inner().get("x-death") {
+fn entries(table: &FieldTable) -> impl Iterator<Item = &FieldTable> {
+    let entries = match table.inner().get(headers::DEATHS) {
         Some(AMQPValue::FieldArray(entries)) => entries.as_slice(),
         _ => &[],
     };

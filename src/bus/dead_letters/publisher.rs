@@ -1,5 +1,5 @@
-//! Getting dead letters out of hand: confirmed into the dead-letter queue, or, while
-//! the broker takes none, on to whoever keeps them for it.
+//! Publishes dead letters: confirmed into the dead-letter queue, or, while the broker
+//! takes none, handed on to whoever keeps them for it.
 //!
 //! What is published and not confirmed stays in hand, for it may arrive; so that is a
 //! part of the window at most. All other letters leave at once: they would fill the
@@ -15,47 +15,53 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::delivery::{Origin, Outcome};
-use super::error::{BusError, short};
-use super::flow::Flow;
-use super::letter::Letter;
-use super::line::{Answer, Line, Patience};
-use super::reading;
-use super::topology;
-use super::trouble::Trouble;
+use super::encode::FailedMessage;
+use super::{decode, raw};
+use crate::bus::confirm_channel::{BlockedTimeout, ConfirmChannel, PublishOutcome};
+use crate::bus::delivery::{Origin, Outcome};
+use crate::bus::error::{BusError, short};
+use crate::bus::flow::Flow;
+use crate::bus::topology;
+use crate::bus::trouble::Trouble;
 use crate::config;
-use crate::deadletter::{DeadLetter, MAX_KEPT_BYTES, Reason, Sealed};
+use crate::deadletter::{DeadLetter, MAX_KEPT_BYTES, RawMessage, Reason};
 use crate::failpoint::{self, Point};
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::{Label, Metrics};
 
-/// Letters, and bytes of their bodies, that await their confirms together.
-const WAVE_LETTERS: usize = 256;
-const WAVE_BYTES: usize = 4 << 20;
-/// They are one in so many parts of the window, and of the bytes in flight, at most.
+/// The most letters that await their confirms together.
+const MAX_BATCH_LETTERS: usize = 256;
+/// The most bytes of bodies that await their confirms together.
+const MAX_BATCH_BYTES: usize = 4 << 20;
+/// The letters that await their confirms are one in so many parts of the window, at
+/// most.
 const WINDOW_SHARE: usize = 2;
+/// Their bodies are one in so many parts of the bytes in flight, at most.
 const BYTES_SHARE: usize = 4;
 /// A broker that confirms nothing for so long takes none.
-const SOON: Duration = Duration::from_secs(5);
+const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is being done, for error texts.
 const PUBLISHING: &str = "publishing dead letters";
 
-/// A letter that is written. Its original is still unsettled.
+/// A dead letter whose original is still unsettled: it has to become durable first,
+/// with its entry in the index.
 #[derive(Debug)]
-pub struct Written {
-    /// What it says.
+pub struct UnsettledLetter {
+    /// What the letter says of itself.
     pub letter: DeadLetter,
     /// The letter as it is in the queue, or is to be.
-    pub sealed: Sealed,
-    /// Whether the broker has confirmed it. It is to be kept elsewhere until then.
+    pub raw: RawMessage,
+    /// Whether the broker has confirmed the letter. It is to be kept elsewhere until
+    /// then.
     pub is_queued: bool,
     origin: Origin,
 }
 
-impl Written {
+impl UnsettledLetter {
     /// Acknowledges the original. One that is dropped instead leaves it to the
     /// broker, which delivers it again when the session ends.
-    pub fn settle(self) {
+    pub(crate) fn settle(self) {
         failpoint::pass(match self.is_queued {
             true => Point::AfterIndexed,
             false => Point::Kept,
@@ -67,74 +73,81 @@ impl Written {
 /// Publishes the letters that come in, and hands them on once the broker has
 /// confirmed them, or when it takes none. Never gives up; a letter whose session is
 /// gone is dropped, since the broker delivers its original again.
-pub(super) struct Letters {
-    desk: Arc<Desk>,
+pub(in crate::bus) struct DeadLetterPublisher {
+    publishing: Arc<Publishing>,
     flow: Flow,
-    written: mpsc::Sender<Written>,
+    handed_on: mpsc::Sender<UnsettledLetter>,
     metrics: Metrics,
     backoff: Backoff,
     trouble: Trouble,
-    /// Not under way.
-    waiting: Vec<Letter>,
+    /// Letters that are not on their way to the broker.
+    waiting: Vec<FailedMessage>,
     /// Opened with the first letter; an attempt has it meanwhile.
-    line: Option<Line>,
+    channel: Option<ConfirmChannel>,
     attempt: Option<Attempt>,
-    /// Before the next attempt.
-    pause: Option<Duration>,
+    /// The delay before the next attempt.
+    delay: Option<Duration>,
     /// Since when no letter could be published, if so.
-    failing: Option<Instant>,
+    failing_since: Option<Instant>,
 }
 
 /// What every attempt needs.
-struct Desk {
+struct Publishing {
     bus: Arc<config::Bus>,
     host: String,
-    /// Bytes of a frame, by the configuration.
-    frame: usize,
+    /// The size of the largest frame by the configuration, in bytes.
+    frame_max: usize,
 }
 
 /// Letters on their way to the broker.
 struct Attempt {
-    letters: Arc<Vec<Letter>>,
-    outcome: BoxFuture<'static, (Option<Line>, Result<Sent, BusError>)>,
+    letters: Arc<Vec<FailedMessage>>,
+    result: BoxFuture<'static, AttemptResult>,
 }
+
+/// The channel, if it may be used again, and what became of the letters.
+type AttemptResult = (Option<ConfirmChannel>, Result<PublishedLetters, BusError>);
 
 /// What the broker said to each letter, and the properties that it was sent with;
 /// nothing for one whose session is gone.
-type Sent = Vec<Option<(BasicProperties, Answer)>>;
+type PublishedLetters = Vec<Option<(BasicProperties, PublishOutcome)>>;
 
-impl Letters {
-    pub(super) fn new(
-        (bus, frame): (Arc<config::Bus>, usize),
+impl DeadLetterPublisher {
+    pub(in crate::bus) fn new(
+        (bus, frame_max): (Arc<config::Bus>, usize),
         backoff: Backoff,
         metrics: Metrics,
         flow: Flow,
-        written: mpsc::Sender<Written>,
+        handed_on: mpsc::Sender<UnsettledLetter>,
     ) -> Self {
         let host = host();
         Self {
-            desk: Arc::new(Desk { bus, host, frame }),
+            publishing: Arc::new(Publishing {
+                bus,
+                host,
+                frame_max,
+            }),
             flow,
-            written,
+            handed_on,
             metrics,
             backoff,
             trouble: Trouble::new("dead letters wait in the database"),
             waiting: Vec::new(),
-            line: None,
+            channel: None,
             attempt: None,
-            pause: None,
-            failing: None,
+            delay: None,
+            failing_since: None,
         }
     }
 
-    /// Until every sender of `letters` is gone.
-    pub(super) async fn run(
+    /// Works until every sender of `letters` is gone.
+    pub(in crate::bus) async fn run(
         mut self,
-        mut letters: mpsc::UnboundedReceiver<Letter>,
+        mut letters: mpsc::UnboundedReceiver<FailedMessage>,
         shutdown: Shutdown,
     ) {
         let mut words = self.flow.words();
-        let mut more = Vec::with_capacity(WAVE_LETTERS);
+        let mut more = Vec::with_capacity(MAX_BATCH_LETTERS);
         let (mut is_open, mut is_stopping) = (true, false);
         while is_open || self.attempt.is_some() {
             self.waiting
@@ -144,16 +157,16 @@ impl Letters {
                 // Nobody would be there to hear the confirm.
                 (true, true) => self.give_up(),
                 (true, false) => self.begin(1),
-                (false, _) => self.begin(WAVE_LETTERS),
+                (false, _) => self.begin(MAX_BATCH_LETTERS),
             }
             if takes_none {
                 self.set_aside().await;
             }
-            let due = self.failing.map(|since| since + SOON);
+            let due = self.failing_since.map(|since| since + UNCONFIRMED_TIMEOUT);
             let due = due.filter(|due| *due > Instant::now());
             tokio::select! {
-                (line, outcome) = outcome(&mut self.attempt) => self.end(line, outcome).await,
-                count = letters.recv_many(&mut more, WAVE_LETTERS), if is_open => {
+                (channel, result) = result(&mut self.attempt) => self.end(channel, result).await,
+                count = letters.recv_many(&mut more, MAX_BATCH_LETTERS), if is_open => {
                     is_open = count > 0;
                     self.waiting.append(&mut more);
                 }
@@ -162,16 +175,16 @@ impl Letters {
                 () = shutdown.requested(), if !is_stopping => is_stopping = true,
             }
         }
-        if let Some(line) = self.line.take() {
-            line.close().await;
+        if let Some(channel) = self.channel.take() {
+            channel.close().await;
         }
     }
 
     /// Whether the broker says that it takes no letters, or has taken none for a
     /// while.
     fn takes_none(&self) -> bool {
-        let lasting = |since: Instant| since.elapsed() >= SOON;
-        self.flow.is_blocked() || self.failing.is_some_and(lasting)
+        let lasting = |since: Instant| since.elapsed() >= UNCONFIRMED_TIMEOUT;
+        self.flow.is_blocked() || self.failing_since.is_some_and(lasting)
     }
 
     /// Publishes some letters, so many at most, unless some are on their way. The
@@ -181,41 +194,46 @@ impl Letters {
         if self.attempt.is_some() || self.waiting.is_empty() || self.flow.is_blocked() {
             return;
         }
-        let most = if self.line.is_some() { most } else { 1 };
-        let size = wave_size(&self.waiting, most, self.desk.bus.prefetch_bytes);
+        let most = if self.channel.is_some() { most } else { 1 };
+        let size = batch_size(&self.waiting, most, self.publishing.bus.prefetch_bytes);
         let letters = Arc::new(self.waiting.drain(..size).collect::<Vec<_>>());
-        let (desk, line, pause) = (self.desk.clone(), self.line.take(), self.pause.take());
-        let outcome = desk.attempt(letters.clone(), line, self.flow.clone(), pause);
-        self.failing.get_or_insert_with(Instant::now);
+        let (channel, delay) = (self.channel.take(), self.delay.take());
+        let publishing = self.publishing.clone();
+        let result = publishing.attempt(letters.clone(), channel, self.flow.clone(), delay);
+        self.failing_since.get_or_insert_with(Instant::now);
         self.attempt = Some(Attempt {
             letters,
-            outcome: outcome.boxed(),
+            result: result.boxed(),
         });
     }
 
     /// Takes letters back that are on their way. They may arrive all the same.
     fn give_up(&mut self) {
-        let Some(Attempt { letters, outcome }) = self.attempt.take() else {
+        let Some(Attempt { letters, result }) = self.attempt.take() else {
             return;
         };
         // It shares the letters.
-        drop(outcome);
+        drop(result);
         let letters = Arc::into_inner(letters).unwrap_or_default();
         self.waiting.splice(..0, letters);
     }
 
     /// Hands on the letters that the broker has confirmed; keeps the others for
     /// another attempt.
-    async fn end(&mut self, line: Option<Line>, outcome: Result<Sent, BusError>) {
+    async fn end(
+        &mut self,
+        channel: Option<ConfirmChannel>,
+        result: Result<PublishedLetters, BusError>,
+    ) {
         self.give_up();
-        let error = match outcome {
+        let error = match result {
             Ok(sent) if sent.iter().any(is_returned) => lost("the dead-letter queue is missing"),
             Ok(sent) => {
                 let letters: Vec<_> = self.waiting.drain(..sent.len()).collect();
                 let mut refused = Vec::new();
                 for (letter, sent) in letters.into_iter().zip(sent) {
                     match sent {
-                        Some((properties, Answer::Confirmed)) => {
+                        Some((properties, PublishOutcome::Confirmed)) => {
                             failpoint::pass(Point::AfterLetter);
                             self.hand_on(letter, properties, true).await;
                         }
@@ -225,8 +243,8 @@ impl Letters {
                     }
                 }
                 if refused.is_empty() {
-                    self.line = line;
-                    self.failing = None;
+                    self.channel = channel;
+                    self.failing_since = None;
                     self.backoff.reset();
                     return self.trouble.over("dead letters are published again");
                 }
@@ -236,7 +254,7 @@ impl Letters {
             Err(error) => error,
         };
         self.trouble.failed(&error);
-        self.pause = Some(self.backoff.next_delay());
+        self.delay = Some(self.backoff.next_delay());
     }
 
     /// Hands on all letters that are not on their way, to be kept until the broker
@@ -248,14 +266,20 @@ impl Letters {
                 too_large.push(letter);
                 continue;
             }
-            let properties = self.desk.properties(&letter, self.desk.frame);
+            let frame_max = self.publishing.frame_max;
+            let properties = self.publishing.properties(&letter, frame_max);
             self.hand_on(letter, properties, false).await;
         }
         self.waiting = too_large;
     }
 
-    async fn hand_on(&mut self, letter: Letter, properties: BasicProperties, is_queued: bool) {
-        let Letter { message, failure } = letter;
+    async fn hand_on(
+        &mut self,
+        letter: FailedMessage,
+        properties: BasicProperties,
+        is_queued: bool,
+    ) {
+        let FailedMessage { message, failure } = letter;
         let kind = failure.reason.as_str();
         self.metrics
             .dead_letters
@@ -266,99 +290,105 @@ impl Letters {
             let kind = "dead_lettered";
             self.metrics.events.get_or_create(&Label { kind }).inc();
         }
-        let letter = reading::read(&properties, &message.body, &self.desk.bus);
-        if let Some(sealed) = reading::seal(&properties, message.body) {
-            let written = Written {
+        let letter = decode::read(&properties, &message.body, &self.publishing.bus);
+        if let Some(raw) = raw::raw_message(&properties, message.body) {
+            let unsettled = UnsettledLetter {
                 letter,
-                sealed,
+                raw,
                 is_queued,
                 origin: message.origin,
             };
             // An error says that the service ends: the broker redelivers.
-            let _ = self.written.send(written).await;
+            let _ = self.handed_on.send(unsettled).await;
         }
     }
 }
 
-impl Desk {
-    /// Publishes letters, on a new connection if there is none, with the queue made
-    /// sure of; the connection, if it may be used again.
+impl Publishing {
+    /// Publishes letters, after a delay, on a new connection if there is none.
     async fn attempt(
         self: Arc<Self>,
-        letters: Arc<Vec<Letter>>,
-        line: Option<Line>,
+        letters: Arc<Vec<FailedMessage>>,
+        channel: Option<ConfirmChannel>,
         flow: Flow,
-        pause: Option<Duration>,
-    ) -> (Option<Line>, Result<Sent, BusError>) {
-        if let Some(pause) = pause {
-            tokio::time::sleep(pause).await;
+        delay: Option<Duration>,
+    ) -> AttemptResult {
+        if let Some(delay) = delay {
+            tokio::time::sleep(delay).await;
         }
-        let line = match line.filter(Line::is_open) {
-            Some(line) => Ok(line),
+        let channel = match channel.filter(ConfirmChannel::is_open) {
+            Some(channel) => Ok(channel),
             None => self.open(&flow).await,
         };
-        match line {
-            Ok(line) => {
-                let sent = self.publish(&line, &letters).await;
-                (Some(line), sent)
+        match channel {
+            Ok(channel) => {
+                let published = self.publish(&channel, &letters).await;
+                (Some(channel), published)
             }
             Err(error) => (None, Err(error)),
         }
     }
 
-    async fn open(&self, flow: &Flow) -> Result<Line, BusError> {
+    /// Connects, and declares the queue if it is missing.
+    async fn open(&self, flow: &Flow) -> Result<ConfirmChannel, BusError> {
         let name = "chat-counters dead letters";
-        let line = Line::open(&self.bus, name, flow, Patience::Long).await?;
-        topology::dead_letter_queue(&line.link, &self.bus).await?;
-        Ok(line)
+        let hold = BlockedTimeout::HoldTime;
+        let channel = ConfirmChannel::open(&self.bus, name, flow, hold).await?;
+        topology::dead_letter_queue(&channel.link, &self.bus).await?;
+        Ok(channel)
     }
 
-    async fn publish(&self, line: &Line, letters: &[Letter]) -> Result<Sent, BusError> {
-        let is_here = |letter: &Letter| !letter.message.origin.is_gone();
+    /// Publishes the letters whose sessions are there still.
+    async fn publish(
+        &self,
+        channel: &ConfirmChannel,
+        letters: &[FailedMessage],
+    ) -> Result<PublishedLetters, BusError> {
+        let is_here = |letter: &FailedMessage| !letter.message.origin.is_gone();
         let here: Vec<_> = letters.iter().map(is_here).collect();
         let letters = letters.iter().zip(&here);
         let letters = letters.filter_map(|(letter, here)| here.then_some(letter));
         let sent: Vec<_> = letters
-            .map(|letter| (self.properties(letter, line.frame_max()), letter))
+            .map(|letter| (self.properties(letter, channel.frame_max()), letter))
             .collect();
         let messages = sent.iter().map(|(properties, letter)| {
             failpoint::pass(Point::BeforeLetter);
             (properties.clone(), letter.message.body.as_slice())
         });
         let queue = short("bus.dead_letter_queue", &self.bus.dead_letter_queue)?;
-        let answers = line.publish((PUBLISHING, queue), messages).await?;
+        let outcomes = channel.publish((PUBLISHING, queue), messages).await?;
         let properties = sent.into_iter().map(|(properties, _)| properties);
-        let mut sent = properties.zip(answers);
+        let mut sent = properties.zip(outcomes);
         let sent = here.into_iter().map(|here| here.then(|| sent.next())?);
         Ok(sent.collect())
     }
 
-    fn properties(&self, letter: &Letter, frame: usize) -> BasicProperties {
-        letter.properties(OffsetDateTime::now_utc(), &self.host, frame)
+    fn properties(&self, letter: &FailedMessage, frame_max: usize) -> BasicProperties {
+        letter.properties(OffsetDateTime::now_utc(), &self.host, frame_max)
     }
 }
 
-/// What an attempt comes to, if there is one.
-async fn outcome(attempt: &mut Option<Attempt>) -> (Option<Line>, Result<Sent, BusError>) {
+/// Awaits the result of an attempt, if there is one.
+async fn result(attempt: &mut Option<Attempt>) -> AttemptResult {
     match attempt {
-        Some(attempt) => (&mut attempt.outcome).await,
+        Some(attempt) => (&mut attempt.result).await,
         None => std::future::pending().await,
     }
 }
 
 /// lapin may hand a returned message to another letter's confirm when one answer
 /// covers several: with one return, none is to be trusted.
-fn is_returned(sent: &Option<(BasicProperties, Answer)>) -> bool {
-    matches!(sent, Some((_, Answer::Returned)))
+fn is_returned(sent: &Option<(BasicProperties, PublishOutcome)>) -> bool {
+    matches!(sent, Some((_, PublishOutcome::Returned)))
 }
 
 /// How many letters go together: one at least.
-fn wave_size(letters: &[Letter], most: usize, bytes_in_flight: usize) -> usize {
+fn batch_size(letters: &[FailedMessage], most: usize, bytes_in_flight: usize) -> usize {
     let window = letters
         .first()
         .map_or(1, |first| first.message.origin.back.window());
-    let most = most.min(window / WINDOW_SHARE).min(WAVE_LETTERS);
-    let most_bytes = WAVE_BYTES.min(bytes_in_flight / BYTES_SHARE);
+    let most = most.min(window / WINDOW_SHARE).min(MAX_BATCH_LETTERS);
+    let most_bytes = MAX_BATCH_BYTES.min(bytes_in_flight / BYTES_SHARE);
     let mut bytes = 0;
     let fitting = letters.iter().take(most).take_while(|letter| {
         bytes += letter.message.body.len();
