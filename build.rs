@@ -19,6 +19,7 @@ const SHOWN: &[&str] = &[
 ];
 /// Messages that the command line prints as JSON.
 const PRINTED: &[&str] = &[
+    "CounterDifference",
     "CounterHistoryEntry",
     "DeadLetter",
     "DeadLetterFailure",
@@ -56,6 +57,8 @@ const NOT_PRINTED: &[&str] = &[
     "JobProgress.braking",
     "ListDeadLettersResponse.next_page_token",
 ];
+/// Fields of printed messages that are left out where they are empty.
+const PRINTED_IF_SET: &[&str] = &["CounterDifference.message_id", "CounterDifference.user_id"];
 /// Messages that are the body of a request, but for the tenant, which is in its
 /// path.
 const POSTED: &[&str] = &[
@@ -108,6 +111,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for field in NOT_PRINTED {
         let path = format!("chatcounters.v1.{field}");
         generated = generated.field_attribute(path, "#[serde(skip)]");
+    }
+    for field in PRINTED_IF_SET {
+        let path = format!("chatcounters.v1.{field}");
+        let show = "#[serde(skip_serializing_if = \"String::is_empty\")]";
+        generated = generated.field_attribute(path, show);
     }
     for message in POSTED {
         let path = format!("chatcounters.v1.{message}");

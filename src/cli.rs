@@ -1,6 +1,7 @@
 //! The command line: one file per verb.
 
 mod access;
+mod admin;
 mod check;
 mod completions;
 mod config;

@@ -51,6 +51,7 @@ pub use guard::Guard;
 use health::Probe;
 use limits::Limits;
 use maintenance::Maintenance;
+pub(crate) use maintenance::counter_differences;
 pub(crate) use map::{moment, moment_or_null, time};
 use rate::Rate;
 use service::Counters;

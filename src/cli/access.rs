@@ -96,6 +96,11 @@ pub(super) struct Target {
 }
 
 impl Access {
+    /// Whether a profile is to say which service is meant.
+    pub(super) fn has_profile(&self) -> bool {
+        self.profile.is_some()
+    }
+
     /// The service at `address`, if that was given, else that of the profile,
     /// else the one of the configuration.
     ///

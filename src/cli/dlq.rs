@@ -10,7 +10,7 @@ mod work;
 
 use clap::{Args, Subcommand};
 
-use super::access::Side;
+use super::admin::AdminRoute;
 use super::{ExitCode, Failure, Global};
 use way::Way;
 
@@ -36,12 +36,8 @@ use way::Way;
 pub(super) struct Dlq {
     #[command(subcommand)]
     verb: Verb,
-    /// The service; default: admin.listen of the configuration
-    #[arg(long, global = true, value_name = "HOST:PORT")]
-    address: Option<String>,
-    /// Ask no service: work on RabbitMQ and MongoDB from here
-    #[arg(long, global = true, conflicts_with = "address")]
-    direct: bool,
+    #[command(flatten)]
+    route: AdminRoute,
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,15 +56,9 @@ enum Verb {
 impl Dlq {
     pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         let config = global.quietly()?.config;
-        let mut way = match self.direct {
-            true => Way::direct(&config).await?,
-            false => {
-                let address = self.address.as_deref();
-                let listen = &config.admin.listen;
-                let target = global.access.target(address, Side::Admin, listen)?;
-                Way::find(target, &config).await?
-            }
-        };
+        let servers = "RabbitMQ and MongoDB";
+        let executor = self.route.executor(global, &config, servers).await?;
+        let mut way = Way::open(executor, &config).await?;
         let output = global.output;
         let done = match self.verb {
             Verb::List(list) => list.run(&mut way, output).await,

@@ -1,7 +1,6 @@
-//! `rebuild`: all counters and facts anew from the journal, in the database
-//! itself.
+//! `rebuild`: all counters and facts anew from the journal, by a running service
+//! or in the database itself.
 
-use std::io;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,19 +9,26 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::admin::{AdminRoute, Executor};
 use super::output::{self, Output};
 use super::progress::bar;
+use super::remote::{Connection, work_refused};
 use super::{ExitCode, Failure, Global, operator};
+use crate::config::Config;
 use crate::event::TenantId;
-use crate::maintenance::rebuild::{Outcome, Progress, RebuildError, abandon, rebuild};
+use crate::grpc::v1;
+use crate::maintenance::rebuild::{
+    RebuildError, RebuildOutcome, RebuildProgress, abandon, rebuild,
+};
 use crate::shutdown;
 use crate::store::Store;
 use crate::store::rebuild::Phase;
+use v1::maintenance_service_client::MaintenanceServiceClient;
 
 const TEMPLATE: &str = "{bar:30} {pos}/{len} records, {per_sec}  {msg}  {elapsed}, {eta} left";
 
 /// How often the bar is moved.
-const TICK: Duration = Duration::from_millis(200);
+const BAR_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Make all counters and facts anew from the journal
 #[derive(Debug, Args)]
@@ -31,7 +37,8 @@ const TICK: Duration = Duration::from_millis(200);
                   served, follows what is added meanwhile, and switches over once nothing is \
                   left: until then readers see the old counters, from then on the new ones. The \
                   service may run; its writers wait for the moment of the switch, and at most ten \
-                  seconds. Works on MongoDB directly; the service need not run.\n\n\
+                  seconds. Asks a running service, and works on MongoDB directly when none \
+                  answers.\n\n\
                   Interrupting it, or killing it, harms nothing: the same command goes on where it \
                   was, --abandon gives it up. Needs the whole journal: once \
                   store.journal_retention_days has taken its oldest records it refuses, and `verify \
@@ -40,13 +47,15 @@ const TICK: Duration = Duration::from_millis(200);
                   0  switched over (--abandon: given up, or there was none)\n  \
                   1  interrupted, or it cannot be done\n  \
                   2  wrong usage or configuration\n  \
-                  3  MongoDB cannot be reached or refuses\n\n\
+                  3  a server cannot be reached or refuses\n\n\
                   Examples:\n  \
                   chat-counters rebuild\n  \
                   chat-counters rebuild --tenant acme --output json\n  \
                   chat-counters rebuild --abandon"
 )]
 pub(super) struct Rebuild {
+    #[command(flatten)]
+    route: AdminRoute,
     /// Only this tenant
     #[arg(long, value_name = "ID", conflicts_with = "abandon")]
     tenant: Option<String>,
@@ -55,9 +64,9 @@ pub(super) struct Rebuild {
     abandon: bool,
 }
 
-/// What came of it.
+/// What came of a rebuild, for programs.
 #[derive(Debug, Serialize)]
-struct Summary {
+struct RebuildSummary {
     events: u64,
     seconds: f64,
     events_per_second: f64,
@@ -70,18 +79,53 @@ impl Rebuild {
         let tenant = self.tenant.as_deref().map(TenantId::new).transpose();
         let tenant =
             tenant.map_err(|error| Failure::new(ExitCode::Usage, format!("--tenant: {error}")))?;
-        let store = Store::connect(&config.store).await?;
-        let done = match self.abandon {
-            true => give_up(&store, global.output).await,
-            false => replay(&store, tenant.as_ref(), global.output).await,
+        let executor = self.route.executor(global, &config, "MongoDB").await?;
+        if self.abandon {
+            let abandoned = give_up(executor, &config).await?;
+            return tell_abandoned(abandoned, global.output);
+        }
+        let mut job = RebuildJob {
+            output: global.output,
+            begun: Instant::now(),
+            bar: bar(None, TEMPLATE),
+            everyone: tenant.is_none(),
+            before: None,
+            replayed: 0,
         };
-        store.close().await;
-        done
+        let ended = match executor {
+            Executor::Service {
+                connection,
+                address,
+            } => job.ask(connection, &address, self.tenant).await,
+            Executor::ThisProcess => job.replay(tenant.as_ref(), &config).await,
+        };
+        job.bar.finish_and_clear();
+        job.finish(ended?)
     }
 }
 
-async fn give_up(store: &Store, output: Output) -> Result<ExitCode, Failure> {
-    let abandoned = abandon(store, &operator()).await?;
+/// Gives up the rebuild that was begun; `false` when there is none.
+async fn give_up(executor: Executor, config: &Config) -> Result<bool, Failure> {
+    match executor {
+        Executor::Service {
+            connection,
+            address,
+        } => {
+            let mut service = MaintenanceServiceClient::new(connection);
+            let answer = service.abandon_rebuild(v1::AbandonRebuildRequest {}).await;
+            let answer = answer.map_err(|status| work_refused(&address, &status))?;
+            Ok(answer.into_inner().abandoned)
+        }
+        Executor::ThisProcess => {
+            let store = Store::connect(&config.store).await?;
+            let abandoned = abandon(&store, &operator()).await;
+            store.close().await;
+            Ok(abandoned?)
+        }
+    }
+}
+
+fn tell_abandoned(abandoned: bool, output: Output) -> Result<ExitCode, Failure> {
     let text = match (output, abandoned) {
         (Output::Json, _) => serde_json::json!({ "abandoned": abandoned }).to_string(),
         (Output::Table, true) => "abandoned; what it had made is removed".into(),
@@ -91,87 +135,153 @@ async fn give_up(store: &Store, output: Output) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Done)
 }
 
-async fn replay(
-    store: &Store,
-    tenant: Option<&TenantId>,
+/// A rebuild under way, as the person at the terminal sees it.
+struct RebuildJob {
     output: Output,
-) -> Result<ExitCode, Failure> {
-    let signal = shutdown::signal()
-        .map_err(|error| Failure::new(ExitCode::No, format!("cannot handle signals: {error}")))?;
-    let (trigger, stop) = shutdown::channel();
-    let (progress, seen) = watch::channel(Progress::default());
-    let begun = Instant::now();
-    let bar = bar(None, TEMPLATE);
-    let by = operator();
-    let mut working = std::pin::pin!(rebuild(store, tenant, &by, stop, progress));
-    let mut signal = std::pin::pin!(signal);
-    let mut before = None;
-    let mut tick = tokio::time::interval(TICK);
-    let outcome = loop {
-        tokio::select! {
-            outcome = &mut working => break outcome,
-            _ = &mut signal, if !bar.is_finished() => {
-                bar.finish_and_clear();
-                trigger.request();
-            }
-            _ = tick.tick() => {
-                let now = *seen.borrow();
-                before.get_or_insert(now.replayed);
-                show(&bar, now, tenant.is_none());
+    begun: Instant,
+    bar: ProgressBar,
+    /// Whether all tenants are rebuilt: only then is it known how many records
+    /// there are.
+    everyone: bool,
+    /// Records that earlier runs had replayed.
+    before: Option<u64>,
+    replayed: u64,
+}
+
+impl RebuildJob {
+    /// Shows how a service rebuilds. It stops where it can be gone on with once
+    /// nobody listens any more.
+    async fn ask(
+        &mut self,
+        connection: Connection,
+        address: &str,
+        tenant: Option<String>,
+    ) -> Result<RebuildOutcome, Failure> {
+        let mut signal = std::pin::pin!(signal()?);
+        let refused = |status| work_refused(address, &status);
+        let mut service = MaintenanceServiceClient::new(connection);
+        let request = v1::RebuildCountersRequest {
+            tenant_id: tenant.unwrap_or_default(),
+        };
+        let answers = service.rebuild_counters(request).await;
+        let mut answers = answers.map_err(refused)?.into_inner();
+        loop {
+            let answer = tokio::select! {
+                answer = answers.message() => answer.map_err(refused)?,
+                _ = &mut signal => return Ok(RebuildOutcome::Interrupted),
+            };
+            let Some(answer) = answer else {
+                let message = format!(
+                    "the service at {address} ended before the counters were rebuilt: the same command goes on"
+                );
+                return Err(Failure::new(ExitCode::Server, message));
+            };
+            self.show(progress_of(&answer));
+            if answer.done {
+                return Ok(RebuildOutcome::SwitchedOver);
             }
         }
-    };
-    bar.finish_and_clear();
-    let events = seen.borrow().replayed.saturating_sub(before.unwrap_or(0));
-    let seconds = begun.elapsed().as_secs_f64();
-    finish(
-        output,
-        Summary {
+    }
+
+    /// Rebuilds in this process.
+    async fn replay(
+        &mut self,
+        tenant: Option<&TenantId>,
+        config: &Config,
+    ) -> Result<RebuildOutcome, Failure> {
+        let store = Store::connect(&config.store).await?;
+        let outcome = self.drive(&store, tenant).await;
+        store.close().await;
+        outcome
+    }
+
+    async fn drive(
+        &mut self,
+        store: &Store,
+        tenant: Option<&TenantId>,
+    ) -> Result<RebuildOutcome, Failure> {
+        let mut signal = std::pin::pin!(signal()?);
+        let (trigger, stop) = shutdown::channel();
+        let (progress, seen) = watch::channel(RebuildProgress::default());
+        let by = operator();
+        let mut working = std::pin::pin!(rebuild(store, tenant, &by, stop, progress));
+        let mut tick = tokio::time::interval(BAR_INTERVAL);
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut working => break outcome,
+                _ = &mut signal, if !self.bar.is_finished() => {
+                    self.bar.finish_and_clear();
+                    trigger.request();
+                }
+                _ = tick.tick() => self.show(*seen.borrow()),
+            }
+        };
+        self.replayed = seen.borrow().replayed;
+        Ok(outcome?)
+    }
+
+    fn show(&mut self, now: RebuildProgress) {
+        self.before.get_or_insert(now.replayed);
+        self.replayed = now.replayed;
+        if self.everyone && now.phase == Phase::Replaying {
+            self.bar.set_length(now.estimated);
+        }
+        self.bar.set_position(now.replayed);
+        self.bar.set_message(match now.phase {
+            Phase::Replaying => "replaying the journal",
+            Phase::Following => "following what was added",
+            Phase::Cleaning => "switched over, removing what is old",
+        });
+    }
+
+    fn finish(self, outcome: RebuildOutcome) -> Result<ExitCode, Failure> {
+        let events = self.replayed.saturating_sub(self.before.unwrap_or(0));
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let summary = RebuildSummary {
             events,
             seconds,
             events_per_second: (events as f64 / seconds).round(),
-            switched_over: outcome? == Outcome::SwitchedOver,
-        },
-    )
-}
-
-fn finish(output: Output, summary: Summary) -> Result<ExitCode, Failure> {
-    let Summary {
-        events,
-        seconds,
-        events_per_second,
-        switched_over,
-    } = summary;
-    let text = match output {
-        Output::Json => serde_json::to_string(&serde_json::json!({ "summary": summary }))
-            .map_err(io::Error::other)?,
-        Output::Table => {
-            let ending = match switched_over {
-                true => "readers see the new counters",
-                false => "interrupted: the same command goes on, --abandon gives it up",
-            };
-            format!(
-                "{events} records replayed in {seconds:.1} s ({events_per_second} a second); {ending}"
-            )
-        }
-    };
-    output::print(&format!("{text}\n"))?;
-    Ok(match switched_over {
-        true => ExitCode::Done,
-        false => ExitCode::No,
-    })
-}
-
-fn show(bar: &ProgressBar, now: Progress, everyone: bool) {
-    if everyone && now.phase == Phase::Replaying {
-        bar.set_length(now.estimated);
+            switched_over: outcome == RebuildOutcome::SwitchedOver,
+        };
+        let text = match self.output {
+            Output::Json => serde_json::json!({ "summary": summary }).to_string(),
+            Output::Table => {
+                let ending = match outcome {
+                    RebuildOutcome::SwitchedOver => "readers see the new counters",
+                    RebuildOutcome::Interrupted => {
+                        "interrupted: the same command goes on, --abandon gives it up"
+                    }
+                };
+                format!(
+                    "{events} records replayed in {seconds:.1} s ({} a second); {ending}",
+                    summary.events_per_second
+                )
+            }
+        };
+        output::print(&format!("{text}\n"))?;
+        Ok(match outcome {
+            RebuildOutcome::SwitchedOver => ExitCode::Done,
+            RebuildOutcome::Interrupted => ExitCode::No,
+        })
     }
-    bar.set_position(now.replayed);
-    bar.set_message(match now.phase {
-        Phase::Replaying => "replaying the journal",
-        Phase::Following => "following what was added",
-        Phase::Cleaning => "switched over, removing what is old",
-    });
+}
+
+fn signal() -> Result<impl Future<Output = &'static str>, Failure> {
+    shutdown::signal()
+        .map_err(|error| Failure::new(ExitCode::No, format!("cannot handle signals: {error}")))
+}
+
+fn progress_of(answer: &v1::RebuildCountersResponse) -> RebuildProgress {
+    let count = |count: i64| u64::try_from(count).unwrap_or(0);
+    RebuildProgress {
+        phase: match answer.phase() {
+            v1::RebuildPhase::Unspecified | v1::RebuildPhase::Replaying => Phase::Replaying,
+            v1::RebuildPhase::Following => Phase::Following,
+            v1::RebuildPhase::Cleaning => Phase::Cleaning,
+        },
+        replayed: count(answer.replayed),
+        estimated: count(answer.estimated_records),
+    }
 }
 
 impl From<RebuildError> for Failure {

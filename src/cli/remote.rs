@@ -128,6 +128,17 @@ pub(super) fn refused(address: &str, status: &Status) -> Failure {
     }
 }
 
+/// Why the service did not do what an administrator asked for.
+pub(super) fn work_refused(address: &str, status: &Status) -> Failure {
+    match status.code() {
+        Code::NotFound | Code::FailedPrecondition | Code::ResourceExhausted => {
+            Failure::new(ExitCode::No, status.message())
+        }
+        Code::Aborted => Failure::new(ExitCode::Server, status.message()),
+        _ => refused(address, status),
+    }
+}
+
 /// What a failed connection comes down to.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;

@@ -1,23 +1,30 @@
-//! `verify`: counters against the recorded facts, in the database itself.
+//! `verify`: counters against the recorded facts, by a running service or in
+//! the database itself.
 
-use std::io;
-use std::path::{Path, PathBuf};
+mod checkpoint;
+
+use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::time::Instant;
 
+use super::admin::{AdminRoute, Executor};
 use super::output::{self, Output};
 use super::progress::bar;
+use super::remote::{Connection, work_refused};
 use super::{ExitCode, Failure, Global, operator};
-use crate::derive::state::DialogKey;
+use crate::config::Config;
 use crate::event::{DialogId, TenantId};
-use crate::maintenance::sweep::{Scope, Sweep, Tally, Unit};
-use crate::maintenance::{Verified, Verifier};
+use crate::grpc::{counter_differences, v1};
+use crate::maintenance::Verifier;
+use crate::maintenance::sweep::{Sweep, SweepScope, SweepTally, SweepUnit};
 use crate::shutdown;
 use crate::store::Store;
 use crate::store::repair::Reason;
+use v1::maintenance_service_client::MaintenanceServiceClient;
+use v1::verify_counters_response::Event;
 
 /// Recount counters from the recorded facts and compare
 #[derive(Debug, Args)]
@@ -25,15 +32,16 @@ use crate::store::repair::Reason;
     long_about = "Recounts every counter from the facts that are recorded in MongoDB (messages, \
                   memberships, receipts, reactions, topics) and compares it with the stored one, \
                   dialog by dialog, each as of one moment: the service may run, and events in \
-                  flight are no differences. Works on MongoDB directly; the service need not run.\n\n\
+                  flight are no differences. Asks a running service, and works on MongoDB \
+                  directly when none answers, and for --resume, which a service does not have.\n\n\
                   --repair sets what differs to what was counted, and nothing else, unless the \
                   dialog has changed meanwhile (then it is recounted), and records who did it and \
                   why in the journal.",
     after_help = "Exit codes:\n  \
                   0  nothing differs, or no longer\n  \
-                  1  counters differ, or it was interrupted\n  \
+                  1  counters differ, it was interrupted, or the service is verifying already\n  \
                   2  wrong usage or configuration\n  \
-                  3  MongoDB cannot be reached or refuses\n\n\
+                  3  a server cannot be reached or refuses\n\n\
                   Examples:\n  \
                   chat-counters verify\n  \
                   chat-counters verify --tenant acme --dialog d1 --repair --reason 'restored backup'\n  \
@@ -41,6 +49,8 @@ use crate::store::repair::Reason;
                   chat-counters verify --resume /var/tmp/verify.json"
 )]
 pub(super) struct Verify {
+    #[command(flatten)]
+    route: AdminRoute,
     /// Only this tenant
     #[arg(long, value_name = "ID")]
     tenant: Option<String>,
@@ -64,8 +74,8 @@ pub(super) struct Verify {
     /// At most so many dialogs a second
     #[arg(long, value_name = "DIALOGS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
-    /// Where progress is kept: an interrupted run goes on where it was; removed at the end
-    #[arg(long, value_name = "FILE")]
+    /// Where progress is kept: an interrupted run goes on where it was; removed at the end. Works on MongoDB directly
+    #[arg(long, value_name = "FILE", conflicts_with = "address")]
     resume: Option<PathBuf>,
 }
 
@@ -76,71 +86,26 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// What came of it.
-#[derive(Debug, Serialize)]
-struct Summary {
-    dialogs: u64,
-    messages: u64,
-    differing_dialogs: u64,
-    differences: u64,
-    repaired: u64,
-    interrupted: bool,
-    seconds: f64,
-}
-
-/// What a run leaves for the next one.
-#[derive(Debug, Serialize, Deserialize)]
-struct Progress {
-    tenant: String,
-    dialog: String,
-    dialogs: u64,
-    messages: u64,
-    differing_dialogs: u64,
-    differences: u64,
-    repaired: u64,
-}
-
 impl Verify {
     pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         let config = global.quietly()?.config;
-        let usage = |what, error| Failure::new(ExitCode::Usage, format!("--{what}: {error}"));
-        let tenant = self.tenant.as_deref().map(TenantId::new).transpose();
-        let tenant = tenant.map_err(|error| usage("tenant", error))?;
-        let dialog = self.dialog.as_deref().map(DialogId::new).transpose();
-        let dialog = dialog.map_err(|error| usage("dialog", error))?;
+        let scope = self.scope()?;
         let stop = shutdown::signal().map_err(|error| {
             Failure::new(ExitCode::No, format!("cannot handle signals: {error}"))
         })?;
-        let store = Store::connect(&config.store).await?;
-        let mut scope = Scope {
-            tenant,
-            dialog,
-            sample: self.sample,
-            rate: self.rate,
-            after: None,
+        let executor = match self.resume {
+            Some(_) => Executor::ThisProcess,
+            None => self.route.executor(global, &config, "MongoDB").await?,
         };
-        let mut tally = Tally::default();
-        if let Some(found) = self.resumed()? {
-            (scope.after, tally) = (Some(found.0), found.1);
-        }
-        let bar = progress(match (&scope.tenant, &scope.after) {
-            (None, None) => Some(store.estimated_dialogs().await?),
-            _ => None,
-        });
-        let repair = self.repair.then(|| Reason {
-            actor: operator(),
-            text: self.reason.clone(),
-        });
-        let sweep = Sweep::new(Verifier::new(store, repair), scope);
-        let mut job = Job {
-            sweep: sweep.counting_from(tally),
+        let mut job = VerifyJob {
             args: &self,
             output: global.output,
             begun: Instant::now(),
-            bar,
+            bar: progress_bar(None),
+            tally: SweepTally::default(),
         };
         let (ended, interrupted) = tokio::select! {
-            ended = job.work() => (ended, false),
+            ended = job.work(executor, scope, &config) => (ended, false),
             _ = stop => (Ok(()), true),
         };
         job.bar.finish_and_clear();
@@ -148,172 +113,300 @@ impl Verify {
         job.finish(interrupted)
     }
 
-    /// The dialog after which to go on, and what was found up to it.
-    fn resumed(&self) -> Result<Option<(DialogKey, Tally)>, Failure> {
-        let Some(path) = &self.resume else {
-            return Ok(None);
-        };
-        let refuse = |why: String| {
-            let message = format!("--resume {}: {why}", path.display());
-            Failure::new(ExitCode::Usage, message)
-        };
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(refuse(error.to_string())),
-        };
-        let unusable = |error: String| refuse(format!("not the progress of a run: {error}"));
-        let progress: Progress =
-            serde_json::from_str(&text).map_err(|error| unusable(error.to_string()))?;
-        let after = DialogKey {
-            tenant: TenantId::new(&progress.tenant).map_err(|e| unusable(e.to_string()))?,
-            dialog: DialogId::new(&progress.dialog).map_err(|e| unusable(e.to_string()))?,
-        };
-        let tally = Tally {
-            dialogs: progress.dialogs,
-            messages: progress.messages,
-            differing_dialogs: progress.differing_dialogs,
-            differences: progress.differences,
-            repaired: progress.repaired,
-        };
-        Ok(Some((after, tally)))
+    fn scope(&self) -> Result<SweepScope, Failure> {
+        let usage = |what, error| Failure::new(ExitCode::Usage, format!("--{what}: {error}"));
+        let tenant = self.tenant.as_deref().map(TenantId::new).transpose();
+        let dialog = self.dialog.as_deref().map(DialogId::new).transpose();
+        Ok(SweepScope {
+            tenant: tenant.map_err(|error| usage("tenant", error))?,
+            dialog: dialog.map_err(|error| usage("dialog", error))?,
+            sample: self.sample,
+            rate: self.rate,
+            after: None,
+        })
+    }
+
+    fn request(&self) -> v1::VerifyCountersRequest {
+        v1::VerifyCountersRequest {
+            tenant_id: self.tenant.clone().unwrap_or_default(),
+            dialog_id: self.dialog.clone().unwrap_or_default(),
+            sample_percent: self.sample.unwrap_or_default(),
+            dialogs_per_second: self.rate.unwrap_or_default(),
+            repair: self.repair,
+            reason: self.reason.clone(),
+        }
     }
 }
 
-struct Job<'a> {
-    sweep: Sweep,
+/// A verification under way, as the person at the terminal sees it.
+struct VerifyJob<'a> {
     args: &'a Verify,
     output: Output,
     begun: Instant,
     bar: ProgressBar,
+    tally: SweepTally,
 }
 
-impl Job<'_> {
-    async fn work(&mut self) -> Result<(), Failure> {
-        while let Some((unit, verified)) = self.sweep.next().await? {
-            self.bar.set_position(self.sweep.passed());
-            if !verified.differences.is_empty() {
-                self.bar.suspend(|| self.show(&unit, &verified))?;
-                let differences = self.sweep.tally().differences;
-                self.bar.set_message(format!("{differences} differences"));
-            }
-            if let Unit::Dialog(key) = &unit {
-                self.remember(key)?;
-            }
-        }
-        match &self.args.resume {
-            Some(path) => remove(path),
-            None => Ok(()),
+impl VerifyJob<'_> {
+    async fn work(
+        &mut self,
+        executor: Executor,
+        scope: SweepScope,
+        config: &Config,
+    ) -> Result<(), Failure> {
+        match executor {
+            Executor::Service {
+                connection,
+                address,
+            } => self.ask(connection, &address).await,
+            Executor::ThisProcess => self.sweep(scope, config).await,
         }
     }
 
-    fn show(&self, unit: &Unit, verified: &Verified) -> io::Result<()> {
-        let mut text = String::new();
-        for difference in &verified.differences {
-            match self.output {
-                Output::Table => {
-                    let dialog = unit.dialog().map_or("(no dialog)", DialogId::as_str);
-                    let line = format!("{} {dialog}  {difference}", unit.tenant());
-                    text.push_str(&line.replace(char::is_control, "\u{fffd}"));
-                    text.push_str(if verified.repaired {
-                        "  (repaired)"
-                    } else {
-                        ""
-                    });
+    /// Shows what a service finds.
+    async fn ask(&mut self, connection: Connection, address: &str) -> Result<(), Failure> {
+        let refused = |status| work_refused(address, &status);
+        let mut service = MaintenanceServiceClient::new(connection);
+        let answers = service.verify_counters(self.args.request()).await;
+        let mut answers = answers.map_err(refused)?.into_inner();
+        let mut differing = (String::new(), String::new());
+        while let Some(answer) = answers.message().await.map_err(refused)? {
+            match answer.event {
+                Some(Event::Difference(found)) => {
+                    // Those of a dialog come one after the other.
+                    let dialog = (found.tenant_id.clone(), found.dialog_id.clone());
+                    if !found.dialog_id.is_empty() && dialog != differing {
+                        self.tally.differing_dialogs += 1;
+                        differing = dialog;
+                    }
+                    self.tally.differences += 1;
+                    self.tally.repaired += u64::from(found.repaired);
+                    self.show(&[found])?;
                 }
-                Output::Json => text.push_str(&line(unit, verified.repaired, difference)?),
+                Some(Event::Progress(progress)) => {
+                    self.advance(&progress);
+                    if progress.done {
+                        return Ok(());
+                    }
+                }
+                None => {}
             }
+        }
+        let message = format!("the service at {address} ended before everything was verified");
+        Err(Failure::new(ExitCode::Server, message))
+    }
+
+    /// Moves the bar to where a service is.
+    fn advance(&mut self, progress: &v1::VerifyProgress) {
+        let count = |count: i64| u64::try_from(count).unwrap_or(0);
+        self.tally.dialogs = count(progress.dialogs);
+        self.tally.messages = count(progress.messages);
+        if progress.estimated_dialogs > 0 && self.bar.length().is_none() {
+            let drawn = self.args.sample.unwrap_or(100.0) / 100.0;
+            let dialogs = progress.estimated_dialogs as f64 * drawn;
+            self.bar = progress_bar(Some(dialogs as u64));
+        }
+        self.bar.set_position(self.tally.dialogs);
+    }
+
+    /// Verifies in this process; goes on from a checkpoint, if there is one.
+    async fn sweep(&mut self, mut scope: SweepScope, config: &Config) -> Result<(), Failure> {
+        let resume = self.args.resume.as_deref();
+        let checkpoint = resume.map(checkpoint::load).transpose()?;
+        if let Some((after, tally)) = checkpoint.flatten() {
+            scope.after = Some(after);
+            self.tally = tally;
+        }
+        let store = Store::connect(&config.store).await?;
+        if scope.tenant.is_none() && scope.after.is_none() {
+            self.bar = progress_bar(Some(store.estimated_dialogs().await?));
+        }
+        let repair = self.args.repair.then(|| Reason {
+            actor: operator(),
+            text: self.args.reason.clone(),
+        });
+        let sweep = Sweep::new(Verifier::new(store, repair), scope);
+        let mut sweep = sweep.counting_from(self.tally);
+        while let Some((unit, verified)) = sweep.next().await? {
+            self.tally = sweep.tally();
+            self.bar.set_position(sweep.passed());
+            let differences: Vec<_> = counter_differences(&unit, verified).collect();
+            if !differences.is_empty() {
+                self.show(&differences)?;
+            }
+            if let (Some(path), SweepUnit::Dialog(key)) = (resume, &unit) {
+                checkpoint::save(path, key, self.tally)?;
+            }
+        }
+        resume.map_or(Ok(()), checkpoint::remove)
+    }
+
+    fn show(&self, differences: &[v1::CounterDifference]) -> Result<(), Failure> {
+        let mut text = String::new();
+        for difference in differences {
+            text += &match self.output {
+                Output::Table => as_text(difference),
+                Output::Json => as_json(difference)?,
+            };
             text.push('\n');
         }
-        output::print(&text)
-    }
-
-    fn remember(&self, key: &DialogKey) -> Result<(), Failure> {
-        let Some(path) = &self.args.resume else {
-            return Ok(());
-        };
-        let tally = self.sweep.tally();
-        let progress = Progress {
-            tenant: key.tenant.to_string(),
-            dialog: key.dialog.to_string(),
-            dialogs: tally.dialogs,
-            messages: tally.messages,
-            differing_dialogs: tally.differing_dialogs,
-            differences: tally.differences,
-            repaired: tally.repaired,
-        };
-        let text = serde_json::to_string(&progress).map_err(io::Error::other)?;
-        // Never half a file, whenever the process ends.
-        let new = path.with_extension("new");
-        std::fs::write(&new, text)?;
-        Ok(std::fs::rename(&new, path)?)
+        self.bar.suspend(|| output::print(&text))?;
+        let found = self.tally.differences;
+        self.bar.set_message(format!("{found} differences"));
+        Ok(())
     }
 
     fn finish(self, interrupted: bool) -> Result<ExitCode, Failure> {
-        let tally = self.sweep.tally();
-        let summary = Summary {
-            dialogs: tally.dialogs,
-            messages: tally.messages,
-            differing_dialogs: tally.differing_dialogs,
-            differences: tally.differences,
-            repaired: tally.repaired,
-            interrupted,
-            seconds: self.begun.elapsed().as_secs_f64(),
-        };
-        let remain = summary.differences - summary.repaired;
-        match self.output {
+        let tally = self.tally;
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let text = match self.output {
             Output::Json => {
-                let text = serde_json::to_string(&serde_json::json!({ "summary": summary }));
-                output::print(&format!("{}\n", text.map_err(io::Error::other)?))?;
+                let summary = VerifySummary {
+                    tally,
+                    interrupted,
+                    seconds,
+                };
+                serde_json::json!({ "summary": summary }).to_string()
             }
-            Output::Table => output::print(&format!(
-                "{}{} dialogs and {} messages recounted in {:.1} s: {} counters differ in {} dialogs, {} repaired\n",
-                if summary.interrupted {
-                    "interrupted: "
-                } else {
-                    ""
-                },
-                summary.dialogs,
-                summary.messages,
-                summary.seconds,
-                summary.differences,
-                summary.differing_dialogs,
-                summary.repaired,
-            ))?,
-        }
-        Ok(match remain > 0 || summary.interrupted {
+            Output::Table => format!(
+                "{}{} dialogs and {} messages recounted in {seconds:.1} s: {} counters differ in {} dialogs, {} repaired",
+                if interrupted { "interrupted: " } else { "" },
+                tally.dialogs,
+                tally.messages,
+                tally.differences,
+                tally.differing_dialogs,
+                tally.repaired,
+            ),
+        };
+        output::print(&format!("{text}\n"))?;
+        Ok(match tally.differences > tally.repaired || interrupted {
             true => ExitCode::No,
             false => ExitCode::Done,
         })
     }
 }
 
-/// A difference as one line of JSON.
-fn line(unit: &Unit, repaired: bool, difference: &crate::verify::Difference) -> io::Result<String> {
-    let mut object = serde_json::json!({
-        "tenant_id": unit.tenant().as_str(),
-        "dialog_id": unit.dialog().map(DialogId::as_str),
-        "repaired": repaired,
-    });
-    let difference = serde_json::to_value(difference).map_err(io::Error::other)?;
-    if let (Some(object), serde_json::Value::Object(fields)) = (object.as_object_mut(), difference)
-    {
-        object.extend(fields);
-    }
-    Ok(object.to_string())
+/// What came of a run, for programs.
+#[derive(Debug, Serialize)]
+struct VerifySummary {
+    #[serde(flatten)]
+    tally: SweepTally,
+    interrupted: bool,
+    seconds: f64,
 }
 
-fn remove(path: &Path) -> Result<(), Failure> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
+/// Formats a difference as a line for people.
+fn as_text(difference: &v1::CounterDifference) -> String {
+    let v1::CounterDifference {
+        tenant_id,
+        dialog_id,
+        user_id,
+        message_id,
+        counter,
+        ..
+    } = difference;
+    let value = |value: Option<i64>| value.map_or("nothing".into(), |value| value.to_string());
+    let dialog = match dialog_id.as_str() {
+        "" => "(no dialog)",
+        dialog => dialog,
+    };
+    let subject = match (user_id.as_str(), message_id.as_str()) {
+        ("", "") => String::new(),
+        (user, "") => format!("user {user} "),
+        (_, message) => format!("message {message} "),
+    };
+    let (stored, counted) = (value(difference.stored), value(difference.counted));
+    let line =
+        format!("{tenant_id} {dialog}  {subject}{counter}: {stored} stored, {counted} counted");
+    // No text of an event may drive the terminal.
+    let line = line.replace(char::is_control, "\u{fffd}");
+    match difference.repaired {
+        true => line + "  (repaired)",
+        false => line,
     }
 }
 
-fn progress(dialogs: Option<u64>) -> ProgressBar {
+/// Formats a difference as a line of JSON. The dialog of a message whose create
+/// is not known is `null`.
+fn as_json(difference: &v1::CounterDifference) -> Result<String, Failure> {
+    let mut line = output::sorted(difference)?;
+    if difference.dialog_id.is_empty() {
+        line["dialog_id"] = serde_json::Value::Null;
+    }
+    Ok(line.to_string())
+}
+
+fn progress_bar(dialogs: Option<u64>) -> ProgressBar {
     let template = match dialogs {
         Some(_) => "{bar:30} {pos}/{len} dialogs  {msg}  {elapsed}, {eta} left",
         None => "{spinner} {pos} dialogs  {msg}  {elapsed}",
     };
     bar(dialogs, template)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_a_line() {
+        let of_user = v1::CounterDifference {
+            tenant_id: "t".into(),
+            dialog_id: "d\u{1b}".into(),
+            user_id: "ann".into(),
+            counter: "total_messages_count".into(),
+            stored: None,
+            counted: Some(10),
+            repaired: true,
+            ..Default::default()
+        };
+        assert_eq!(
+            as_text(&of_user),
+            "t d\u{fffd}  user ann total_messages_count: nothing stored, 10 counted  (repaired)"
+        );
+        assert_eq!(
+            as_json(&of_user).unwrap(),
+            concat!(
+                r#"{"counted":10,"counter":"total_messages_count","dialog_id":"d\u001b","#,
+                r#""repaired":true,"stored":null,"tenant_id":"t","user_id":"ann"}"#
+            )
+        );
+        let of_message = v1::CounterDifference {
+            tenant_id: "t".into(),
+            message_id: "m".into(),
+            counter: "status_counts.read".into(),
+            stored: Some(6),
+            ..Default::default()
+        };
+        assert_eq!(
+            as_text(&of_message),
+            "t (no dialog)  message m status_counts.read: 6 stored, nothing counted"
+        );
+        assert_eq!(
+            as_json(&of_message).unwrap(),
+            concat!(
+                r#"{"counted":null,"counter":"status_counts.read","dialog_id":null,"#,
+                r#""message_id":"m","repaired":false,"stored":6,"tenant_id":"t"}"#
+            )
+        );
+    }
+
+    #[test]
+    fn the_summary_in_json() {
+        let summary = VerifySummary {
+            tally: SweepTally {
+                dialogs: 2,
+                ..Default::default()
+            },
+            interrupted: false,
+            seconds: 0.5,
+        };
+        assert_eq!(
+            serde_json::json!({ "summary": summary }).to_string(),
+            concat!(
+                r#"{"summary":{"dialogs":2,"differences":0,"differing_dialogs":0,"#,
+                r#""interrupted":false,"messages":0,"repaired":0,"seconds":0.5}}"#
+            )
+        );
+    }
 }

@@ -16,7 +16,7 @@ use super::limits::try_again_after;
 use super::v1::{self, maintenance_service_server::MaintenanceService};
 use super::{failure, rebuild, validate};
 use crate::maintenance::rebuild::abandon;
-use crate::maintenance::sweep::{Scope, Sweep, Tally, Unit};
+use crate::maintenance::sweep::{Sweep, SweepScope, SweepTally, SweepUnit};
 use crate::maintenance::{Verified, Verifier};
 use crate::store::repair::Reason;
 use crate::store::{Store, StoreError};
@@ -117,7 +117,7 @@ fn only_one(free: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, S
 }
 
 /// The line in the log for who has what verified.
-fn tell_begun(caller: &Caller, scope: &Scope, repair: Option<&Reason>) {
+fn tell_begun(caller: &Caller, scope: &SweepScope, repair: Option<&Reason>) {
     let tenant = scope.tenant.as_ref().map(ToString::to_string);
     info!(
         by = caller.described(),
@@ -147,8 +147,10 @@ impl Call {
     async fn verify(&mut self) -> Result<(), StoreError> {
         let mut told = Instant::now();
         while let Some((unit, verified)) = self.sweep.next().await? {
-            for difference in differences(&unit, verified) {
-                if self.answers.send(Ok(difference)).await.is_err() {
+            for difference in counter_differences(&unit, verified) {
+                let event = v1::verify_counters_response::Event::Difference(difference);
+                let answer = v1::VerifyCountersResponse { event: Some(event) };
+                if self.answers.send(Ok(answer)).await.is_err() {
                     return Ok(());
                 }
             }
@@ -162,7 +164,7 @@ impl Call {
                 return Ok(());
             }
         }
-        let Tally {
+        let SweepTally {
             differences,
             repaired,
             ..
@@ -173,7 +175,7 @@ impl Call {
     }
 
     fn progress(&self, done: bool) -> v1::VerifyCountersResponse {
-        let Tally {
+        let SweepTally {
             dialogs,
             messages,
             differences,
@@ -194,10 +196,11 @@ impl Call {
     }
 }
 
-fn differences(
-    unit: &Unit,
+/// What differs in a dialog or a message, as clients are told.
+pub(crate) fn counter_differences(
+    unit: &SweepUnit,
     verified: Verified,
-) -> impl Iterator<Item = v1::VerifyCountersResponse> {
+) -> impl Iterator<Item = v1::CounterDifference> {
     let repaired = verified.repaired;
     verified.differences.into_iter().map(move |difference| {
         let mut found = v1::CounterDifference {
@@ -214,8 +217,7 @@ fn differences(
             crate::verify::Subject::User(user) => found.user_id = user.to_string(),
             crate::verify::Subject::Message(message) => found.message_id = message.to_string(),
         }
-        let event = v1::verify_counters_response::Event::Difference(found);
-        v1::VerifyCountersResponse { event: Some(event) }
+        found
     })
 }
 

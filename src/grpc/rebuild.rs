@@ -11,7 +11,7 @@ use tracing::info;
 use super::failure;
 use super::v1;
 use crate::event::TenantId;
-use crate::maintenance::rebuild::{Outcome, Progress, RebuildError, rebuild};
+use crate::maintenance::rebuild::{RebuildError, RebuildOutcome, RebuildProgress, rebuild};
 use crate::shutdown;
 use crate::store::Store;
 use crate::store::rebuild::Phase;
@@ -50,7 +50,7 @@ async fn run(
     answers: &mpsc::Sender<Answer>,
 ) -> Option<Answer> {
     let (trigger, stop) = shutdown::channel();
-    let (progress, seen) = watch::channel(Progress::default());
+    let (progress, seen) = watch::channel(RebuildProgress::default());
     let mut working = std::pin::pin!(rebuild(store, tenant, by, stop, progress));
     let mut tick = tokio::time::interval(TICK);
     let mut listening = true;
@@ -70,11 +70,11 @@ async fn run(
         }
     };
     match outcome {
-        Ok(Outcome::SwitchedOver) => {
+        Ok(RebuildOutcome::SwitchedOver) => {
             info!(by, "a rebuild has ended: readers see the new counters");
             Some(Ok(answer(*seen.borrow(), true)))
         }
-        Ok(Outcome::Interrupted) => {
+        Ok(RebuildOutcome::Interrupted) => {
             info!(by, "a rebuild was interrupted");
             None
         }
@@ -82,7 +82,7 @@ async fn run(
     }
 }
 
-fn answer(progress: Progress, done: bool) -> v1::RebuildCountersResponse {
+fn answer(progress: RebuildProgress, done: bool) -> v1::RebuildCountersResponse {
     let phase = match progress.phase {
         Phase::Replaying => v1::RebuildPhase::Replaying,
         Phase::Following => v1::RebuildPhase::Following,

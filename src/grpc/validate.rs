@@ -12,7 +12,7 @@ use crate::auth::Identity;
 use crate::counter::Counter;
 use crate::event::{DialogId, EventId, InvalidId, MessageId, TenantId, UserId};
 use crate::history::PageRequest;
-use crate::maintenance::sweep::Scope;
+use crate::maintenance::sweep::SweepScope;
 use crate::serving::watching::{Since, Subject};
 use crate::store::read;
 
@@ -264,11 +264,11 @@ pub(super) fn millis(at: &Timestamp) -> Option<i64> {
 pub(super) fn verification(
     request: &v1::VerifyCountersRequest,
     who: &Identity,
-) -> Result<Scope, Status> {
+) -> Result<SweepScope, Status> {
     let mut found = Violations::default();
-    let mut scope = Scope {
+    let mut scope = SweepScope {
         tenant: found.tenant_or_all(&request.tenant_id, who),
-        ..Scope::default()
+        ..SweepScope::default()
     };
     if !request.dialog_id.is_empty() {
         scope.dialog = found.id("dialog_id", &request.dialog_id, DialogId::new);

@@ -86,7 +86,7 @@ pub enum RebuildError {
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct RebuildProgress {
     /// In which step.
     pub phase: Phase,
     /// Records replayed, some of them twice after an interruption.
@@ -95,7 +95,7 @@ pub struct Progress {
     pub estimated: u64,
 }
 
-impl Default for Progress {
+impl Default for RebuildProgress {
     fn default() -> Self {
         Self {
             phase: Phase::Replaying,
@@ -107,7 +107,7 @@ impl Default for Progress {
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RebuildOutcome {
     /// Readers see what was rebuilt.
     SwitchedOver,
     /// A stop was requested; it can be gone on with.
@@ -115,7 +115,7 @@ pub enum Outcome {
 }
 
 /// What a step says of the next one.
-enum Step {
+enum RebuildStep {
     Next,
     Stopped,
 }
@@ -131,8 +131,8 @@ pub async fn rebuild(
     tenant: Option<&TenantId>,
     by: &str,
     stop: Shutdown,
-    progress: watch::Sender<Progress>,
-) -> Result<Outcome, RebuildError> {
+    progress: watch::Sender<RebuildProgress>,
+) -> Result<RebuildOutcome, RebuildError> {
     let rebuilding = begin(store, tenant, by).await?;
     let generation = rebuilding.generation();
     let writer = || Writer::rebuilding(store.clone(), generation, CACHED_DIALOGS);
@@ -202,11 +202,11 @@ struct Work<'s> {
     rebuilding: Rebuilding,
     writers: Vec<Writer>,
     stop: Shutdown,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<RebuildProgress>,
 }
 
 impl Work<'_> {
-    async fn drive(&mut self) -> Result<Outcome, RebuildError> {
+    async fn drive(&mut self) -> Result<RebuildOutcome, RebuildError> {
         let mut backoff = Backoff::new(DELAY.0, DELAY.1);
         let mut failing = false;
         loop {
@@ -216,15 +216,15 @@ impl Work<'_> {
                 Phase::Cleaning => {
                     self.tell();
                     self.store.clean_up_rebuild(&mut self.rebuilding).await?;
-                    return Ok(Outcome::SwitchedOver);
+                    return Ok(RebuildOutcome::SwitchedOver);
                 }
             };
             match step {
-                Ok(Step::Next) => {
+                Ok(RebuildStep::Next) => {
                     backoff.reset();
                     failing = false;
                 }
-                Ok(Step::Stopped) => return self.interrupted().await,
+                Ok(RebuildStep::Stopped) => return self.interrupted().await,
                 Err(RebuildError::Store(error)) if is_history_lost(&error) => {
                     return Err(RebuildError::HistoryLost);
                 }
@@ -242,15 +242,15 @@ impl Work<'_> {
         }
     }
 
-    async fn interrupted(&self) -> Result<Outcome, RebuildError> {
+    async fn interrupted(&self) -> Result<RebuildOutcome, RebuildError> {
         // Where this fails the lease runs out.
         let _ = self.store.release_rebuild(&self.rebuilding).await;
-        Ok(Outcome::Interrupted)
+        Ok(RebuildOutcome::Interrupted)
     }
 
     /// Replays what was there at the beginning. The next records are read while
     /// these are written.
-    async fn replay(&mut self) -> Result<Step, RebuildError> {
+    async fn replay(&mut self) -> Result<RebuildStep, RebuildError> {
         let (from, since) = (self.rebuilding.read_to(), self.rebuilding.since());
         let tenant = self.tenant.as_ref();
         let mut reader = self.store.read_journal(tenant, from, since).await?;
@@ -264,7 +264,7 @@ impl Work<'_> {
             self.save().await?;
             failpoint::pass(Point::Replayed);
             if self.stop.is_requested() {
-                return Ok(Step::Stopped);
+                return Ok(RebuildStep::Stopped);
             }
             ahead = next?;
         }
@@ -273,18 +273,18 @@ impl Work<'_> {
         }
         self.rebuilding.note_followed(None);
         self.save().await?;
-        Ok(Step::Next)
+        Ok(RebuildStep::Next)
     }
 
     /// Follows what is added until little is left, and switches over.
-    async fn follow(&mut self) -> Result<Step, RebuildError> {
+    async fn follow(&mut self) -> Result<RebuildStep, RebuildError> {
         let (since, after) = (self.rebuilding.since(), self.rebuilding.followed_to());
         let tenant = self.tenant.as_ref();
         let mut follower = self.store.follow_journal(tenant, since, after).await?;
         loop {
             let begun = Instant::now();
             if !self.follow_to_mark(&mut follower).await? {
-                return Ok(Step::Stopped);
+                return Ok(RebuildStep::Stopped);
             }
             if begun.elapsed() < CLOSE {
                 break;
@@ -292,13 +292,16 @@ impl Work<'_> {
         }
         if self.store.note_before_switch(&mut self.rebuilding).await? {
             self.rebuilding.note_switched();
-            return Ok(Step::Next);
+            return Ok(RebuildStep::Next);
         }
         self.save().await?;
         self.switch_over(&mut follower).await
     }
 
-    async fn switch_over(&mut self, follower: &mut JournalFollower) -> Result<Step, RebuildError> {
+    async fn switch_over(
+        &mut self,
+        follower: &mut JournalFollower,
+    ) -> Result<RebuildStep, RebuildError> {
         let begun = Instant::now();
         let fence = self.store.fence(FENCE).await?;
         failpoint::pass(Point::Fenced);
@@ -306,7 +309,7 @@ impl Work<'_> {
             Ok(true) => {}
             ended => {
                 self.store.lift(fence).await?;
-                return ended.map(|_| Step::Stopped);
+                return ended.map(|_| RebuildStep::Stopped);
             }
         }
         let (tenant, generation) = (self.tenant.as_ref(), self.rebuilding.generation());
@@ -321,7 +324,7 @@ impl Work<'_> {
         } else {
             warn!("the fence ended before the switch; following again");
         }
-        Ok(Step::Next)
+        Ok(RebuildStep::Next)
     }
 
     /// `false` when a stop was requested before.

@@ -6,6 +6,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
+use serde::{Deserialize, Serialize};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{Verified, Verifier};
@@ -18,7 +19,7 @@ const PAGE: usize = 1_000;
 
 /// Which dialogs, and how fast.
 #[derive(Debug, Clone, Default)]
-pub struct Scope {
+pub struct SweepScope {
     /// Only this tenant.
     pub tenant: Option<TenantId>,
     /// Only this dialog of it.
@@ -32,8 +33,8 @@ pub struct Scope {
 }
 
 /// What came of a sweep so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepTally {
     /// Dialogs recounted.
     pub dialogs: u64,
     /// Messages recounted.
@@ -48,27 +49,27 @@ pub struct Tally {
 
 /// What is verified at once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Unit {
+pub enum SweepUnit {
     /// A dialog with all that is in it.
     Dialog(DialogKey),
     /// A message whose create is not known.
     Placeholder(MessageKey),
 }
 
-impl Unit {
+impl SweepUnit {
     /// Whose it is.
     pub fn tenant(&self) -> &TenantId {
         match self {
-            Unit::Dialog(key) => &key.tenant,
-            Unit::Placeholder(key) => &key.tenant,
+            SweepUnit::Dialog(key) => &key.tenant,
+            SweepUnit::Placeholder(key) => &key.tenant,
         }
     }
 
     /// The dialog, if it is known.
     pub fn dialog(&self) -> Option<&DialogId> {
         match self {
-            Unit::Dialog(key) => Some(&key.dialog),
-            Unit::Placeholder(_) => None,
+            SweepUnit::Dialog(key) => Some(&key.dialog),
+            SweepUnit::Placeholder(_) => None,
         }
     }
 }
@@ -76,14 +77,14 @@ impl Unit {
 /// A sweep under way.
 pub struct Sweep {
     verifier: Verifier,
-    scope: Scope,
+    scope: SweepScope,
     /// Listed, and not looked at yet.
     ahead: VecDeque<DialogKey>,
     listed_all: bool,
     placeholders: Option<BoxStream<'static, Result<MessageKey, StoreError>>>,
     pace: Option<Interval>,
     draw: RandomState,
-    tally: Tally,
+    tally: SweepTally,
     /// Dialogs passed, those not drawn included.
     passed: u64,
 }
@@ -100,7 +101,7 @@ impl std::fmt::Debug for Sweep {
 
 impl Sweep {
     /// A sweep that has not begun.
-    pub fn new(verifier: Verifier, scope: Scope) -> Self {
+    pub fn new(verifier: Verifier, scope: SweepScope) -> Self {
         let pace = scope.rate.map(|rate| {
             let mut pace = interval(Duration::from_secs(1) / rate.max(1));
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -121,19 +122,19 @@ impl Sweep {
             scope,
             pace,
             draw: RandomState::new(),
-            tally: Tally::default(),
+            tally: SweepTally::default(),
             passed: 0,
         }
     }
 
     /// Goes on from an earlier one.
-    pub fn counting_from(mut self, tally: Tally) -> Self {
+    pub fn counting_from(mut self, tally: SweepTally) -> Self {
         self.tally = tally;
         self
     }
 
     /// What came of it so far.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> SweepTally {
         self.tally
     }
 
@@ -146,7 +147,7 @@ impl Sweep {
     ///
     /// # Errors
     /// Any [`StoreError`] that did not go away.
-    pub async fn next(&mut self) -> Result<Option<(Unit, Verified)>, StoreError> {
+    pub async fn next(&mut self) -> Result<Option<(SweepUnit, Verified)>, StoreError> {
         loop {
             let Some(unit) = self.following().await? else {
                 return Ok(None);
@@ -158,8 +159,8 @@ impl Sweep {
                 pace.tick().await;
             }
             let verified = match &unit {
-                Unit::Dialog(key) => Some(self.verifier.dialog(key).await?),
-                Unit::Placeholder(key) => self.verifier.placeholder(key).await?,
+                SweepUnit::Dialog(key) => Some(self.verifier.dialog(key).await?),
+                SweepUnit::Placeholder(key) => self.verifier.placeholder(key).await?,
             };
             if let Some(verified) = verified {
                 self.count(&unit, &verified);
@@ -168,11 +169,11 @@ impl Sweep {
         }
     }
 
-    async fn following(&mut self) -> Result<Option<Unit>, StoreError> {
+    async fn following(&mut self) -> Result<Option<SweepUnit>, StoreError> {
         loop {
             if let Some(key) = self.ahead.pop_front() {
                 self.passed += 1;
-                return Ok(Some(Unit::Dialog(key)));
+                return Ok(Some(SweepUnit::Dialog(key)));
             }
             if !self.listed_all {
                 self.list().await?;
@@ -189,12 +190,12 @@ impl Sweep {
                     self.placeholders.insert(found.boxed())
                 }
             };
-            return Ok(placeholders.try_next().await?.map(Unit::Placeholder));
+            return Ok(placeholders.try_next().await?.map(SweepUnit::Placeholder));
         }
     }
 
     async fn list(&mut self) -> Result<(), StoreError> {
-        let Scope { tenant, after, .. } = &self.scope;
+        let SweepScope { tenant, after, .. } = &self.scope;
         let store = self.verifier.store();
         let page = store
             .dialogs_after(tenant.as_ref(), after.as_ref(), PAGE)
@@ -205,14 +206,14 @@ impl Sweep {
         Ok(())
     }
 
-    fn is_drawn(&self, unit: &Unit) -> bool {
+    fn is_drawn(&self, unit: &SweepUnit) -> bool {
         let chance = self.draw.hash_one(unit) as f64 / u64::MAX as f64;
         self.scope
             .sample
             .is_none_or(|percent| chance * 100.0 < percent)
     }
 
-    fn count(&mut self, unit: &Unit, verified: &Verified) {
+    fn count(&mut self, unit: &SweepUnit, verified: &Verified) {
         let differences = verified.differences.len() as u64;
         let dialog = u64::from(unit.dialog().is_some());
         let tally = &mut self.tally;

@@ -89,7 +89,7 @@ impl Field {
     }
 }
 
-/// For programs: flat, without what does not apply.
+/// As the record of a repair keeps it: flat, without what does not apply.
 impl Serialize for Difference {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
@@ -118,7 +118,7 @@ impl Serialize for Difference {
     }
 }
 
-/// In one line, for logs and tables.
+/// In one line, for the log.
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let value = |value: Option<i64>| value.map_or("nothing".into(), |value| value.to_string());

@@ -10,7 +10,7 @@ use chat_counters::config::Config;
 use chat_counters::derive::LoadMode;
 use chat_counters::event::Event;
 use chat_counters::lane::{Shared, TypesInFlight, Writer};
-use chat_counters::maintenance::rebuild::{Outcome, Progress, rebuild};
+use chat_counters::maintenance::rebuild::{RebuildOutcome, RebuildProgress, rebuild};
 use chat_counters::outage::Outage;
 use chat_counters::retry::Backoff;
 use chat_counters::shutdown;
@@ -44,8 +44,8 @@ const MOST_CONFLICTS: u32 = 500;
 #[derive(Clone)]
 enum Pause {
     Never,
-    UntilFollowing(watch::Receiver<Progress>),
-    UntilOver(watch::Receiver<Progress>),
+    UntilFollowing(watch::Receiver<RebuildProgress>),
+    UntilOver(watch::Receiver<RebuildProgress>),
 }
 
 impl Pause {
@@ -101,7 +101,7 @@ impl Stage {
             std::mem::swap(&mut one, &mut other);
         }
         let mut random = Random::new(schedule.seed());
-        let (progress, seen) = watch::channel(Progress::default());
+        let (progress, seen) = watch::channel(RebuildProgress::default());
         let rebuilds = random.one_in(REBUILT_CASES);
         let pause = match random.one_in(2) {
             _ if !rebuilds => Pause::Never,
@@ -143,11 +143,11 @@ impl Stage {
     }
 
     /// Makes everything anew, beside the writers.
-    async fn rebuild(&self, progress: watch::Sender<Progress>) {
+    async fn rebuild(&self, progress: watch::Sender<RebuildProgress>) {
         let (_never, stop) = shutdown::channel();
         let store = &self.shared.store;
         let outcome = rebuild(store, None, "a test", stop, progress).await;
-        assert_eq!(outcome.unwrap(), Outcome::SwitchedOver);
+        assert_eq!(outcome.unwrap(), RebuildOutcome::SwitchedOver);
         self.rebuilds.fetch_add(1, Ordering::Relaxed);
     }
 

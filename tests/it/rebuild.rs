@@ -249,6 +249,31 @@ async fn a_rebuild_that_dies_harms_nothing_and_goes_on() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_service_rebuilds_when_the_command_asks_it() -> Result<()> {
+    let world = World::new("rebuild_asked");
+    let service = world.service().await?;
+    let known = known_dialog();
+    world.publish(&known).await?;
+    service.has_settled(known.len() as u64).await?;
+    lose_facts(&world).await?;
+    let address = service.admin.to_string();
+    let asked = rebuild(&world, &["--address", &address, "--output", "json"]).await?;
+    assert_done(&asked);
+    assert!(!stderr(&asked).contains("directly"), "{}", stderr(&asked));
+    let summary: Value = serde_json::from_str(&stdout(&asked))?;
+    assert_eq!(summary["summary"]["switched_over"], true, "{summary}");
+    assert_eq!(dialog(&service, "known").await?, (19, 2));
+    assert_verified(&world).await?;
+    assert_eq!(collections(&world).await?, ["dialogs_1", "receipts_1"]);
+
+    let nothing = rebuild(&world, &["--address", &address, "--abandon"]).await?;
+    assert_done(&nothing);
+    let said = stdout(&nothing);
+    assert!(said.contains("no rebuild"), "{said}");
+    service.stop().await
+}
+
+#[tokio::test]
 async fn one_tenant_is_rebuilt_by_itself() -> Result<()> {
     let world = World::new("rebuild_tenant");
     let service = world.service().await?;

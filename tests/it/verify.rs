@@ -221,6 +221,49 @@ async fn an_interrupted_run_goes_on_where_it_was() -> Result<()> {
     service.stop().await
 }
 
+#[tokio::test]
+async fn the_command_asks_a_service_and_works_directly_when_none_answers() -> Result<()> {
+    let world = World::new("verify_routes");
+    let (service, _) = small_dialog(&world).await?;
+    spoil(&world).await?;
+    let address = service.admin.to_string();
+    let asked = verify(&world, &["--address", &address, "--output", "json"]).await?;
+    assert_eq!(asked.status.code(), Some(1), "{}", stderr(&asked));
+    assert!(!stderr(&asked).contains("directly"), "{}", stderr(&asked));
+    let direct = verify(&world, &["--direct", "--output", "json"]).await?;
+    assert_eq!(direct.status.code(), Some(1), "{}", stderr(&direct));
+    let (by_service, of_service) = report(&asked);
+    let (by_itself, of_itself) = report(&direct);
+    let sorted = |differences: &[Value]| {
+        let mut lines: Vec<_> = differences.iter().map(Value::to_string).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&by_service), sorted(&by_itself));
+    for count in [
+        "dialogs",
+        "messages",
+        "differing_dialogs",
+        "differences",
+        "repaired",
+        "interrupted",
+    ] {
+        assert_eq!(of_service[count], of_itself[count], "{count}");
+    }
+
+    let repair = ["--address", &address, "--repair", "--reason", "a test"];
+    assert_clean(&verify(&world, &repair).await?);
+    // The configuration of commands has an address at which nobody listens.
+    let fallen_back = verify(&world, &[]).await?;
+    assert_clean(&fallen_back);
+    let said = stderr(&fallen_back);
+    assert!(said.contains("working on MongoDB directly"), "{said}");
+    service.stop().await?;
+    let named = verify(&world, &["--address", &address]).await?;
+    assert_eq!(named.status.code(), Some(3), "{}", stderr(&named));
+    Ok(())
+}
+
 async fn maintenance(service: &Service) -> Result<MaintenanceServiceClient<Channel>> {
     let address = format!("http://{}", service.admin);
     Ok(MaintenanceServiceClient::connect(address).await?)

@@ -4,13 +4,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use crate::auth::Identity;
 use crate::bus::Flow;
-use crate::cli::access::Target;
-use crate::cli::remote::Connection;
-use crate::cli::{ExitCode, Failure, operator, output, remote};
+use crate::cli::admin::Executor;
+use crate::cli::remote::{Connection, work_refused};
+use crate::cli::{Failure, operator};
 use crate::config::Config;
 use crate::grpc::DeadLetters;
 use crate::grpc::v1::{
@@ -51,7 +51,7 @@ macro_rules! method {
                 To::Servers(letters, _) => letters.$name(by_operator(request)).await,
             };
             let answer = answer.map(Response::into_inner);
-            answer.map_err(|status| refused(&self.address, &status))
+            answer.map_err(|status| work_refused(&self.address, &status))
         }
     };
     ($name:ident($request:ty) -> stream $answer:ty) => {
@@ -60,16 +60,16 @@ macro_rules! method {
                 match &mut self.to {
                     To::Service(client) => match client.$name(request).await {
                         Ok(answers) => Box::pin(answers.into_inner()),
-                        Err(status) => return Err(refused(&self.address, &status)),
+                        Err(status) => return Err(work_refused(&self.address, &status)),
                     },
                     To::Servers(letters, _) => match letters.$name(by_operator(request)).await {
                         Ok(answers) => answers.into_inner(),
-                        Err(status) => return Err(refused(&self.address, &status)),
+                        Err(status) => return Err(work_refused(&self.address, &status)),
                     },
                 };
             let address = self.address.clone();
             Ok(Box::pin(answers.map(move |answer| {
-                answer.map_err(|status| refused(&address, &status))
+                answer.map_err(|status| work_refused(&address, &status))
             })))
         }
     };
@@ -86,35 +86,27 @@ impl Way {
     method!(discard_dead_letters(v1::DiscardDeadLettersRequest) -> stream v1::DiscardDeadLettersResponse);
     method!(undiscard_dead_letters(v1::UndiscardDeadLettersRequest) -> stream v1::UndiscardDeadLettersResponse);
 
-    /// A running service; the servers themselves when none answers. A service
-    /// that was named must answer.
-    pub(super) async fn find(target: Target, config: &Config) -> Result<Self, Failure> {
-        let (address, named) = (target.address.clone(), target.named);
-        match remote::connect(target).await {
-            Ok((address, connection)) => {
+    /// Makes ready whoever does the work.
+    pub(super) async fn open(executor: Executor, config: &Config) -> Result<Self, Failure> {
+        match executor {
+            Executor::Service {
+                connection,
+                address,
+            } => {
                 let client = DeadLetterServiceClient::new(connection)
                     .max_decoding_message_size(MAX_ANSWER_BYTES);
                 let to = To::Service(client);
                 Ok(Self { to, address })
             }
-            Err(failure) if failure.is_server() && !named => {
-                output::aside(&format!(
-                    "no service answers at {address}: working on RabbitMQ and MongoDB directly"
-                ));
-                Self::direct(config).await
+            Executor::ThisProcess => {
+                let store = Store::connect(&config.store).await?;
+                let redrive = Redrive::new(store.clone(), config, Flow::default());
+                Ok(Self {
+                    to: To::Servers(Box::new(DeadLetters::new(redrive)), store),
+                    address: "this process".into(),
+                })
             }
-            Err(failure) => Err(failure),
         }
-    }
-
-    /// The servers themselves.
-    pub(super) async fn direct(config: &Config) -> Result<Self, Failure> {
-        let store = Store::connect(&config.store).await?;
-        let letters = DeadLetters::new(Redrive::new(store.clone(), config, Flow::default()));
-        Ok(Self {
-            to: To::Servers(Box::new(letters), store),
-            address: "this process".into(),
-        })
     }
 
     /// Ends in order: a job whose progress nobody reads any more is given the
@@ -141,15 +133,4 @@ fn by_operator<T>(request: T) -> Request<T> {
     let operator = Identity::local(&operator());
     request.extensions_mut().insert(operator);
     request
-}
-
-/// What the person at the terminal is told of a refusal.
-fn refused(address: &str, status: &Status) -> Failure {
-    match status.code() {
-        Code::NotFound | Code::FailedPrecondition | Code::ResourceExhausted => {
-            Failure::new(ExitCode::No, status.message())
-        }
-        Code::Aborted => Failure::new(ExitCode::Server, status.message()),
-        _ => remote::refused(address, status),
-    }
 }
