@@ -31,7 +31,9 @@ use crate::config;
 use crate::deadletter::{Filter, LetterId};
 use crate::event::decode::Decoder;
 use crate::forecast::ForecastError;
-use crate::store::letters::{Group, Job, Kept, Page, Place, Shelf};
+use crate::store::dead_letters::{
+    Job, LetterCollection, LetterGroup, LetterPage, LetterPosition, StoredLetter,
+};
 use crate::store::{Store, StoreError};
 
 pub use job::{Progress, Selection};
@@ -127,27 +129,34 @@ impl Redrive {
     /// [`RedriveError::Store`].
     pub async fn list(
         &self,
-        shelf: Shelf,
+        collection: LetterCollection,
         filter: &Filter,
-        after: Option<&Place>,
+        after: Option<&LetterPosition>,
         limit: usize,
-    ) -> Result<Page, RedriveError> {
-        Ok(self.store.list_letters(shelf, filter, after, limit).await?)
+    ) -> Result<LetterPage, RedriveError> {
+        Ok(self
+            .store
+            .list_letters(collection, filter, after, limit)
+            .await?)
     }
 
     /// How many letters match.
     ///
     /// # Errors
     /// [`RedriveError::Store`].
-    pub async fn count(&self, shelf: Shelf, filter: &Filter) -> Result<u64, RedriveError> {
-        Ok(self.store.count_letters(shelf, filter).await?)
+    pub async fn count(
+        &self,
+        collection: LetterCollection,
+        filter: &Filter,
+    ) -> Result<u64, RedriveError> {
+        Ok(self.store.count_letters(collection, filter).await?)
     }
 
     /// The letters that match by cause.
     ///
     /// # Errors
     /// [`RedriveError::Store`].
-    pub async fn groups(&self, filter: &Filter) -> Result<Vec<Group>, RedriveError> {
+    pub async fn groups(&self, filter: &Filter) -> Result<Vec<LetterGroup>, RedriveError> {
         Ok(self.store.letter_groups(filter).await?)
     }
 
@@ -160,9 +169,9 @@ impl Redrive {
         &self,
         id: &LetterId,
         permitted: Option<&[String]>,
-    ) -> Result<Kept, RedriveError> {
-        for shelf in [Shelf::Queue, Shelf::Discarded] {
-            let mut found = self.store.letters_named(shelf, id, permitted).await?;
+    ) -> Result<StoredLetter, RedriveError> {
+        for collection in [LetterCollection::Queue, LetterCollection::Discarded] {
+            let mut found = self.store.letters_named(collection, id, permitted).await?;
             match (found.pop(), found.pop()) {
                 (None, _) => {}
                 (Some(letter), None) => return Ok(letter),
@@ -173,7 +182,7 @@ impl Redrive {
     }
 
     /// What a letter says of itself apart from its body, by name.
-    pub fn headers(&self, letter: &Kept) -> std::collections::BTreeMap<String, String> {
+    pub fn headers(&self, letter: &StoredLetter) -> std::collections::BTreeMap<String, String> {
         republish::listed_headers(&letter.properties)
     }
 

@@ -3,6 +3,7 @@
 mod access;
 mod commit;
 pub mod commits;
+pub mod dead_letters;
 mod documents;
 pub mod error;
 pub mod fence;
@@ -11,7 +12,6 @@ pub mod generation;
 pub mod inspect;
 mod journal;
 mod lease;
-pub mod letters;
 mod listing;
 mod load;
 mod migrate;

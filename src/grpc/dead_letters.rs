@@ -16,7 +16,7 @@ use super::guard::Caller;
 use super::v1::{self, dead_letter_service_server::DeadLetterService};
 use super::validate;
 use crate::redrive::{Progress, Redrive, RedriveError};
-use crate::store::letters::{Entry, Place, Shelf};
+use crate::store::dead_letters::{LetterCollection, LetterEntry, LetterPosition};
 
 /// Answers waiting for the caller to read them.
 const WAITING: usize = 4;
@@ -62,14 +62,14 @@ impl DeadLetterService for DeadLetters {
         let request = request.into_inner();
         let discarded = request.discarded;
         let asked = request::list(request, &caller.identity)?;
-        let shelf = match discarded {
-            true => Shelf::Discarded,
-            false => Shelf::Queue,
+        let collection = match discarded {
+            true => LetterCollection::Discarded,
+            false => LetterCollection::Queue,
         };
         let (redrive, filter) = (&self.redrive, &asked.filter);
-        let page = redrive.list(shelf, filter, asked.after.as_ref(), asked.limit);
+        let page = redrive.list(collection, filter, asked.after.as_ref(), asked.limit);
         let page = page.await.map_err(refused)?;
-        let total = redrive.count(shelf, filter).await.map_err(refused)?;
+        let total = redrive.count(collection, filter).await.map_err(refused)?;
         let index = match discarded {
             true => None,
             false => self.index_for(&caller).await?,
@@ -195,7 +195,9 @@ impl DeadLetterService for DeadLetters {
         let reason_needed = !request.dry_run;
         let selection = request::selection(request.selection, reason_needed, &caller)?;
         if request.dry_run {
-            let count = self.redrive.count(Shelf::Queue, &selection.filter);
+            let count = self
+                .redrive
+                .count(LetterCollection::Queue, &selection.filter);
             let progress = v1::JobProgress {
                 selected: int(count.await.map_err(refused)?),
                 ..Default::default()
@@ -295,9 +297,9 @@ where
     progress.chain(ReceiverStream::new(failure).map(Err))
 }
 
-fn place(last: &Entry) -> Option<Place> {
+fn place(last: &LetterEntry) -> Option<LetterPosition> {
     let at = last.letter.last_failed_at?.unix_timestamp_nanos() / 1_000_000;
-    Some(Place {
+    Some(LetterPosition {
         millis: i64::try_from(at).ok()?,
         id: last.id.clone(),
     })

@@ -6,7 +6,7 @@ use crate::bus::dead_letters::republish::{RepublishError, Republisher};
 use crate::bus::dead_letters::scan::ScannedLetter;
 use crate::deadletter::{LetterId, MAX_KEPT_BYTES, RawMessage};
 use crate::store::Store;
-use crate::store::letters::{Failed, JobId};
+use crate::store::dead_letters::{FailedLetter, JobId};
 
 /// Letters discarded together at most.
 const DISCARDED: usize = 256;
@@ -42,9 +42,9 @@ pub(super) enum Unable {
 
 impl Unable {
     /// The letter and why, for the record.
-    pub(super) fn of(self, letter: LetterId) -> Failed {
+    pub(super) fn of(self, letter: LetterId) -> FailedLetter {
         let cause = self.to_string();
-        Failed { letter, cause }
+        FailedLetter { letter, cause }
     }
 }
 

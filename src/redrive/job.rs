@@ -17,7 +17,9 @@ use crate::deadletter::{Filter, LetterId};
 use crate::event::EventId;
 use crate::event::decode::{Decoded, outline};
 use crate::failpoint::{self, Point};
-use crate::store::letters::{Edit, Failed, Job, JobId, JobKind, Order, Tally};
+use crate::store::dead_letters::{
+    FailedLetter, Job, JobId, JobKind, JobRequest, JobTally, LetterEdit,
+};
 use crate::store::{Renewed, StoreError};
 
 /// How often progress is told.
@@ -54,9 +56,9 @@ pub struct Progress {
     /// The job.
     pub job: JobId,
     /// How it stands.
-    pub tally: Tally,
+    pub tally: JobTally,
     /// The first of the letters to which it could not be done; told at the end.
-    pub failures: Vec<Failed>,
+    pub failures: Vec<FailedLetter>,
     /// Letters of the queue looked at since this call began.
     pub examined: u64,
     /// Waiting until live traffic is counted.
@@ -159,7 +161,7 @@ impl Redrive {
         id: &LetterId,
         body: &[u8],
         permitted: Option<&[String]>,
-    ) -> Result<(Edit, &'static str, EventId), RedriveError> {
+    ) -> Result<(LetterEdit, &'static str, EventId), RedriveError> {
         let kept = self.letter(id, permitted).await?;
         let id = kept.entry.id;
         if kept.entry.discarded_at.is_some() {
@@ -195,7 +197,7 @@ impl Redrive {
             )));
         }
         let after = body.to_vec();
-        let edit = Edit {
+        let edit = LetterEdit {
             letter: id,
             before,
             after,
@@ -210,7 +212,7 @@ impl Redrive {
     /// [`RedriveError`]; calling it again goes on.
     pub async fn edit(
         &self,
-        edit: Edit,
+        edit: LetterEdit,
         by: Selection,
         progress: mpsc::Sender<Progress>,
     ) -> Result<(), RedriveError> {
@@ -238,7 +240,7 @@ impl Redrive {
 
     async fn job(
         &self,
-        order: Order,
+        order: JobRequest,
         filter: &Filter,
         mut action: Action,
         progress: mpsc::Sender<Progress>,
@@ -253,7 +255,7 @@ impl Redrive {
     /// Takes the lease, and begins a job or goes on with it.
     pub(super) async fn open(
         &self,
-        order: &Order,
+        order: &JobRequest,
         filter: &Filter,
         to: mpsc::Sender<Progress>,
     ) -> Result<Reporter, RedriveError> {
@@ -304,8 +306,11 @@ impl Redrive {
     }
 
     async fn select(&self, job: &mut Job, filter: &Filter) -> Result<(), StoreError> {
-        let shelf = job.kind.shelf();
-        let selected = self.store.select_letters(shelf, filter, &job.id).await?;
+        let collection = job.kind.collection();
+        let selected = self
+            .store
+            .select_letters(collection, filter, &job.id)
+            .await?;
         self.store.note_selected(&job.id, selected).await?;
         job.tally.selected = selected;
         Ok(())
@@ -394,7 +399,7 @@ impl Redrive {
         let job = reporter.job().clone();
         if finished {
             failpoint::pass(Point::AllDone);
-            self.store.end_job(reporter.kind.shelf(), &job).await?;
+            self.store.end_job(reporter.kind.collection(), &job).await?;
         }
         if let Some(known) = self.store.job(&job).await? {
             reporter.progress.tally = known.tally;
@@ -432,8 +437,8 @@ impl Redrive {
 }
 
 /// What is to be recorded of a job.
-pub(super) fn order(kind: JobKind, selection: &Selection) -> Order {
-    Order {
+pub(super) fn order(kind: JobKind, selection: &Selection) -> JobRequest {
+    JobRequest {
         kind,
         actor: selection.actor.clone(),
         claimed_actor: selection.claimed_actor.clone(),

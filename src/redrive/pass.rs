@@ -13,7 +13,7 @@ use crate::config;
 use crate::deadletter::LetterId;
 use crate::failpoint::{self, Point};
 use crate::store::Store;
-use crate::store::letters::{Census, Shelf, Standing};
+use crate::store::dead_letters::{IndexSnapshot, LetterCollection, SelectionState};
 
 /// Letters taken in hand together.
 const IN_HAND: usize = 512;
@@ -52,7 +52,7 @@ pub(super) struct Task<'a> {
 pub(super) struct Walk<'a> {
     store: &'a Store,
     pass: QueueScan,
-    before: Census,
+    before: IndexSnapshot,
     found: HashMap<LetterId, i64>,
     added: u64,
     task: Option<Task<'a>>,
@@ -78,7 +78,7 @@ impl<'a> Walk<'a> {
         acted: &'a mut HashSet<LetterId>,
     ) -> Result<Walk<'a>, RedriveError> {
         // In this order: a letter is in the queue before it is in the index.
-        let before = store.census().await?;
+        let before = store.index_snapshot().await?;
         let pass = QueueScan::open(bus, before.letters()).await?;
         Ok(Self {
             store,
@@ -123,7 +123,7 @@ impl<'a> Walk<'a> {
         }
         let examined = self.pass.examined() as u64;
         self.pass.end().await?;
-        let removed = self.store.settle_census(self.before, &self.found);
+        let removed = self.store.reconcile_index(self.before, &self.found);
         Ok(Ended::Whole(Sums {
             examined,
             added: self.added,
@@ -136,7 +136,7 @@ impl<'a> Walk<'a> {
     async fn sort(&mut self, letters: Vec<ScannedLetter>) -> Result<Sorted, RedriveError> {
         let job = self.task.as_ref().map(|task| task.reporter.job());
         let ids = letters.iter().map(|letter| &letter.id);
-        let standings = self.store.standings(ids, job).await?;
+        let standings = self.store.selection_states(ids, job).await?;
         let mut sorted = Sorted::default();
         let mut in_hand = HashSet::new();
         let mut unknown = Vec::new();
@@ -145,15 +145,15 @@ impl<'a> Walk<'a> {
             let copy = self.acted.contains(&letter.id) || in_hand.contains(&letter.id);
             match standings.get(&letter.id) {
                 _ if copy => sorted.remove.push(letter),
-                Some(Standing::Acted) => {
+                Some(SelectionState::Acted) => {
                     self.acted.insert(letter.id.clone());
                     sorted.remove.push(letter);
                 }
-                Some(Standing::Selected) => {
+                Some(SelectionState::Selected) => {
                     in_hand.insert(letter.id.clone());
                     sorted.act.push(letter);
                 }
-                Some(Standing::Apart) => sorted.keep.push(letter),
+                Some(SelectionState::NotSelected) => sorted.keep.push(letter),
                 None => unknown.push(letter),
             }
         }
@@ -202,7 +202,9 @@ impl<'a> Walk<'a> {
                 }
             }
             let job = reporter.job();
-            self.store.give_up(Shelf::Queue, job, &failed).await?;
+            self.store
+                .give_up(LetterCollection::Queue, job, &failed)
+                .await?;
             let ids: Vec<_> = done.iter().map(|letter| letter.id.clone()).collect();
             self.store.mark_acted(job, &ids).await?;
             failpoint::pass(Point::Marked);

@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::event::decode::Decoded;
 use crate::forecast::{Forecast, Forecaster, Limits, Prospect};
 use crate::store::StoreError;
-use crate::store::letters::{Entry, Failed, JobId, Kept};
+use crate::store::dead_letters::{FailedLetter, JobId, LetterEntry, StoredLetter};
 
 /// Letters that cannot be sent which are named.
 const UNSENDABLE_TOLD: usize = 100;
@@ -31,7 +31,7 @@ pub struct Plan {
     /// Letters that cannot be sent, and would stay where they are.
     pub unsendable: u64,
     /// The first of them, and why.
-    pub unsendable_letters: Vec<Failed>,
+    pub unsendable_letters: Vec<FailedLetter>,
     /// Letters that were not looked at: the body is too large for the index, or
     /// may be what ends the process.
     pub not_examined: u64,
@@ -51,10 +51,10 @@ pub struct Failures {
 }
 
 impl Plan {
-    fn stays(&mut self, entry: &Entry, why: &RepublishError) {
+    fn stays(&mut self, entry: &LetterEntry, why: &RepublishError) {
         self.unsendable += entry.copies.max(1);
         if self.unsendable_letters.len() < UNSENDABLE_TOLD {
-            self.unsendable_letters.push(Failed {
+            self.unsendable_letters.push(FailedLetter {
                 letter: entry.id.clone(),
                 cause: why.to_string(),
             });
@@ -112,7 +112,7 @@ impl Redrive {
         let mut copies = 0;
         while let Some(kept) = letters.try_next().await? {
             plan.selected += kept.entry.copies.max(1);
-            let Kept {
+            let StoredLetter {
                 entry, properties, ..
             } = &kept;
             let sendable =

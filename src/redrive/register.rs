@@ -13,7 +13,7 @@ use crate::deadletter::LetterId;
 use crate::outage::Outage;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
-use crate::store::letters::UnsentId;
+use crate::store::dead_letters::UnsentId;
 use crate::store::{Class, Store, StoreError};
 
 /// Letters taken together at most, and bytes of their bodies.

@@ -10,7 +10,7 @@ use crate::bus::dead_letters::republish::Republisher;
 use crate::bus::dead_letters::scan;
 use crate::deadletter::RawMessage;
 use crate::failpoint::{self, Point};
-use crate::store::letters::{JobId, JobKind, Kept, Shelf};
+use crate::store::dead_letters::{JobId, JobKind, LetterCollection, StoredLetter};
 
 /// Letters put back together, at most.
 const AT_ONCE: usize = 64;
@@ -60,7 +60,7 @@ impl Redrive {
         &self,
         republisher: &Republisher,
         job: &JobId,
-        kept: Vec<Kept>,
+        kept: Vec<StoredLetter>,
     ) -> Result<(u64, u64), RedriveError> {
         let (mut letters, mut failed) = (Vec::with_capacity(kept.len()), Vec::new());
         for kept in kept {
@@ -85,7 +85,9 @@ impl Redrive {
                 Err(unsent) => failed.push(Unable::from(unsent).of(letter.0)),
             }
         }
-        self.store.give_up(Shelf::Discarded, job, &failed).await?;
+        self.store
+            .give_up(LetterCollection::Discarded, job, &failed)
+            .await?;
         let entries = done.iter();
         let entries = entries.map(|(id, letter, sealed)| (id, letter, sealed));
         self.store.index_letters(entries).await?;

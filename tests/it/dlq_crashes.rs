@@ -8,7 +8,7 @@ use chat_counters::event::decode::Outline;
 use chat_counters::failpoint::{Point, VARIABLE};
 use chat_counters::grpc::v1::*;
 use chat_counters::store::Store;
-use chat_counters::store::letters::{JobKind, Order};
+use chat_counters::store::dead_letters::{JobKind, JobRequest};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use lapin::options::QueuePurgeOptions;
 use mongodb::bson::{Document, doc};
@@ -383,7 +383,7 @@ async fn a_letter_that_failed_again_does_not_wait_for_a_dead_job() -> Result<()>
     let world = World::new("locked");
     world.service().await?.stop().await?;
     let store = Store::connect(&world.config.store).await?;
-    let order = Order {
+    let order = JobRequest {
         claimed_actor: String::new(),
         tenants: None,
         kind: JobKind::Replay,

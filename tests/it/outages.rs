@@ -8,7 +8,7 @@ use chat_counters::event::decode::Outline;
 use chat_counters::lane::ask_in_doubt;
 use chat_counters::outage::Outage;
 use chat_counters::shutdown;
-use chat_counters::store::letters::Shelf;
+use chat_counters::store::dead_letters::LetterCollection;
 use chat_counters::store::{Retention, Store, StoreError};
 use lapin::options::QueueDeleteOptions;
 use mongodb::bson::{Document, doc};
@@ -322,10 +322,10 @@ async fn what_is_counted_of_dead_letters_outlives_a_crash_of_the_database() -> R
         LEFT,
         "nothing is shown by this test: the server's own count is right"
     );
-    assert_eq!(store.entries(Shelf::Queue).await?, LEFT);
+    assert_eq!(store.entries(LetterCollection::Queue).await?, LEFT);
     assert_eq!(
         store
-            .count_letters(Shelf::Queue, &Filter::default())
+            .count_letters(LetterCollection::Queue, &Filter::default())
             .await?,
         3 * LEFT
     );

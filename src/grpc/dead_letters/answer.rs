@@ -8,11 +8,11 @@ use crate::derive::state::DialogKey;
 use crate::forecast::{Change, Forecast, ForecastError, Subject};
 use crate::grpc::{failure, v1};
 use crate::redrive::{IndexState, Plan, Progress, RedriveError};
-use crate::store::letters::{Entry, Failed, Group, Job};
+use crate::store::dead_letters::{FailedLetter, Job, LetterEntry, LetterGroup};
 
-impl From<Entry> for v1::DeadLetter {
-    fn from(entry: Entry) -> Self {
-        let Entry {
+impl From<LetterEntry> for v1::DeadLetter {
+    fn from(entry: LetterEntry) -> Self {
+        let LetterEntry {
             id,
             letter,
             group,
@@ -43,8 +43,8 @@ impl From<Entry> for v1::DeadLetter {
     }
 }
 
-impl From<Group> for v1::DeadLetterGroup {
-    fn from(group: Group) -> Self {
+impl From<LetterGroup> for v1::DeadLetterGroup {
+    fn from(group: LetterGroup) -> Self {
         Self {
             group_id: group.id,
             reason: group.reason,
@@ -120,8 +120,8 @@ impl From<Progress> for v1::JobProgress {
     }
 }
 
-impl From<Failed> for v1::DeadLetterFailure {
-    fn from(failed: Failed) -> Self {
+impl From<FailedLetter> for v1::DeadLetterFailure {
+    fn from(failed: FailedLetter) -> Self {
         Self {
             letter_id: failed.letter.to_string(),
             cause: failed.cause,

@@ -12,7 +12,7 @@ use crate::grpc::guard::{Caller, Denied};
 use crate::grpc::validate::{Violations, millis};
 use crate::grpc::{token, v1};
 use crate::redrive::{Pace, Selection};
-use crate::store::letters::Place;
+use crate::store::dead_letters::LetterPosition;
 
 const DEFAULT_PAGE: usize = 50;
 const MAX_PAGE: usize = 1_000;
@@ -26,7 +26,7 @@ const MAX_TEXT_BYTES: usize = 1_000;
 /// A page that is asked for.
 pub(super) struct Asked {
     pub(super) filter: Filter,
-    pub(super) after: Option<Place>,
+    pub(super) after: Option<LetterPosition>,
     pub(super) limit: usize,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn list(request: v1::ListDeadLettersRequest, who: &Identity) -> Resul
 }
 
 /// The token for the page after a letter.
-pub(super) fn next_page(filter: &Filter, discarded: bool, place: &Place) -> String {
+pub(super) fn next_page(filter: &Filter, discarded: bool, place: &LetterPosition) -> String {
     let query = query(filter, discarded);
     let place = format!("{}.{}", place.millis, place.id);
     token::page(&query_parts(&query), &place)
@@ -76,9 +76,9 @@ fn query_parts<'q>((key, shelf): &'q (String, &'static str)) -> [&'q str; 3] {
     ["dead letters", shelf, key]
 }
 
-fn parse(place: &str) -> Option<Place> {
+fn parse(place: &str) -> Option<LetterPosition> {
     let (millis, id) = place.split_once('.')?;
-    Some(Place {
+    Some(LetterPosition {
         millis: millis.parse().ok()?,
         id: LetterId::parse(id)?,
     })
@@ -371,7 +371,7 @@ mod tests {
             tenant: Some("t".into()),
             ..Default::default()
         };
-        let place = Place {
+        let place = LetterPosition {
             millis: 5,
             id: LetterId::parse(&"ab".repeat(10)).unwrap(),
         };

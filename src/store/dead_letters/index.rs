@@ -9,7 +9,7 @@
 //! | `acted` | it was: what becomes of it is durable, and it may leave the queue |
 //! | `gone` | earlier versions only: it was no longer in the queue, and no letter is left |
 //!
-//! What a job comes to is counted in its record: see [`super::accounts`]. An
+//! What a job comes to is counted in its record: see [`super::job_counts`]. An
 //! entry that is `acted` was replayed or discarded whatever happens next, so
 //! no later job selects it; whoever finds its letter in the queue removes it.
 
@@ -22,7 +22,7 @@ use mongodb::error::{Error, ErrorKind};
 use mongodb::options::Hint;
 use serde::Deserialize;
 
-use super::documents::{Kept, LetterDocument};
+use super::document::{LetterDocument, StoredLetter};
 use super::jobs::JobId;
 use crate::deadletter::{DeadLetter, LetterId, RawMessage};
 use crate::store::schema::collection::{DEAD_LETTERS, DISCARDED_LETTERS};
@@ -34,27 +34,27 @@ const DUPLICATE_KEY: i32 = 11_000;
 
 /// Where letters are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shelf {
+pub enum LetterCollection {
     /// Those that are in the queue.
     Queue,
     /// Those that were discarded.
     Discarded,
 }
 
-impl Shelf {
-    pub(super) fn collection(self) -> &'static str {
+impl LetterCollection {
+    pub(super) fn name(self) -> &'static str {
         match self {
-            Shelf::Queue => DEAD_LETTERS,
-            Shelf::Discarded => DISCARDED_LETTERS,
+            LetterCollection::Queue => DEAD_LETTERS,
+            LetterCollection::Discarded => DISCARDED_LETTERS,
         }
     }
 }
 
 /// How a letter stands with a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum SelectionState {
     /// The job has not selected it.
-    Apart,
+    NotSelected,
     /// The job is to act upon it.
     Selected,
     /// A job has acted upon it: it may go.
@@ -63,9 +63,9 @@ pub enum Standing {
 
 /// Copies of each letter, as the index had them before a pass.
 #[derive(Debug, Default)]
-pub struct Census(HashMap<LetterId, i64>);
+pub struct IndexSnapshot(HashMap<LetterId, i64>);
 
-impl Census {
+impl IndexSnapshot {
     /// All letters, copies included.
     pub fn letters(&self) -> usize {
         let all: i64 = self.0.values().sum();
@@ -85,7 +85,7 @@ impl Census {
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct EntryRow {
     #[serde(rename = "_id")]
     id: String,
     #[serde(default)]
@@ -97,7 +97,7 @@ struct Line {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Size {
+pub(super) struct BodySize {
     #[serde(rename = "_id")]
     pub(super) id: String,
     pub(super) bytes: i64,
@@ -117,8 +117,8 @@ pub(super) fn fitting<Id>(sizes: Vec<(Id, i64)>, most: usize) -> Vec<Id> {
 }
 
 impl Store {
-    pub(super) fn shelf<T: Send + Sync>(&self, shelf: Shelf) -> Collection<T> {
-        self.database().collection(shelf.collection())
+    pub(super) fn letters_in<T: Send + Sync>(&self, collection: LetterCollection) -> Collection<T> {
+        self.database().collection(collection.name())
     }
 
     /// Makes sure that these letters have entries; returns how many had none.
@@ -133,12 +133,13 @@ impl Store {
             .into_iter()
             .map(|(id, letter, sealed)| LetterDocument::in_queue(id, letter, sealed))
             .collect();
-        self.insert_missing(Shelf::Queue, documents).await
+        self.insert_missing(LetterCollection::Queue, documents)
+            .await
     }
 
     async fn insert_missing(
         &self,
-        shelf: Shelf,
+        collection: LetterCollection,
         documents: Vec<LetterDocument>,
     ) -> Result<u64, StoreError> {
         if documents.is_empty() {
@@ -146,7 +147,7 @@ impl Store {
         }
         let all = documents.len() as u64;
         let inserted = self
-            .shelf(shelf)
+            .letters_in(collection)
             .insert_many(documents)
             .ordered(false)
             .await;
@@ -164,27 +165,27 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn standings(
+    pub async fn selection_states(
         &self,
         ids: impl IntoIterator<Item = &LetterId>,
         job: Option<&JobId>,
-    ) -> Result<HashMap<LetterId, Standing>, StoreError> {
+    ) -> Result<HashMap<LetterId, SelectionState>, StoreError> {
         let ids: Vec<_> = ids.into_iter().map(LetterId::as_str).collect();
         let found = self
-            .shelf::<Line>(Shelf::Queue)
+            .letters_in::<EntryRow>(LetterCollection::Queue)
             .find(doc! { "_id": { "$in": ids } })
             .projection(doc! { "job": 1, "state": 1 })
             .await?;
-        let standing = |line: Line| {
+        let by_id = |line: EntryRow| {
             let ours = job.is_some() && line.job.as_deref() == job.map(JobId::as_str);
-            let standing = match line.state.as_deref() {
-                Some(ACTED) => Standing::Acted,
-                None if ours => Standing::Selected,
-                _ => Standing::Apart,
+            let state = match line.state.as_deref() {
+                Some(ACTED) => SelectionState::Acted,
+                None if ours => SelectionState::Selected,
+                _ => SelectionState::NotSelected,
             };
-            (LetterId::stored(line.id), standing)
+            (LetterId::stored(line.id), state)
         };
-        Ok(found.map_ok(standing).try_collect().await?)
+        Ok(found.map_ok(by_id).try_collect().await?)
     }
 
     /// Takes the entries of letters that were acted upon and are out of the
@@ -195,16 +196,22 @@ impl Store {
     pub async fn forget_letters(&self, ids: &[LetterId]) -> Result<(), StoreError> {
         let mut acted = one_of(ids);
         acted.insert("state", ACTED);
-        let letters = self.shelf::<Document>(Shelf::Queue);
+        let letters = self.letters_in::<Document>(LetterCollection::Queue);
         letters.delete_many(acted).await?;
         Ok(())
     }
 
     /// Takes what is left of the letters that a job has acted upon: entries of
     /// those with copies.
-    pub(super) async fn forget_acted(&self, shelf: Shelf, job: &JobId) -> Result<(), StoreError> {
+    pub(super) async fn forget_acted(
+        &self,
+        collection: LetterCollection,
+        job: &JobId,
+    ) -> Result<(), StoreError> {
         let acted = doc! { "job": job.as_str(), "state": ACTED };
-        self.shelf::<Document>(shelf).delete_many(acted).await?;
+        self.letters_in::<Document>(collection)
+            .delete_many(acted)
+            .await?;
         Ok(())
     }
 
@@ -217,7 +224,7 @@ impl Store {
         let mut acted = one_of(ids);
         acted.insert("state", ACTED);
         let free = doc! { "$unset": { "job": "", "state": "", "selected": "" } };
-        let letters = self.shelf::<Document>(Shelf::Queue);
+        let letters = self.letters_in::<Document>(LetterCollection::Queue);
         letters.update_many(acted, free).await?;
         Ok(())
     }
@@ -242,9 +249,10 @@ impl Store {
             .collect();
         let again = doc! { "_id": { "$in": ids } };
         let now = doc! { "$set": { "discarded_at": DateTime::now(), "job": job.as_str() } };
-        let shelf = self.shelf::<Document>(Shelf::Discarded);
-        shelf.update_many(again, now).await?;
-        self.insert_missing(Shelf::Discarded, documents).await?;
+        let discarded = self.letters_in::<Document>(LetterCollection::Discarded);
+        discarded.update_many(again, now).await?;
+        self.insert_missing(LetterCollection::Discarded, documents)
+            .await?;
         Ok(())
     }
 
@@ -258,10 +266,10 @@ impl Store {
         job: &JobId,
         limit: usize,
         bytes: usize,
-    ) -> Result<Vec<Kept>, StoreError> {
+    ) -> Result<Vec<StoredLetter>, StoreError> {
         let selected = doc! { "job": job.as_str(), "state": null };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let sizes = self.shelf::<Size>(Shelf::Discarded);
+        let sizes = self.letters_in::<BodySize>(LetterCollection::Discarded);
         let sizes = sizes.find(selected).limit(limit);
         let sizes = sizes.projection(doc! { "bytes": 1 }).await?;
         let sizes: Vec<_> = sizes
@@ -270,19 +278,19 @@ impl Store {
             .await?;
         // An answer of the server has up to 16 MiB, whatever is taken of it.
         let these = doc! { "_id": { "$in": fitting(sizes, bytes) } };
-        let letters = self.shelf::<LetterDocument>(Shelf::Discarded);
+        let letters = self.letters_in::<LetterDocument>(LetterCollection::Discarded);
         let letters = letters.find(these).await?;
         Ok(letters.map_ok(LetterDocument::kept).try_collect().await?)
     }
 
-    /// Entries of a shelf that stand for letters, counted by their keys. Never
+    /// Entries of a collection that stand for letters, counted by their keys. Never
     /// the server's own count: that is wrong for good after a crash, and what is
     /// compared with the queue must not be.
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn entries(&self, shelf: Shelf) -> Result<u64, StoreError> {
-        let letters = self.shelf::<Document>(shelf);
+    pub async fn entries(&self, collection: LetterCollection) -> Result<u64, StoreError> {
+        let letters = self.letters_in::<Document>(collection);
         let all = letters.count_documents(doc! { "_id": { "$gte": Bson::MinKey } });
         let all = all.hint(Hint::Keys(doc! { "_id": 1 })).await?;
         // A job found them gone: there is an index of what jobs have selected.
@@ -295,8 +303,9 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn indexed_copies(&self) -> Result<i64, StoreError> {
-        let entries = self.entries(Shelf::Queue).await?;
-        let further = self.further_copies(Shelf::Queue, doc! { "state": { "$ne": GONE } });
+        let entries = self.entries(LetterCollection::Queue).await?;
+        let further =
+            self.further_copies(LetterCollection::Queue, doc! { "state": { "$ne": GONE } });
         let letters = entries.saturating_add(further.await?);
         Ok(i64::try_from(letters).unwrap_or(i64::MAX))
     }
@@ -304,12 +313,12 @@ impl Store {
     /// Copies beyond the first of the letters that match.
     pub(super) async fn further_copies(
         &self,
-        shelf: Shelf,
+        collection: LetterCollection,
         which: Document,
     ) -> Result<u64, StoreError> {
         // There is an index of these few.
         let several = doc! { "$and": [{ "copies": { "$gt": 1 } }, which] };
-        let letters = self.shelf::<Line>(shelf);
+        let letters = self.letters_in::<EntryRow>(collection);
         let several = letters.find(several).projection(doc! { "copies": 1 });
         let further = several.await?.map_ok(|line| line.copies - 1);
         let further = further.try_fold(0, |sum, more| async move { Ok(sum + more) });
@@ -321,15 +330,15 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn census(&self) -> Result<Census, StoreError> {
-        let letters = self.shelf::<Line>(Shelf::Queue);
+    pub async fn index_snapshot(&self) -> Result<IndexSnapshot, StoreError> {
+        let letters = self.letters_in::<EntryRow>(LetterCollection::Queue);
         // Their jobs count them as missing when they end.
         let gone = doc! { "job": { "$exists": true }, "state": GONE };
         letters.delete_many(gone).await?;
         let all = letters.find(doc! {}).projection(doc! { "copies": 1 });
         let copies = all.await?;
         let copies = copies.map_ok(|line| (LetterId::stored(line.id), line.copies));
-        Ok(Census(copies.try_collect().await?))
+        Ok(IndexSnapshot(copies.try_collect().await?))
     }
 
     /// Sets the index right after a whole pass, given how often each letter was
@@ -337,15 +346,15 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn settle_census(
+    pub async fn reconcile_index(
         &self,
-        before: Census,
+        before: IndexSnapshot,
         found: &HashMap<LetterId, i64>,
     ) -> Result<u64, StoreError> {
         let missing = before.0.keys().filter(|id| !found.contains_key(*id));
         let missing: Vec<_> = missing.cloned().collect();
         self.take_missing(&missing).await?;
-        let letters = self.shelf::<Document>(Shelf::Queue);
+        let letters = self.letters_in::<Document>(LetterCollection::Queue);
         for (id, copies) in found {
             // An entry that the pass itself made says one.
             let known = before.copies(id);

@@ -17,8 +17,8 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::UpdateModifications;
 use serde::Deserialize;
 
-use super::jobs::{Failed, JobId};
-use super::shelf::{ACTED, Shelf, one_of};
+use super::index::{ACTED, LetterCollection, one_of};
+use super::jobs::{FailedLetter, JobId};
 use crate::deadletter::{Filter, LetterId};
 use crate::store::commit::commit;
 use crate::store::schema::collection::DEAD_LETTER_JOBS;
@@ -39,8 +39,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const STALE: u32 = 10;
 
 /// Entries that jobs have selected and not acted upon, and what becomes of them.
-struct Settling {
-    shelf: Shelf,
+struct EntryChange {
+    collection: LetterCollection,
     /// Which of them.
     which: Document,
     becomes: Becomes,
@@ -52,7 +52,7 @@ struct Settling {
 
 /// A change of entries and of what their jobs come to, in one transaction.
 enum Change<'a> {
-    Settled(&'a Settling),
+    Settled(&'a EntryChange),
     /// These are back, after a job had replayed them.
     Counted(&'a [LetterId]),
 }
@@ -64,7 +64,7 @@ enum Becomes {
 }
 
 #[derive(Deserialize)]
-struct Selected {
+struct SelectedEntry {
     #[serde(rename = "_id")]
     id: String,
     job: String,
@@ -75,7 +75,7 @@ struct Selected {
     selected: Option<i64>,
 }
 
-impl Selected {
+impl SelectedEntry {
     fn letters(&self) -> i64 {
         self.selected.unwrap_or(1).min(self.copies.max(1))
     }
@@ -90,12 +90,12 @@ impl Store {
     /// Any [`StoreError`]; selecting again then takes what is there by then.
     pub async fn select_letters(
         &self,
-        shelf: Shelf,
+        collection: LetterCollection,
         filter: &Filter,
         job: &JobId,
     ) -> Result<u64, StoreError> {
-        let others = self.interrupted_jobs(shelf, job).await?;
-        let letters = self.shelf::<Document>(shelf);
+        let others = self.interrupted_jobs(collection, job).await?;
+        let letters = self.letters_in::<Document>(collection);
         let copies = doc! { "$max": ["$copies", 1_i64] };
         let select = vec![doc! { "$set": { "job": job.as_str(), "selected": copies } }];
         let open = doc! { "$and": [super::listing::matching(filter), { "state": null }] };
@@ -103,12 +103,12 @@ impl Store {
         letters.update_many(free, select.clone()).await?;
         let theirs = doc! { "$and": [&open, { "job": { "$in": &others } }] };
         while !others.is_empty() {
-            let some = self.some_ids(shelf, theirs.clone()).await?;
+            let some = self.some_ids(collection, theirs.clone()).await?;
             if some.is_empty() {
                 break;
             }
-            self.settle(&Settling {
-                shelf,
+            self.settle(&EntryChange {
+                collection,
                 which: doc! { "_id": { "$in": some }, "job": { "$in": &others } },
                 becomes: Becomes::Changed(select.clone().into()),
                 counted_as: "taken",
@@ -116,15 +116,19 @@ impl Store {
             })
             .await?;
         }
-        self.open_letters(shelf, job).await
+        self.open_letters(collection, job).await
     }
 
     /// How many letters a job still has to act upon.
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn open_letters(&self, shelf: Shelf, job: &JobId) -> Result<u64, StoreError> {
-        let letters = self.shelf::<Selected>(shelf);
+    pub async fn open_letters(
+        &self,
+        collection: LetterCollection,
+        job: &JobId,
+    ) -> Result<u64, StoreError> {
+        let letters = self.letters_in::<SelectedEntry>(collection);
         let open = doc! { "job": job.as_str(), "state": null };
         let open = letters.find(open).projection(counted()).await?;
         let sum = open.try_fold(0, |sum, entry| async move { Ok(sum + entry.letters()) });
@@ -140,8 +144,8 @@ impl Store {
         if ids.is_empty() {
             return Ok(());
         }
-        self.settle(&Settling {
-            shelf: Shelf::Queue,
+        self.settle(&EntryChange {
+            collection: LetterCollection::Queue,
             which: of_job(ids, job),
             becomes: Becomes::Changed(doc! { "$set": { "state": ACTED } }.into()),
             counted_as: "done",
@@ -157,9 +161,9 @@ impl Store {
     /// Any [`StoreError`].
     pub async fn give_up(
         &self,
-        shelf: Shelf,
+        collection: LetterCollection,
         job: &JobId,
-        failed: &[Failed],
+        failed: &[FailedLetter],
     ) -> Result<(), StoreError> {
         if failed.is_empty() {
             return Ok(());
@@ -170,8 +174,8 @@ impl Store {
         });
         let told: Vec<_> = told.collect();
         let first = doc! { "$each": told, "$slice": FAILURES_TOLD };
-        self.settle(&Settling {
-            shelf,
+        self.settle(&EntryChange {
+            collection,
             which: of_job(&ids, job),
             becomes: Becomes::Changed(doc! { "$unset": { "job": "", "selected": "" } }.into()),
             counted_as: "failed",
@@ -186,8 +190,8 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn put_back(&self, job: &JobId, ids: &[LetterId]) -> Result<(), StoreError> {
-        self.settle(&Settling {
-            shelf: Shelf::Discarded,
+        self.settle(&EntryChange {
+            collection: LetterCollection::Discarded,
             which: of_job(ids, job),
             becomes: Becomes::Gone,
             counted_as: "done",
@@ -203,8 +207,8 @@ impl Store {
     /// Any [`StoreError`].
     pub(super) async fn take_missing(&self, ids: &[LetterId]) -> Result<(), StoreError> {
         for ids in ids.chunks(AT_ONCE) {
-            self.settle(&Settling {
-                shelf: Shelf::Queue,
+            self.settle(&EntryChange {
+                collection: LetterCollection::Queue,
                 which: one_of(ids),
                 becomes: Becomes::Gone,
                 counted_as: "missing",
@@ -212,7 +216,7 @@ impl Store {
             })
             .await?;
             // Those that nobody had selected, or that were acted upon.
-            let letters = self.shelf::<Document>(Shelf::Queue);
+            let letters = self.letters_in::<Document>(LetterCollection::Queue);
             letters.delete_many(one_of(ids)).await?;
         }
         Ok(())
@@ -244,7 +248,7 @@ impl Store {
         let mut new = one_of(ids);
         new.insert("replayed_by", doc! { "$exists": true });
         new.insert(COUNTED, doc! { "$ne": true });
-        let letters = self.shelf::<Back>(Shelf::Queue);
+        let letters = self.letters_in::<Back>(LetterCollection::Queue);
         let mut found = letters
             .find(new)
             .projection(doc! { "replayed_by": 1 })
@@ -259,7 +263,7 @@ impl Store {
         if ids.is_empty() {
             return Ok(());
         }
-        let letters = self.shelf::<Document>(Shelf::Queue);
+        let letters = self.letters_in::<Document>(LetterCollection::Queue);
         let counted = doc! { "$set": { COUNTED: true } };
         let these = doc! { "_id": { "$in": ids } };
         let counted = letters.update_many(these, counted);
@@ -273,7 +277,7 @@ impl Store {
         Ok(())
     }
 
-    async fn settle(&self, settling: &Settling) -> Result<(), StoreError> {
+    async fn settle(&self, settling: &EntryChange) -> Result<(), StoreError> {
         self.persevere(Change::Settled(settling)).await
     }
 
@@ -311,11 +315,11 @@ impl Store {
     async fn settle_within(
         &self,
         session: &mut ClientSession,
-        settling: &Settling,
+        settling: &EntryChange,
     ) -> Result<(), StoreError> {
         let open = doc! { "job": { "$exists": true }, "state": null };
         let mut found = self
-            .shelf::<Selected>(settling.shelf)
+            .letters_in::<SelectedEntry>(settling.collection)
             .find(doc! { "$and": [&settling.which, open] })
             .projection(counted())
             // In one answer.
@@ -329,7 +333,7 @@ impl Store {
             ids.push(entry.id.into());
             *counts.entry(entry.job).or_default() += letters;
         }
-        let letters = self.shelf::<Document>(settling.shelf);
+        let letters = self.letters_in::<Document>(settling.collection);
         let these = doc! { "_id": { "$in": ids } };
         match &settling.becomes {
             Becomes::Gone => {
@@ -351,14 +355,18 @@ impl Store {
         Ok(())
     }
 
-    async fn some_ids(&self, shelf: Shelf, which: Document) -> Result<Vec<String>, StoreError> {
+    async fn some_ids(
+        &self,
+        collection: LetterCollection,
+        which: Document,
+    ) -> Result<Vec<String>, StoreError> {
         #[derive(Deserialize)]
         struct Id {
             #[serde(rename = "_id")]
             id: String,
         }
         let most = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
-        let letters = self.shelf::<Id>(shelf);
+        let letters = self.letters_in::<Id>(collection);
         let found = letters
             .find(which)
             .limit(most)

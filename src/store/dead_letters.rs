@@ -6,18 +6,18 @@
 //! confirmed it and before its original is acknowledged, and loses it after the
 //! broker was told to remove it. So an entry may be missing, or be left over,
 //! only after a crash or after another tool was at the queue; a pass through the
-//! queue ([`Census`]) finds and mends that.
+//! queue ([`IndexSnapshot`]) finds and mends that.
 
-mod accounts;
-mod documents;
+mod document;
+mod index;
+mod index_version;
+mod job_counts;
 mod jobs;
 mod listing;
-mod reading;
-mod shelf;
 mod unsent;
 
-pub use documents::{Entry, Kept};
-pub use jobs::{Edit, Failed, Job, JobId, JobKind, Order, Tally};
-pub use listing::{Group, Page, Place};
-pub use shelf::{Census, Shelf, Standing};
-pub use unsent::{Unsent, UnsentId};
+pub use document::{LetterEntry, StoredLetter};
+pub use index::{IndexSnapshot, LetterCollection, SelectionState};
+pub use jobs::{FailedLetter, Job, JobId, JobKind, JobRequest, JobTally, LetterEdit};
+pub use listing::{LetterGroup, LetterPage, LetterPosition};
+pub use unsent::{UnsentId, UnsentTotals};

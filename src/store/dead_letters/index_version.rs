@@ -6,7 +6,7 @@
 
 use mongodb::bson::{Document, doc};
 
-use super::shelf::Shelf;
+use super::index::LetterCollection;
 use crate::store::lease::DEAD_LETTERS;
 use crate::store::{Store, StoreError};
 
@@ -40,7 +40,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub(in crate::store) async fn note_empty_index(&self) -> Result<(), StoreError> {
-        let letters = self.shelf::<Document>(Shelf::Queue);
+        let letters = self.letters_in::<Document>(LetterCollection::Queue);
         if letters.find_one(doc! {}).await?.is_some() {
             return Ok(());
         }

@@ -10,8 +10,8 @@ use mongodb::bson::{Binary, DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::documents::moment;
-use super::shelf::Shelf;
+use super::document::moment;
+use super::index::LetterCollection;
 use crate::deadletter::LetterId;
 use crate::store::schema::collection::DEAD_LETTER_JOBS;
 use crate::store::{Store, StoreError};
@@ -64,17 +64,17 @@ impl JobKind {
     }
 
     /// Where the letters are that it works on.
-    pub fn shelf(self) -> Shelf {
+    pub fn collection(self) -> LetterCollection {
         match self {
-            JobKind::Undiscard => Shelf::Discarded,
-            _ => Shelf::Queue,
+            JobKind::Undiscard => LetterCollection::Discarded,
+            _ => LetterCollection::Queue,
         }
     }
 }
 
 /// How a job stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct JobTally {
     /// Letters selected.
     pub selected: u64,
     /// Letters acted upon.
@@ -93,7 +93,7 @@ pub struct Tally {
 
 /// A letter to which a job could not do what it does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed {
+pub struct FailedLetter {
     /// The letter.
     pub letter: LetterId,
     /// Why, in words.
@@ -120,20 +120,20 @@ pub struct Job {
     /// When it was finished, if it was.
     pub finished_at: Option<OffsetDateTime>,
     /// How it stands.
-    pub tally: Tally,
+    pub tally: JobTally,
     /// The jobs that have taken letters of it.
     pub taken_by: Vec<JobId>,
     /// The first of those that failed.
-    pub failures: Vec<Failed>,
+    pub failures: Vec<FailedLetter>,
     /// Of an edit: the letter, and its body before and after.
-    pub edit: Option<Edit>,
+    pub edit: Option<LetterEdit>,
     /// Who else went on with it after an interruption, and why; the latest.
     pub resumed_by: Vec<String>,
 }
 
 /// What an edit changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Edit {
+pub struct LetterEdit {
     /// The letter.
     pub letter: LetterId,
     /// Its body.
@@ -144,7 +144,7 @@ pub struct Edit {
 
 /// What is asked for.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct JobRequest {
     /// What to do.
     pub kind: JobKind,
     /// Who asks.
@@ -161,7 +161,7 @@ pub struct Order {
     /// with the job that was interrupted.
     pub key: String,
     /// Of an edit.
-    pub edit: Option<Edit>,
+    pub edit: Option<LetterEdit>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -227,7 +227,10 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn interrupted_job(&self, order: &Order) -> Result<Option<(Job, bool)>, StoreError> {
+    pub async fn interrupted_job(
+        &self,
+        order: &JobRequest,
+    ) -> Result<Option<(Job, bool)>, StoreError> {
         let wanted = doc! {
             "kind": order.kind.as_str(),
             "key": &order.key,
@@ -252,7 +255,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn begin_job(&self, order: &Order) -> Result<Job, StoreError> {
+    pub async fn begin_job(&self, order: &JobRequest) -> Result<Job, StoreError> {
         let binary = |bytes: &Vec<u8>| Binary {
             subtype: BinarySubtype::Generic,
             bytes: bytes.clone(),
@@ -301,8 +304,12 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; ending it again goes on.
-    pub async fn end_job(&self, shelf: Shelf, job: &JobId) -> Result<(), StoreError> {
-        let open = int(self.open_letters(shelf, job).await?);
+    pub async fn end_job(
+        &self,
+        collection: LetterCollection,
+        job: &JobId,
+    ) -> Result<(), StoreError> {
+        let open = int(self.open_letters(collection, job).await?);
         // Not there in records of earlier versions.
         let count = |field: &str| doc! { "$ifNull": [field, 0_i64] };
         let counted = [count("$done"), count("$taken"), count("$failed")];
@@ -315,16 +322,16 @@ impl Store {
         let this = doc! { "_id": job.as_str() };
         let jobs = self.jobs::<Document>();
         jobs.update_one(this, vec![end]).await?;
-        self.forget_acted(shelf, job).await
+        self.forget_acted(collection, job).await
     }
 
-    /// The other jobs on letters of a shelf that were begun and not finished.
+    /// The other jobs on letters of a collection that were begun and not finished.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub(super) async fn interrupted_jobs(
         &self,
-        shelf: Shelf,
+        collection: LetterCollection,
         but: &JobId,
     ) -> Result<Vec<String>, StoreError> {
         let jobs = self.jobs::<JobDocument>();
@@ -334,7 +341,9 @@ impl Store {
             .projection(doc! { "before": 0, "after": 0, "failures": 0 })
             .await?;
         let found: Vec<_> = found.try_collect().await?;
-        let there = found.into_iter().filter(|job| job.kind.shelf() == shelf);
+        let there = found
+            .into_iter()
+            .filter(|job| job.kind.collection() == collection);
         Ok(there.map(|job| job.id).collect())
     }
 
@@ -408,12 +417,12 @@ impl JobDocument {
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
         let bytes = |binary: Option<Binary>| binary.map(|b| b.bytes).unwrap_or_default();
         let (before, after) = (self.before, self.after);
-        let edit = self.letter.map(|letter| Edit {
+        let edit = self.letter.map(|letter| LetterEdit {
             letter: LetterId::stored(letter),
             before: bytes(before),
             after: bytes(after),
         });
-        let failures = self.failures.into_iter().map(|failed| Failed {
+        let failures = self.failures.into_iter().map(|failed| FailedLetter {
             letter: LetterId::stored(failed.letter),
             cause: failed.cause,
         });
@@ -426,7 +435,7 @@ impl JobDocument {
             selection: self.selection,
             started_at: moment(self.started_at),
             finished_at: self.finished_at.map(moment),
-            tally: Tally {
+            tally: JobTally {
                 selected: count(self.selected.unwrap_or(0)),
                 done: count(self.done),
                 missing: count(self.missing),

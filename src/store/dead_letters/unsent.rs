@@ -13,8 +13,8 @@ use mongodb::bson::{Document, doc};
 use mongodb::options::Hint;
 use serde::{Deserialize, Serialize};
 
-use super::documents::{Kept, LetterDocument};
-use super::shelf::{duplicates_alone, fitting};
+use super::document::{LetterDocument, StoredLetter};
+use super::index::{duplicates_alone, fitting};
 use crate::deadletter::{DeadLetter, RawMessage};
 use crate::store::lease::{self, Lease};
 use crate::store::schema::collection::UNSENT_LETTERS;
@@ -34,7 +34,7 @@ impl UnsentId {
 
 /// How many letters wait, and bytes of their bodies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Unsent {
+pub struct UnsentTotals {
     /// Letters.
     pub letters: u64,
     /// Bytes.
@@ -89,7 +89,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn unsent(&self) -> Result<Unsent, StoreError> {
+    pub async fn unsent(&self) -> Result<UnsentTotals, StoreError> {
         #[derive(Deserialize)]
         struct Sums {
             letters: i64,
@@ -109,10 +109,12 @@ impl Store {
         let sums = sums.hint(Hint::Keys(doc! { "bytes": 1 }));
         let found = sums.with_type::<Sums>().await?.try_next().await?;
         let int = |count: i64| u64::try_from(count).unwrap_or(0);
-        Ok(found.map_or_else(Unsent::default, |sums| Unsent {
-            letters: int(sums.letters),
-            bytes: int(sums.bytes),
-        }))
+        Ok(
+            found.map_or_else(UnsentTotals::default, |sums| UnsentTotals {
+                letters: int(sums.letters),
+                bytes: int(sums.bytes),
+            }),
+        )
     }
 
     /// Letters to be sent next, so many at most, and no more than have
@@ -124,7 +126,7 @@ impl Store {
         &self,
         most: usize,
         bytes: usize,
-    ) -> Result<Vec<(UnsentId, Kept)>, StoreError> {
+    ) -> Result<Vec<(UnsentId, StoredLetter)>, StoreError> {
         let documents = self.unsent_documents::<Size>();
         let sizes = documents.find(doc! { "refused": null });
         let sizes = sizes.sort(doc! { "_id": 1 });

@@ -18,7 +18,7 @@ const MAX_ERROR_BYTES: usize = 4 << 10;
 
 /// What an entry says, without the letter itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct LetterEntry {
     /// The letter's name.
     pub id: LetterId,
     /// What it says of itself. Both times are there.
@@ -35,9 +35,9 @@ pub struct Entry {
 
 /// A letter as the index keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct StoredLetter {
     /// What the entry says.
-    pub entry: Entry,
+    pub entry: LetterEntry,
     /// The AMQP properties in AMQP's encoding.
     pub properties: Vec<u8>,
     /// The body; `None` when it is too large for the index.
@@ -71,7 +71,7 @@ pub(super) struct LetterDocument {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     replayed_by: Option<String>,
     bytes: i64,
-    /// Copies in the queue, by the latest census.
+    /// Copies in the queue, by the latest pass.
     pub copies: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     properties: Option<Binary>,
@@ -80,7 +80,7 @@ pub(super) struct LetterDocument {
     /// The job that has selected it, or discarded it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// What the job has come to with it: see [`super::shelf`].
+    /// What the job has come to with it: see [`super::index`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -151,11 +151,11 @@ impl LetterDocument {
         }
     }
 
-    pub(super) fn entry(self) -> Entry {
+    pub(super) fn entry(self) -> LetterEntry {
         self.kept().entry
     }
 
-    pub(super) fn kept(self) -> Kept {
+    pub(super) fn kept(self) -> StoredLetter {
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
         let letter = DeadLetter {
             reason: Some(self.reason.as_str())
@@ -177,8 +177,8 @@ impl LetterDocument {
             version: self.version,
             replayed_by: self.replayed_by,
         };
-        Kept {
-            entry: Entry {
+        StoredLetter {
+            entry: LetterEntry {
                 id: LetterId::stored(self.id),
                 letter,
                 group: self.group,

@@ -7,8 +7,8 @@ use mongodb::bson::{Bson, Document, doc};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::documents::{Entry, Kept, LetterDocument, millis, moment};
-use super::shelf::{GONE, Shelf, Size};
+use super::document::{LetterDocument, LetterEntry, StoredLetter, millis, moment};
+use super::index::{BodySize, GONE, LetterCollection};
 use crate::deadletter::{Filter, LetterId};
 use crate::store::{Store, StoreError};
 
@@ -19,7 +19,7 @@ const TENANTS_NAMED: usize = 20;
 
 /// Where a page of letters ends: the next begins after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct LetterPosition {
     /// When the last letter of the page failed last, in ms since the epoch.
     pub millis: i64,
     /// That letter.
@@ -28,16 +28,16 @@ pub struct Place {
 
 /// A page of letters, latest failure first.
 #[derive(Debug)]
-pub struct Page {
+pub struct LetterPage {
     /// The letters.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<LetterEntry>,
     /// Whether there are more.
     pub more: bool,
 }
 
 /// Letters with the same cause.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
+pub struct LetterGroup {
     /// Its name.
     pub id: String,
     /// The name of the reason.
@@ -65,13 +65,13 @@ impl Store {
     /// Any [`StoreError`].
     pub async fn list_letters(
         &self,
-        shelf: Shelf,
+        collection: LetterCollection,
         filter: &Filter,
-        after: Option<&Place>,
+        after: Option<&LetterPosition>,
         limit: usize,
-    ) -> Result<Page, StoreError> {
+    ) -> Result<LetterPage, StoreError> {
         let mut conditions = vec![matching(filter)];
-        if let Some(Place { millis, id }) = after {
+        if let Some(LetterPosition { millis, id }) = after {
             let at = mongodb::bson::DateTime::from_millis(*millis);
             conditions.push(doc! { "$or": [
                 { "last_failed_at": { "$lt": at } },
@@ -79,7 +79,7 @@ impl Store {
             ] });
         }
         let found = self
-            .shelf::<LetterDocument>(shelf)
+            .letters_in::<LetterDocument>(collection)
             .find(doc! { "$and": conditions })
             .sort(doc! { "last_failed_at": -1, "_id": -1 })
             .limit(i64::try_from(limit + 1).unwrap_or(i64::MAX))
@@ -88,22 +88,26 @@ impl Store {
         let mut entries: Vec<_> = found.map_ok(LetterDocument::entry).try_collect().await?;
         let more = entries.len() > limit;
         entries.truncate(limit);
-        Ok(Page { entries, more })
+        Ok(LetterPage { entries, more })
     }
 
     /// How many letters match, copies included.
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn count_letters(&self, shelf: Shelf, filter: &Filter) -> Result<u64, StoreError> {
+    pub async fn count_letters(
+        &self,
+        collection: LetterCollection,
+        filter: &Filter,
+    ) -> Result<u64, StoreError> {
         let entries = match filter.is_empty() {
-            true => self.entries(shelf).await?,
+            true => self.entries(collection).await?,
             false => {
-                let letters = self.shelf::<Document>(shelf);
+                let letters = self.letters_in::<Document>(collection);
                 letters.count_documents(matching(filter)).await?
             }
         };
-        Ok(entries + self.further_copies(shelf, matching(filter)).await?)
+        Ok(entries + self.further_copies(collection, matching(filter)).await?)
     }
 
     /// The letters with this id, or whose ids begin so, of the tenants
@@ -113,11 +117,11 @@ impl Store {
     /// Any [`StoreError`].
     pub async fn letters_named(
         &self,
-        shelf: Shelf,
+        collection: LetterCollection,
         id: &LetterId,
         permitted: Option<&[String]>,
-    ) -> Result<Vec<Kept>, StoreError> {
-        let letters = self.shelf::<LetterDocument>(shelf);
+    ) -> Result<Vec<StoredLetter>, StoreError> {
+        let letters = self.letters_in::<LetterDocument>(collection);
         let mut wanted = named(id);
         wanted.extend(permitted.map(of_tenants).unwrap_or_default());
         let found = letters.find(wanted).limit(2).await?;
@@ -134,11 +138,11 @@ impl Store {
         &self,
         filter: &Filter,
         limits: (usize, usize),
-    ) -> Result<impl Stream<Item = Result<Vec<Kept>, StoreError>>, StoreError> {
-        let sizes = self.shelf::<Size>(Shelf::Queue);
+    ) -> Result<impl Stream<Item = Result<Vec<StoredLetter>, StoreError>>, StoreError> {
+        let sizes = self.letters_in::<BodySize>(LetterCollection::Queue);
         let sizes = sizes.find(matching(filter)).projection(doc! { "bytes": 1 });
         let sizes = sizes.await?.map_err(StoreError::from);
-        let letters = self.shelf::<LetterDocument>(Shelf::Queue);
+        let letters = self.letters_in::<LetterDocument>(LetterCollection::Queue);
         // Chosen by size first: an answer of the server has up to 16 MiB.
         let some = grouped(sizes, limits).and_then(move |ids| {
             let letters = letters.clone();
@@ -154,7 +158,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn letter_groups(&self, filter: &Filter) -> Result<Vec<Group>, StoreError> {
+    pub async fn letter_groups(&self, filter: &Filter) -> Result<Vec<LetterGroup>, StoreError> {
         let mut which = vec![matching(filter)];
         if filter.is_empty() {
             // True of all, and has them read from the index alone.
@@ -185,14 +189,14 @@ impl Store {
             doc! { "$limit": MAX_GROUPS },
             // The texts are those of any letter of the group.
             doc! { "$lookup": {
-                "from": Shelf::Queue.collection(),
+                "from": LetterCollection::Queue.name(),
                 "localField": "last.id",
                 "foreignField": "_id",
                 "as": "example",
                 "pipeline": [{ "$project": { "reason": 1, "cause": 1 } }],
             } },
         ];
-        let letters = self.shelf::<Document>(Shelf::Queue);
+        let letters = self.letters_in::<Document>(LetterCollection::Queue);
         let found = letters.aggregate(stages).with_type::<GroupDocument>();
         let found = found.await?.map_ok(GroupDocument::group);
         Ok(found.try_collect().await?)
@@ -201,7 +205,7 @@ impl Store {
 
 /// Letters in the order in which they come, as many together as may be.
 fn grouped(
-    sizes: impl Stream<Item = Result<Size, StoreError>> + Unpin,
+    sizes: impl Stream<Item = Result<BodySize, StoreError>> + Unpin,
     (most, most_bytes): (usize, usize),
 ) -> impl Stream<Item = Result<Vec<String>, StoreError>> {
     stream::try_unfold((sizes, None), move |(mut sizes, mut next)| async move {
@@ -250,12 +254,12 @@ struct Example {
 }
 
 impl GroupDocument {
-    fn group(self) -> Group {
+    fn group(self) -> LetterGroup {
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
         // None: it was replayed this very moment.
         let example = self.example.into_iter().next();
         let (reason, cause) = example.map_or_else(Default::default, |e| (e.reason, e.cause));
-        Group {
+        LetterGroup {
             id: self.id,
             reason,
             cause,
@@ -348,7 +352,7 @@ mod tests {
         let sizes = [3, 3, 3, 20, 1, 1, 1, 1].into_iter().enumerate();
         let sizes = sizes.map(|(number, bytes)| {
             let id = number.to_string();
-            Ok(Size { id, bytes })
+            Ok(BodySize { id, bytes })
         });
         let groups = grouped(stream::iter(sizes), (3, 8));
         let groups: Vec<_> = groups.try_collect().await.unwrap();
