@@ -215,7 +215,7 @@ impl Work<'_> {
                 Phase::Following => self.follow().await,
                 Phase::Cleaning => {
                     self.tell();
-                    self.store.clean_up_rebuild(&mut self.rebuilding).await?;
+                    self.store.clean_up_rebuild(&self.rebuilding).await?;
                     return Ok(RebuildOutcome::SwitchedOver);
                 }
             };
@@ -350,7 +350,7 @@ impl Work<'_> {
     }
 
     async fn save(&mut self) -> Result<(), RebuildError> {
-        let ours = self.store.save_rebuild(&mut self.rebuilding).await?;
+        let ours = self.store.save_rebuild(&self.rebuilding).await?;
         self.tell();
         match ours {
             true => Ok(()),

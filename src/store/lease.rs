@@ -1,9 +1,10 @@
 //! Leases: the right to be the only process that does something, for as long as
-//! it is renewed. Each is a document in `meta`, and all go by the server's clock.
+//! it is renewed. Each is kept in a document of `meta`, and all go by the server's
+//! clock: whose clock is ahead must not take what another still has.
 //!
 //! A lease keeps two processes from doing the same work, not from doing harm: one
 //! that was frozen goes on for a moment as if it still had it. What must not
-//! happen then names the [holder](Lease::holder) in the write itself.
+//! happen then names the holder in the write itself ([`LeaseKind::held_by`]).
 
 use std::time::Duration;
 
@@ -15,61 +16,144 @@ use tokio::time::Instant;
 
 use crate::store::{Store, StoreError};
 
-/// Of those who work on the dead-letter queue: two passes would each see a part
-/// of it only.
-pub(super) const DEAD_LETTERS: &str = "dead_letters";
-/// Of whoever sends the letters that wait, lest they be sent twice.
-pub(super) const UNSENT_LETTERS: &str = "unsent_letters";
-/// How long a lease lasts after it was taken or renewed, by the server's clock.
-const LENGTH: Duration = Duration::from_secs(8);
-
-/// For so long after it was renewed nobody else can have it.
-const SURE: Duration = Duration::from_secs(6);
-
 /// When a lease that is free ended.
 const LONG_AGO: DateTime = DateTime::from_millis(0);
 
-/// The right to be the one.
+/// For so long after a [`Lease`] was renewed nobody else can have it: less than it
+/// lasts.
+const SAFE_AFTER_RENEWAL: Duration = Duration::from_secs(6);
+
+/// What a lease is for: the document of `meta` that holds it, in which fields, and
+/// how long it lasts. The names are persisted, and versions that run beside each
+/// other must agree on them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeaseKind {
+    /// The `_id` of the document, which may have other fields besides.
+    pub(super) id: &'static str,
+    /// The field that tells the holder from all before and after.
+    holder: &'static str,
+    /// The field with the time at which the lease ends.
+    until: &'static str,
+    /// How long the lease lasts after it was taken or renewed.
+    length: Duration,
+}
+
+/// The lease of those who work on the dead-letter queue: two passes would each see a
+/// part of it only.
+pub(super) const DEAD_LETTERS: LeaseKind = LeaseKind::of_seconds("dead_letters");
+/// The lease of whoever sends the letters that wait, lest they be sent twice.
+pub(super) const UNSENT_LETTERS: LeaseKind = LeaseKind::of_seconds("unsent_letters");
+/// The lease of whoever publishes notifications; the cursor is in the same document.
+pub(super) const NOTIFICATIONS: LeaseKind = LeaseKind::of_seconds("notifications");
+/// The lease of whoever drives the rebuild, which is renewed with each step and not
+/// in the background.
+pub(super) const REBUILD: LeaseKind = LeaseKind {
+    id: "rebuild",
+    holder: "token",
+    until: "lease",
+    length: Duration::from_secs(30),
+};
+
+impl LeaseKind {
+    /// One that is renewed every [`Lease::RENEWAL`].
+    const fn of_seconds(id: &'static str) -> Self {
+        Self {
+            id,
+            holder: "holder",
+            until: "until",
+            length: Duration::from_secs(8),
+        }
+    }
+
+    /// The filter that finds the document if nobody has the lease.
+    pub(super) fn free(self) -> Document {
+        doc! { "_id": self.id, "$expr": { "$lt": [self.ends(), "$$NOW"] } }
+    }
+
+    /// The filter that finds the document if somebody has the lease.
+    fn taken(self) -> Document {
+        doc! { "_id": self.id, "$expr": { "$gte": [self.ends(), "$$NOW"] } }
+    }
+
+    /// The filter that finds the document if this holder took the lease last.
+    pub(super) fn held_by(self, holder: ObjectId) -> Document {
+        doc! { "_id": self.id, self.holder: holder }
+    }
+
+    /// The filter that finds no document that has ever been held, so that an upsert
+    /// collides with one that has.
+    pub(super) fn never_held(self) -> Document {
+        doc! { "_id": self.id, self.holder: { "$exists": false } }
+    }
+
+    /// The stage of an update that makes somebody the holder.
+    pub(super) fn hand_to(self, holder: ObjectId) -> Document {
+        doc! { "$set": { self.holder: holder } }
+    }
+
+    /// The stage of an update that has the lease last for its whole length from now on.
+    pub(super) fn extend(self) -> Document {
+        let millis = i64::try_from(self.length.as_millis()).unwrap_or(i64::MAX);
+        doc! { "$set": { self.until: { "$add": ["$$NOW", millis] } } }
+    }
+
+    /// The update that lets the next one in.
+    pub(super) fn end(self) -> Document {
+        doc! { "$set": { self.until: LONG_AGO } }
+    }
+
+    /// The expression that says for how many milliseconds the lease lasts yet.
+    pub(super) fn left_millis(self) -> Document {
+        let until = doc! { "$max": [self.ends(), "$$NOW"] };
+        doc! { "$toDouble": { "$subtract": [until, "$$NOW"] } }
+    }
+
+    fn ends(self) -> String {
+        format!("${}", self.until)
+    }
+}
+
+/// The right to be the only one, until it is lost or given up.
 #[derive(Debug, Clone)]
 pub struct Lease {
     store: Store,
-    name: &'static str,
+    kind: LeaseKind,
     holder: ObjectId,
 }
 
 impl Lease {
-    /// How often it must be renewed, amply.
+    /// How often a lease is renewed: several times before it ends.
     pub const RENEWAL: Duration = Duration::from_secs(2);
 
-    /// Tells this lease from all before and after it under the same name.
-    pub(super) fn holder(&self) -> ObjectId {
-        self.holder
+    /// The filter that finds the document if the lease is still this one's.
+    pub(super) fn still_held(&self) -> Document {
+        self.kind.held_by(self.holder)
     }
 
-    /// Goes on for as long again. `false` when somebody else has it by now.
+    /// Has the lease last for its whole length from now on. Returns `false` when
+    /// somebody else has it by now.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn renew(&self) -> Result<bool, StoreError> {
-        let ours = doc! { "_id": self.name, "holder": self.holder };
         let meta = self.store.meta::<Document>();
-        let changed = meta.update_one(ours, vec![extension()]).await?;
+        let renewed = vec![self.kind.extend()];
+        let changed = meta.update_one(self.still_held(), renewed).await?;
         Ok(changed.matched_count == 1)
     }
 
-    /// Lets the next one in. One that is not given up ends by itself.
+    /// Lets the next one in. A lease that is not given up ends by itself.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn give_up(self) -> Result<(), StoreError> {
-        let ours = doc! { "_id": self.name, "holder": self.holder };
-        let free = doc! { "$set": { "until": LONG_AGO } };
-        self.store.meta::<Document>().update_one(ours, free).await?;
+        let meta = self.store.meta::<Document>();
+        meta.update_one(self.still_held(), self.kind.end()).await?;
         Ok(())
     }
 }
 
-/// A lease that is renewed for as long as this is kept.
+/// A lease that a task renews for as long as this is kept.
 #[derive(Debug)]
 pub struct Renewed {
     lease: Lease,
@@ -78,7 +162,7 @@ pub struct Renewed {
 }
 
 impl Renewed {
-    /// Renews a lease from now on.
+    /// Renews the lease from now on.
     pub fn new(lease: Lease) -> Self {
         let (renews, renewed) = watch::channel(Instant::now());
         let renewing = tokio::spawn(renew(lease.clone(), renews));
@@ -89,19 +173,19 @@ impl Renewed {
         }
     }
 
-    /// What is renewed.
+    /// Returns the lease that is renewed.
     pub fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// Whether somebody else may have it: it could not be renewed for so long. To be
-    /// asked right before what only its holder is to do, since this process may have
-    /// been frozen.
+    /// Tells whether somebody else may have the lease, since it could not be renewed
+    /// for so long. To be asked right before what only its holder is to do: this
+    /// process may have been frozen.
     pub fn is_lost(&self) -> bool {
-        self.renewing.is_finished() || self.renewed.borrow().elapsed() >= SURE
+        self.renewing.is_finished() || self.renewed.borrow().elapsed() >= SAFE_AFTER_RENEWAL
     }
 
-    /// Lets the next one in.
+    /// Stops renewing the lease, and lets the next one in.
     pub async fn give_up(self) {
         self.renewing.abort();
         // An error says that the store is away: the lease ends by itself.
@@ -125,75 +209,69 @@ async fn renew(lease: Lease, renews: watch::Sender<Instant>) {
             Ok(false) => return,
             // The store is away: the work will notice that by itself, and the
             // lease may still be ours when it is back.
-            Err(_) if renews.borrow().elapsed() < SURE => {}
+            Err(_) if renews.borrow().elapsed() < SAFE_AFTER_RENEWAL => {}
             Err(_) => return,
         }
     }
 }
 
-fn extension() -> Document {
-    let millis = i64::try_from(LENGTH.as_millis()).unwrap_or(i64::MAX);
-    doc! { "$set": { "until": { "$add": ["$$NOW", millis] } } }
-}
-
 impl Store {
-    /// Takes the lease, if it is free, for a purpose that others are told.
-    /// `Err` inside: what it is taken for.
+    /// Takes the lease of those who work on the dead-letter queue, if it is free, for a
+    /// purpose that others are told. The inner error is the purpose for which somebody
+    /// else has it.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn lease(&self, purpose: &str) -> Result<Result<Lease, String>, StoreError> {
-        self.lease_named(DEAD_LETTERS, purpose).await
+        self.take_lease(DEAD_LETTERS, purpose).await
     }
 
-    pub(super) async fn lease_named(
+    /// Takes a lease, if it is free, for a purpose that others are told. The inner
+    /// error is the purpose for which somebody else has it.
+    pub(super) async fn take_lease(
         &self,
-        name: &'static str,
+        kind: LeaseKind,
         purpose: &str,
     ) -> Result<Result<Lease, String>, StoreError> {
         // A condition on the server's clock is not allowed in an upsert.
-        self.create_lease_named(name).await?;
+        self.create_lease(kind).await?;
         let meta = self.meta::<Document>();
         let holder = ObjectId::new();
-        let free = doc! { "_id": name, "$expr": { "$lt": ["$until", "$$NOW"] } };
-        let take = doc! { "$set": { "holder": holder, "purpose": { "$literal": purpose } } };
-        let taken = meta.update_one(free, vec![take, extension()]).await?;
+        let said = doc! { "$set": { "purpose": { "$literal": purpose } } };
+        let take = vec![kind.hand_to(holder), said, kind.extend()];
+        let taken = meta.update_one(kind.free(), take).await?;
         if taken.matched_count == 0 {
-            return Ok(Err(self.purpose(name).await?));
+            return Ok(Err(self.purpose(kind).await?));
         }
         let store = self.clone();
         Ok(Ok(Lease {
             store,
-            name,
+            kind,
             holder,
         }))
     }
 
-    /// Makes sure of its document.
-    pub(super) async fn create_lease(&self) -> Result<(), StoreError> {
-        self.create_lease_named(DEAD_LETTERS).await
-    }
-
-    async fn create_lease_named(&self, name: &str) -> Result<(), StoreError> {
-        let first = doc! { "$setOnInsert": { "until": LONG_AGO } };
+    /// Makes sure that the document of a lease is there.
+    pub(super) async fn create_lease(&self, kind: LeaseKind) -> Result<(), StoreError> {
+        let first = doc! { "$setOnInsert": { kind.until: LONG_AGO } };
         let meta = self.meta::<Document>();
-        let created = meta.update_one(doc! { "_id": name }, first);
+        let created = meta.update_one(doc! { "_id": kind.id }, first);
         created.upsert(true).await?;
         Ok(())
     }
 
-    /// Whether somebody has the lease.
+    /// Tells whether somebody works on the dead-letter queue.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn lease_taken(&self) -> Result<bool, StoreError> {
-        let taken = doc! { "_id": DEAD_LETTERS, "$expr": { "$gte": ["$until", "$$NOW"] } };
-        Ok(self.meta::<Document>().find_one(taken).await?.is_some())
+        let found = self.meta::<Document>().find_one(DEAD_LETTERS.taken());
+        Ok(found.await?.is_some())
     }
 
-    async fn purpose(&self, name: &str) -> Result<String, StoreError> {
+    async fn purpose(&self, kind: LeaseKind) -> Result<String, StoreError> {
         let meta = self.meta::<Document>();
-        let found = meta.find_one(doc! { "_id": name }).await?;
+        let found = meta.find_one(doc! { "_id": kind.id }).await?;
         let purpose = found.and_then(|lease| lease.get_str("purpose").map(str::to_owned).ok());
         Ok(purpose.unwrap_or_else(|| "something".into()))
     }

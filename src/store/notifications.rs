@@ -11,14 +11,11 @@ use serde::Deserialize;
 use super::commits::{Cut, Position};
 use super::fence::WriterId;
 use super::generation::{Generations, GenerationsDocument};
-use super::lease::Lease;
+use super::lease::{Lease, NOTIFICATIONS};
 use super::read::PlaceInShares;
 use super::schema::collection;
 use super::{Store, StoreError};
 use crate::event::{DialogId, InvalidId, TenantId, UserId};
-
-/// The lease and the cursor are one document.
-const NOTIFICATIONS: &str = "notifications";
 
 /// What is published: every commit up to the cut, and of the tenants that are to be
 /// told of anew, the shares up to a place.
@@ -219,7 +216,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn notifier_lease(&self) -> Result<Option<Lease>, StoreError> {
-        let lease = self.lease_named(NOTIFICATIONS, "publishing notifications");
+        let lease = self.take_lease(NOTIFICATIONS, "publishing notifications");
         Ok(lease.await?.ok())
     }
 
@@ -232,7 +229,7 @@ impl Store {
         let fields = doc! { "cursor": 1, "age": { "$toDouble": age } };
         let meta = self.meta::<Document>();
         let found = meta
-            .find_one(doc! { "_id": NOTIFICATIONS })
+            .find_one(doc! { "_id": NOTIFICATIONS.id })
             .projection(fields);
         let Some(found) = found.await? else {
             return Ok(None);
@@ -261,13 +258,12 @@ impl Store {
         cursor: &Cursor,
         age: Duration,
     ) -> Result<bool, StoreError> {
-        let ours = doc! { "_id": NOTIFICATIONS, "holder": lease.holder() };
         let literal = Bson::Document(doc! { "$literal": Document::from(cursor) });
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         let as_of = doc! { "$subtract": ["$$NOW", age] };
         let save = doc! { "$set": { "cursor": literal, "as_of": as_of } };
         let meta = self.meta::<Document>();
-        let saved = meta.update_one(ours, vec![save]).await?;
+        let saved = meta.update_one(lease.still_held(), vec![save]).await?;
         Ok(saved.matched_count == 1)
     }
 

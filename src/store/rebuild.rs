@@ -2,10 +2,9 @@
 //! `meta`. It says into which generation, and from where to go on, so that
 //! whoever drives it may die at any time.
 //!
-//! Only one process drives it: the one whose token stands in the document. It
-//! must come back to it before its lease is over, else another may take it.
-
-use std::time::Duration;
+//! Only one process drives it: the one that holds the [lease](super::lease) in the
+//! same document. It must come back to it before that is over, else another may take
+//! it.
 
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, Timestamp, doc, serialize_to_bson};
@@ -15,15 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::documents::below;
 use super::generation::{GENERATIONS, Generation, Generations};
+use super::lease::REBUILD;
 use super::replay::Since;
 use super::schema::collection;
 use super::{Store, StoreError};
 use crate::event::TenantId;
-
-/// The `_id` of the document.
-const REBUILD: &str = "rebuild";
-/// For how long a rebuild belongs to who drives it.
-const LEASE: Duration = Duration::from_secs(30);
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +51,6 @@ pub struct Rebuilding {
     replayed: i64,
     by: String,
     started_at: DateTime,
-    lease: DateTime,
 }
 
 /// What came of asking for the rebuild.
@@ -82,7 +76,9 @@ impl Rebuilding {
     /// When what is stored names no tenant.
     pub fn tenant(&self) -> Result<Option<TenantId>, StoreError> {
         let tenant = self.tenant.as_deref().map(TenantId::new).transpose();
-        tenant.map_err(|error| StoreError::Answer(format!("`{REBUILD}` has a tenant with {error}")))
+        tenant.map_err(|error| {
+            StoreError::Answer(format!("`{}` has a tenant with {error}", REBUILD.id))
+        })
     }
 
     /// Into which generation.
@@ -138,11 +134,6 @@ impl Rebuilding {
     pub fn note_switched(&mut self) {
         self.phase = Phase::Cleaning;
     }
-
-    fn lease() -> DateTime {
-        let millis = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-        DateTime::from_millis(DateTime::now().timestamp_millis().saturating_add(millis))
-    }
 }
 
 impl Store {
@@ -151,26 +142,26 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn claim_rebuild(&self, by: &str) -> Result<Claim, StoreError> {
-        let free = doc! { "_id": REBUILD, "lease": { "$lt": DateTime::now() } };
-        let ours = doc! { "$set": {
-            "token": ObjectId::new(), "by": by, "lease": Rebuilding::lease(),
-        } };
-        let meta = self.meta::<Rebuilding>();
-        let claimed = meta
-            .find_one_and_update(free, ours)
+        let token = ObjectId::new();
+        let said = doc! { "$set": { "by": { "$literal": by } } };
+        let take = vec![REBUILD.hand_to(token), said, REBUILD.extend()];
+        let claimed = self
+            .meta::<Rebuilding>()
+            .find_one_and_update(REBUILD.free(), take)
             .return_document(ReturnDocument::After)
             .await?;
         if let Some(rebuilding) = claimed {
             return Ok(Claim::Ours(Box::new(rebuilding)));
         }
-        let found = meta.find_one(doc! { "_id": REBUILD }).await?;
-        Ok(found.map_or(Claim::None, |theirs| {
-            let now = DateTime::now().timestamp_millis();
-            let left = theirs.lease.timestamp_millis().saturating_sub(now);
-            Claim::Busy {
-                seconds: left.max(0) / 1_000 + 1,
-                by: theirs.by,
-            }
+        let fields = doc! { "by": 1, "left": REBUILD.left_millis() };
+        let found = self
+            .meta::<Holder>()
+            .find_one(doc! { "_id": REBUILD.id })
+            .projection(fields)
+            .await?;
+        Ok(found.map_or(Claim::None, |theirs| Claim::Busy {
+            seconds: theirs.left as i64 / 1_000 + 1,
+            by: theirs.by,
         }))
     }
 
@@ -213,11 +204,12 @@ impl Store {
             replayed: 0,
             by: by.to_owned(),
             started_at: DateTime::now(),
-            lease: Rebuilding::lease(),
         };
-        let mut document = encoded(&rebuilding)?;
-        document.insert("_id", REBUILD);
-        self.meta::<Document>().insert_one(document).await?;
+        // An upsert and not an insert: only an update knows the server's clock.
+        let begin = vec![stored(&rebuilding)?, REBUILD.extend()];
+        let meta = self.meta::<Document>();
+        let begun = meta.update_one(REBUILD.never_held(), begin);
+        begun.upsert(true).await?;
         Ok(rebuilding)
     }
 
@@ -226,10 +218,9 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn save_rebuild(&self, rebuilding: &mut Rebuilding) -> Result<bool, StoreError> {
-        rebuilding.lease = Rebuilding::lease();
-        let ours = doc! { "_id": REBUILD, "token": rebuilding.token };
-        let change = doc! { "$set": encoded(rebuilding)? };
+    pub async fn save_rebuild(&self, rebuilding: &Rebuilding) -> Result<bool, StoreError> {
+        let ours = REBUILD.held_by(rebuilding.token);
+        let change = vec![stored(rebuilding)?, REBUILD.extend()];
         let changed = self.meta::<Document>().update_one(ours, change).await?;
         Ok(changed.matched_count == 1)
     }
@@ -239,9 +230,9 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn release_rebuild(&self, rebuilding: &Rebuilding) -> Result<(), StoreError> {
-        let ours = doc! { "_id": REBUILD, "token": rebuilding.token };
-        let free = doc! { "$set": { "lease": DateTime::MIN } };
-        self.meta::<Document>().update_one(ours, free).await?;
+        let ours = REBUILD.held_by(rebuilding.token);
+        let meta = self.meta::<Document>();
+        meta.update_one(ours, REBUILD.end()).await?;
         Ok(())
     }
 
@@ -268,7 +259,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; running it again goes on where it stopped.
-    pub async fn clean_up_rebuild(&self, rebuilding: &mut Rebuilding) -> Result<(), StoreError> {
+    pub async fn clean_up_rebuild(&self, rebuilding: &Rebuilding) -> Result<(), StoreError> {
         if !self.save_rebuild(rebuilding).await? {
             return Ok(());
         }
@@ -295,7 +286,7 @@ impl Store {
                 unused.drop().await?;
             }
         }
-        let ours = doc! { "_id": REBUILD, "token": rebuilding.token };
+        let ours = REBUILD.held_by(rebuilding.token);
         self.meta::<Document>().delete_one(ours).await?;
         Ok(())
     }
@@ -338,10 +329,22 @@ struct Numbered {
     latest: u32,
 }
 
-fn encoded(rebuilding: &Rebuilding) -> Result<Document, StoreError> {
-    match serialize_to_bson(rebuilding) {
-        Ok(Bson::Document(document)) => Ok(document),
-        Ok(other) => Err(StoreError::Answer(format!("a rebuild encoded as {other}"))),
-        Err(error) => Err(StoreError::Driver(error.into())),
-    }
+/// Who drives a rebuild, and for how many milliseconds they may yet be silent.
+#[derive(Deserialize)]
+struct Holder {
+    by: String,
+    left: f64,
+}
+
+/// The stage of an update that stores a rebuild as it is, but for the lease's end.
+fn stored(rebuilding: &Rebuilding) -> Result<Document, StoreError> {
+    let document = match serialize_to_bson(rebuilding) {
+        Ok(Bson::Document(document)) => document,
+        Ok(other) => return Err(StoreError::Answer(format!("a rebuild encoded as {other}"))),
+        Err(error) => return Err(StoreError::Driver(error.into())),
+    };
+    // No value of it is an expression, whatever a tenant is called.
+    let fields = document.into_iter();
+    let fields = fields.map(|(name, value)| (name, Bson::from(doc! { "$literal": value })));
+    Ok(doc! { "$set": fields.collect::<Document>() })
 }

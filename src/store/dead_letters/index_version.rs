@@ -20,7 +20,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn is_index_current(&self) -> Result<bool, StoreError> {
-        let current = doc! { "_id": DEAD_LETTERS, "rules": { "$gte": RULES } };
+        let current = doc! { "_id": DEAD_LETTERS.id, "rules": { "$gte": RULES } };
         Ok(self.meta::<Document>().find_one(current).await?.is_some())
     }
 
@@ -31,7 +31,8 @@ impl Store {
     pub async fn note_index_current(&self) -> Result<(), StoreError> {
         let meta = self.meta::<Document>();
         let note = doc! { "$max": { "rules": RULES } };
-        meta.update_one(doc! { "_id": DEAD_LETTERS }, note).await?;
+        meta.update_one(doc! { "_id": DEAD_LETTERS.id }, note)
+            .await?;
         Ok(())
     }
 
@@ -44,7 +45,7 @@ impl Store {
         if letters.find_one(doc! {}).await?.is_some() {
             return Ok(());
         }
-        self.create_lease().await?;
+        self.create_lease(DEAD_LETTERS).await?;
         self.note_index_current().await
     }
 }

@@ -177,7 +177,7 @@ impl Store {
     /// Any [`StoreError`].
     pub async fn sender_lease(&self) -> Result<Option<Lease>, StoreError> {
         Ok(self
-            .lease_named(lease::UNSENT_LETTERS, "sending letters")
+            .take_lease(lease::UNSENT_LETTERS, "sending letters")
             .await?
             .ok())
     }
