@@ -26,6 +26,7 @@ pub mod schema;
 mod stale;
 pub mod standing;
 mod statements;
+mod transaction;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -44,6 +45,7 @@ pub use load::{Loader, MAX_TAIL};
 pub use migrate::Retention;
 pub use notifications::{Cursor, SavedCursor, Walk};
 pub use read::{CommitFeed, Reader};
+pub use transaction::{TransactionCounts, TransactionLabel};
 
 /// How long an operation looks for a server before it fails, unless the URL
 /// says otherwise. The driver's 30 s would keep gRPC calls from being told.
@@ -78,6 +80,8 @@ pub struct Store {
     made_of: access::Fingerprint,
     /// Rung when a connection turns out to be logged out.
     logged_out: Arc<Notify>,
+    /// Transactions that were run through any clone.
+    transactions: TransactionCounts,
 }
 
 /// One client of the driver and what is asked through it.
@@ -104,7 +108,13 @@ impl Store {
             pinned: None,
             made_of: access.fingerprint,
             logged_out: Arc::default(),
+            transactions: TransactionCounts::default(),
         })
+    }
+
+    /// Returns the counts of transactions, for the metrics.
+    pub fn transactions(&self) -> TransactionCounts {
+        self.transactions.clone()
     }
 
     /// The same store, but through one client of the driver for good: a session

@@ -6,16 +6,15 @@
 //! type that would change.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use mongodb::bson::{DateTime, Document, RawArrayBuf, RawDocumentBuf, rawdoc};
-use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
 use mongodb::{ClientSession, Database};
 
 use super::commits::{Committed, Record, record_of, written_at};
 use super::fence::Enrolment;
 use super::generation::Generations;
 use super::statements::{Events, Verb, Write, writes};
+use super::transaction::Transaction;
 use super::{Store, StoreError};
 use crate::derive::Changes;
 use crate::failpoint::{self, Point};
@@ -24,10 +23,6 @@ use crate::failpoint::{self, Point};
 const MAX_STATEMENTS: usize = 20_000;
 /// Bytes in one command. The server allows a document of 16 MiB.
 const MAX_BYTES: usize = 8 << 20;
-/// How long a commit with an unknown outcome is repeated. Past that the caller
-/// looks whether its events are in the journal.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
-
 impl Store {
     /// Writes a batch: all of it, or nothing.
     ///
@@ -44,7 +39,7 @@ impl Store {
         let record = Record::of(changes, written_at(now));
         let mut writes = writes(changes, by.generations(), Events::Taken, now)?;
         let committed = prove(&mut writes, record, by)?;
-        self.write(&writes).await?;
+        self.write("commit", &writes).await?;
         by.count();
         Ok(committed)
     }
@@ -60,45 +55,46 @@ impl Store {
         to: &Generations,
     ) -> Result<(), StoreError> {
         let writes = writes(changes, to, Events::Replayed, DateTime::now())?;
-        self.write(&writes).await
+        self.write("commit_replayed", &writes).await
     }
 
-    /// Writes all of it, or nothing. Statements are written in their order.
+    /// Writes all of it, or nothing, in a transaction of this name. Statements are
+    /// written in their order.
     ///
     /// # Errors
     /// As [`Store::commit`].
-    pub(super) async fn write(&self, writes: &[Write]) -> Result<(), StoreError> {
-        let store = self.pinned();
-        let (mut session, database) = (store.begin().await?, store.database());
-        failpoint::pass(Point::TransactionBegun);
-        for write in writes {
-            if let Err(error) = write.run(&database, &mut session).await {
-                // The server ends the transaction by itself where this fails.
-                let _ = session.abort_transaction().await;
-                return Err(error);
-            }
-        }
-        failpoint::pass(Point::BeforeCommit);
-        commit(&mut session).await?;
+    pub(super) async fn write(
+        &self,
+        name: &'static str,
+        writes: &[Write],
+    ) -> Result<(), StoreError> {
+        self.run_transaction(&Writing { name, writes }).await?;
         failpoint::pass(Point::AfterCommit);
         Ok(())
     }
+}
 
-    /// Begins a transaction whose commit outlives any failover. What is written
-    /// in it goes through the same [`pinned`](Store::pinned) store.
-    pub(super) async fn begin(&self) -> Result<ClientSession, StoreError> {
-        let mut session = self.client().start_session().await?;
-        session
-            .start_transaction()
-            .read_concern(ReadConcern::snapshot())
-            .write_concern(
-                WriteConcern::builder()
-                    .w(Acknowledgment::Majority)
-                    .journal(true)
-                    .build(),
-            )
-            .await?;
-        Ok(session)
+/// The transaction of [`Store::write`].
+struct Writing<'w> {
+    name: &'static str,
+    writes: &'w [Write],
+}
+
+impl Transaction for Writing<'_> {
+    type Output = ();
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    async fn run(&self, store: &Store, session: &mut ClientSession) -> Result<(), StoreError> {
+        let database = store.database();
+        failpoint::pass(Point::TransactionBegun);
+        for write in self.writes {
+            write.run(&database, session).await?;
+        }
+        failpoint::pass(Point::BeforeCommit);
+        Ok(())
     }
 }
 
@@ -118,16 +114,6 @@ pub(super) fn prove(
         number: by.next(),
         record: Arc::new(record),
     })
-}
-
-pub(super) async fn commit(session: &mut ClientSession) -> Result<(), StoreError> {
-    let started = Instant::now();
-    loop {
-        match session.commit_transaction().await.map_err(StoreError::from) {
-            Err(error) if error.is_unknown_commit() && started.elapsed() < COMMIT_PATIENCE => {}
-            outcome => return outcome,
-        }
-    }
 }
 
 impl Write {

@@ -19,10 +19,10 @@ use mongodb::bson::{DateTime, Document, doc, rawdoc};
 use mongodb::options::ReturnDocument;
 use mongodb::{ClientSession, Collection};
 
-use super::commit::commit;
 use super::generation::{GENERATIONS, Generation, Generations, GenerationsDocument, RULES};
 use super::schema::collection;
 use super::statements::{Verb, Write};
+use super::transaction::Transaction;
 use super::{Store, StoreError};
 use crate::event::TenantId;
 
@@ -130,55 +130,7 @@ impl Store {
     /// [`StoreError::SwitchingOver`] behind a fence; any other of class
     /// conflict when others enrol as well.
     pub async fn enrol(&self) -> Result<Enrolment, StoreError> {
-        let store = self.pinned();
-        let mut session = store.begin().await?;
-        let found = match store.enter(&mut session).await {
-            Ok(found) => found,
-            Err(error) => {
-                let _ = session.abort_transaction().await;
-                return Err(error);
-            }
-        };
-        let generations = Generations::try_from(found)?;
-        let writer = WriterId::unique();
-        let writers = store.database().collection(collection::WRITERS);
-        writers
-            .insert_one(doc! {
-                "_id": writer.0,
-                "epoch": generations.epoch,
-                "commits": 0_i64,
-                "at": DateTime::now(),
-            })
-            .session(&mut session)
-            .await?;
-        commit(&mut session).await?;
-        Ok(Enrolment {
-            writer,
-            generations: Arc::new(generations),
-            commits: 0,
-        })
-    }
-
-    /// Notes in `generations` that a writer enrols, and lifts a fence that is
-    /// past its end.
-    async fn enter(&self, session: &mut ClientSession) -> Result<GenerationsDocument, StoreError> {
-        let open = doc! { "_id": GENERATIONS, "fence": null };
-        let enter = doc! { "$inc": { "enrolled": 1_i64 } };
-        let over = doc! { "_id": GENERATIONS, "fence.until": { "$lt": DateTime::now() } };
-        let lift =
-            doc! { "$inc": { "enrolled": 1_i64, "epoch": 1_i64 }, "$unset": { "fence": "" } };
-        for (filter, change) in [(open, enter), (over, lift)] {
-            let changed = self
-                .meta::<GenerationsDocument>()
-                .find_one_and_update(filter, change)
-                .return_document(ReturnDocument::After)
-                .session(&mut *session)
-                .await?;
-            if let Some(found) = changed {
-                return Ok(found);
-            }
-        }
-        Err(StoreError::SwitchingOver)
+        self.run_transaction(&Enrolling).await
     }
 
     /// Removes writers that have not written for so long: most are gone, the
@@ -192,28 +144,11 @@ impl Store {
         let millis = i64::try_from(silent.as_millis()).unwrap_or(i64::MAX);
         let latest = DateTime::now().timestamp_millis().saturating_sub(millis);
         let gone = doc! { "at": { "$lt": DateTime::from_millis(latest) } };
-        let store = self.pinned();
-        let writers = store.database().collection::<Document>(collection::WRITERS);
+        let writers = self.database().collection::<Document>(collection::WRITERS);
         if writers.find_one(gone.clone()).await?.is_none() {
             return Ok(());
         }
-        let mut session = store.begin().await?;
-        let removed = async {
-            writers.delete_many(gone).session(&mut session).await?;
-            store
-                .meta::<Document>()
-                .update_one(
-                    doc! { "_id": GENERATIONS },
-                    doc! { "$inc": { "removed": 1_i64 } },
-                )
-                .session(&mut session)
-                .await
-        };
-        if let Err(error) = removed.await {
-            let _ = session.abort_transaction().await;
-            return Err(error.into());
-        }
-        commit(&mut session).await
+        self.run_transaction(&RemovingWriters { gone }).await
     }
 
     /// Keeps all writers out for at most so long. When it returns, all that
@@ -349,5 +284,89 @@ impl Store {
 
     pub(super) fn meta<T: Send + Sync>(&self) -> Collection<T> {
         self.database().collection(collection::META)
+    }
+}
+
+/// The transaction that enrols a writer.
+struct Enrolling;
+
+impl Transaction for Enrolling {
+    type Output = Enrolment;
+
+    fn name(&self) -> &'static str {
+        "enrol"
+    }
+
+    async fn run(
+        &self,
+        store: &Store,
+        session: &mut ClientSession,
+    ) -> Result<Enrolment, StoreError> {
+        let generations = Generations::try_from(enter(store, session).await?)?;
+        let writer = WriterId::unique();
+        let writers = store.database().collection(collection::WRITERS);
+        writers
+            .insert_one(doc! {
+                "_id": writer.0,
+                "epoch": generations.epoch,
+                "commits": 0_i64,
+                "at": DateTime::now(),
+            })
+            .session(session)
+            .await?;
+        Ok(Enrolment {
+            writer,
+            generations: Arc::new(generations),
+            commits: 0,
+        })
+    }
+}
+
+/// Notes in `generations` that a writer enrols, and lifts a fence that is past its
+/// end.
+async fn enter(
+    store: &Store,
+    session: &mut ClientSession,
+) -> Result<GenerationsDocument, StoreError> {
+    let open = doc! { "_id": GENERATIONS, "fence": null };
+    let enter = doc! { "$inc": { "enrolled": 1_i64 } };
+    let over = doc! { "_id": GENERATIONS, "fence.until": { "$lt": DateTime::now() } };
+    let lift = doc! { "$inc": { "enrolled": 1_i64, "epoch": 1_i64 }, "$unset": { "fence": "" } };
+    for (filter, change) in [(open, enter), (over, lift)] {
+        let changed = store
+            .meta::<GenerationsDocument>()
+            .find_one_and_update(filter, change)
+            .return_document(ReturnDocument::After)
+            .session(&mut *session)
+            .await?;
+        if let Some(found) = changed {
+            return Ok(found);
+        }
+    }
+    Err(StoreError::SwitchingOver)
+}
+
+/// The transaction that removes silent writers, and counts that it did.
+struct RemovingWriters {
+    /// The filter that finds them.
+    gone: Document,
+}
+
+impl Transaction for RemovingWriters {
+    type Output = ();
+
+    fn name(&self) -> &'static str {
+        "remove_writers"
+    }
+
+    async fn run(&self, store: &Store, session: &mut ClientSession) -> Result<(), StoreError> {
+        let writers = store.database().collection::<Document>(collection::WRITERS);
+        let gone = writers.delete_many(self.gone.clone());
+        gone.session(&mut *session).await?;
+        let counted = doc! { "$inc": { "removed": 1_i64 } };
+        let meta = store.meta::<Document>();
+        let counted = meta.update_one(doc! { "_id": GENERATIONS }, counted);
+        counted.session(session).await?;
+        Ok(())
     }
 }

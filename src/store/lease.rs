@@ -265,8 +265,8 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn lease_taken(&self) -> Result<bool, StoreError> {
-        let found = self.meta::<Document>().find_one(DEAD_LETTERS.taken());
-        Ok(found.await?.is_some())
+        let meta = self.meta::<Document>();
+        Ok(meta.find_one(DEAD_LETTERS.taken()).await?.is_some())
     }
 
     async fn purpose(&self, kind: LeaseKind) -> Result<String, StoreError> {

@@ -59,7 +59,7 @@ impl Store {
         let mut writes = writes(key, recounted, reason, generation, now)?;
         let record = Record::of_tenant(&key.tenant, written_at(now));
         prove(&mut writes, record, &enrolment)?;
-        self.write(&writes).await
+        self.write("repair", &writes).await
     }
 
     /// As [`Store::repair`], of a message whose create is not known.
@@ -99,7 +99,7 @@ impl Store {
         ];
         let told = Record::of_tenant(&key.tenant, written_at(now));
         prove(&mut writes, told, &enrolment)?;
-        self.write(&writes).await
+        self.write("repair", &writes).await
     }
 
     /// Enrols, if what was recounted is still where documents are.

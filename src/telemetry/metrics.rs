@@ -22,6 +22,7 @@ pub use serving::{Forgotten, MemoryUse, ServingMetrics, Source, WatchMetrics};
 use super::process::Resident;
 use crate::derive::changes::Disagreement;
 use crate::event::stated::Implausible;
+use crate::store::TransactionCounts;
 
 /// What can come of asking who calls.
 const AUTH_OUTCOMES: [&str; 6] = [
@@ -203,6 +204,16 @@ impl Metrics {
             drop(metrics.auth_calls.get_or_create(&Label { kind }));
         }
         metrics
+    }
+
+    /// Registers what the store counts by itself, under the same prefix.
+    pub fn register_transactions(registry: &mut Registry, counts: TransactionCounts) {
+        let registry = registry.sub_registry_with_prefix("chat_counters");
+        registry.register(
+            "store_transactions",
+            "Transactions on MongoDB, by name and by what came of them",
+            counts,
+        );
     }
 
     fn register(&self, registry: &mut Registry) {

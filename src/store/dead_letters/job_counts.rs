@@ -20,9 +20,9 @@ use serde::Deserialize;
 use super::index::{ACTED, LetterCollection, one_of};
 use super::jobs::{FailedLetter, JobId};
 use crate::deadletter::{Filter, LetterId};
-use crate::store::commit::commit;
 use crate::store::schema::collection::DEAD_LETTER_JOBS;
-use crate::store::{Class, Store, StoreError};
+use crate::store::transaction::{OnConflict, Transaction};
+use crate::store::{Store, StoreError};
 
 /// Says of an entry that the job which has replayed its letter knows of it.
 const COUNTED: &str = "counted";
@@ -30,13 +30,12 @@ const COUNTED: &str = "counted";
 const AT_ONCE: usize = 1_000;
 /// Letters that failed which the record of a job names.
 const FAILURES_TOLD: i32 = 100;
-/// How often a change is tried that meets somebody else's, and how long it waits
-/// between: in all, longer than a process that was killed in the middle of a
-/// transaction can be in the way.
-const TRIES: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(100);
-/// After so many tries it may be that of a process that was killed.
-const STALE: u32 = 10;
+/// Conflicts are with other jobs' changes, and pass: in all, it is tried for longer than
+/// a process that was killed in the middle of a transaction can be in the way.
+const ON_CONFLICT: OnConflict = OnConflict::Retry {
+    retries: 100,
+    pause: Duration::from_millis(100),
+};
 
 /// Entries that jobs have selected and not acted upon, and what becomes of them.
 struct EntryChange {
@@ -50,13 +49,12 @@ struct EntryChange {
     noted: Document,
 }
 
-/// A change of entries and of what their jobs come to, in one transaction.
-enum Change<'a> {
-    Settled(&'a EntryChange),
-    /// These are back, after a job had replayed them.
-    Counted(&'a [LetterId]),
+/// Letters that are back, after a job had replayed them.
+struct CountingFailedAgain<'l> {
+    ids: &'l [LetterId],
 }
 
+/// What becomes of entries.
 enum Becomes {
     Gone,
     /// Changed so.
@@ -231,128 +229,11 @@ impl Store {
         if ids.is_empty() {
             return Ok(());
         }
-        self.persevere(Change::Counted(ids)).await
-    }
-
-    async fn count_back_within(
-        &self,
-        session: &mut ClientSession,
-        ids: &[LetterId],
-    ) -> Result<(), StoreError> {
-        #[derive(Deserialize)]
-        struct Back {
-            #[serde(rename = "_id")]
-            id: String,
-            replayed_by: String,
-        }
-        let mut new = one_of(ids);
-        new.insert("replayed_by", doc! { "$exists": true });
-        new.insert(COUNTED, doc! { "$ne": true });
-        let letters = self.letters_in::<Back>(LetterCollection::Queue);
-        let mut found = letters
-            .find(new)
-            .projection(doc! { "replayed_by": 1 })
-            .batch_size(AT_ONCE as u32)
-            .session(&mut *session)
-            .await?;
-        let (mut ids, mut counts) = (Vec::new(), BTreeMap::<String, i64>::new());
-        while let Some(back) = found.next(&mut *session).await.transpose()? {
-            ids.push(back.id);
-            *counts.entry(back.replayed_by).or_default() += 1;
-        }
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let letters = self.letters_in::<Document>(LetterCollection::Queue);
-        let counted = doc! { "$set": { COUNTED: true } };
-        let these = doc! { "_id": { "$in": ids } };
-        let counted = letters.update_many(these, counted);
-        counted.session(&mut *session).await?;
-        let jobs = self.database().collection::<Document>(DEAD_LETTER_JOBS);
-        for (job, count) in counts {
-            let more = doc! { "$inc": { "failed_again": count } };
-            let job = jobs.update_one(doc! { "_id": job }, more);
-            job.session(&mut *session).await?;
-        }
-        Ok(())
+        self.run_transaction(&CountingFailedAgain { ids }).await
     }
 
     async fn settle(&self, settling: &EntryChange) -> Result<(), StoreError> {
-        self.persevere(Change::Settled(settling)).await
-    }
-
-    /// Makes a change, as often as it meets somebody else's.
-    async fn persevere(&self, change: Change<'_>) -> Result<(), StoreError> {
-        let mut tries = 0;
-        loop {
-            match self.change_once(&change).await {
-                Err(error) if error.class() == Class::Conflict && tries < TRIES => {}
-                outcome => return outcome,
-            }
-            tries += 1;
-            if tries % STALE == 0 {
-                self.end_stale_transactions().await?;
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    async fn change_once(&self, change: &Change<'_>) -> Result<(), StoreError> {
-        let store = self.pinned();
-        let mut session = store.begin().await?;
-        let changed = match *change {
-            Change::Settled(settling) => store.settle_within(&mut session, settling).await,
-            Change::Counted(ids) => store.count_back_within(&mut session, ids).await,
-        };
-        if changed.is_ok() {
-            return commit(&mut session).await;
-        }
-        // The server ends the transaction by itself where this fails.
-        let _ = session.abort_transaction().await;
-        changed
-    }
-
-    async fn settle_within(
-        &self,
-        session: &mut ClientSession,
-        settling: &EntryChange,
-    ) -> Result<(), StoreError> {
-        let open = doc! { "job": { "$exists": true }, "state": null };
-        let mut found = self
-            .letters_in::<SelectedEntry>(settling.collection)
-            .find(doc! { "$and": [&settling.which, open] })
-            .projection(counted())
-            // In one answer.
-            .batch_size(AT_ONCE as u32)
-            .session(&mut *session)
-            .await?;
-        let mut ids: Vec<Bson> = Vec::new();
-        let mut counts: BTreeMap<String, i64> = BTreeMap::new();
-        while let Some(entry) = found.next(&mut *session).await.transpose()? {
-            let letters = entry.letters();
-            ids.push(entry.id.into());
-            *counts.entry(entry.job).or_default() += letters;
-        }
-        let letters = self.letters_in::<Document>(settling.collection);
-        let these = doc! { "_id": { "$in": ids } };
-        match &settling.becomes {
-            Becomes::Gone => {
-                letters.delete_many(these).session(&mut *session).await?;
-            }
-            Becomes::Changed(by) => {
-                let changed = letters.update_many(these, by.clone());
-                changed.session(&mut *session).await?;
-            }
-        }
-        let jobs = self.database().collection::<Document>(DEAD_LETTER_JOBS);
-        for (job, count) in counts {
-            // A job that has ended has nothing more to count.
-            let job = doc! { "_id": job, "finished_at": null };
-            let mut change = settling.noted.clone();
-            change.insert("$inc", doc! { settling.counted_as: count });
-            jobs.update_one(job, change).session(&mut *session).await?;
-        }
-        Ok(())
+        self.run_transaction(settling).await
     }
 
     async fn some_ids(
@@ -373,6 +254,108 @@ impl Store {
             .projection(doc! { "_id": 1 });
         let ids = found.await?.map_ok(|entry| entry.id);
         Ok(ids.try_collect().await?)
+    }
+}
+
+impl Transaction for EntryChange {
+    type Output = ();
+
+    fn name(&self) -> &'static str {
+        "settle_dead_letters"
+    }
+
+    fn on_conflict(&self) -> OnConflict {
+        ON_CONFLICT
+    }
+
+    async fn run(&self, store: &Store, session: &mut ClientSession) -> Result<(), StoreError> {
+        let open = doc! { "job": { "$exists": true }, "state": null };
+        let mut found = store
+            .letters_in::<SelectedEntry>(self.collection)
+            .find(doc! { "$and": [&self.which, open] })
+            .projection(counted())
+            // In one answer.
+            .batch_size(AT_ONCE as u32)
+            .session(&mut *session)
+            .await?;
+        let mut ids: Vec<Bson> = Vec::new();
+        let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+        while let Some(entry) = found.next(&mut *session).await.transpose()? {
+            let letters = entry.letters();
+            ids.push(entry.id.into());
+            *counts.entry(entry.job).or_default() += letters;
+        }
+        let letters = store.letters_in::<Document>(self.collection);
+        let these = doc! { "_id": { "$in": ids } };
+        match &self.becomes {
+            Becomes::Gone => {
+                letters.delete_many(these).session(&mut *session).await?;
+            }
+            Becomes::Changed(by) => {
+                let changed = letters.update_many(these, by.clone());
+                changed.session(&mut *session).await?;
+            }
+        }
+        let jobs = store.database().collection::<Document>(DEAD_LETTER_JOBS);
+        for (job, count) in counts {
+            // A job that has ended has nothing more to count.
+            let job = doc! { "_id": job, "finished_at": null };
+            let mut change = self.noted.clone();
+            change.insert("$inc", doc! { self.counted_as: count });
+            jobs.update_one(job, change).session(&mut *session).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Transaction for CountingFailedAgain<'_> {
+    type Output = ();
+
+    fn name(&self) -> &'static str {
+        "count_failed_again"
+    }
+
+    fn on_conflict(&self) -> OnConflict {
+        ON_CONFLICT
+    }
+
+    async fn run(&self, store: &Store, session: &mut ClientSession) -> Result<(), StoreError> {
+        #[derive(Deserialize)]
+        struct Back {
+            #[serde(rename = "_id")]
+            id: String,
+            replayed_by: String,
+        }
+        let mut new = one_of(self.ids);
+        new.insert("replayed_by", doc! { "$exists": true });
+        new.insert(COUNTED, doc! { "$ne": true });
+        let letters = store.letters_in::<Back>(LetterCollection::Queue);
+        let mut found = letters
+            .find(new)
+            .projection(doc! { "replayed_by": 1 })
+            .batch_size(AT_ONCE as u32)
+            .session(&mut *session)
+            .await?;
+        let (mut ids, mut counts) = (Vec::new(), BTreeMap::<String, i64>::new());
+        while let Some(back) = found.next(&mut *session).await.transpose()? {
+            ids.push(back.id);
+            *counts.entry(back.replayed_by).or_default() += 1;
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let letters = store.letters_in::<Document>(LetterCollection::Queue);
+        let counted = doc! { "$set": { COUNTED: true } };
+        let these = doc! { "_id": { "$in": ids } };
+        let counted = letters.update_many(these, counted);
+        counted.session(&mut *session).await?;
+        let jobs = store.database().collection::<Document>(DEAD_LETTER_JOBS);
+        for (job, count) in counts {
+            let more = doc! { "$inc": { "failed_again": count } };
+            let job = jobs.update_one(doc! { "_id": job }, more);
+            job.session(&mut *session).await?;
+        }
+        Ok(())
     }
 }
 
