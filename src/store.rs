@@ -6,9 +6,7 @@ pub mod commits;
 pub mod dead_letters;
 mod documents;
 pub mod error;
-pub mod fence;
 mod follow;
-pub mod generation;
 pub mod inspect;
 mod journal;
 mod lease;
@@ -21,7 +19,6 @@ pub mod read;
 pub mod rebuild;
 pub mod recount;
 pub mod repair;
-pub mod replay;
 pub mod schema;
 mod stale;
 pub mod standing;
@@ -36,7 +33,7 @@ use mongodb::options::{
     Acknowledgment, ClientOptions, DatabaseOptions, ReadConcern, ReadPreference, SelectionCriteria,
     SessionOptions, WriteConcern,
 };
-use mongodb::{Client, ClientSession, Database};
+use mongodb::{Client, ClientSession, Collection, Database};
 use tokio::sync::Notify;
 
 pub use error::{Class, StoreError};
@@ -178,6 +175,12 @@ impl Store {
     /// The service's database.
     pub fn database(&self) -> Database {
         self.handles().database
+    }
+
+    /// The collection of what the service notes of itself: leases, generations, the
+    /// rebuild under way, how far notifications are.
+    fn meta<T: Send + Sync>(&self) -> Collection<T> {
+        self.database().collection(schema::collection::META)
     }
 }
 

@@ -10,8 +10,8 @@ use crate::event::{DialogId, Micros, TenantId, UserId};
 use crate::history::{Origin, Position};
 use crate::serving::watching::Since;
 use crate::store::commits::Cut;
-use crate::store::fence::WriterId;
 use crate::store::read::{self, DialogOrder, PlaceInOrder};
+use crate::store::rebuild::fence::WriterId;
 
 const VERSION: &str = "1";
 const CHECKSUM_DIGITS: usize = 16;

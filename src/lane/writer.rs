@@ -16,8 +16,8 @@ use crate::derive::{Batch, Changes, EventOutcome, FORESEEN_ROUNDS, LoadMode, Mis
 use crate::event::Event;
 use crate::failpoint::{self, Point};
 use crate::store::commits::Committed;
-use crate::store::fence::Enrolment;
-use crate::store::generation::{Generation, Generations};
+use crate::store::rebuild::fence::Enrolment;
+use crate::store::rebuild::generation::{Generation, Generations};
 use crate::store::{CommitFeed, Loader, MAX_TAIL, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 

@@ -20,8 +20,8 @@ use crate::failpoint::{self, Point};
 use crate::lane::{Writer, share_of};
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
+use crate::store::rebuild::replay::{JournalFollower, is_history_lost};
 use crate::store::rebuild::{Claim, Phase, Rebuilding};
-use crate::store::replay::{JournalFollower, is_history_lost};
 use crate::store::{Class, Store, StoreError};
 
 /// Writers side by side.

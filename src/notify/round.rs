@@ -21,8 +21,8 @@ use crate::bus::notifier::Notifier;
 use crate::event::{DialogId, Micros, TenantId};
 use crate::failpoint::{self, Point};
 use crate::store::commits::{Cut, Position, Record, Span};
-use crate::store::fence::WriterId;
 use crate::store::read::{MOST_SHARES, Members, MembersOf, SharesAfter};
+use crate::store::rebuild::fence::WriterId;
 use crate::store::{Cursor, Renewed, Store, StoreError, Walk, detached};
 
 /// Messages that a round comes to, roughly, and that are worked on together: what is

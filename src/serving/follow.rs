@@ -14,7 +14,7 @@ use crate::failpoint::{self, Point};
 use crate::shutdown::Shutdown;
 use crate::store::commits::Cut;
 use crate::store::commits::{Committed, Position, Record, Span};
-use crate::store::fence::WriterId;
+use crate::store::rebuild::fence::WriterId;
 use crate::store::{StoreError, detached};
 use crate::telemetry::metrics::Forgotten;
 

@@ -50,7 +50,7 @@ use std::sync::Arc;
 
 use crate::event::TenantId;
 use crate::store::commits::Record;
-use crate::store::fence::WriterId;
+use crate::store::rebuild::fence::WriterId;
 
 use crate::store::commits::Cut;
 use apply::For;

@@ -13,8 +13,8 @@ use super::model::Model;
 use super::watching::Hub;
 use crate::event::{TenantId, UserId};
 use crate::store::commits::Position;
-use crate::store::fence::WriterId;
-use crate::store::generation::Generations;
+use crate::store::rebuild::fence::WriterId;
+use crate::store::rebuild::generation::Generations;
 use crate::store::{CommitFeed, Store};
 use crate::telemetry::metrics::{MemoryUse, ServingMetrics};
 

@@ -11,8 +11,8 @@ use mongodb::bson::{DateTime, Document, RawArrayBuf, RawDocumentBuf, rawdoc};
 use mongodb::{ClientSession, Database};
 
 use super::commits::{Committed, Record, record_of, written_at};
-use super::fence::Enrolment;
-use super::generation::Generations;
+use super::rebuild::fence::Enrolment;
+use super::rebuild::generation::Generations;
 use super::statements::{Events, Verb, Write, writes};
 use super::transaction::Transaction;
 use super::{Store, StoreError};

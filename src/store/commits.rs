@@ -2,7 +2,7 @@
 //! counters rather than ask for them.
 //!
 //! Each transaction of a writer raises the number in its document in `writers`
-//! ([`super::fence`]) and inserts one document into `commits`, keyed by both. So
+//! ([`super::rebuild::fence`]) and inserts one document into `commits`, keyed by both. So
 //! the numbers of all writers, a [`Position`], say what is committed, and a record
 //! that should be there and is not says that something is missing.
 
@@ -25,8 +25,8 @@ pub use record::{
     ConsumedChanged, DialogChanged, DialogNow, Facts, NotARecord, Record, ShareChanged,
 };
 
-use super::fence::{Enrolment, WriterId};
-use super::generation::Generation;
+use super::rebuild::fence::{Enrolment, WriterId};
+use super::rebuild::generation::Generation;
 use super::schema::collection;
 use super::statements::{Verb, Write};
 use super::{Store, StoreError};

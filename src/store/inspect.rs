@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::StoreError;
 use super::access::{self, Access};
-use super::generation::{GENERATIONS, RULES};
+use super::rebuild::generation::{GENERATIONS, RULES};
 use crate::config::{self, Url};
 use crate::pki::Certificate;
 

@@ -6,7 +6,7 @@ use mongodb::bson::{Bson, Document, doc};
 use serde::Deserialize;
 
 use super::documents::{Id as _, Keyed, foreign};
-use super::generation::Generation;
+use super::rebuild::generation::Generation;
 use super::schema::collection;
 use super::{Store, StoreError};
 use crate::derive::state::{DialogKey, MessageKey};

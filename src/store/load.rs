@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::documents::{DialogDocument, Id, MembershipDocument, WordDocument};
-use super::generation::{Generation, Generations};
+use super::rebuild::generation::{Generation, Generations};
 use super::schema::collection;
 use super::{Store, StoreError};
 use crate::derive::state::{

@@ -8,7 +8,7 @@ use mongodb::error::{Error, ErrorKind};
 use mongodb::options::IndexOptions;
 use mongodb::{Collection, IndexModel};
 
-use super::generation::{GENERATIONS, Generation, RULES};
+use super::rebuild::generation::{GENERATIONS, Generation, RULES};
 use super::schema::collection;
 use super::{Class, Store, StoreError, journal};
 use crate::config;

@@ -9,10 +9,10 @@ use mongodb::bson::{Bson, Document, deserialize_from_document, doc};
 use serde::Deserialize;
 
 use super::commits::{Cut, Position};
-use super::fence::WriterId;
-use super::generation::{Generations, GenerationsDocument};
 use super::lease::{Lease, NOTIFICATIONS};
 use super::read::PlaceInShares;
+use super::rebuild::fence::WriterId;
+use super::rebuild::generation::{Generations, GenerationsDocument};
 use super::schema::collection;
 use super::{Store, StoreError};
 use crate::event::{DialogId, InvalidId, TenantId, UserId};
@@ -178,7 +178,7 @@ impl TryFrom<CursorDocument> for Cursor {
 impl From<&Cursor> for Document {
     fn from(cursor: &Cursor) -> Self {
         let number = |(writer, n): (WriterId, i64)| doc! { "w": writer.id(), "n": n };
-        let of_tenant = |(tenant, g): (&TenantId, super::generation::Generation)| {
+        let of_tenant = |(tenant, g): (&TenantId, super::rebuild::generation::Generation)| {
             doc! { "t": tenant.as_str(), "g": i64::from(g.number()) }
         };
         let anew = cursor.anew.iter().map(|(tenant, walk)| {

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use crate::event::{EventId, TenantId};
 
 use super::error::FailureKind;
-use super::generation::GENERATIONS;
+use super::rebuild::generation::GENERATIONS;
 use super::schema::collection;
 use super::{Store, StoreError};
 

@@ -14,7 +14,7 @@ use super::documents::{
     Counts, DialogDocument, Id as _, Keyed, MembershipDocument, MessageDocument, below, by_type,
     foreign, micros,
 };
-use super::generation::Generation;
+use super::rebuild::generation::Generation;
 use super::schema::{collection, unescape};
 use super::{Store, StoreError};
 use crate::derive::state::{Dialog, DialogKey, MessageKey, Watermark};
@@ -29,7 +29,7 @@ const RANGES: usize = 100;
 /// A dialog, or a message of none, after the recount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recounted {
-    /// The epoch of the [generations](super::generation) then.
+    /// The epoch of the [generations](super::rebuild::generation) then.
     pub epoch: i64,
     /// The version at which it was looked at.
     pub version: i64,

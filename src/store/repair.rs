@@ -11,8 +11,8 @@ use mongodb::bson::{
 use super::commit::prove;
 use super::commits::{Record, written_at};
 use super::documents::{Id, field};
-use super::fence::Enrolment;
-use super::generation::Generation;
+use super::rebuild::fence::Enrolment;
+use super::rebuild::generation::Generation;
 use super::recount::Recounted;
 use super::schema::collection;
 use super::statements::{Verb, Write};

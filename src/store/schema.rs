@@ -17,8 +17,8 @@
 //! | `topics` | `t, d, topic` | a topic exists (nothing but the key) |
 //! | `users` | `t, u` | the type learnt of a user |
 //! | `journal` | `t, e` | every counter event that was taken, once |
-//! | `meta` | a name | which [generation](super::generation) counts, the rebuild under way, who is at the dead letters, who publishes notifications and how far they are, that writes are taken |
-//! | `writers` | a random id | a writer, the epoch in which it may write ([`super::fence`]), and how many commits it has made |
+//! | `meta` | a name | which [generation](super::rebuild::generation) counts, the rebuild under way, who is at the dead letters, who publishes notifications and how far they are, that writes are taken |
+//! | `writers` | a random id | a writer, the epoch in which it may write ([`super::rebuild::fence`]), and how many commits it has made |
 //! | `commits` | `w, n` | what a writer's nth commit changed ([`super::commits`]) |
 //! | `dead_letters` | a digest | a letter of the dead-letter queue ([`super::letters`]) |
 //! | `discarded_letters` | a digest | a letter that was discarded |
@@ -144,7 +144,7 @@ pub mod message {
     /// [`STATED_TYPE`](super::STATED_TYPE), added up; absent for 0.
     pub const STATED: &str = "stated";
     /// `{at, event}` of the create that the facts are from. Absent where it was
-    /// recorded under [`RULES`](crate::store::generation::RULES) 1.
+    /// recorded under [`RULES`](crate::store::rebuild::generation::RULES) 1.
     pub const BY: &str = "by";
     /// `{at, event}` of the create that `at` is from, where it is another one.
     pub const AT_BY: &str = "at_by";

@@ -9,7 +9,7 @@ use mongodb::bson::{DateTime, RawBson, RawDocumentBuf, cstr, rawdoc};
 use super::documents::{
     Id, append_corrected, append_created, append_stamp, by_type_document, field, membership_facts,
 };
-use super::generation::{Generation, Generations};
+use super::rebuild::generation::{Generation, Generations};
 use super::schema::collection;
 use super::{StoreError, journal, names};
 use crate::derive::Changes;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::event::{DialogId, TenantId, UserId};
 use crate::store::commits::Cut;
 use crate::store::commits::Record;
-use crate::store::fence::WriterId;
 use crate::store::read::{DialogRow, MembershipRow};
+use crate::store::rebuild::fence::WriterId;
 
 use super::memory::{self, heap, room_for, text};
 

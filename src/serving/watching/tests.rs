@@ -14,8 +14,8 @@ use super::{Subject, Update};
 use crate::event::{DialogId, TenantId, UserId};
 use crate::serving::model::tests::store::{Happens, Store, Untold, What, dialog, tenant, user};
 use crate::serving::model::{Loaded, Model, Wanted};
-use crate::store::fence::WriterId;
 use crate::store::read::{DialogStats, DialogsOfUser, UserDialogStats, UserStats};
+use crate::store::rebuild::fence::WriterId;
 use crate::telemetry::metrics::ServingMetrics;
 
 const TENANTS: usize = 2;

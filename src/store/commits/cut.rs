@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Position;
-use crate::store::fence::WriterId;
+use crate::store::rebuild::fence::WriterId;
 
 /// For each writer the number of its last commit: all of each commit up to it,
 /// nothing of any after.

@@ -7,8 +7,8 @@ use mongodb::ClientSession;
 use mongodb::bson::raw::RawDocument;
 use mongodb::bson::{Document, deserialize_from_slice, doc};
 
-use crate::store::fence::WriterId;
-use crate::store::generation::{GENERATIONS, Generations, GenerationsDocument};
+use crate::store::rebuild::fence::WriterId;
+use crate::store::rebuild::generation::{GENERATIONS, Generations, GenerationsDocument};
 use crate::store::schema::collection;
 use crate::store::{Store, StoreError};
 

@@ -11,7 +11,7 @@ use super::awaited::Asked;
 use crate::derive::changes;
 use crate::derive::state::EventKey;
 use crate::store::commits::Committed;
-use crate::store::fence::WriterId;
+use crate::store::rebuild::fence::WriterId;
 
 /// How long a commit of another replica can stay unnoticed at first, and once
 /// the wait has become long.

@@ -12,7 +12,9 @@ use tokio::time::Instant;
 use crate::event::{DialogId, EventId, MessageId, TenantId, UserId};
 use crate::store::Store;
 use crate::store::commits::Position;
-use crate::store::generation::{GENERATIONS, Generation, Generations, GenerationsDocument};
+use crate::store::rebuild::generation::{
+    GENERATIONS, Generation, Generations, GenerationsDocument,
+};
 use crate::store::schema::{collection, dialog, membership, message};
 
 use super::ReadError;

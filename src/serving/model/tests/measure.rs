@@ -15,10 +15,10 @@ use crate::event::SenderType;
 use crate::serving::model::{Ended, Loaded, Model, Wanted};
 use crate::store::commits::Cut;
 use crate::store::commits::{ConsumedChanged, DialogChanged, DialogNow, Record, ShareChanged};
-use crate::store::fence::WriterId;
 use crate::store::read::{
     Counts, DialogOrder, DialogRow, DialogsInOrder, DialogsOfUser, MembershipRow,
 };
+use crate::store::rebuild::fence::WriterId;
 
 /// Users who are members of so many dialogs each; `shared`: of the same ones.
 fn filled(users: usize, dialogs: usize, shared: bool) -> Model {

@@ -11,11 +11,11 @@ use crate::store::commits::Cut;
 use crate::store::commits::{
     ConsumedChanged, DialogChanged, DialogNow, Facts, Record, ShareChanged,
 };
-use crate::store::fence::WriterId;
 use crate::store::read::{
     Counts, DialogOrder, DialogRow, DialogStats, DialogsInOrder, DialogsOfUser, MembershipRow,
     Page, UserDialogStats, UserStats,
 };
+use crate::store::rebuild::fence::WriterId;
 
 pub(in crate::serving) type Numbered = (WriterId, i64, Arc<Record>);
 

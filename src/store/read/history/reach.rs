@@ -8,7 +8,7 @@ use super::super::snapshot::Scan;
 use super::Reading;
 use crate::event::DialogId;
 use crate::history::DialogRecord;
-use crate::store::generation::VERSIONS;
+use crate::store::rebuild::generation::VERSIONS;
 use crate::store::schema::collection;
 
 /// Versions of a dialog from between two rebuilds.

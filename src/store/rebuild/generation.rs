@@ -13,12 +13,12 @@ use mongodb::ClientSession;
 use mongodb::bson::doc;
 use serde::{Deserialize, Serialize};
 
-use super::schema::collection;
-use super::{Store, StoreError};
 use crate::event::TenantId;
+use crate::store::schema::collection;
+use crate::store::{Store, StoreError};
 
 /// The `_id` of the document in `meta`.
-pub(super) const GENERATIONS: &str = "generations";
+pub(in crate::store) const GENERATIONS: &str = "generations";
 
 /// The rules that this program counts by. Facts that were recorded by lower ones
 /// go on being kept as they are, until a rebuild of all tenants counts the
@@ -109,7 +109,7 @@ impl Generations {
 /// The document, as far as it tells where things are. One that does not exist
 /// says that nothing was ever rebuilt.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct GenerationsDocument {
+pub(in crate::store) struct GenerationsDocument {
     #[serde(default)]
     epoch: i64,
     #[serde(default)]
@@ -159,7 +159,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(super) async fn generations_in(
+    pub(in crate::store) async fn generations_in(
         &self,
         session: &mut ClientSession,
     ) -> Result<Generations, StoreError> {

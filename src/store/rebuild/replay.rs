@@ -19,14 +19,14 @@ use mongodb::{ClientSession, SessionCursor, error};
 use serde::Deserialize;
 use std::time::Duration;
 
-use super::documents::micros;
-use super::journal::ORIGIN;
-use super::schema::{STATED_TIME, STATED_TYPE, collection};
-use super::{Store, StoreError};
 use crate::event::{
     DialogId, Event, EventId, EventType, Fact, InvalidId, MADE_BEFORE_MICROS, MessageId,
     NewMessage, Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
 };
+use crate::store::documents::micros;
+use crate::store::journal::ORIGIN;
+use crate::store::schema::{STATED_TIME, STATED_TYPE, collection};
+use crate::store::{Store, StoreError};
 
 /// The `_id` in `meta` of the document that shows how far a stream is.
 const MARKER: &str = "marker";
@@ -317,7 +317,7 @@ struct WordRecord {
     set: bool,
 }
 
-/// A record, as [`super::journal`] writes it.
+/// A record, as [`crate::store::journal`] writes it.
 #[derive(Deserialize)]
 struct Record<'r> {
     #[serde(borrow)]

@@ -14,17 +14,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mongodb::ClientSession;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{DateTime, Document, doc, rawdoc};
 use mongodb::options::ReturnDocument;
-use mongodb::{ClientSession, Collection};
 
 use super::generation::{GENERATIONS, Generation, Generations, GenerationsDocument, RULES};
-use super::schema::collection;
-use super::statements::{Verb, Write};
-use super::transaction::Transaction;
-use super::{Store, StoreError};
 use crate::event::TenantId;
+use crate::store::schema::collection;
+use crate::store::statements::{Verb, Write};
+use crate::store::transaction::Transaction;
+use crate::store::{Store, StoreError};
 
 /// Stands in the documents of writers that must enrol anew. No epoch is below 0.
 const FENCED: i64 = -1;
@@ -45,12 +45,12 @@ impl WriterId {
     }
 
     /// The writer whose document has this `_id`.
-    pub(super) fn of(id: ObjectId) -> Self {
+    pub(in crate::store) fn of(id: ObjectId) -> Self {
         Self(id)
     }
 
     /// The `_id` of its document.
-    pub(super) fn id(self) -> ObjectId {
+    pub(in crate::store) fn id(self) -> ObjectId {
         self.0
     }
 
@@ -87,19 +87,19 @@ impl Enrolment {
     }
 
     /// The number of the transaction that comes next.
-    pub(super) fn next(&self) -> i64 {
+    pub(in crate::store) fn next(&self) -> i64 {
         self.commits + 1
     }
 
     /// Takes note that the transaction that came next is committed.
-    pub(super) fn count(&mut self) {
+    pub(in crate::store) fn count(&mut self) {
         self.commits += 1;
     }
 
     /// What makes a transaction fail once the writer is fenced off, and gives
     /// it its number. It must be the first write: what it was derived from may
     /// be of no use.
-    pub(super) fn proof(&self) -> Write {
+    pub(in crate::store) fn proof(&self) -> Write {
         let filter = rawdoc! {
             "_id": self.writer.0,
             "epoch": self.generations.epoch,
@@ -140,7 +140,10 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; of class conflict when others enrol meanwhile.
-    pub(super) async fn remove_writers(&self, silent: Duration) -> Result<(), StoreError> {
+    pub(in crate::store) async fn remove_writers(
+        &self,
+        silent: Duration,
+    ) -> Result<(), StoreError> {
         let millis = i64::try_from(silent.as_millis()).unwrap_or(i64::MAX);
         let latest = DateTime::now().timestamp_millis().saturating_sub(millis);
         let gone = doc! { "at": { "$lt": DateTime::from_millis(latest) } };
@@ -270,7 +273,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(super) async fn latest_generations(&self) -> Result<Generations, StoreError> {
+    pub(in crate::store) async fn latest_generations(&self) -> Result<Generations, StoreError> {
         let found = self
             .meta::<GenerationsDocument>()
             .find_one_and_update(
@@ -280,10 +283,6 @@ impl Store {
             .return_document(ReturnDocument::After)
             .await?;
         found.unwrap_or_default().try_into()
-    }
-
-    pub(super) fn meta<T: Send + Sync>(&self) -> Collection<T> {
-        self.database().collection(collection::META)
     }
 }
 
