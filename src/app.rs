@@ -125,7 +125,7 @@ impl Service {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         let store = Store::connect(&config.store).await?;
-        Metrics::register_transactions(&mut registry, store.transactions());
+        let store = store.counting_in(metrics.store_transactions.clone());
         let (guard, identities) = guard(&config, &metrics)?;
         let grpc = Bound::bind(&config, &metrics).await?;
         let metrics_listener = match config.metrics.listen.as_str() {

@@ -36,13 +36,14 @@ use mongodb::options::{
 use mongodb::{Client, ClientSession, Collection, Database};
 use tokio::sync::Notify;
 
+use crate::telemetry::metrics::TransactionCounts;
+
 pub use error::{Class, StoreError};
 pub use lease::{Lease, Renewed};
 pub use load::{Loader, MAX_TAIL};
 pub use migrate::Retention;
 pub use notifications::{Cursor, SavedCursor, Walk};
 pub use read::{CommitFeed, Reader};
-pub use transaction::{TransactionCounts, TransactionLabel};
 
 /// How long an operation looks for a server before it fails, unless the URL
 /// says otherwise. The driver's 30 s would keep gRPC calls from being told.
@@ -109,9 +110,13 @@ impl Store {
         })
     }
 
-    /// Returns the counts of transactions, for the metrics.
-    pub fn transactions(&self) -> TransactionCounts {
-        self.transactions.clone()
+    /// The same store, with its transactions counted in a metric of the service.
+    #[must_use]
+    pub fn counting_in(self, transactions: TransactionCounts) -> Self {
+        Self {
+            transactions,
+            ..self
+        }
     }
 
     /// The same store, but through one client of the driver for good: a session

@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 
 use mongodb::ClientSession;
 use mongodb::options::{Acknowledgment, ReadConcern, WriteConcern};
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 
 use super::{Class, Store, StoreError};
+use crate::telemetry::metrics::TransactionLabel;
 
 /// How long a commit whose outcome is unknown is repeated. Past that the caller looks
 /// whether what it wrote is there.
@@ -23,7 +21,7 @@ pub(super) trait Transaction: Sync {
     /// What the body returns.
     type Output: Send;
 
-    /// Returns the name in the metric `store_transactions`: one of a closed set.
+    /// Returns the name in the metric `store_transactions_total`: one of a closed set.
     fn name(&self) -> &'static str;
 
     /// Returns what is done about conflicts.
@@ -53,19 +51,6 @@ pub(super) enum OnConflict {
         pause: Duration,
     },
 }
-
-/// A transaction that was run, by what came of it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct TransactionLabel {
-    /// The name of the transaction.
-    name: &'static str,
-    /// `committed`, `unknown` for a commit that may or may not have happened, or the
-    /// [`Class`] of the error.
-    outcome: &'static str,
-}
-
-/// Transactions that were run, by name and outcome. Cloning shares them.
-pub type TransactionCounts = Family<TransactionLabel, Counter>;
 
 impl Store {
     /// Runs a transaction, and again as its [`OnConflict`] says.

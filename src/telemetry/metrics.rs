@@ -22,7 +22,6 @@ pub use serving::{Forgotten, MemoryUse, ServingMetrics, Source, WatchMetrics};
 use super::process::Resident;
 use crate::derive::changes::Disagreement;
 use crate::event::stated::Implausible;
-use crate::store::TransactionCounts;
 
 /// What can come of asking who calls.
 const AUTH_OUTCOMES: [&str; 6] = [
@@ -45,6 +44,19 @@ pub struct Label {
     /// Its value.
     pub kind: &'static str,
 }
+
+/// A transaction on MongoDB that was run.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TransactionLabel {
+    /// The name of the transaction, one of a closed set.
+    pub name: &'static str,
+    /// What came of it: `committed`, `unknown` for a commit that may or may not have
+    /// happened, or the class of its error: `retryable`, `conflict`, `permanent`.
+    pub outcome: &'static str,
+}
+
+/// Counts of transactions by name and outcome. Cloning shares them.
+pub type TransactionCounts = Family<TransactionLabel, Counter>;
 
 /// A port that gRPC is served on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -107,6 +119,8 @@ pub struct Metrics {
     pub wrong_tenants: Counter,
     /// Transactions tried again, by class of the error: `retryable`, `conflict`.
     pub commit_retries: Family<Label, Counter>,
+    /// Transactions on MongoDB that were run, those of the lanes and all others.
+    pub store_transactions: TransactionCounts,
     /// Events in one committed transaction.
     pub batch_events: Histogram,
     /// Seconds from the start of a transaction to its commit.
@@ -172,6 +186,7 @@ impl Metrics {
             topology_restored: Counter::default(),
             topology_broken: Gauge::default(),
             commit_retries: Family::default(),
+            store_transactions: TransactionCounts::default(),
             batch_events: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             consumer_restarts: Family::default(),
@@ -204,16 +219,6 @@ impl Metrics {
             drop(metrics.auth_calls.get_or_create(&Label { kind }));
         }
         metrics
-    }
-
-    /// Registers what the store counts by itself, under the same prefix.
-    pub fn register_transactions(registry: &mut Registry, counts: TransactionCounts) {
-        let registry = registry.sub_registry_with_prefix("chat_counters");
-        registry.register(
-            "store_transactions",
-            "Transactions on MongoDB, by name and by what came of them",
-            counts,
-        );
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -275,6 +280,11 @@ impl Metrics {
             "commit_retries",
             "Transactions tried again, by class of the error",
             metrics.commit_retries.clone(),
+        );
+        registry.register(
+            "store_transactions",
+            "Transactions on MongoDB, by name and by what came of them",
+            metrics.store_transactions.clone(),
         );
         registry.register(
             "batch_events",
