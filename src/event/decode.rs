@@ -409,4 +409,6 @@ fn rfc3339_micros(text: &str) -> Option<i64> {
 }
 
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod tests;

@@ -8,7 +8,10 @@ fn decode(body: &[u8]) -> Result<Decoded, Failure> {
 
 fn event(body: &Json) -> Event {
     match decode(body.to_string().as_bytes()) {
-        Ok(Decoded::Event(event, _)) => event,
+        Ok(Decoded::Event(event, _)) => {
+            schema::assert_agrees(body, true);
+            event
+        }
         other => panic!("{body} gave {other:?}"),
     }
 }
@@ -18,7 +21,10 @@ fn invalid(body: &Json) -> String {
         Err(Failure {
             reason: Reason::InvalidEvent,
             error,
-        }) => error,
+        }) => {
+            schema::assert_agrees(body, false);
+            error
+        }
         other => panic!("{body} gave {other:?}"),
     }
 }
