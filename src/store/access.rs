@@ -9,25 +9,25 @@ use super::StoreError;
 use crate::config::{self, Url};
 use crate::pki::{Certificate, File};
 
-/// Options of the URL that let anybody pose as the server.
-const INSECURE: [&str; 3] = [
+/// The options of the URL that let anybody pose as the server.
+const INSECURE_OPTIONS: [&str; 3] = [
     "tlsInsecure",
     "tlsAllowInvalidCertificates",
     "tlsAllowInvalidHostnames",
 ];
 
-/// What the driver is started with.
+/// All that the driver is started with.
 pub(super) struct Access {
     pub(super) options: ClientOptions,
     pub(super) url: Url,
-    /// Of the files that the URL names.
+    /// The certificates in the files that the URL names.
     pub(super) certificates: Vec<Certificate>,
     pub(super) fingerprint: Fingerprint,
-    /// Whether any of it is in a file, and may change.
+    /// Whether any of this is in a file, and may change.
     pub(super) has_files: bool,
 }
 
-/// Changes with the URL and with what is in its files.
+/// A digest that changes with the URL and with what is in its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint([u8; 32]);
 
@@ -44,7 +44,7 @@ pub(super) async fn read(store: &config::Store) -> Result<Access, StoreError> {
     let mut certificates = Vec::new();
     if let Some(Tls::Enabled(tls)) = &options.tls {
         has_files |= tls.ca_file_path.is_some() || tls.cert_key_file_path.is_some();
-        look(tls, &mut hash, &mut certificates).await?;
+        read_tls_files(tls, &mut hash, &mut certificates).await?;
     }
     Ok(Access {
         options,
@@ -55,8 +55,8 @@ pub(super) async fn read(store: &config::Store) -> Result<Access, StoreError> {
     })
 }
 
-/// Looks into the files of the options.
-async fn look(
+/// Reads the files that the options name, into the digest and the list of certificates.
+async fn read_tls_files(
     tls: &TlsOptions,
     hash: &mut Sha256,
     seen: &mut Vec<Certificate>,
@@ -91,14 +91,14 @@ async fn look(
     Ok(())
 }
 
-/// The option of a URL that switches verification off, if one does.
+/// Returns the option of a URL that switches verification off, if one does.
 fn insecure(url: &str) -> Option<String> {
     let (_, query) = url.split_once('?')?;
     let mut pairs = query
         .split(['&', ';'])
         .filter_map(|pair| pair.split_once('='));
     let (name, _) = pairs.find(|(name, value)| {
-        let known = INSECURE
+        let known = INSECURE_OPTIONS
             .iter()
             .any(|known| known.eq_ignore_ascii_case(name));
         known && !value.eq_ignore_ascii_case("false")

@@ -17,20 +17,20 @@ use super::schema::collection;
 use super::{Store, StoreError};
 use crate::event::{DialogId, InvalidId, TenantId, UserId};
 
-/// What is published: every commit up to the cut, and of the tenants that are to be
-/// told of anew, the shares up to a place.
+/// What is published: every commit up to the cut and, of the tenants that are to be told
+/// of anew, the shares up to a place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cursor {
     /// The last commit of each writer.
     pub cut: Cut,
-    /// Where each tenant's documents were.
+    /// The generation that each tenant's documents were in.
     pub generations: Generations,
-    /// How far writers were who do not number their commits, in milliseconds since
+    /// How far the writers were that do not number their commits, in milliseconds since
     /// the epoch.
     pub unnumbered: BTreeMap<WriterId, i64>,
-    /// Times that writers had been removed.
+    /// How often writers had been removed.
     pub removed: i64,
-    /// Tenants of which some changes are not known: all that they have is told.
+    /// The tenants of which some changes are not known: all that they have is told.
     pub anew: BTreeMap<TenantId, Walk>,
 }
 
@@ -47,19 +47,19 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Where the next shares begin.
+    /// Returns the share after which the next ones begin; `None` for the first.
     pub fn after(&self) -> Option<&PlaceInShares> {
         self.after.as_ref()
     }
 
-    /// Has everything told once from now on.
+    /// Has everything told once more from now on.
     pub fn renew(&mut self) {
         self.until = None;
         self.again.clone_from(&self.after);
     }
 
-    /// Takes note of what was told. `false` when that is the end of it. There are no
-    /// more shares if `is_end`.
+    /// Records what was told, up to the share `last`; there are no more shares behind it if
+    /// `is_end`. Returns `false` when the walk has ended.
     #[must_use]
     pub fn told(&mut self, last: Option<&PlaceInShares>, is_end: bool) -> bool {
         if let (Some(until), Some(last)) = (&self.until, last)
@@ -78,7 +78,7 @@ impl Walk {
 }
 
 impl Cursor {
-    /// One that stands at a position: what was before it is not published.
+    /// Makes a cursor that stands at a position: what was before it is not published.
     pub fn at(position: &Position) -> Self {
         Self {
             cut: Cut::from(position),
@@ -89,18 +89,18 @@ impl Cursor {
         }
     }
 
-    /// Has all that a tenant has told once from now on.
+    /// Has all that a tenant has told once more from now on.
     pub fn tell_anew(&mut self, tenant: TenantId) {
         self.anew.entry(tenant).or_default().renew();
     }
 }
 
-/// A cursor as it was found.
+/// A cursor as it was found in the database.
 #[derive(Debug)]
 pub struct SavedCursor {
-    /// The cursor.
+    /// The cursor itself.
     pub cursor: Cursor,
-    /// How long ago everything was in it that was committed, by the server's clock.
+    /// How long ago the cursor had everything that was committed, by the server's clock.
     pub age: Duration,
 }
 
@@ -220,7 +220,7 @@ impl Store {
         Ok(lease.await?.ok())
     }
 
-    /// How far notifications have come; `None` where none were ever published.
+    /// Returns how far notifications have come; `None` where none were ever published.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -246,9 +246,9 @@ impl Store {
         }))
     }
 
-    /// Saves how far notifications have come, and how long ago everything was in that
-    /// that was committed. `false` when somebody else has the lease by now: then
-    /// nothing was saved.
+    /// Saves how far notifications have come, and how long ago that was everything that
+    /// was committed. Returns `false`, and saves nothing, when somebody else has the lease
+    /// by now.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -267,7 +267,7 @@ impl Store {
         Ok(saved.matched_count == 1)
     }
 
-    /// All tenants that have anything.
+    /// Returns all tenants that have memberships.
     ///
     /// # Errors
     /// Any [`StoreError`].

@@ -1,4 +1,4 @@
-//! A letter as a document.
+//! The document of a dead letter: the only place that knows its fields.
 
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, DateTime};
@@ -11,40 +11,41 @@ use crate::deadletter::{
 };
 use crate::event::decode::Outline;
 
-/// Largest body that the index keeps. Larger ones stay in the queue alone.
+/// The largest body that the index keeps, in bytes. Larger ones stay in the queue alone.
 const MAX_BODY_BYTES: usize = 1 << 20;
-/// Longest error that the index keeps: another tool's may be of any length.
+/// The longest error that the index keeps, in bytes: another tool's may be of any length.
 const MAX_ERROR_BYTES: usize = 4 << 10;
 
-/// What an entry says, without the letter itself.
+/// What the index says of a letter, without its message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LetterEntry {
-    /// The letter's name.
+    /// The name of the letter.
     pub id: LetterId,
-    /// What it says of itself. Both times are there.
+    /// What the letter says of itself. Both of its times are there.
     pub letter: DeadLetter,
-    /// The letters with the same cause.
+    /// The name of the group of letters with the same cause.
     pub group: String,
-    /// Length of the body.
+    /// The length of the body, in bytes.
     pub body_bytes: u64,
-    /// Copies in the queue.
+    /// The number of copies in the queue; 0 for a letter that is not there.
     pub copies: u64,
-    /// When it was discarded, if it was.
+    /// When the letter was discarded, if it was.
     pub discarded_at: Option<OffsetDateTime>,
 }
 
-/// A letter as the index keeps it.
+/// A letter with its message, as the database keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredLetter {
-    /// What the entry says.
+    /// What the index says of the letter.
     pub entry: LetterEntry,
     /// The AMQP properties in AMQP's encoding.
     pub properties: Vec<u8>,
-    /// The body; `None` when it is too large for the index.
+    /// The body; `None` when it is too large for the index, and in the queue alone.
     pub body: Option<Vec<u8>>,
 }
 
-/// The document of a letter, in the queue or discarded.
+/// The document of a letter: one in the queue, discarded or, inside another document,
+/// unsent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LetterDocument {
     #[serde(rename = "_id")]
@@ -71,16 +72,16 @@ pub(super) struct LetterDocument {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     replayed_by: Option<String>,
     bytes: i64,
-    /// Copies in the queue, by the latest pass.
+    /// The number of copies in the queue, by the latest pass.
     pub copies: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     properties: Option<Binary>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     body: Option<Binary>,
-    /// The job that has selected it, or discarded it.
+    /// The job that has selected the letter, or discarded it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// What the job has come to with it: see [`super::index`].
+    /// What the job has come to with the letter: see [`super::index`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,12 +89,12 @@ pub(super) struct LetterDocument {
 }
 
 impl LetterDocument {
-    /// The document of a letter of the queue.
+    /// Makes the document of a letter that is in the queue.
     pub(super) fn in_queue(id: &LetterId, letter: &DeadLetter, sealed: &RawMessage) -> Self {
         Self::of(id, letter, sealed, MAX_BODY_BYTES)
     }
 
-    /// The document of a letter that a job discards.
+    /// Makes the document of a letter that a job discards.
     pub(super) fn discarded(
         id: &LetterId,
         letter: &DeadLetter,
@@ -108,7 +109,7 @@ impl LetterDocument {
         }
     }
 
-    /// The document of a letter with its body, whatever its size up to what fits.
+    /// Makes the document of a letter with its body, of any size that fits into one.
     pub(super) fn whole(id: &LetterId, letter: &DeadLetter, sealed: &RawMessage) -> Self {
         Self::of(id, letter, sealed, MAX_KEPT_BYTES)
     }
@@ -151,11 +152,11 @@ impl LetterDocument {
         }
     }
 
-    pub(super) fn entry(self) -> LetterEntry {
-        self.kept().entry
+    pub(super) fn into_entry(self) -> LetterEntry {
+        self.into_stored().entry
     }
 
-    pub(super) fn kept(self) -> StoredLetter {
+    pub(super) fn into_stored(self) -> StoredLetter {
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
         let letter = DeadLetter {
             reason: Some(self.reason.as_str())
@@ -192,7 +193,7 @@ impl LetterDocument {
     }
 }
 
-/// A date of MongoDB: to the millisecond.
+/// Converts a time into a date of MongoDB, which is exact to the millisecond.
 pub(super) fn millis(at: OffsetDateTime) -> DateTime {
     let millis = at.unix_timestamp_nanos().div_euclid(1_000_000);
     // No time that can be written is out of the range of 64 bits.

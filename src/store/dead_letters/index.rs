@@ -28,20 +28,25 @@ use crate::deadletter::{DeadLetter, LetterId, RawMessage};
 use crate::store::schema::collection::{DEAD_LETTERS, DISCARDED_LETTERS};
 use crate::store::{Store, StoreError};
 
+/// The state of an entry whose letter was acted upon.
 pub(super) const ACTED: &str = "acted";
+/// The state that earlier versions give an entry whose letter was not in the queue any
+/// more.
 pub(super) const GONE: &str = "gone";
+/// The server's error code for a document whose `_id` is taken.
 const DUPLICATE_KEY: i32 = 11_000;
 
-/// Where letters are kept.
+/// A collection that letters are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LetterCollection {
-    /// Those that are in the queue.
+    /// The letters that are in the queue: the index.
     Queue,
-    /// Those that were discarded.
+    /// The letters that were discarded, and can be put back.
     Discarded,
 }
 
 impl LetterCollection {
+    /// Returns the name of the collection in the database.
     pub(super) fn name(self) -> &'static str {
         match self {
             LetterCollection::Queue => DEAD_LETTERS,
@@ -50,40 +55,41 @@ impl LetterCollection {
     }
 }
 
-/// How a letter stands with a job.
+/// What a job has to do with a letter that has an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SelectionState {
-    /// The job has not selected it.
+    /// The job has not selected the letter.
     NotSelected,
-    /// The job is to act upon it.
+    /// The job is to act upon the letter.
     Selected,
-    /// A job has acted upon it: it may go.
+    /// This job or another one has acted upon the letter: it may leave the queue.
     Acted,
 }
 
-/// Copies of each letter, as the index had them before a pass.
+/// The number of copies of each letter, as the index had it before a pass.
 #[derive(Debug, Default)]
 pub struct IndexSnapshot(HashMap<LetterId, i64>);
 
 impl IndexSnapshot {
-    /// All letters, copies included.
+    /// Returns the number of letters, copies included.
     pub fn letters(&self) -> usize {
         let all: i64 = self.0.values().sum();
         usize::try_from(all).unwrap_or(0)
     }
 
-    /// How many letters these are, copies included.
+    /// Returns how many letters these are, copies included.
     pub fn letters_of<'i>(&self, ids: impl Iterator<Item = &'i LetterId>) -> u64 {
         let copies = ids.map(|id| self.copies(id).max(1).cast_unsigned());
         copies.sum()
     }
 
-    /// Copies of a letter, as far as the index knew.
+    /// Returns the number of copies of a letter; 1 for one that the index did not know.
     pub fn copies(&self, id: &LetterId) -> i64 {
         self.0.get(id).copied().unwrap_or(1)
     }
 }
 
+/// The few fields of an entry that passes go by.
 #[derive(Deserialize)]
 struct EntryRow {
     #[serde(rename = "_id")]
@@ -103,7 +109,8 @@ pub(super) struct BodySize {
     pub(super) bytes: i64,
 }
 
-/// The first of some documents, no more than come to so many bytes; one at least.
+/// Returns the first of some documents, at most as many as have so many bytes together;
+/// one at least, if there is one.
 pub(super) fn fitting<Id>(sizes: Vec<(Id, i64)>, most: usize) -> Vec<Id> {
     let (mut some, mut sum) = (Vec::new(), 0);
     for (id, bytes) in sizes {
@@ -121,7 +128,7 @@ impl Store {
         self.database().collection(collection.name())
     }
 
-    /// Makes sure that these letters have entries; returns how many had none.
+    /// Makes sure that these letters have entries, and returns how many had none.
     ///
     /// # Errors
     /// Any [`StoreError`]; some may have theirs then.
@@ -160,8 +167,8 @@ impl Store {
         }
     }
 
-    /// How these letters of the queue stand with a job. None for those that have
-    /// no entry.
+    /// Returns what a job has to do with each of these letters of the queue. Those that
+    /// have no entry are left out.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -188,8 +195,7 @@ impl Store {
         Ok(found.map_ok(by_id).try_collect().await?)
     }
 
-    /// Takes the entries of letters that were acted upon and are out of the
-    /// queue.
+    /// Removes the entries of letters that were acted upon and have left the queue.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -201,8 +207,8 @@ impl Store {
         Ok(())
     }
 
-    /// Takes what is left of the letters that a job has acted upon: entries of
-    /// those with copies.
+    /// Removes what is left of the letters that a job has acted upon: the entries of
+    /// those that had copies.
     pub(super) async fn forget_acted(
         &self,
         collection: LetterCollection,
@@ -215,8 +221,8 @@ impl Store {
         Ok(())
     }
 
-    /// Has letters that are put back into the queue stay there, also those that
-    /// an interrupted job had discarded and not yet removed.
+    /// Has letters that were put back into the queue stay there, also those that an
+    /// interrupted job had discarded and not yet removed.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -229,7 +235,7 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps letters that a job discards.
+    /// Stores letters that a job discards.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -256,7 +262,7 @@ impl Store {
         Ok(())
     }
 
-    /// Discarded letters that a job is to put back, some of them: at most so many,
+    /// Returns some of the discarded letters that a job is to put back: at most so many,
     /// and no more than have bodies of so many bytes; one at least, if there is one.
     ///
     /// # Errors
@@ -280,10 +286,13 @@ impl Store {
         let these = doc! { "_id": { "$in": fitting(sizes, bytes) } };
         let letters = self.letters_in::<LetterDocument>(LetterCollection::Discarded);
         let letters = letters.find(these).await?;
-        Ok(letters.map_ok(LetterDocument::kept).try_collect().await?)
+        Ok(letters
+            .map_ok(LetterDocument::into_stored)
+            .try_collect()
+            .await?)
     }
 
-    /// Entries of a collection that stand for letters, counted by their keys. Never
+    /// Counts the entries of a collection that stand for letters, by their keys. Never
     /// the server's own count: that is wrong for good after a crash, and what is
     /// compared with the queue must not be.
     ///
@@ -298,7 +307,7 @@ impl Store {
         Ok(all.saturating_sub(letters.count_documents(gone).await?))
     }
 
-    /// Letters that the index has, copies included.
+    /// Counts the letters that the index has, copies included.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -310,7 +319,7 @@ impl Store {
         Ok(i64::try_from(letters).unwrap_or(i64::MAX))
     }
 
-    /// Copies beyond the first of the letters that match.
+    /// Counts the copies beyond the first of the letters that match.
     pub(super) async fn further_copies(
         &self,
         collection: LetterCollection,
@@ -325,8 +334,8 @@ impl Store {
         Ok(u64::try_from(further.await?).unwrap_or(0))
     }
 
-    /// What the index has, before a pass begins: whatever of it the pass does
-    /// not find is not in the queue.
+    /// Returns what the index has before a pass begins: whatever of it the pass does not
+    /// find is not in the queue.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -341,8 +350,8 @@ impl Store {
         Ok(IndexSnapshot(copies.try_collect().await?))
     }
 
-    /// Sets the index right after a whole pass, given how often each letter was
-    /// found; returns how many entries had no letter.
+    /// Sets the index right after a whole pass, given how often each letter was found,
+    /// and returns how many entries had no letter.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -353,7 +362,7 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let missing = before.0.keys().filter(|id| !found.contains_key(*id));
         let missing: Vec<_> = missing.cloned().collect();
-        self.take_missing(&missing).await?;
+        self.remove_missing(&missing).await?;
         let letters = self.letters_in::<Document>(LetterCollection::Queue);
         for (id, copies) in found {
             // An entry that the pass itself made says one.
@@ -369,12 +378,14 @@ impl Store {
     }
 }
 
+/// Makes the filter that finds the documents of these letters.
 pub(super) fn one_of(ids: &[LetterId]) -> Document {
     let ids: Vec<_> = ids.iter().map(LetterId::as_str).collect();
     doc! { "_id": { "$in": ids } }
 }
 
-/// How many documents were there already, if nothing else went wrong.
+/// Returns how many documents of an insertion were there already; `None` if anything
+/// else went wrong.
 pub(super) fn duplicates_alone(error: &Error) -> Option<u64> {
     let ErrorKind::InsertMany(failed) = error.kind.as_ref() else {
         return None;

@@ -10,33 +10,33 @@ use super::index::LetterCollection;
 use crate::store::lease::DEAD_LETTERS;
 use crate::store::{Store, StoreError};
 
-/// The rules of this version. 2: what the broker itself gave up, with `expired`,
+/// The number of the rules by which this version makes entries. 2: what the broker itself gave up, with `expired`,
 /// `maxlen` or `rejected`, has that reason and counts its attempts.
-const RULES: i32 = 2;
+const INDEX_RULES: i32 = 2;
 
 impl Store {
-    /// Whether all entries were made by the rules of this version.
+    /// Tells whether all entries were made by the rules of this version, or later ones.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn is_index_current(&self) -> Result<bool, StoreError> {
-        let current = doc! { "_id": DEAD_LETTERS.id, "rules": { "$gte": RULES } };
+        let current = doc! { "_id": DEAD_LETTERS.id, "rules": { "$gte": INDEX_RULES } };
         Ok(self.meta::<Document>().find_one(current).await?.is_some())
     }
 
-    /// Notes that they are.
+    /// Notes that all entries were made by the rules of this version.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn note_index_current(&self) -> Result<(), StoreError> {
         let meta = self.meta::<Document>();
-        let note = doc! { "$max": { "rules": RULES } };
+        let note = doc! { "$max": { "rules": INDEX_RULES } };
         meta.update_one(doc! { "_id": DEAD_LETTERS.id }, note)
             .await?;
         Ok(())
     }
 
-    /// An index without entries has none by other rules.
+    /// Notes of an index without entries that it is current: it has none by other rules.
     ///
     /// # Errors
     /// Any [`StoreError`].

@@ -24,12 +24,13 @@ use crate::store::schema::collection::DEAD_LETTER_JOBS;
 use crate::store::transaction::{OnConflict, Transaction};
 use crate::store::{Store, StoreError};
 
-/// Says of an entry that the job which has replayed its letter knows of it.
+/// The field that says of the entry of a letter that has come back after a replay: its
+/// job has counted it.
 const COUNTED: &str = "counted";
-/// Entries changed in one transaction at most.
-const AT_ONCE: usize = 1_000;
-/// Letters that failed which the record of a job names.
-const FAILURES_TOLD: i32 = 100;
+/// The number of entries that one transaction changes at most.
+const MAX_ENTRIES_PER_TRANSACTION: usize = 1_000;
+/// The number of letters that failed which the record of a job names at most.
+const MAX_FAILURES_RECORDED: i32 = 100;
 /// Conflicts are with other jobs' changes, and pass: in all, it is tried for longer than
 /// a process that was killed in the middle of a transaction can be in the way.
 const ON_CONFLICT: OnConflict = OnConflict::Retry {
@@ -37,30 +38,34 @@ const ON_CONFLICT: OnConflict = OnConflict::Retry {
     pause: Duration::from_millis(100),
 };
 
-/// Entries that jobs have selected and not acted upon, and what becomes of them.
+/// The transaction that changes entries which jobs have selected and not acted upon,
+/// and counts them in the records of these jobs.
 struct EntryChange {
     collection: LetterCollection,
-    /// Which of them.
+    /// The filter that finds them.
     which: Document,
     becomes: Becomes,
-    /// The field of a job's record in which they are counted.
+    /// The field of a job's record that counts them.
     counted_as: &'static str,
-    /// What else that record is to say: operators of an update.
+    /// What else that record is to say, as operators of an update.
     noted: Document,
 }
 
-/// Letters that are back, after a job had replayed them.
+/// The transaction that counts letters which have come back, after a job had replayed
+/// them.
 struct CountingFailedAgain<'l> {
     ids: &'l [LetterId],
 }
 
-/// What becomes of entries.
+/// What becomes of the entries of an [`EntryChange`].
 enum Becomes {
+    /// They are removed.
     Gone,
-    /// Changed so.
+    /// They are changed by this update.
     Changed(UpdateModifications),
 }
 
+/// An entry that a job has selected.
 #[derive(Deserialize)]
 struct SelectedEntry {
     #[serde(rename = "_id")]
@@ -68,20 +73,22 @@ struct SelectedEntry {
     job: String,
     #[serde(default)]
     copies: i64,
-    /// An earlier version selected it as one letter, if this is absent.
+    /// The number of letters that it was selected as; an earlier version selected it as
+    /// one if this is absent.
     #[serde(default)]
     selected: Option<i64>,
 }
 
 impl SelectedEntry {
+    /// Returns the number of letters that the entry counts for.
     fn letters(&self) -> i64 {
         self.selected.unwrap_or(1).min(self.copies.max(1))
     }
 }
 
 impl Store {
-    /// Selects the letters that match, as they are now, for a job; returns how
-    /// many it has. Those of a job that was interrupted go over to this one, and
+    /// Selects the letters that match, as they are now, for a job, and returns how many
+    /// it has. Those of a job that was interrupted go over to this one, and
     /// count as taken there.
     ///
     /// # Errors
@@ -117,7 +124,7 @@ impl Store {
         self.open_letters(collection, job).await
     }
 
-    /// How many letters a job still has to act upon.
+    /// Counts the letters that a job still has to act upon.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -133,8 +140,8 @@ impl Store {
         Ok(u64::try_from(sum.await?).unwrap_or(0))
     }
 
-    /// Notes that what becomes of these letters of the queue is durable, and
-    /// counts them as done.
+    /// Notes that what has become of these letters of the queue is durable, and counts
+    /// them as done.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -152,8 +159,8 @@ impl Store {
         .await
     }
 
-    /// Gives letters up to which the job cannot do what it does: they stay where
-    /// they are, for a later job to select.
+    /// Gives up letters to which the job cannot do what it does: they stay where they
+    /// are, for a later job to select.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -171,7 +178,7 @@ impl Store {
             doc! { "letter": failed.letter.as_str(), "cause": &failed.cause }
         });
         let told: Vec<_> = told.collect();
-        let first = doc! { "$each": told, "$slice": FAILURES_TOLD };
+        let first = doc! { "$each": told, "$slice": MAX_FAILURES_RECORDED };
         self.settle(&EntryChange {
             collection,
             which: of_job(&ids, job),
@@ -182,8 +189,8 @@ impl Store {
         .await
     }
 
-    /// Takes letters that are in the queue again out of those that were
-    /// discarded, and counts them as done.
+    /// Removes letters that are in the queue again from those that were discarded, and
+    /// counts them as done.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -198,13 +205,13 @@ impl Store {
         .await
     }
 
-    /// Takes the entries of letters that are not in the queue; those that a job
-    /// was to act upon are missing to it.
+    /// Removes the entries of letters that are not in the queue; those that a job was to
+    /// act upon are counted as missing.
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(super) async fn take_missing(&self, ids: &[LetterId]) -> Result<(), StoreError> {
-        for ids in ids.chunks(AT_ONCE) {
+    pub(super) async fn remove_missing(&self, ids: &[LetterId]) -> Result<(), StoreError> {
+        for ids in ids.chunks(MAX_ENTRIES_PER_TRANSACTION) {
             self.settle(&EntryChange {
                 collection: LetterCollection::Queue,
                 which: one_of(ids),
@@ -220,8 +227,8 @@ impl Store {
         Ok(())
     }
 
-    /// Counts letters that jobs had replayed and that are back, for each job; one
-    /// that was counted before counts no more.
+    /// Counts letters that jobs had replayed and that are back, for each job. One that
+    /// was counted before is not counted again.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -232,8 +239,8 @@ impl Store {
         self.run_transaction(&CountingFailedAgain { ids }).await
     }
 
-    async fn settle(&self, settling: &EntryChange) -> Result<(), StoreError> {
-        self.run_transaction(settling).await
+    async fn settle(&self, change: &EntryChange) -> Result<(), StoreError> {
+        self.run_transaction(change).await
     }
 
     async fn some_ids(
@@ -246,7 +253,7 @@ impl Store {
             #[serde(rename = "_id")]
             id: String,
         }
-        let most = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
+        let most = i64::try_from(MAX_ENTRIES_PER_TRANSACTION).unwrap_or(i64::MAX);
         let letters = self.letters_in::<Id>(collection);
         let found = letters
             .find(which)
@@ -275,7 +282,7 @@ impl Transaction for EntryChange {
             .find(doc! { "$and": [&self.which, open] })
             .projection(counted())
             // In one answer.
-            .batch_size(AT_ONCE as u32)
+            .batch_size(MAX_ENTRIES_PER_TRANSACTION as u32)
             .session(&mut *session)
             .await?;
         let mut ids: Vec<Bson> = Vec::new();
@@ -333,7 +340,7 @@ impl Transaction for CountingFailedAgain<'_> {
         let mut found = letters
             .find(new)
             .projection(doc! { "replayed_by": 1 })
-            .batch_size(AT_ONCE as u32)
+            .batch_size(MAX_ENTRIES_PER_TRANSACTION as u32)
             .session(&mut *session)
             .await?;
         let (mut ids, mut counts) = (Vec::new(), BTreeMap::<String, i64>::new());
@@ -359,11 +366,12 @@ impl Transaction for CountingFailedAgain<'_> {
     }
 }
 
-/// What of an entry says how many letters it counts for.
+/// The projection with all that says how many letters an entry counts for.
 fn counted() -> Document {
     doc! { "job": 1, "copies": 1, "selected": 1 }
 }
 
+/// Makes the filter that finds the entries of these letters that a job has selected.
 fn of_job(ids: &[LetterId], job: &JobId) -> Document {
     let mut which = one_of(ids);
     which.insert("job", job.as_str());

@@ -16,17 +16,17 @@ use crate::deadletter::LetterId;
 use crate::store::schema::collection::DEAD_LETTER_JOBS;
 use crate::store::{Store, StoreError};
 
-/// Names a job.
+/// The name of a job. Later jobs have greater ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobId(String);
 
 impl JobId {
-    /// One that no other job has; later ones are greater.
+    /// Makes a name that no other job has.
     pub fn unique() -> Self {
         Self(ObjectId::new().to_hex())
     }
 
-    /// As it is shown and stored.
+    /// Returns the name as it is shown and stored.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -42,18 +42,18 @@ impl fmt::Display for JobId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobKind {
-    /// Sends them to the service once more.
+    /// Sends the letters to the service once more.
     Replay,
-    /// Sends one with another body.
+    /// Sends one letter to the service once more, with another body.
     Edit,
-    /// Takes them out of the queue.
+    /// Takes the letters out of the queue, and keeps them in the database.
     Discard,
-    /// Puts discarded ones back.
+    /// Puts discarded letters back into the queue.
     Undiscard,
 }
 
 impl JobKind {
-    /// Its name in the audit.
+    /// Returns the name in the audit.
     pub fn as_str(self) -> &'static str {
         match self {
             JobKind::Replay => "replay",
@@ -63,7 +63,7 @@ impl JobKind {
         }
     }
 
-    /// Where the letters are that it works on.
+    /// Returns the collection of the letters that the job works on.
     pub fn collection(self) -> LetterCollection {
         match self {
             JobKind::Undiscard => LetterCollection::Discarded,
@@ -72,95 +72,94 @@ impl JobKind {
     }
 }
 
-/// How a job stands.
+/// What a job has come to with its letters, copies included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JobTally {
-    /// Letters selected.
+    /// The letters that the job has selected.
     pub selected: u64,
-    /// Letters acted upon.
+    /// The letters that the job has acted upon.
     pub done: u64,
-    /// Letters that were no longer where they had been selected: other hands
-    /// took them.
+    /// The letters that were no longer where they had been selected: somebody else took
+    /// them.
     pub missing: u64,
-    /// Letters that another job has selected since, while this one was
-    /// interrupted.
+    /// The letters that another job has selected while this one was interrupted.
     pub taken: u64,
-    /// Letters that it could not be done to, and that stay where they are.
+    /// The letters that the job could not act upon, and that stay where they are.
     pub failed: u64,
-    /// Replayed letters that have come back.
+    /// The replayed letters that have come back.
     pub failed_again: u64,
 }
 
-/// A letter to which a job could not do what it does.
+/// A letter that a job could not act upon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedLetter {
-    /// The letter.
+    /// The name of the letter.
     pub letter: LetterId,
-    /// Why, in words.
+    /// Why the job could not, in words.
     pub cause: String,
 }
 
-/// A job, as it is recorded.
+/// A job as it is recorded: who asked for what, when, and what it came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// Its name.
+    /// The name of the job.
     pub id: JobId,
-    /// What it does.
+    /// What the job does with its letters.
     pub kind: JobKind,
-    /// Who asked for it.
+    /// Who asked for the job, by their credentials where these are asked for.
     pub actor: String,
-    /// What they said of themselves, if that was something else.
+    /// What the caller said of themselves, if that was something else.
     pub claimed_actor: String,
-    /// Why.
+    /// Why the caller asked for it, in their words.
     pub reason: String,
-    /// Which letters, in words.
+    /// Which letters the caller asked for, in words.
     pub selection: String,
-    /// When it was begun.
+    /// When the job was begun.
     pub started_at: OffsetDateTime,
-    /// When it was finished, if it was.
+    /// When the job was finished, if it was.
     pub finished_at: Option<OffsetDateTime>,
-    /// How it stands.
+    /// What the job has come to.
     pub tally: JobTally,
-    /// The jobs that have taken letters of it.
+    /// The jobs that have taken over letters of this one.
     pub taken_by: Vec<JobId>,
-    /// The first of those that failed.
+    /// The first of the letters that failed.
     pub failures: Vec<FailedLetter>,
-    /// Of an edit: the letter, and its body before and after.
+    /// What an edit changes; `None` for other jobs.
     pub edit: Option<LetterEdit>,
-    /// Who else went on with it after an interruption, and why; the latest.
+    /// Who else went on with the job after an interruption, and why; the latest ones.
     pub resumed_by: Vec<String>,
 }
 
-/// What an edit changes.
+/// What an edit changes of a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LetterEdit {
-    /// The letter.
+    /// The name of the letter.
     pub letter: LetterId,
-    /// Its body.
+    /// The body that the letter has.
     pub before: Vec<u8>,
-    /// The body to be replayed instead.
+    /// The body that is replayed instead.
     pub after: Vec<u8>,
 }
 
-/// What is asked for.
+/// A job that somebody asks for.
 #[derive(Debug, Clone)]
 pub struct JobRequest {
-    /// What to do.
+    /// What the job is to do with its letters.
     pub kind: JobKind,
-    /// Who asks.
+    /// Who asks, by their credentials where these are asked for.
     pub actor: String,
-    /// What they say of themselves.
+    /// What the caller says of themselves.
     pub claimed_actor: String,
-    /// Tenants whose letters can be selected, by their ids; `None`: any.
+    /// The ids of the tenants whose letters can be selected; `None` for all.
     pub tenants: Option<Vec<String>>,
-    /// Why.
+    /// Why the caller asks, in their words.
     pub reason: String,
-    /// Which letters, in words.
+    /// Which letters the caller asks for, in words.
     pub selection: String,
-    /// The same for the same letters: an order of the same kind and key goes on
-    /// with the job that was interrupted.
+    /// The same for the same letters: a request of the same kind and key goes on with
+    /// the job that was interrupted.
     pub key: String,
-    /// Of an edit.
+    /// What an edit is to change; `None` for other jobs.
     pub edit: Option<LetterEdit>,
 }
 
@@ -179,7 +178,8 @@ struct JobDocument {
     /// Not there in records of earlier versions.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     claimed_actor: String,
-    /// Absent: of any tenant, and so to be seen by those alone who may see all.
+    /// Absent for a job on letters of any tenant, which is shown to those alone who may
+    /// see all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tenants: Option<Vec<String>>,
     reason: String,
@@ -215,25 +215,26 @@ struct JobDocument {
     after: Option<Binary>,
 }
 
-/// Letters before and after edits in one page of the record.
+/// The size of the bodies before and after edits in one page of the record, in bytes.
+/// The page ends with the job that exceeds it.
 const MAX_EDITS_BYTES: usize = 8 << 20;
-/// Of those who went on with a job, so many are remembered.
-const RESUMED_TOLD: i32 = 20;
+/// The number of callers who went on with a job that its record names at most.
+const MAX_RESUMED_BY_RECORDED: i32 = 20;
 
 impl Store {
-    /// The job of this order that was begun and not finished, if there is one,
-    /// and whether its letters are selected. Takes note of who goes on with it,
-    /// if that is somebody else than who began it.
+    /// Returns the job of this request that was begun and not finished, if there is one,
+    /// and whether its letters are selected. Records who goes on with it, if that is
+    /// somebody else than who began it.
     ///
     /// # Errors
     /// Any [`StoreError`].
     pub async fn interrupted_job(
         &self,
-        order: &JobRequest,
+        request: &JobRequest,
     ) -> Result<Option<(Job, bool)>, StoreError> {
         let wanted = doc! {
-            "kind": order.kind.as_str(),
-            "key": &order.key,
+            "kind": request.kind.as_str(),
+            "key": &request.key,
             "finished_at": null,
         };
         let found = self.jobs::<JobDocument>().find_one(wanted).await?;
@@ -242,9 +243,9 @@ impl Store {
         };
         let selected = found.selected.is_some();
         let job = found.job();
-        if (&job.actor, &job.reason) != (&order.actor, &order.reason) {
-            let by = format!("{}: {}", order.actor, order.reason);
-            let by = doc! { "$each": [by], "$slice": -RESUMED_TOLD };
+        if (&job.actor, &job.reason) != (&request.actor, &request.reason) {
+            let by = format!("{}: {}", request.actor, request.reason);
+            let by = doc! { "$each": [by], "$slice": -MAX_RESUMED_BY_RECORDED };
             let noted = doc! { "$push": { "resumed_by": by } };
             self.change_job(&job.id, noted).await?;
         }
@@ -255,21 +256,21 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn begin_job(&self, order: &JobRequest) -> Result<Job, StoreError> {
+    pub async fn begin_job(&self, request: &JobRequest) -> Result<Job, StoreError> {
         let binary = |bytes: &Vec<u8>| Binary {
             subtype: BinarySubtype::Generic,
             bytes: bytes.clone(),
         };
-        let edit = order.edit.as_ref();
+        let edit = request.edit.as_ref();
         let document = JobDocument {
             id: JobId::unique().0,
-            kind: order.kind,
-            actor: order.actor.clone(),
-            claimed_actor: order.claimed_actor.clone(),
-            tenants: order.tenants.clone(),
-            reason: order.reason.clone(),
-            selection: order.selection.clone(),
-            key: order.key.clone(),
+            kind: request.kind,
+            actor: request.actor.clone(),
+            claimed_actor: request.claimed_actor.clone(),
+            tenants: request.tenants.clone(),
+            reason: request.reason.clone(),
+            selection: request.selection.clone(),
+            key: request.key.clone(),
             started_at: DateTime::now(),
             finished_at: None,
             selected: None,
@@ -298,9 +299,9 @@ impl Store {
             .await
     }
 
-    /// Records that a job has ended, and tidies up behind it. What it has
-    /// selected and is nowhere counted was taken by other hands: the retention,
-    /// or whoever changed the index.
+    /// Records that a job has ended, and tidies up behind it. What it has selected and is
+    /// nowhere counted was taken by somebody else: the retention, or whoever changed the
+    /// index.
     ///
     /// # Errors
     /// Any [`StoreError`]; ending it again goes on.
@@ -325,7 +326,8 @@ impl Store {
         self.forget_acted(collection, job).await
     }
 
-    /// The other jobs on letters of a collection that were begun and not finished.
+    /// Returns the names of the other jobs on letters of a collection that were begun and
+    /// not finished.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -347,7 +349,7 @@ impl Store {
         Ok(there.map(|job| job.id).collect())
     }
 
-    /// A job as it is recorded now.
+    /// Returns a job as it is recorded now.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -357,7 +359,7 @@ impl Store {
         Ok(found.map(JobDocument::job))
     }
 
-    /// The record of jobs before this one, latest first, at most so many and as
+    /// Returns the record of jobs before this one, latest first, at most so many and as
     /// many as have 8 MiB of letters before and after an edit, and whether there
     /// are more; of those on letters of the tenants `permitted` alone (see
     /// [`Filter::permitted`](crate::deadletter::Filter::permitted)).

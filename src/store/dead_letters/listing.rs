@@ -12,54 +12,54 @@ use super::index::{BodySize, GONE, LetterCollection};
 use crate::deadletter::{Filter, LetterId};
 use crate::store::{Store, StoreError};
 
-/// Groups in one answer at most.
-const MAX_GROUPS: i64 = 1_000;
-/// Tenants that are named of a group.
-const TENANTS_NAMED: usize = 20;
+/// The number of groups in one answer at most.
+const MAX_LETTER_GROUPS: i64 = 1_000;
+/// The number of tenants that are named of a group at most.
+const MAX_TENANTS_NAMED: usize = 20;
 
-/// Where a page of letters ends: the next begins after it.
+/// The position in a listing where a page ends: the next page begins after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LetterPosition {
-    /// When the last letter of the page failed last, in ms since the epoch.
+    /// When the last letter of the page failed last, in milliseconds since the epoch.
     pub millis: i64,
-    /// That letter.
+    /// The name of that letter.
     pub id: LetterId,
 }
 
 /// A page of letters, latest failure first.
 #[derive(Debug)]
 pub struct LetterPage {
-    /// The letters.
+    /// The letters of the page.
     pub entries: Vec<LetterEntry>,
-    /// Whether there are more.
+    /// Whether there are more letters behind the page.
     pub more: bool,
 }
 
-/// Letters with the same cause.
+/// The letters with the same cause.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LetterGroup {
-    /// Its name.
+    /// The name of the group.
     pub id: String,
-    /// The name of the reason.
+    /// The name of the reason for which the letters were given up.
     pub reason: String,
     /// The error without what differs from letter to letter.
     pub cause: String,
-    /// Letters, copies included.
+    /// The number of letters, copies included.
     pub count: u64,
-    /// The earliest first failure.
+    /// When a letter of the group first failed.
     pub first_seen_at: OffsetDateTime,
-    /// The latest failure.
+    /// When a letter of the group last failed.
     pub last_seen_at: OffsetDateTime,
-    /// Some of the tenants affected.
+    /// The tenants with the most letters of the group, 20 at most.
     pub tenants: Vec<String>,
-    /// How many tenants are affected.
+    /// The number of tenants with letters of the group.
     pub tenant_count: u64,
-    /// The letter that failed last.
+    /// The name of the letter that failed last.
     pub example: LetterId,
 }
 
 impl Store {
-    /// The letters that match, after a place, at most so many.
+    /// Returns the letters that match after a position, at most so many.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -85,13 +85,16 @@ impl Store {
             .limit(i64::try_from(limit + 1).unwrap_or(i64::MAX))
             .projection(doc! { "properties": 0, "body": 0 })
             .await?;
-        let mut entries: Vec<_> = found.map_ok(LetterDocument::entry).try_collect().await?;
+        let mut entries: Vec<_> = found
+            .map_ok(LetterDocument::into_entry)
+            .try_collect()
+            .await?;
         let more = entries.len() > limit;
         entries.truncate(limit);
         Ok(LetterPage { entries, more })
     }
 
-    /// How many letters match, copies included.
+    /// Counts the letters that match, copies included.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -110,7 +113,7 @@ impl Store {
         Ok(entries + self.further_copies(collection, matching(filter)).await?)
     }
 
-    /// The letters with this id, or whose ids begin so, of the tenants
+    /// Returns the letters with this id, or whose ids begin so, of the tenants
     /// `permitted` (see [`Filter::permitted`]): two of them at most.
     ///
     /// # Errors
@@ -125,11 +128,11 @@ impl Store {
         let mut wanted = named(id);
         wanted.extend(permitted.map(of_tenants).unwrap_or_default());
         let found = letters.find(wanted).limit(2).await?;
-        let found = found.map_ok(LetterDocument::kept);
+        let found = found.map_ok(LetterDocument::into_stored);
         Ok(found.try_collect().await?)
     }
 
-    /// The letters of the queue that match, with their bodies, some at a time: at
+    /// Reads the letters of the queue that match, with their bodies, some at a time: at
     /// most so many, and no more than have bodies of so many bytes.
     ///
     /// # Errors
@@ -148,13 +151,16 @@ impl Store {
             let letters = letters.clone();
             async move {
                 let found = letters.find(doc! { "_id": { "$in": ids } }).await?;
-                Ok(found.map_ok(LetterDocument::kept).try_collect().await?)
+                Ok(found
+                    .map_ok(LetterDocument::into_stored)
+                    .try_collect()
+                    .await?)
             }
         });
         Ok(some)
     }
 
-    /// The letters that match by cause, the most frequent first.
+    /// Groups the letters that match by their cause, the most frequent first.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -183,10 +189,10 @@ impl Store {
             } },
             doc! { "$set": {
                 "tenant_count": { "$size": "$tenants" },
-                "tenants": { "$slice": ["$tenants", TENANTS_NAMED as i32] },
+                "tenants": { "$slice": ["$tenants", MAX_TENANTS_NAMED as i32] },
             } },
             doc! { "$sort": { "count": -1, "_id": 1 } },
-            doc! { "$limit": MAX_GROUPS },
+            doc! { "$limit": MAX_LETTER_GROUPS },
             // The texts are those of any letter of the group.
             doc! { "$lookup": {
                 "from": LetterCollection::Queue.name(),
@@ -203,7 +209,8 @@ impl Store {
     }
 }
 
-/// Letters in the order in which they come, as many together as may be.
+/// Groups letters in the order in which they come, as many together as the limits allow:
+/// a number of letters, and the bytes of their bodies.
 fn grouped(
     sizes: impl Stream<Item = Result<BodySize, StoreError>> + Unpin,
     (most, most_bytes): (usize, usize),
@@ -273,7 +280,7 @@ impl GroupDocument {
     }
 }
 
-/// The conditions of a filter on documents, of entries that stand for letters.
+/// Makes the filter on documents that finds the entries which stand for letters and match.
 pub(super) fn matching(filter: &Filter) -> Document {
     let mut all = vec![doc! { "state": { "$ne": GONE } }];
     all.extend(filter.permitted.as_deref().map(of_tenants));
@@ -317,11 +324,12 @@ pub(super) fn matching(filter: &Filter) -> Document {
     doc! { "$and": all }
 }
 
-/// Of these tenants, and not of none.
+/// Makes the filter that finds letters of these tenants, and none of unknown tenants.
 fn of_tenants(permitted: &[String]) -> Document {
     doc! { "tenant": { "$in": permitted } }
 }
 
+/// Makes the filter that finds letters by their name, or how it begins.
 fn named(id: &LetterId) -> Document {
     if id.is_whole() {
         return doc! { "_id": id.as_str() };
@@ -331,7 +339,7 @@ fn named(id: &LetterId) -> Document {
     doc! { "_id": { "$gte": id.as_str(), "$lt": end } }
 }
 
-/// A text as a pattern that matches it and nothing else.
+/// Returns a pattern that matches this text and nothing else.
 fn escaped(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len());
     for c in text.chars() {

@@ -20,24 +20,24 @@ use crate::store::lease::{self, Lease};
 use crate::store::schema::collection::UNSENT_LETTERS;
 use crate::store::{Store, StoreError};
 
-/// Names one that waits. Made before it is kept, so that keeping it twice is keeping
-/// it once.
+/// The name of a letter that waits. It is made before the letter is stored, so that
+/// storing it twice is storing it once. Later ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UnsentId(ObjectId);
 
 impl UnsentId {
-    /// One that no other has; later ones are greater.
+    /// Makes a name that no other has.
     pub fn unique() -> Self {
         Self(ObjectId::new())
     }
 }
 
-/// How many letters wait, and bytes of their bodies.
+/// How much waits for the dead-letter queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UnsentTotals {
-    /// Letters.
+    /// The number of letters.
     pub letters: u64,
-    /// Bytes.
+    /// The size of their bodies, in bytes.
     pub bytes: u64,
 }
 
@@ -45,7 +45,7 @@ pub struct UnsentTotals {
 struct UnsentDocument {
     #[serde(rename = "_id")]
     id: ObjectId,
-    /// Of the body.
+    /// The size of the body.
     bytes: i64,
     letter: LetterDocument,
 }
@@ -58,10 +58,10 @@ struct Size {
 }
 
 impl Store {
-    /// Keeps letters until they can be sent.
+    /// Stores letters until they can be sent.
     ///
     /// # Errors
-    /// Any [`StoreError`]; some may be kept then.
+    /// Any [`StoreError`]; some may be stored then.
     pub async fn keep_unsent<'l>(
         &self,
         letters: impl IntoIterator<Item = (UnsentId, &'l DeadLetter, &'l RawMessage)>,
@@ -85,7 +85,7 @@ impl Store {
         }
     }
 
-    /// What waits.
+    /// Returns how much waits.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -117,8 +117,8 @@ impl Store {
         )
     }
 
-    /// Letters to be sent next, so many at most, and no more than have
-    /// bodies of so many bytes; one at least, if there is one.
+    /// Returns the letters to be sent next, so many at most, and no more than have bodies
+    /// of so many bytes; one at least, if there is one.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -141,14 +141,14 @@ impl Store {
         let these = doc! { "_id": { "$in": &ids } };
         let documents = self.unsent_documents::<UnsentDocument>();
         let letters = documents.find(these).await?;
-        let letters = letters.map_ok(|found| (found.id, found.letter.kept()));
+        let letters = letters.map_ok(|found| (found.id, found.letter.into_stored()));
         let mut letters: HashMap<_, _> = letters.try_collect().await?;
         let ordered = ids.into_iter();
         let ordered = ordered.filter_map(|id| Some((UnsentId(id), letters.remove(&id)?)));
         Ok(ordered.collect())
     }
 
-    /// Takes letters that are in the queue by now.
+    /// Removes letters that are in the queue by now.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -160,7 +160,7 @@ impl Store {
         Ok(())
     }
 
-    /// Notes of a letter why it can never be sent. It is kept, and in no other's way.
+    /// Records why a letter can never be sent. It stays stored, and holds up no other.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -171,7 +171,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes the lease of whoever sends them, if it is free.
+    /// Takes the lease of whoever sends the letters that wait, if it is free.
     ///
     /// # Errors
     /// Any [`StoreError`].

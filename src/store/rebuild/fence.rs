@@ -26,35 +26,35 @@ use crate::store::statements::{Verb, Write};
 use crate::store::transaction::Transaction;
 use crate::store::{Store, StoreError};
 
-/// Stands in the documents of writers that must enrol anew. No epoch is below 0.
-const FENCED: i64 = -1;
-/// How long each try to fence off all writers may take: a little longer than a
-/// transaction of a dead process is left alone, which is ended between tries.
-const FENCING: Duration = Duration::from_millis(3_500);
-/// Tries to fence off all writers; the fence has an end itself.
-const FENCING_TRIES: u32 = 3;
+/// The epoch in the documents of writers that must enrol anew. No other is below 0.
+const FENCED_EPOCH: i64 = -1;
+/// How long each attempt to fence off all writers may take: a little longer than a
+/// transaction of a dead process is left alone, which is ended between attempts.
+const FENCING_TIMEOUT: Duration = Duration::from_millis(3_500);
+/// The number of attempts to fence off all writers; the fence has an end itself.
+const FENCING_ATTEMPTS: u32 = 3;
 
-/// Names a writer: an enrolment.
+/// The name of a writer, which is that of its enrolment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WriterId(ObjectId);
 
 impl WriterId {
-    /// One that nobody else has.
+    /// Makes a name that no other writer has.
     pub fn unique() -> Self {
         Self(ObjectId::new())
     }
 
-    /// The writer whose document has this `_id`.
+    /// Returns the writer whose document has this `_id`.
     pub(in crate::store) fn of(id: ObjectId) -> Self {
         Self(id)
     }
 
-    /// The `_id` of its document.
+    /// Returns the `_id` of the writer's document.
     pub(in crate::store) fn id(self) -> ObjectId {
         self.0
     }
 
-    /// The writer that is spelled so.
+    /// Returns the writer whose name is displayed like this; `None` if none is.
     pub fn parse(spelled: &str) -> Option<Self> {
         ObjectId::parse_str(spelled).ok().map(Self)
     }
@@ -71,34 +71,34 @@ impl std::fmt::Display for WriterId {
 pub struct Enrolment {
     writer: WriterId,
     generations: Arc<Generations>,
-    /// Transactions that the writer has committed.
+    /// The number of transactions that the writer has committed.
     commits: i64,
 }
 
 impl Enrolment {
-    /// Where its tenants' documents are.
+    /// Returns the generations that the writer writes to.
     pub fn generations(&self) -> &Arc<Generations> {
         &self.generations
     }
 
-    /// Whose it is.
+    /// Returns the writer that is enrolled.
     pub fn writer(&self) -> WriterId {
         self.writer
     }
 
-    /// The number of the transaction that comes next.
+    /// Returns the number of the transaction that comes next.
     pub(in crate::store) fn next(&self) -> i64 {
         self.commits + 1
     }
 
-    /// Takes note that the transaction that came next is committed.
+    /// Records that the transaction that came next is committed.
     pub(in crate::store) fn count(&mut self) {
         self.commits += 1;
     }
 
-    /// What makes a transaction fail once the writer is fenced off, and gives
-    /// it its number. It must be the first write: what it was derived from may
-    /// be of no use.
+    /// Returns the write that makes a transaction fail once the writer is fenced off, and
+    /// that gives it its number. It must be the first: what the others were derived from
+    /// may be of no use.
     pub(in crate::store) fn proof(&self) -> Write {
         let filter = rawdoc! {
             "_id": self.writer.0,
@@ -115,7 +115,7 @@ impl Enrolment {
     }
 }
 
-/// A fence that was set, to be switched behind or lifted.
+/// A fence that was set, behind which a rebuild switches over, or which is lifted.
 #[derive(Debug)]
 pub struct Fence {
     token: ObjectId,
@@ -133,8 +133,8 @@ impl Store {
         self.run_transaction(&Enrolling).await
     }
 
-    /// Removes writers that have not written for so long: most are gone, the
-    /// others enrol anew. `generations` counts it, in the same transaction: so
+    /// Removes the writers that have not written for so long: most are gone, the others
+    /// enrol anew. `generations` counts it, in the same transaction: so
     /// whoever follows commits knows that one who is not there any more was
     /// removed, and is not just not shown by a primary that is behind.
     ///
@@ -189,14 +189,14 @@ impl Store {
         let change = doc! {
             "update": collection::WRITERS,
             "updates": [{
-                "q": { "epoch": { "$gt": FENCED, "$lte": epoch } },
-                "u": { "$set": { "epoch": FENCED } },
+                "q": { "epoch": { "$gt": FENCED_EPOCH, "$lte": epoch } },
+                "u": { "$set": { "epoch": FENCED_EPOCH } },
                 "multi": true,
             }],
             "writeConcern": { "w": "majority", "j": true },
-            "maxTimeMS": i64::try_from(FENCING.as_millis()).unwrap_or(i64::MAX),
+            "maxTimeMS": i64::try_from(FENCING_TIMEOUT.as_millis()).unwrap_or(i64::MAX),
         };
-        let mut tried = 1;
+        let mut attempt = 1;
         loop {
             let reply = self.database().run_command(change.clone()).await;
             let failed = |reply: &Document| {
@@ -205,19 +205,19 @@ impl Store {
             if reply.as_ref().is_ok_and(|reply| !failed(reply)) {
                 return Ok(());
             }
-            if tried == FENCING_TRIES {
+            if attempt == FENCING_ATTEMPTS {
                 reply?;
                 return Err(StoreError::SwitchingOver);
             }
-            tried += 1;
+            attempt += 1;
             // Somebody holds a document: not for long, unless they are dead.
             self.end_stale_transactions().await?;
         }
     }
 
-    /// Has another generation count, for one tenant or for all, and ends the
-    /// fence: the one moment at which readers go over to it. `false` when the
-    /// fence had ended before, and nothing was changed.
+    /// Has another generation served, for one tenant or for all, and ends the fence: the
+    /// one moment at which readers go over to it. Returns `false` when the fence had ended
+    /// before, and nothing was changed.
     ///
     /// # Errors
     /// Any [`StoreError`]; look at [`Store::generations`] whether it happened.
@@ -268,8 +268,8 @@ impl Store {
         Ok(())
     }
 
-    /// The generations as they are: a write sees what a read from a new primary
-    /// may not show yet.
+    /// Returns the generations as they are, by a write: a read from a new primary may not
+    /// show the latest yet.
     ///
     /// # Errors
     /// Any [`StoreError`].

@@ -20,18 +20,18 @@ use crate::store::{Store, StoreError};
 /// The `_id` of the document in `meta`.
 pub(in crate::store) const GENERATIONS: &str = "generations";
 
-/// The rules that this program counts by. Facts that were recorded by lower ones
+/// The number of the rules that this program counts by. Facts that were recorded by lower ones
 /// go on being kept as they are, until a rebuild of all tenants counts the
 /// journal anew. 2 orders adds by when the membership was made, keeps read-until
 /// times from being later than their events, and has the best of several creates
 /// of a message count.
 pub const RULES: i32 = 2;
 
-/// Versions that a dialog can have between two rebuilds. It would need as many
-/// events to reach those of the next generation.
-pub const VERSIONS: i64 = 1 << 32;
+/// The number of versions that a dialog can have between two rebuilds. It would need as
+/// many events to reach those of the next generation.
+pub const VERSIONS_PER_GENERATION: i64 = 1 << 32;
 
-/// One set of collections.
+/// One set of the collections that hold counters and facts.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -39,18 +39,18 @@ pub const VERSIONS: i64 = 1 << 32;
 pub struct Generation(u32);
 
 impl Generation {
-    /// The generation with this number; 0 is the first.
+    /// Returns the generation with this number; 0 is the first.
     pub fn new(number: u32) -> Self {
         Self(number)
     }
 
-    /// Its number.
+    /// Returns the number of the generation.
     pub fn number(self) -> u32 {
         self.0
     }
 
-    /// What a collection is called in it. Those of the first have their plain
-    /// names, and so have those that are not [`collection::COUNTED`].
+    /// Returns the name of a collection in this generation. Those of the first have their
+    /// plain names, and so have those that are not [`collection::COUNTED`].
     pub fn collection(self, name: &'static str) -> Cow<'static, str> {
         match self.0 {
             0 => Cow::Borrowed(name),
@@ -59,24 +59,24 @@ impl Generation {
         }
     }
 
-    /// The version that its dialogs begin after, so that no version is lower
-    /// than one that clients saw in an earlier generation.
+    /// Returns the version that its dialogs begin after, so that no version is lower than
+    /// one that clients saw in an earlier generation.
     pub fn versions_after(self) -> i64 {
-        i64::from(self.0) * VERSIONS
+        i64::from(self.0) * VERSIONS_PER_GENERATION
     }
 }
 
 /// The generation of each tenant, as of one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Generations {
-    /// Raised with every change that writers must not miss.
+    /// A number that rises with every change that writers must not miss.
     pub epoch: i64,
     everyone: Generation,
     tenants: BTreeMap<TenantId, Generation>,
 }
 
 impl Generations {
-    /// One generation for all.
+    /// Has all tenants in one generation.
     pub fn only(generation: Generation) -> Self {
         Self {
             everyone: generation,
@@ -84,22 +84,23 @@ impl Generations {
         }
     }
 
-    /// Where a tenant's documents are.
+    /// Returns the generation that a tenant's documents are in.
     pub fn of(&self, tenant: &TenantId) -> Generation {
         self.tenants.get(tenant).copied().unwrap_or(self.everyone)
     }
 
-    /// Where those of all tenants are that were not rebuilt by themselves.
+    /// Returns the generation of all tenants that were not rebuilt by themselves.
     pub fn everyone(&self) -> Generation {
         self.everyone
     }
 
-    /// Tenants that were rebuilt by themselves since all were last.
+    /// Returns the tenants that were rebuilt by themselves since all were last, each with
+    /// its generation.
     pub fn by_themselves(&self) -> impl Iterator<Item = (&TenantId, Generation)> {
         self.tenants.iter().map(|(tenant, g)| (tenant, *g))
     }
 
-    /// All that anything is read from.
+    /// Returns all generations that anything is read from.
     pub fn in_use(&self) -> BTreeSet<Generation> {
         let tenants = self.tenants.values().copied();
         tenants.chain([self.everyone]).collect()
@@ -143,7 +144,7 @@ impl TryFrom<GenerationsDocument> for Generations {
 }
 
 impl Store {
-    /// The generations as of now.
+    /// Reads the generations as they are now.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -155,7 +156,7 @@ impl Store {
         found.unwrap_or_default().try_into()
     }
 
-    /// The generations as of a snapshot.
+    /// Reads the generations as of a snapshot.
     ///
     /// # Errors
     /// Any [`StoreError`].

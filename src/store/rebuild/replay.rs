@@ -28,25 +28,24 @@ use crate::store::journal::ORIGIN;
 use crate::store::schema::{STATED_TIME, STATED_TYPE, collection};
 use crate::store::{Store, StoreError};
 
-/// The `_id` in `meta` of the document that shows how far a stream is.
+/// The `_id` in `meta` of the document whose changes mark positions in the change stream.
 const MARKER: &str = "marker";
-/// Records in one reply of the server.
-const REPLY: u32 = 4_000;
-/// How long the server waits for something new before it says that there is
-/// nothing.
-const AWAIT: Duration = Duration::from_millis(100);
+/// The number of records in one reply of the server.
+const BATCH_SIZE: u32 = 4_000;
+/// How long the server waits for a change before it says that there is none.
+const MAX_AWAIT_TIME: Duration = Duration::from_millis(100);
 
-/// A moment in the life of the journal.
+/// A moment of the journal, which tells what was committed before from what came later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Since {
-    /// What is committed after it is in the change stream from here on.
+    /// The cluster time from which on the change stream has what is committed later.
     pub time: Timestamp,
-    /// What was committed before it was written no later.
+    /// The latest time of writing of what was committed before.
     pub newest: DateTime,
 }
 
 impl Store {
-    /// Whether the journal has every event that was ever taken.
+    /// Tells whether the journal has every event that was ever taken.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -56,7 +55,7 @@ impl Store {
         Ok(origin.await?.is_some())
     }
 
-    /// Now.
+    /// Returns the present moment of the journal.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -90,7 +89,7 @@ impl Store {
         })
     }
 
-    /// About how many records there are.
+    /// Estimates the number of records in the journal.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -128,13 +127,14 @@ impl Store {
         let cursor = journal
             .find(filter)
             .sort(doc! { "applied_at": 1 })
-            .batch_size(REPLY)
+            .batch_size(BATCH_SIZE)
             .session(&mut session)
             .await?;
         Ok(JournalReader { session, cursor })
     }
 
-    /// Follows what is added to the journal.
+    /// Follows what is added to the journal, of one tenant or of all: from a position of
+    /// the change stream on, or else from a moment of the journal on.
     ///
     /// # Errors
     /// Any [`StoreError`]; see [`is_history_lost`].
@@ -153,8 +153,8 @@ impl Store {
         let watch = database
             .watch()
             .pipeline([doc! { "$match": { "$or": [wanted, marker] } }])
-            .batch_size(REPLY)
-            .max_await_time(AWAIT);
+            .batch_size(BATCH_SIZE)
+            .max_await_time(MAX_AWAIT_TIME);
         let watch = match after {
             Some(token) => watch.resume_after(token),
             None => watch.start_at_operation_time(since.time),
@@ -163,8 +163,8 @@ impl Store {
         Ok(JournalFollower { changes })
     }
 
-    /// Leaves a mark in the stream: once a follower has seen it, it has seen
-    /// all that was committed before.
+    /// Leaves a marker in the change stream: once a follower has seen it, it has seen all
+    /// that was committed before.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -178,11 +178,11 @@ impl Store {
     }
 }
 
-/// A mark in the stream.
+/// A marker in the change stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Marker(ObjectId);
 
-/// Whether the server no longer has the changes that are to be followed.
+/// Tells whether the server no longer has the changes that are to be followed.
 pub fn is_history_lost(error: &StoreError) -> bool {
     const CHANGE_STREAM_FATAL: i32 = 280;
     const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
@@ -196,16 +196,16 @@ pub fn is_history_lost(error: &StoreError) -> bool {
     }
 }
 
-/// Some records.
+/// Some records of the journal.
 #[derive(Debug, Default)]
 pub struct Chunk {
     /// The events that count, in the order of writing.
     pub events: Vec<Event>,
-    /// All records that were read.
+    /// The number of all records that were read.
     pub records: u64,
 }
 
-/// Reads what is there.
+/// Reads the records that were in the journal at a moment.
 #[derive(Debug)]
 pub struct JournalReader {
     session: ClientSession,
@@ -213,8 +213,7 @@ pub struct JournalReader {
 }
 
 impl JournalReader {
-    /// The next records, and when the last of them was written; `None` at the
-    /// end.
+    /// Returns the next records, and when the last of them was written; `None` at the end.
     ///
     /// # Errors
     /// Any [`StoreError`]; the reader is of no use then.
@@ -232,7 +231,7 @@ impl JournalReader {
     }
 }
 
-/// Reads what is added.
+/// Reads the records that are added to the journal.
 pub struct JournalFollower {
     changes: ChangeStream<RawDocumentBuf>,
 }
@@ -244,8 +243,8 @@ impl std::fmt::Debug for JournalFollower {
 }
 
 impl JournalFollower {
-    /// The next records, if there are any yet, and whether the marker came
-    /// behind them.
+    /// Returns the next records, if there are any yet, and whether the marker came behind
+    /// them.
     ///
     /// # Errors
     /// Any [`StoreError`]; the follower is of no use then.
@@ -279,14 +278,15 @@ impl JournalFollower {
         Ok(document.get_object_id("mark").map_err(unreadable)? == marker.0)
     }
 
-    /// From where to follow again, when all that was handed out is dealt with.
+    /// Returns the position from which to follow again, when all that was handed out is
+    /// dealt with.
     pub fn position(&self) -> Option<ResumeToken> {
         self.changes.resume_token()
     }
 }
 
 impl Chunk {
-    /// Adds a record; returns when it was written.
+    /// Adds a record, and returns when it was written.
     fn add(&mut self, record: &RawDocument) -> Result<DateTime, StoreError> {
         self.records += 1;
         let applied_at = record.get_datetime("applied_at").map_err(unreadable)?;
@@ -345,7 +345,7 @@ struct Record<'r> {
 }
 
 impl Record<'_> {
-    /// The event that it records.
+    /// Returns the event that the record is of.
     fn event(&self) -> Result<Event, StoreError> {
         let fact = self.fact()?;
         Ok(Event {
@@ -437,7 +437,7 @@ impl Record<'_> {
         })
     }
 
-    /// When the membership was made. Where the record says nothing of it, as
+    /// Returns when the membership was made. Where the record says nothing of it, as
     /// those of the rules 1 do: at the join time, if that is just before
     /// the event.
     fn made_at(&self, joined_at: i64) -> i64 {
@@ -446,7 +446,8 @@ impl Record<'_> {
         self.made_at.unwrap_or(presumed)
     }
 
-    /// Never later than the event: a reader has read what was there.
+    /// Returns until when the reader has read, which is never later than the event: one
+    /// has read what was there.
     fn read_until(&self) -> Result<i64, StoreError> {
         let read_until = self.there("read_until", self.read_until)?;
         Ok(read_until.min(self.at))

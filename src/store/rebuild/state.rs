@@ -20,57 +20,58 @@ use crate::store::lease::REBUILD;
 use crate::store::schema::collection;
 use crate::store::{Store, StoreError};
 
-/// How far it is.
+/// How far a rebuild is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Reading the journal as it was at the beginning.
+    /// It reads the journal as that was at the beginning.
     Replaying,
-    /// Reading what was added since.
+    /// It reads what was added to the journal since.
     Following,
-    /// Readers see the new collections; the old ones are to go.
+    /// Readers see the new collections, and the old ones are to go.
     Cleaning,
 }
 
-/// A rebuild that is ours to drive.
+/// A rebuild that this process drives, as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rebuilding {
     token: ObjectId,
-    /// Whose counters; `None`: everyone's.
+    /// The tenant whose counters are rebuilt; `None` for all.
     tenant: Option<String>,
     generation: Generation,
-    /// What served before, while cleaning.
+    /// The generation that was served before, from which the rebuild cleans up.
     before: Generation,
     phase: Phase,
     since: Timestamp,
     newest: DateTime,
-    /// All that was written before it is replayed.
+    /// All records that were written before this time are replayed.
     read_to: Option<DateTime>,
-    /// All before it is followed.
+    /// All changes before this position of the change stream are replayed.
     followed_to: Option<ResumeToken>,
     replayed: i64,
     by: String,
     started_at: DateTime,
 }
 
-/// What came of asking for the rebuild.
+/// What came of asking for the lease of the rebuild under way.
 #[derive(Debug)]
 pub enum Claim {
-    /// It is ours.
+    /// This process drives the rebuild now.
     Ours(Box<Rebuilding>),
-    /// There is none.
+    /// There is no rebuild under way.
     None,
-    /// Somebody else drives it.
+    /// Another process drives the rebuild.
     Busy {
-        /// Who.
+        /// Who drives it, as the audit names them.
         by: String,
-        /// Seconds until it may be taken over, should they be dead.
+        /// The number of seconds after which the rebuild may be taken over, should its
+        /// driver be dead.
         seconds: i64,
     },
 }
 
 impl Rebuilding {
-    /// Whose counters; `None`: everyone's.
+    /// Returns the tenant whose counters are rebuilt; `None` for all.
     ///
     /// # Errors
     /// When what is stored names no tenant.
@@ -81,17 +82,17 @@ impl Rebuilding {
         })
     }
 
-    /// Into which generation.
+    /// Returns the generation that is written.
     pub fn generation(&self) -> Generation {
         self.generation
     }
 
-    /// How far it is.
+    /// Returns how far the rebuild is.
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// When it began, in the life of the journal.
+    /// Returns the moment of the journal at which the rebuild began.
     pub fn since(&self) -> Since {
         Since {
             time: self.since,
@@ -99,45 +100,46 @@ impl Rebuilding {
         }
     }
 
-    /// From where to read on.
+    /// Returns the time of the record from which to read on.
     pub fn read_to(&self) -> Option<DateTime> {
         self.read_to
     }
 
-    /// From where to follow on.
+    /// Returns the position from which to follow the change stream on.
     pub fn followed_to(&self) -> Option<ResumeToken> {
         self.followed_to.clone()
     }
 
-    /// Records replayed so far; some twice, after an interruption.
+    /// Returns the number of records replayed so far; some count twice, after an
+    /// interruption.
     pub fn replayed(&self) -> u64 {
         u64::try_from(self.replayed).unwrap_or(0)
     }
 
-    /// Notes that records were replayed, by whichever way they were read.
+    /// Adds to the number of records replayed, whichever way they were read.
     pub fn note_replayed(&mut self, records: u64) {
         self.replayed += i64::try_from(records).unwrap_or(i64::MAX);
     }
 
-    /// Notes how far the journal was read.
+    /// Records how far the journal was read.
     pub fn note_read(&mut self, to: DateTime) {
         self.read_to = Some(to);
     }
 
-    /// Notes how far the journal was followed.
+    /// Records how far the journal was followed.
     pub fn note_followed(&mut self, to: Option<ResumeToken>) {
         self.phase = Phase::Following;
         self.followed_to = to.or(self.followed_to.take());
     }
 
-    /// Notes that readers see it.
+    /// Records that readers see the new collections.
     pub fn note_switched(&mut self) {
         self.phase = Phase::Cleaning;
     }
 }
 
 impl Store {
-    /// Takes over the rebuild that was begun and is nobody's.
+    /// Takes over the rebuild that was begun and that nobody drives.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -165,7 +167,7 @@ impl Store {
         }))
     }
 
-    /// Begins a rebuild: collections of a new generation, empty.
+    /// Begins a rebuild, with empty collections of a new generation.
     ///
     /// # Errors
     /// Any [`StoreError`]; of class conflict when another one was begun.
@@ -213,8 +215,8 @@ impl Store {
         Ok(rebuilding)
     }
 
-    /// Notes how far it is, and renews the lease. `false` when it is no longer
-    /// ours: then it is to be left alone.
+    /// Stores how far the rebuild is, and renews the lease. Returns `false` when another
+    /// process drives it by now: then it is to be left alone.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -225,7 +227,7 @@ impl Store {
         Ok(changed.matched_count == 1)
     }
 
-    /// Lets somebody else go on with it at once.
+    /// Gives up the lease, so that another process can go on with the rebuild at once.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -236,8 +238,8 @@ impl Store {
         Ok(())
     }
 
-    /// Notes what served before, so that it is known what must go after the
-    /// switch. Tells whether the switch has happened already.
+    /// Notes which generation is served, so that it is known what must go after the
+    /// switch. Returns whether the switch has happened already.
     ///
     /// # Errors
     /// Any [`StoreError`].
@@ -254,8 +256,8 @@ impl Store {
         Ok(false)
     }
 
-    /// Removes what no longer serves, once it has switched over, and the
-    /// document with it.
+    /// Removes what is no longer served, once the rebuild has switched over, and the
+    /// document of the rebuild with it.
     ///
     /// # Errors
     /// Any [`StoreError`]; running it again goes on where it stopped.
@@ -269,8 +271,8 @@ impl Store {
         self.forget_rebuild(rebuilding).await
     }
 
-    /// Removes its document, and the collections of all generations up to its
-    /// own that nothing is read from. Before the switch that gives it up.
+    /// Removes the document of the rebuild, and the collections of all generations up to
+    /// its own that nothing is read from. Before the switch, that gives the rebuild up.
     ///
     /// # Errors
     /// Any [`StoreError`]; running it again goes on where it stopped.
@@ -306,7 +308,7 @@ impl Store {
     }
 }
 
-/// The generation that a collection is of, if it is of one.
+/// Returns the generation that a collection belongs to, if it belongs to one.
 fn generation_of(name: &str) -> Option<Generation> {
     collection::COUNTED.iter().find_map(|base| {
         let number = name.strip_prefix(base)?;
@@ -317,6 +319,7 @@ fn generation_of(name: &str) -> Option<Generation> {
     })
 }
 
+/// Returns the generation that a tenant, or all, are served from.
 fn serving(generations: &Generations, tenant: Option<&TenantId>) -> Generation {
     match tenant {
         Some(tenant) => generations.of(tenant),

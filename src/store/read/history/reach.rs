@@ -8,7 +8,7 @@ use super::super::snapshot::Scan;
 use super::Reading;
 use crate::event::DialogId;
 use crate::history::DialogRecord;
-use crate::store::rebuild::generation::VERSIONS;
+use crate::store::rebuild::generation::VERSIONS_PER_GENERATION;
 use crate::store::schema::collection;
 
 /// Versions of a dialog from between two rebuilds.
@@ -71,7 +71,8 @@ impl Reading<'_> {
         let mut below = i64::MAX;
         while let Some(stretch) = self.stretch(dialog, below).await? {
             below = stretch.start;
-            let is_latest = stretch.start == version / VERSIONS * VERSIONS;
+            let is_latest =
+                stretch.start == version / VERSIONS_PER_GENERATION * VERSIONS_PER_GENERATION;
             if is_latest && stretch.last != version {
                 return Ok(first);
             }
@@ -93,7 +94,7 @@ impl Reading<'_> {
         let Some(last) = latest else {
             return Ok(None);
         };
-        let start = last / VERSIONS * VERSIONS;
+        let start = last / VERSIONS_PER_GENERATION * VERSIONS_PER_GENERATION;
         let extent = doc! { "$group": {
             "_id": null,
             "first": { "$min": "$version" },
