@@ -10,7 +10,7 @@ use std::fmt;
 use crate::derive::Refusal;
 pub use cause::{GroupId, cause};
 pub use filter::Filter;
-pub use letter::{DeadLetter, LetterId, RawMessage, UNKNOWN};
+pub use letter::{DeadLetter, Letter, LetterId, RawMessage, UNKNOWN};
 
 /// Largest body of a letter that the database can keep whole, in bytes: larger ones
 /// do not fit into a document.

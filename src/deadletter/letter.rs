@@ -126,6 +126,27 @@ impl DeadLetter {
     }
 }
 
+/// A dead letter whole: its name, what it says of itself and its message. Where it is
+/// (in hand of a scan, on its way into the queue, in the database) is told by the type
+/// that holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// The name of the letter, which follows from the rest.
+    pub id: LetterId,
+    /// What the letter says of itself.
+    pub details: DeadLetter,
+    /// The letter as it goes over the wire.
+    pub raw: RawMessage,
+}
+
+impl Letter {
+    /// Names a letter.
+    pub fn new(details: DeadLetter, raw: RawMessage) -> Self {
+        let id = details.id(&raw.body);
+        Self { id, details, raw }
+    }
+}
+
 /// The reason of letters that somebody else put into the queue.
 pub const UNKNOWN: &str = "unknown";
 

@@ -49,7 +49,7 @@ impl Unable {
 }
 
 fn kept_whole(letter: &ScannedLetter) -> Result<(), Unable> {
-    match letter.raw.body.len() {
+    match letter.letter.raw.body.len() {
         bytes if bytes > MAX_KEPT_BYTES => Err(Unable::Keep(bytes)),
         _ => Ok(()),
     }
@@ -86,9 +86,10 @@ impl Action {
         match self {
             Action::Replay(sending) => sending.send(job, letters).await,
             Action::Discard => {
-                let fitting = letters.iter().filter(|held| kept_whole(held).is_ok());
-                let fitting = fitting.map(|held| (&held.id, &held.letter, &held.raw));
-                store.keep_discarded(fitting, job).await?;
+                let fitting = letters.iter().filter(|scanned| kept_whole(scanned).is_ok());
+                store
+                    .keep_discarded(fitting.map(|scanned| &scanned.letter), job)
+                    .await?;
                 Ok(letters.iter().map(kept_whole).collect())
             }
         }
@@ -109,13 +110,14 @@ impl Sending {
     ) -> Result<Vec<Result<(), Unable>>, RedriveError> {
         let edited = |letter: &ScannedLetter| {
             let body = self.body.clone()?;
-            let properties = letter.raw.properties.clone();
+            let properties = letter.letter.raw.properties.clone();
             Some(RawMessage { properties, body })
         };
         let edited: Vec<_> = letters.iter().map(edited).collect();
-        let sent = letters.iter().zip(&edited).map(|(held, edited)| {
-            let sealed = edited.as_ref().unwrap_or(&held.raw);
-            (&held.letter, sealed)
+        let sent = letters.iter().zip(&edited).map(|(scanned, edited)| {
+            let letter = &scanned.letter;
+            let raw = edited.as_ref().unwrap_or(&letter.raw);
+            (&letter.details, raw)
         });
         let sent: Vec<_> = sent.collect();
         let sent = self.republisher.replay(&sent, job.as_str()).await?;

@@ -108,7 +108,7 @@ impl<'a> Walk<'a> {
             let (done, not_yet): (Vec<_>, Vec<_>) = sorted
                 .remove
                 .into_iter()
-                .partition(|letter| self.acted.contains(&letter.id));
+                .partition(|letter| self.acted.contains(&letter.letter.id));
             self.tidy(done).await?;
             for letter in not_yet {
                 self.pass.keep(letter);
@@ -135,31 +135,30 @@ impl<'a> Walk<'a> {
     /// no entry.
     async fn sort(&mut self, letters: Vec<ScannedLetter>) -> Result<Sorted, RedriveError> {
         let job = self.task.as_ref().map(|task| task.reporter.job());
-        let ids = letters.iter().map(|letter| &letter.id);
+        let ids = letters.iter().map(|letter| &letter.letter.id);
         let standings = self.store.selection_states(ids, job).await?;
         let mut sorted = Sorted::default();
         let mut in_hand = HashSet::new();
         let mut unknown = Vec::new();
         for letter in letters {
-            *self.found.entry(letter.id.clone()).or_default() += 1;
-            let copy = self.acted.contains(&letter.id) || in_hand.contains(&letter.id);
-            match standings.get(&letter.id) {
+            *self.found.entry(letter.letter.id.clone()).or_default() += 1;
+            let copy =
+                self.acted.contains(&letter.letter.id) || in_hand.contains(&letter.letter.id);
+            match standings.get(&letter.letter.id) {
                 _ if copy => sorted.remove.push(letter),
                 Some(SelectionState::Acted) => {
-                    self.acted.insert(letter.id.clone());
+                    self.acted.insert(letter.letter.id.clone());
                     sorted.remove.push(letter);
                 }
                 Some(SelectionState::Selected) => {
-                    in_hand.insert(letter.id.clone());
+                    in_hand.insert(letter.letter.id.clone());
                     sorted.act.push(letter);
                 }
                 Some(SelectionState::NotSelected) => sorted.keep.push(letter),
                 None => unknown.push(letter),
             }
         }
-        let entries = unknown
-            .iter()
-            .map(|held| (&held.id, &held.letter, &held.raw));
+        let entries = unknown.iter().map(|scanned| &scanned.letter);
         self.added += self.store.index_letters(entries).await?;
         sorted.keep.extend(unknown);
         Ok(sorted)
@@ -196,7 +195,7 @@ impl<'a> Walk<'a> {
                 match outcome {
                     Ok(()) => done.push(letter),
                     Err(unable) => {
-                        failed.push(unable.of(letter.id.clone()));
+                        failed.push(unable.of(letter.letter.id.clone()));
                         self.pass.keep(letter);
                     }
                 }
@@ -205,11 +204,13 @@ impl<'a> Walk<'a> {
             self.store
                 .give_up(LetterCollection::Queue, job, &failed)
                 .await?;
-            let ids: Vec<_> = done.iter().map(|letter| letter.id.clone()).collect();
+            let ids: Vec<_> = done.iter().map(|letter| letter.letter.id.clone()).collect();
             self.store.mark_acted(job, &ids).await?;
             failpoint::pass(Point::Marked);
             self.acted.extend(ids);
-            let done_letters = self.before.letters_of(done.iter().map(|held| &held.id));
+            let done_letters = self
+                .before
+                .letters_of(done.iter().map(|scanned| &scanned.letter.id));
             let failed_letters = self.before.letters_of(failed.iter().map(|f| &f.letter));
             reporter.settled(done_letters, failed_letters);
             self.tidy(done).await?;
@@ -226,7 +227,7 @@ impl<'a> Walk<'a> {
         if letters.is_empty() {
             return Ok(());
         }
-        let ids = letters.iter().map(|letter| letter.id.clone());
+        let ids = letters.iter().map(|letter| letter.letter.id.clone());
         let (single, _several): (Vec<_>, Vec<_>) = ids.partition(|id| self.before.copies(id) <= 1);
         self.pass.remove(letters).await?;
         failpoint::pass(Point::Removed);

@@ -9,7 +9,6 @@ use tracing::{error, info, warn};
 
 use crate::bus::dead_letters::UnsettledLetter;
 use crate::config;
-use crate::deadletter::LetterId;
 use crate::outage::Outage;
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
@@ -84,7 +83,6 @@ pub async fn register(
 /// Letters that are dealt with together: all in the queue, or none.
 struct Batch {
     letters: Vec<UnsettledLetter>,
-    ids: Vec<LetterId>,
     /// Of those that are to be kept: noted twice, they are kept once.
     unsent: Vec<UnsentId>,
     are_queued: bool,
@@ -101,22 +99,18 @@ impl Batch {
             None => letters.recv().await?,
         };
         let are_queued = first.is_queued;
-        let (mut bytes, mut batch) = (first.raw.body.len(), vec![first]);
+        let (mut bytes, mut batch) = (first.letter.raw.body.len(), vec![first]);
         while batch.len() < AT_ONCE
             && let Ok(letter) = letters.try_recv()
         {
-            bytes += letter.raw.body.len();
+            bytes += letter.letter.raw.body.len();
             if letter.is_queued != are_queued || bytes > BYTES_AT_ONCE {
                 *next = Some(letter);
                 break;
             }
             batch.push(letter);
         }
-        let ids = batch
-            .iter()
-            .map(|written| written.letter.id(&written.raw.body));
         Some(Self {
-            ids: ids.collect(),
             unsent: batch.iter().map(|_| UnsentId::unique()).collect(),
             letters: batch,
             are_queued,
@@ -125,19 +119,15 @@ impl Batch {
 
     /// Makes the letters known, so that their originals may go.
     async fn note(&self, store: &Store) -> Result<(), StoreError> {
-        let letters = self.letters.iter();
+        let letters = self.letters.iter().map(|unsettled| &unsettled.letter);
         if !self.are_queued {
             room(store).await?;
-            let unsent = self.unsent.iter().zip(letters);
-            let unsent = unsent.map(|(id, written)| (*id, &written.letter, &written.raw));
+            let unsent = self.unsent.iter().copied().zip(letters);
             return store.keep_unsent(unsent).await;
         }
-        let entries = self.ids.iter().zip(letters);
-        let entries = entries.map(|(id, written)| (id, &written.letter, &written.raw));
-        store.index_letters(entries).await?;
-        let back = self.ids.iter().zip(&self.letters);
-        let back = back.filter(|(_, written)| written.letter.replayed_by.is_some());
-        let back: Vec<_> = back.map(|(id, _)| id.clone()).collect();
+        store.index_letters(letters.clone()).await?;
+        let back = letters.filter(|letter| letter.details.replayed_by.is_some());
+        let back: Vec<_> = back.map(|letter| letter.id.clone()).collect();
         store.count_failed_again(&back).await
     }
 }

@@ -8,7 +8,6 @@ use tracing::{error, info, warn};
 use super::{Redrive, RedriveError};
 use crate::bus::BlockedTimeout;
 use crate::bus::dead_letters::republish::{RepublishError, Republisher};
-use crate::deadletter::RawMessage;
 use crate::failpoint::{self, Point};
 use crate::shutdown::Shutdown;
 use crate::store::Renewed;
@@ -106,38 +105,29 @@ impl Redrive {
         if waiting.is_empty() {
             return Ok(None);
         }
-        let mut letters = Vec::with_capacity(waiting.len());
-        for (unsent, kept) in waiting {
-            let (properties, body) = (kept.properties, kept.body.unwrap_or_default());
-            letters.push((unsent, kept.entry, RawMessage { properties, body }));
-        }
-        let sealed: Vec<_> = letters.iter().map(|(.., sealed)| sealed).collect();
-        let outcomes = republisher.put_back(&sealed).await?;
+        let raw: Vec<_> = waiting.iter().map(|(_, letter)| &letter.raw).collect();
+        let outcomes = republisher.put_back(&raw).await?;
         failpoint::pass(Point::KeptSent);
-        let (mut sent, mut was_refused) = (Vec::with_capacity(letters.len()), None);
-        for (letter, outcome) in letters.into_iter().zip(outcomes) {
+        let (mut sent, mut was_refused) = (Vec::with_capacity(waiting.len()), None);
+        for (letter, outcome) in waiting.into_iter().zip(outcomes) {
             match outcome {
                 Ok(()) => sent.push(letter),
                 // It goes on waiting.
                 Err(refused @ RepublishError::Refused { .. }) => was_refused = Some(refused),
                 Err(cause) => {
-                    let (unsent, entry, _) = letter;
-                    error!(letter = %entry.id, %cause, "a letter that waits in the database can never be sent; it is kept there");
+                    let (unsent, letter) = letter;
+                    error!(letter = %letter.id, %cause, "a letter that waits in the database can never be sent; it is kept there");
                     self.store.refuse_unsent(unsent, &cause.to_string()).await?;
                 }
             }
         }
-        let entries = sent
-            .iter()
-            .map(|(_, entry, sealed)| (&entry.id, &entry.letter, sealed));
-        self.store.index_letters(entries).await?;
-        let back = sent
-            .iter()
-            .filter(|(_, entry, _)| entry.letter.replayed_by.is_some());
-        let back: Vec<_> = back.map(|(_, entry, _)| entry.id.clone()).collect();
+        let letters = sent.iter().map(|(_, letter)| letter);
+        self.store.index_letters(letters.clone()).await?;
+        let back = letters.filter(|letter| letter.details.replayed_by.is_some());
+        let back: Vec<_> = back.map(|letter| letter.id.clone()).collect();
         self.store.count_failed_again(&back).await?;
         failpoint::pass(Point::KeptIndexed);
-        let ids: Vec<_> = sent.iter().map(|(unsent, ..)| *unsent).collect();
+        let ids: Vec<_> = sent.iter().map(|(unsent, _)| *unsent).collect();
         self.store.forget_unsent(&ids).await?;
         match was_refused {
             Some(refused) => Err(refused.into()),

@@ -8,7 +8,6 @@ use super::{Redrive, RedriveError};
 use crate::bus::BlockedTimeout;
 use crate::bus::dead_letters::republish::Republisher;
 use crate::bus::dead_letters::scan;
-use crate::deadletter::RawMessage;
 use crate::failpoint::{self, Point};
 use crate::store::dead_letters::{JobId, JobKind, LetterCollection, StoredLetter};
 
@@ -64,34 +63,26 @@ impl Redrive {
     ) -> Result<(u64, u64), RedriveError> {
         let (mut letters, mut failed) = (Vec::with_capacity(kept.len()), Vec::new());
         for kept in kept {
-            let id = kept.entry.id;
-            let Some(body) = kept.body else {
-                failed.push(Unable::NoBody.of(id));
-                continue;
-            };
-            let sealed = RawMessage {
-                properties: kept.properties,
-                body,
-            };
-            letters.push((id, kept.entry.letter, sealed));
+            match kept.into_whole() {
+                Ok(letter) => letters.push(letter),
+                Err(id) => failed.push(Unable::NoBody.of(id)),
+            }
         }
-        let sealed: Vec<_> = letters.iter().map(|(.., sealed)| sealed).collect();
-        let sent = republisher.put_back(&sealed).await?;
+        let raw: Vec<_> = letters.iter().map(|letter| &letter.raw).collect();
+        let sent = republisher.put_back(&raw).await?;
         failpoint::pass(Point::Acted);
         let mut done = Vec::with_capacity(letters.len());
         for (letter, sent) in letters.into_iter().zip(sent) {
             match sent {
                 Ok(()) => done.push(letter),
-                Err(unsent) => failed.push(Unable::from(unsent).of(letter.0)),
+                Err(unsent) => failed.push(Unable::from(unsent).of(letter.id)),
             }
         }
         self.store
             .give_up(LetterCollection::Discarded, job, &failed)
             .await?;
-        let entries = done.iter();
-        let entries = entries.map(|(id, letter, sealed)| (id, letter, sealed));
-        self.store.index_letters(entries).await?;
-        let ids: Vec<_> = done.into_iter().map(|(id, ..)| id).collect();
+        self.store.index_letters(&done).await?;
+        let ids: Vec<_> = done.into_iter().map(|letter| letter.id).collect();
         self.store.revive(&ids).await?;
         failpoint::pass(Point::Marked);
         self.store.put_back(job, &ids).await?;

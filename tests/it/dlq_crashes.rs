@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use chat_counters::deadletter::{DeadLetter, RawMessage};
+use chat_counters::deadletter::{DeadLetter, Letter, RawMessage};
 use chat_counters::event::decode::Outline;
 use chat_counters::failpoint::{Point, VARIABLE};
 use chat_counters::grpc::v1::*;
@@ -406,8 +406,9 @@ async fn a_letter_that_failed_again_does_not_wait_for_a_dead_job() -> Result<()>
         properties: Vec::new(),
         body: b"{}".to_vec(),
     };
-    let id = letter.id(&sealed.body);
-    store.index_letters([(&id, &letter, &sealed)]).await?;
+    let letter = Letter::new(letter, sealed);
+    let id = letter.id.clone();
+    store.index_letters([&letter]).await?;
     let began = Instant::now();
     // Twice, as after an error of the store in between.
     for _ in 0..2 {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use chat_counters::deadletter::{DeadLetter, Filter, RawMessage, Reason};
+use chat_counters::deadletter::{DeadLetter, Filter, Letter, RawMessage, Reason};
 use chat_counters::event::decode::Outline;
 use chat_counters::lane::ask_in_doubt;
 use chat_counters::outage::Outage;
@@ -291,17 +291,11 @@ async fn what_is_counted_of_dead_letters_outlives_a_crash_of_the_database() -> R
                 properties: Vec::new(),
                 body: number.to_string().into_bytes(),
             };
-            (letter(number), sealed)
+            Letter::new(letter(number), sealed)
         })
         .collect();
-    let ids: Vec<_> = all
-        .iter()
-        .map(|(letter, sealed)| letter.id(&sealed.body))
-        .collect();
-    let entries = ids.iter().zip(&all);
-    let entries = entries.map(|(id, (letter, sealed))| (id, letter, sealed));
     let store = connected().await?;
-    store.index_letters(entries).await?;
+    store.index_letters(&all).await?;
     let database = world.database().await?;
     let letters = database.collection::<Document>("dead_letters");
     let copies = doc! { "$set": { "copies": 3_i64 } };
@@ -310,7 +304,10 @@ async fn what_is_counted_of_dead_letters_outlives_a_crash_of_the_database() -> R
     // server does not take what was deleted out of its own count.
     let admin = database.client().database("admin");
     admin.run_command(doc! { "fsync": 1 }).await?;
-    let gone: Vec<_> = ids[..GONE].iter().map(|id| id.as_str()).collect();
+    let gone: Vec<_> = all[..GONE]
+        .iter()
+        .map(|letter| letter.id.as_str())
+        .collect();
     letters.delete_many(doc! { "_id": { "$in": gone } }).await?;
     drop(store);
 

@@ -24,7 +24,7 @@ use crate::bus::flow::Flow;
 use crate::bus::topology;
 use crate::bus::trouble::Trouble;
 use crate::config;
-use crate::deadletter::{DeadLetter, MAX_KEPT_BYTES, RawMessage, Reason};
+use crate::deadletter::{Letter, MAX_KEPT_BYTES, Reason};
 use crate::failpoint::{self, Point};
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
@@ -48,10 +48,8 @@ const PUBLISHING: &str = "publishing dead letters";
 /// with its entry in the index.
 #[derive(Debug)]
 pub struct UnsettledLetter {
-    /// What the letter says of itself.
-    pub letter: DeadLetter,
     /// The letter as it is in the queue, or is to be.
-    pub raw: RawMessage,
+    pub letter: Letter,
     /// Whether the broker has confirmed the letter. It is to be kept elsewhere until
     /// then.
     pub is_queued: bool,
@@ -290,11 +288,10 @@ impl DeadLetterPublisher {
             let kind = "dead_lettered";
             self.metrics.events.get_or_create(&Label { kind }).inc();
         }
-        let letter = decode::read(&properties, &message.body, &self.publishing.bus);
+        let details = decode::read(&properties, &message.body, &self.publishing.bus);
         if let Some(raw) = raw::raw_message(&properties, message.body) {
             let unsettled = UnsettledLetter {
-                letter,
-                raw,
+                letter: Letter::new(details, raw),
                 is_queued,
                 origin: message.origin,
             };

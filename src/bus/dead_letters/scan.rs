@@ -24,7 +24,7 @@ use crate::bus::error::{BusError, short};
 use crate::bus::intake::{Intake, Scales, Weight};
 use crate::bus::topology;
 use crate::config;
-use crate::deadletter::{DeadLetter, LetterId, RawMessage};
+use crate::deadletter::Letter;
 
 /// After this long without a letter the broker is asked whether there is more.
 const QUIET_INTERVAL: Duration = Duration::from_secs(2);
@@ -74,11 +74,8 @@ pub(crate) struct QueueScan {
 /// A letter of the scan that is in hand: to be kept or removed.
 #[derive(Debug)]
 pub(crate) struct ScannedLetter {
-    pub(crate) id: LetterId,
-    /// What the letter says of itself.
-    pub(crate) letter: DeadLetter,
     /// The letter as it is in the queue.
-    pub(crate) raw: RawMessage,
+    pub(crate) letter: Letter,
     tag: Tag,
     /// Counts as bytes in hand until this is dropped.
     _weight: Weight,
@@ -171,13 +168,11 @@ impl QueueScan {
         self.taken += 1;
         self.bytes += delivery.data.len();
         let weight = self.scales.take(delivery.data.len());
-        let letter = decode::read(&delivery.properties, &delivery.data, &self.bus);
+        let details = decode::read(&delivery.properties, &delivery.data, &self.bus);
         let raw = raw::raw_message(&delivery.properties, delivery.data);
         let raw = raw.ok_or_else(|| lost("a letter cannot be encoded again"))?;
         Ok(ScannedLetter {
-            id: letter.id(&raw.body),
-            letter,
-            raw,
+            letter: Letter::new(details, raw),
             tag: delivery.delivery_tag,
             _weight: weight,
         })

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::jobs::JobId;
 use crate::deadletter::{
-    DeadLetter, LetterId, MAX_KEPT_BYTES, RawMessage, Reason, UNKNOWN, shortened,
+    DeadLetter, Letter, LetterId, MAX_KEPT_BYTES, RawMessage, Reason, UNKNOWN, shortened,
 };
 use crate::event::decode::Outline;
 
@@ -42,6 +42,24 @@ pub struct StoredLetter {
     pub properties: Vec<u8>,
     /// The body; `None` when it is too large for the index, and in the queue alone.
     pub body: Option<Vec<u8>>,
+}
+
+impl StoredLetter {
+    /// Returns the letter whole.
+    ///
+    /// # Errors
+    /// Its name, when the body is in the queue alone.
+    pub fn into_whole(self) -> Result<Letter, LetterId> {
+        let Some(body) = self.body else {
+            return Err(self.entry.id);
+        };
+        let properties = self.properties;
+        Ok(Letter {
+            id: self.entry.id,
+            details: self.entry.letter,
+            raw: RawMessage { properties, body },
+        })
+    }
 }
 
 /// The document of a letter: one in the queue, discarded or, inside another document,
@@ -90,65 +108,78 @@ pub(super) struct LetterDocument {
 
 impl LetterDocument {
     /// Makes the document of a letter that is in the queue.
-    pub(super) fn in_queue(id: &LetterId, letter: &DeadLetter, sealed: &RawMessage) -> Self {
-        Self::of(id, letter, sealed, MAX_BODY_BYTES)
+    pub(super) fn in_queue(letter: &Letter) -> Self {
+        Self::of(letter, MAX_BODY_BYTES)
     }
 
     /// Makes the document of a letter that a job discards.
-    pub(super) fn discarded(
-        id: &LetterId,
-        letter: &DeadLetter,
-        sealed: &RawMessage,
-        job: &JobId,
-    ) -> Self {
+    pub(super) fn discarded(letter: &Letter, job: &JobId) -> Self {
         Self {
             copies: 0,
             job: Some(job.to_string()),
             discarded_at: Some(DateTime::now()),
-            ..Self::whole(id, letter, sealed)
+            ..Self::whole(letter)
         }
     }
 
     /// Makes the document of a letter with its body, of any size that fits into one.
-    pub(super) fn whole(id: &LetterId, letter: &DeadLetter, sealed: &RawMessage) -> Self {
-        Self::of(id, letter, sealed, MAX_KEPT_BYTES)
+    pub(super) fn whole(letter: &Letter) -> Self {
+        Self::of(letter, MAX_KEPT_BYTES)
     }
 
-    fn of(id: &LetterId, letter: &DeadLetter, sealed: &RawMessage, largest_body: usize) -> Self {
+    fn of(letter: &Letter, largest_body: usize) -> Self {
+        let (details, raw) = (&letter.details, &letter.raw);
         let now = DateTime::now();
         let date = |at: Option<OffsetDateTime>| at.map_or(now, millis);
-        let cause = shortened(&letter.cause(), MAX_ERROR_BYTES).to_owned();
+        let cause = shortened(&details.cause(), MAX_ERROR_BYTES).to_owned();
         let binary = |bytes: &[u8]| Binary {
             subtype: BinarySubtype::Generic,
             bytes: bytes.to_vec(),
         };
-        let body = (sealed.body.len() <= largest_body).then(|| binary(&sealed.body));
-        let about = &letter.about;
+        let body = (raw.body.len() <= largest_body).then(|| binary(&raw.body));
+        let about = &details.about;
         Self {
-            id: id.to_string(),
-            reason: letter.reason_name().to_owned(),
-            error: shortened(&letter.error, MAX_ERROR_BYTES).to_owned(),
+            id: letter.id.to_string(),
+            reason: details.reason_name().to_owned(),
+            error: shortened(&details.error, MAX_ERROR_BYTES).to_owned(),
             cause,
-            group: letter.group().to_string(),
+            group: details.group().to_string(),
             event_type: about.event_type.clone(),
             tenant: about.tenant.clone(),
             event: about.event.clone(),
             dialog: about.dialog.clone(),
-            first_failed_at: date(letter.first_failed_at),
-            last_failed_at: date(letter.last_failed_at),
-            attempts: i64::try_from(letter.attempts).unwrap_or(i64::MAX),
-            exchange: letter.exchange.clone(),
-            routing_key: letter.routing_key.clone(),
-            host: letter.host.clone(),
-            version: letter.version.clone(),
-            replayed_by: letter.replayed_by.clone(),
-            bytes: i64::try_from(sealed.body.len()).unwrap_or(i64::MAX),
+            first_failed_at: date(details.first_failed_at),
+            last_failed_at: date(details.last_failed_at),
+            attempts: i64::try_from(details.attempts).unwrap_or(i64::MAX),
+            exchange: details.exchange.clone(),
+            routing_key: details.routing_key.clone(),
+            host: details.host.clone(),
+            version: details.version.clone(),
+            replayed_by: details.replayed_by.clone(),
+            bytes: i64::try_from(raw.body.len()).unwrap_or(i64::MAX),
             copies: 1,
-            properties: Some(binary(&sealed.properties)),
+            properties: Some(binary(&raw.properties)),
             body,
             job: None,
             state: None,
             discarded_at: None,
+        }
+    }
+
+    /// Returns the letter whole. One that is stored without its body has an empty one.
+    pub(super) fn into_whole(self) -> Letter {
+        let StoredLetter {
+            entry,
+            properties,
+            body,
+        } = self.into_stored();
+        Letter {
+            id: entry.id,
+            details: entry.letter,
+            raw: RawMessage {
+                properties,
+                body: body.unwrap_or_default(),
+            },
         }
     }
 

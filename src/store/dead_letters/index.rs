@@ -24,7 +24,7 @@ use serde::Deserialize;
 
 use super::document::{LetterDocument, StoredLetter};
 use super::jobs::JobId;
-use crate::deadletter::{DeadLetter, LetterId, RawMessage};
+use crate::deadletter::{Letter, LetterId};
 use crate::store::schema::collection::{DEAD_LETTERS, DISCARDED_LETTERS};
 use crate::store::{Store, StoreError};
 
@@ -134,12 +134,9 @@ impl Store {
     /// Any [`StoreError`]; some may have theirs then.
     pub async fn index_letters<'l>(
         &self,
-        letters: impl IntoIterator<Item = (&'l LetterId, &'l DeadLetter, &'l RawMessage)>,
+        letters: impl IntoIterator<Item = &'l Letter>,
     ) -> Result<u64, StoreError> {
-        let documents: Vec<_> = letters
-            .into_iter()
-            .map(|(id, letter, sealed)| LetterDocument::in_queue(id, letter, sealed))
-            .collect();
+        let documents: Vec<_> = letters.into_iter().map(LetterDocument::in_queue).collect();
         self.insert_missing(LetterCollection::Queue, documents)
             .await
     }
@@ -241,12 +238,12 @@ impl Store {
     /// Any [`StoreError`].
     pub async fn keep_discarded<'l>(
         &self,
-        letters: impl IntoIterator<Item = (&'l LetterId, &'l DeadLetter, &'l RawMessage)>,
+        letters: impl IntoIterator<Item = &'l Letter>,
         job: &JobId,
     ) -> Result<(), StoreError> {
         let documents = letters
             .into_iter()
-            .map(|(id, letter, sealed)| LetterDocument::discarded(id, letter, sealed, job));
+            .map(|letter| LetterDocument::discarded(letter, job));
         let documents: Vec<_> = documents.collect();
         // One that was discarded before, and came again, counts from now on.
         let ids: Vec<_> = documents

@@ -13,9 +13,9 @@ use mongodb::bson::{Document, doc};
 use mongodb::options::Hint;
 use serde::{Deserialize, Serialize};
 
-use super::document::{LetterDocument, StoredLetter};
+use super::document::LetterDocument;
 use super::index::{duplicates_alone, fitting};
-use crate::deadletter::{DeadLetter, RawMessage};
+use crate::deadletter::Letter;
 use crate::store::lease::{self, Lease};
 use crate::store::schema::collection::UNSENT_LETTERS;
 use crate::store::{Store, StoreError};
@@ -64,15 +64,12 @@ impl Store {
     /// Any [`StoreError`]; some may be stored then.
     pub async fn keep_unsent<'l>(
         &self,
-        letters: impl IntoIterator<Item = (UnsentId, &'l DeadLetter, &'l RawMessage)>,
+        letters: impl IntoIterator<Item = (UnsentId, &'l Letter)>,
     ) -> Result<(), StoreError> {
-        let documents = letters.into_iter().map(|(id, letter, sealed)| {
-            let name = letter.id(&sealed.body);
-            UnsentDocument {
-                id: id.0,
-                bytes: i64::try_from(sealed.body.len()).unwrap_or(i64::MAX),
-                letter: LetterDocument::whole(&name, letter, sealed),
-            }
+        let documents = letters.into_iter().map(|(id, letter)| UnsentDocument {
+            id: id.0,
+            bytes: i64::try_from(letter.raw.body.len()).unwrap_or(i64::MAX),
+            letter: LetterDocument::whole(letter),
         });
         let documents: Vec<_> = documents.collect();
         if documents.is_empty() {
@@ -126,7 +123,7 @@ impl Store {
         &self,
         most: usize,
         bytes: usize,
-    ) -> Result<Vec<(UnsentId, StoredLetter)>, StoreError> {
+    ) -> Result<Vec<(UnsentId, Letter)>, StoreError> {
         let documents = self.unsent_documents::<Size>();
         let sizes = documents.find(doc! { "refused": null });
         let sizes = sizes.sort(doc! { "_id": 1 });
@@ -141,7 +138,7 @@ impl Store {
         let these = doc! { "_id": { "$in": &ids } };
         let documents = self.unsent_documents::<UnsentDocument>();
         let letters = documents.find(these).await?;
-        let letters = letters.map_ok(|found| (found.id, found.letter.into_stored()));
+        let letters = letters.map_ok(|found| (found.id, found.letter.into_whole()));
         let mut letters: HashMap<_, _> = letters.try_collect().await?;
         let ordered = ids.into_iter();
         let ordered = ordered.filter_map(|id| Some((UnsentId(id), letters.remove(&id)?)));
