@@ -8,6 +8,7 @@
 
 mod admission;
 mod body;
+pub(crate) mod bounds;
 mod dead_letters;
 pub(crate) mod described;
 mod edge;

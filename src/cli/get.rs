@@ -14,11 +14,6 @@ use super::{ExitCode, Failure, Global};
 use crate::grpc::{moment, v1};
 use v1::counter_service_client::CounterServiceClient;
 
-/// Ids in one call at most, as the server has it.
-const BATCH: usize = 1_000;
-/// Dialogs in one page, as many as the server gives.
-const PAGE: i32 = 500;
-
 /// Read counters over gRPC
 #[derive(Debug, Args)]
 #[command(
@@ -259,7 +254,7 @@ impl Client {
 
     async fn users(&mut self, ids: Vec<String>) -> Result<Vec<Record>, Failure> {
         let mut records = Vec::new();
-        for ids in ids.chunks(BATCH) {
+        for ids in ids.chunks(MAX_BATCH_IDS) {
             let request = self.request(v1::BatchGetUserStatsRequest {
                 tenant_id: self.tenant.clone(),
                 user_ids: ids.to_vec(),
@@ -277,7 +272,7 @@ impl Client {
 
     async fn dialogs(&mut self, ids: Vec<String>) -> Result<Vec<Record>, Failure> {
         let mut records = Vec::new();
-        for ids in ids.chunks(BATCH) {
+        for ids in ids.chunks(MAX_BATCH_IDS) {
             let request = self.request(v1::BatchGetDialogStatsRequest {
                 tenant_id: self.tenant.clone(),
                 dialog_ids: ids.to_vec(),
@@ -295,7 +290,7 @@ impl Client {
 
     async fn messages(&mut self, ids: Vec<String>) -> Result<Vec<Record>, Failure> {
         let mut records = Vec::new();
-        for ids in ids.chunks(BATCH) {
+        for ids in ids.chunks(MAX_BATCH_IDS) {
             let request = self.request(v1::BatchGetMessageStatsRequest {
                 tenant_id: self.tenant.clone(),
                 message_ids: ids.to_vec(),
@@ -324,7 +319,7 @@ impl Client {
                 tenant_id: self.tenant.clone(),
                 user_id: user.clone(),
                 unread_only,
-                page_size: PAGE,
+                page_size: i32::from(MAX_PAGE_SIZE),
                 page_token,
                 order_by: v1::UserDialogOrder::from(order_by).into(),
             });

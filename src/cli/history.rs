@@ -15,8 +15,6 @@ use super::{ExitCode, Failure, Global};
 use crate::grpc::{moment, v1};
 use v1::counter_service_client::CounterServiceClient;
 
-/// Entries in one page, as many as the server gives.
-const PAGE: i32 = 500;
 /// How often a sum is tried again that events disturbed between two pages.
 const TRIES: u32 = 3;
 /// The type of an entry for what no event accounts for.
@@ -119,7 +117,7 @@ impl History {
         request.newest_first = self.newest_first;
         let mut left = self.limit;
         loop {
-            request.page_size = PAGE.min(i32::try_from(left).unwrap_or(PAGE));
+            request.page_size = left.min(u32::from(MAX_PAGE_SIZE)).cast_signed();
             let page = service.page(&request).await?;
             left -= u32::try_from(page.entries.len()).unwrap_or(left).min(left);
             request.page_token = page.next_page_token;
@@ -202,7 +200,7 @@ impl Whose {
             dialog_id: id(&self.dialog),
             message_id: id(&self.message),
             counter,
-            page_size: PAGE,
+            page_size: i32::from(MAX_PAGE_SIZE),
             ..Default::default()
         }
     }

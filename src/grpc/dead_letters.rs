@@ -12,7 +12,9 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 
 use self::answer::{int, refused};
+use self::request::{Audit, ListedLetters};
 use super::guard::Caller;
+use super::token::Resumable as _;
 use super::v1::{self, dead_letter_service_server::DeadLetterService};
 use super::validate;
 use crate::redrive::{Progress, Redrive, RedriveError};
@@ -75,7 +77,8 @@ impl DeadLetterService for DeadLetters {
             false => self.index_for(&caller).await?,
         };
         let next = page.entries.last().filter(|_| page.more).and_then(place);
-        let next = next.map(|place| request::next_page(filter, discarded, &place));
+        let query = ListedLetters { filter, discarded };
+        let next = next.map(|place| query.token(&place));
         Ok(Response::new(v1::ListDeadLettersResponse {
             dead_letters: page.entries.into_iter().map(Into::into).collect(),
             next_page_token: next.unwrap_or_default(),
@@ -263,7 +266,7 @@ impl DeadLetterService for DeadLetters {
             .audit(before.as_deref(), permitted.as_deref(), limit);
         let (mut jobs, more) = jobs.await.map_err(refused)?;
         let next = jobs.last().filter(|_| more);
-        let next = next.map(|last| request::next_audit(last.id.as_str()));
+        let next = next.map(|last| Audit.token(&last.id.as_str().to_owned()));
         if !identity.reads_bodies() {
             for edit in jobs.iter_mut().filter_map(|job| job.edit.as_mut()) {
                 (edit.before, edit.after) = Default::default();

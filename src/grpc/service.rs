@@ -17,7 +17,7 @@ use super::failure;
 use super::guard::{Caller, account};
 use super::health::StoreState;
 use super::limits::{Cost, Deadline, Kept, Limits};
-use super::token::{self, Scope};
+use super::token::Resumable as _;
 use super::v1::{self, counter_service_server::CounterService};
 use super::validate::{self, Listing};
 use super::watches::{Messages, Watches};
@@ -227,7 +227,7 @@ impl CounterService for Counters {
         let (query, after) = validate::history(&request, &call.who)?;
         let page = self.answer(call, query.clone(), after).await?;
         Ok(page.with(|page| {
-            let next = page.next.as_ref().map(|next| token::after(&query, next));
+            let next = page.next.as_ref().map(|next| query.token(next));
             let values = page.values.into_iter();
             let values = values.map(|(counter, value)| (counter.to_string(), value));
             v1::ListCounterHistoryResponse {
@@ -448,24 +448,13 @@ fn only<A, M: From<A>>(answered: Answered<Vec<A>>) -> Result<Response<M>, Status
 }
 
 fn next_page_token(query: &read::DialogsOfUser, page: &read::Page) -> String {
-    let scope = Scope {
-        tenant: &query.tenant,
-        user: &query.user,
-        unread_only: query.unread_only,
-    };
     match page.dialogs.last() {
-        Some(last) if page.more => scope.token(&last.dialog),
+        Some(last) if page.more => query.token(&last.dialog),
         _ => String::new(),
     }
 }
 
 fn next_token_in_order(query: &read::DialogsInOrder, page: &read::PageInOrder) -> String {
-    let scope = Scope {
-        tenant: &query.tenant,
-        user: &query.user,
-        unread_only: query.unread_only,
-    };
     let next = page.next.as_ref();
-    next.map(|last| scope.token_in(query.order, last))
-        .unwrap_or_default()
+    next.map(|last| query.token(last)).unwrap_or_default()
 }

@@ -16,13 +16,11 @@ use crate::maintenance::sweep::SweepScope;
 use crate::serving::watching::{Since, Subject};
 use crate::store::read;
 
+use super::bounds::{DEFAULT_PAGE_SIZE, MAX_BATCH_IDS, MAX_PAGE_SIZE, MAX_WATCHED};
 use super::guard::Denied;
-use super::token::{self, Scope as PageScope};
+use super::token::{Resumable, StreamsOf};
 use super::v1;
-use super::watches::MOST_SUBJECTS;
 
-/// Most ids in one batch.
-pub(super) const MAX_BATCH: usize = 1_000;
 /// Oldest answer that can be asked for.
 const MAX_STALENESS_MS: u64 = 60_000;
 /// Between two updates about one subject of a stream, in milliseconds: at least,
@@ -30,8 +28,6 @@ const MAX_STALENESS_MS: u64 = 60_000;
 const INTERVAL_MS: (u64, u64, u64) = (10, 100, 60_000);
 /// Longest reason of a repair.
 const MAX_REASON_BYTES: usize = 1_000;
-const DEFAULT_PAGE: usize = 50;
-const MAX_PAGE: usize = 500;
 /// Records and messages that one history may go through. Some 400 bytes each.
 const MAX_REPLAYED: usize = 500_000;
 
@@ -85,7 +81,7 @@ pub(super) fn user(request: &v1::GetUserStatsRequest, who: &Identity) -> Valid<r
 pub(super) fn users(request: &v1::BatchGetUserStatsRequest, who: &Identity) -> Valid<read::Users> {
     let mut found = Violations::default();
     let tenant = found.tenant(&request.tenant_id, who);
-    let users = found.users(MAX_BATCH, "user_ids", &request.user_ids, who);
+    let users = found.users(MAX_BATCH_IDS, "user_ids", &request.user_ids, who);
     let (Some(tenant), Some(users)) = (tenant, users) else {
         return Err(found.into_status());
     };
@@ -120,40 +116,38 @@ pub(super) fn dialogs_of_user(
     let mut found = Violations::default();
     let tenant = found.tenant(&request.tenant_id, who);
     let user = found.user(&request.user_id, who);
-    let limit = found.page_size(request.page_size);
+    let limit = found.page_size(request.page_size, MAX_PAGE_SIZE);
     let order = found.order(request.order_by);
     let (Some(tenant), Some(user), Some(limit), Some(order)) = (tenant, user, limit, order) else {
         return Err(found.into_status());
     };
     let (unread_only, token) = (request.unread_only, &request.page_token);
-    let scope = PageScope {
-        tenant: &tenant,
-        user: &user,
-        unread_only,
-    };
     let listing = match order {
         None => {
-            let after = found.page_after(token, |token| scope.open(token))?;
-            Listing::ById(read::DialogsOfUser {
+            let mut query = read::DialogsOfUser {
                 tenant,
                 user,
                 unread_only,
-                after,
+                after: None,
                 limit,
-            })
+            };
+            query.after = found.page_token(&query, token);
+            Listing::ById(query)
         }
         Some(order) => {
-            let after = found.page_after(token, |token| scope.open_in(order, token))?;
-            Listing::InOrder(read::DialogsInOrder {
+            let mut query = read::DialogsInOrder {
                 tenant,
                 user,
                 order,
                 unread_only,
-                after,
+                after: None,
                 limit,
-            })
+            };
+            query.after = found.page_token(&query, token);
+            Listing::InOrder(query)
         }
     };
+    found.checked()?;
     Ok((listing, None))
 }
 
@@ -232,8 +226,8 @@ pub(super) fn history(
         part,
         most: MAX_REPLAYED,
     };
-    query.part.after =
-        found.page_after(&request.page_token, |token| token::reached(&query, token))?;
+    query.part.after = found.page_token(&query, &request.page_token);
+    found.checked()?;
     Ok((query, after))
 }
 
@@ -467,7 +461,7 @@ impl Violations {
         ids: &[String],
         who: &Identity,
     ) -> Option<Vec<Subject>> {
-        let users = self.users(MOST_SUBJECTS, field, ids, who)?;
+        let users = self.users(MAX_WATCHED, field, ids, who)?;
         Some(users.into_iter().map(Subject::User).collect())
     }
 
@@ -482,7 +476,7 @@ impl Violations {
             self.deny(Denied::User);
             return None;
         }
-        let dialogs = self.ids_up_to(MOST_SUBJECTS, field, ids, DialogId::new)?;
+        let dialogs = self.ids_up_to(MAX_WATCHED, field, ids, DialogId::new)?;
         Some(dialogs.into_iter().map(Subject::Dialog).collect())
     }
 
@@ -504,18 +498,10 @@ impl Violations {
             let expected = format!("{least} to {most}, or 0 for {usual}; found {interval_ms}");
             self.add("min_interval_ms", expected);
         }
-        let since = match (resume_token, &tenant) {
-            ("", _) | (_, None) => None,
-            (token, Some(tenant)) => {
-                let since = token::resumed(tenant, token);
-                if since.is_none() {
-                    let expected =
-                        "a resume_token of a stream about the same tenant, found something else";
-                    self.add("resume_token", expected);
-                }
-                since
-            }
-        };
+        let expected = "a resume_token of a stream about the same tenant, found something else";
+        let since = tenant.as_ref().and_then(|tenant| {
+            self.token("resume_token", &StreamsOf(tenant), resume_token, expected)
+        });
         match (tenant, subjects, interval) {
             (Some(tenant), Some(subjects), Some(interval)) if self.is_empty() => Ok(Watched {
                 tenant,
@@ -550,7 +536,7 @@ impl Violations {
         ids: &[String],
         new: impl Fn(&str) -> Result<T, InvalidId>,
     ) -> Option<Vec<T>> {
-        self.ids_up_to(MAX_BATCH, field, ids, new)
+        self.ids_up_to(MAX_BATCH_IDS, field, ids, new)
     }
 
     fn ids_up_to<T>(
@@ -644,7 +630,7 @@ impl Violations {
     }
 
     fn part(&mut self, request: &v1::ListCounterHistoryRequest) -> Option<PageRequest> {
-        let limit = self.page_size(request.page_size);
+        let limit = self.page_size(request.page_size, MAX_PAGE_SIZE);
         let mut time = |field: &str, at: &Option<Timestamp>| match at {
             None => Some(None),
             Some(at) => {
@@ -673,36 +659,51 @@ impl Violations {
         }
     }
 
-    fn page_size(&mut self, size: i32) -> Option<usize> {
-        match usize::try_from(size) {
-            Ok(0) => Some(DEFAULT_PAGE),
-            Ok(size) if size <= MAX_PAGE => Some(size),
+    /// How many entries a page is to have; 0 stands for [`DEFAULT_PAGE_SIZE`].
+    pub(super) fn page_size(&mut self, size: i32, max: u16) -> Option<usize> {
+        match u16::try_from(size) {
+            Ok(0) => Some(usize::from(DEFAULT_PAGE_SIZE)),
+            Ok(size) if size <= max => Some(usize::from(size)),
             _ => {
-                self.add("page_size", format!("0 to {MAX_PAGE}, found {size}"));
+                self.add("page_size", format!("0 to {max}, found {size}"));
                 None
             }
         }
     }
 
-    /// Where the page before ended: none for the first page. Asked last, since a
-    /// token belongs to all the rest of a request.
-    fn page_after<T>(
-        mut self,
+    /// Where the page before ended: `None` for the first page, and for a token that
+    /// is not one of this query.
+    pub(super) fn page_token<Q: Resumable>(&mut self, query: &Q, token: &str) -> Option<Q::Place> {
+        let expected = "the next_page_token of the same query, found something else";
+        self.token("page_token", query, token, expected)
+    }
+
+    fn token<Q: Resumable>(
+        &mut self,
+        field: &str,
+        query: &Q,
         token: &str,
-        open: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<Option<T>, Status> {
+        expected: &str,
+    ) -> Option<Q::Place> {
         if token.is_empty() {
-            return Ok(None);
+            return None;
         }
-        let last = open(token);
-        if last.is_none() {
-            self.add(
-                "page_token",
-                "the next_page_token of the same query, found something else",
-            );
-            return Err(self.into_status());
+        let place = query.place(token);
+        if place.is_none() {
+            self.add(field, expected);
         }
-        Ok(last)
+        place
+    }
+
+    /// Nothing, if nothing was found.
+    ///
+    /// # Errors
+    /// The status that tells what was found.
+    pub(super) fn checked(self) -> Result<(), Status> {
+        match self.is_empty() {
+            true => Ok(()),
+            false => Err(self.into_status()),
+        }
     }
 
     /// The order of a user's dialogs: none is by dialog id.
@@ -913,7 +914,7 @@ mod tests {
                 Listing::InOrder(query) => panic!("{query:?}"),
             })
         };
-        assert_eq!(list(0, "").unwrap().limit, DEFAULT_PAGE);
+        assert_eq!(list(0, "").unwrap().limit, usize::from(DEFAULT_PAGE_SIZE));
         assert_eq!(list(500, "").unwrap().limit, 500);
         for size in [-1, 501, i32::MIN, i32::MAX] {
             assert_eq!(
@@ -923,16 +924,17 @@ mod tests {
             );
         }
         assert_eq!(fields(&list(1, "junk").unwrap_err()), ["page_token"]);
-        let (tenant, user) = (TenantId::new("t").unwrap(), UserId::new("u").unwrap());
         let last = DialogId::new("d").unwrap();
-        let scope = |unread_only| PageScope {
-            tenant: &tenant,
-            user: &user,
+        let query = |unread_only| read::DialogsOfUser {
+            tenant: TenantId::new("t").unwrap(),
+            user: UserId::new("u").unwrap(),
             unread_only,
+            after: None,
+            limit: 1,
         };
-        let after = list(1, &scope(true).token(&last)).unwrap().after;
+        let after = list(1, &query(true).token(&last)).unwrap().after;
         assert_eq!(after, Some(last.clone()));
-        let other = list(1, &scope(false).token(&last)).unwrap_err();
+        let other = list(1, &query(false).token(&last)).unwrap_err();
         assert_eq!(fields(&other), ["page_token"]);
     }
 
@@ -959,11 +961,17 @@ mod tests {
         }
         let both = listed(501, "", 3).unwrap_err();
         assert_eq!(fields(&both), ["page_size", "order_by"]);
-        let (tenant, user) = (TenantId::new("t").unwrap(), UserId::new("u").unwrap());
-        let scope = PageScope {
-            tenant: &tenant,
-            user: &user,
+        let by_id = match listed(1, "", 0).unwrap() {
+            Listing::ById(query) => query,
+            Listing::InOrder(query) => panic!("{query:?}"),
+        };
+        let in_order = |order| read::DialogsInOrder {
+            tenant: by_id.tenant.clone(),
+            user: by_id.user.clone(),
+            order,
             unread_only: true,
+            after: None,
+            limit: 1,
         };
         let last = read::PlaceInOrder {
             unread: true,
@@ -971,9 +979,9 @@ mod tests {
             dialog: DialogId::new("d").unwrap(),
         };
         let tokens = [
-            scope.token(&last.dialog),
-            scope.token_in(LastMessage, &last),
-            scope.token_in(UnreadFirst, &last),
+            by_id.token(&last.dialog),
+            in_order(LastMessage).token(&last),
+            in_order(UnreadFirst).token(&last),
         ];
         for (order_by, order) in [(1, LastMessage), (2, UnreadFirst)] {
             for (of, token) in (0..).zip(&tokens) {

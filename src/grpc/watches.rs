@@ -23,13 +23,13 @@ use crate::shutdown::Shutdown;
 
 use super::admission::Sharer;
 use super::edge::Lasting;
+use super::bounds::MAX_WATCHED;
 use super::guard::{Caller, account};
 use super::limits::{Limits, try_again_after};
 use super::validate::{self, Watched};
-use super::{token, v1};
+use super::token::{Resumable as _, StreamsOf};
+use super::v1;
 
-/// Subjects of one stream, at most.
-pub(super) const MOST_SUBJECTS: usize = 10_000;
 /// Subjects of all streams, each as often as it is watched: some 300 bytes, and
 /// work for each change of it. A caller may have as many as are free.
 const MOST_OF_ALL: usize = 250_000;
@@ -247,7 +247,7 @@ impl Watches {
         let of_connection = open.connections.entry(connection).or_default();
         if *of_connection >= MOST_OF_CONNECTION {
             return Err(Status::resource_exhausted(format!(
-                "{MOST_OF_CONNECTION} streams are open on this connection, more leave its other calls no room: watch up to {MOST_SUBJECTS} at once on one stream, or open another connection"
+                "{MOST_OF_CONNECTION} streams are open on this connection, more leave its other calls no room: watch up to {MAX_WATCHED} at once on one stream, or open another connection"
             )));
         }
         *of_connection += 1;
@@ -293,7 +293,7 @@ impl Watches {
         // As many as it may be, for a moment.
         let most = change.add.len();
         open.take(&account, most)?;
-        let changed = handle.change(change.add, &change.remove, MOST_SUBJECTS);
+        let changed = handle.change(change.add, &change.remove, MAX_WATCHED);
         let after = changed.map_or(before, |(_, after)| after);
         open.give_back(&account, before + most - after);
         if let Some(entry) = open.streams.get_mut(&request.watch_id) {
@@ -302,7 +302,7 @@ impl Watches {
         match changed {
             Some(_) => Ok(v1::ChangeWatchResponse {}),
             None => Err(Status::resource_exhausted(format!(
-                "at most {MOST_SUBJECTS} can be watched on one stream: open another one"
+                "at most {MAX_WATCHED} can be watched on one stream: open another one"
             ))),
         }
     }
@@ -339,7 +339,7 @@ impl Telling {
 
     fn told(&mut self, batch: Batch) -> Told {
         let since = batch.since.as_ref();
-        let resume_token = since.map(|since| token::resume(&self.tenant, since));
+        let resume_token = since.map(|since| StreamsOf(&self.tenant).token(since));
         Told {
             watch_id: self.watch_id.take().unwrap_or_default(),
             resume_token: resume_token.unwrap_or_default(),

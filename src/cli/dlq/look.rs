@@ -15,8 +15,6 @@ use crate::cli::output::{self, Output, or_dash, table};
 use crate::cli::{ExitCode, Failure};
 use crate::grpc::{moment, v1};
 
-/// Letters or records in one page, as many as the server gives.
-const PAGE: u32 = 1_000;
 /// Tenants of a group that are named in a table.
 const TENANTS: usize = 3;
 
@@ -74,7 +72,7 @@ impl List {
         let mut letters = Vec::new();
         let (mut left, mut total, mut index) = (self.limit, 0, None);
         while left > 0 {
-            request.page_size = left.min(PAGE).cast_signed();
+            request.page_size = left.min(u32::from(MAX_LETTER_PAGE_SIZE)).cast_signed();
             let page = way.list_dead_letters(request.clone()).await?;
             left -= u32::try_from(page.dead_letters.len()).unwrap_or(left);
             letters.extend(page.dead_letters);
@@ -291,7 +289,7 @@ impl Audit {
         let mut request = v1::ListDeadLetterAuditRequest::default();
         let (mut jobs, mut left) = (Vec::new(), self.limit);
         while left > 0 {
-            request.page_size = left.min(PAGE).cast_signed();
+            request.page_size = left.min(u32::from(MAX_LETTER_PAGE_SIZE)).cast_signed();
             let page = way.list_dead_letter_audit(request.clone()).await?;
             left -= u32::try_from(page.jobs.len()).unwrap_or(left);
             jobs.extend(page.jobs);

@@ -8,14 +8,14 @@ use tonic::Status;
 
 use crate::auth::Identity;
 use crate::deadletter::{Filter, LetterId, Reason, UNKNOWN, shortened};
+use crate::grpc::bounds::MAX_LETTER_PAGE_SIZE;
 use crate::grpc::guard::{Caller, Denied};
+use crate::grpc::token::Resumable;
 use crate::grpc::validate::{Violations, millis};
-use crate::grpc::{token, v1};
+use crate::grpc::v1;
 use crate::redrive::{Pace, Selection};
 use crate::store::dead_letters::LetterPosition;
 
-const DEFAULT_PAGE: usize = 50;
-const MAX_PAGE: usize = 1_000;
 /// Ids named in one filter.
 const MAX_IDS: usize = 10_000;
 /// Shortest beginning of an id.
@@ -33,23 +33,13 @@ pub(super) struct Asked {
 pub(super) fn list(request: v1::ListDeadLettersRequest, who: &Identity) -> Result<Asked, Status> {
     let mut found = Violations::default();
     let filter = found.filter("filter.", request.filter.unwrap_or_default(), who);
-    let limit = found.page(request.page_size);
-    let query = query(&filter, request.discarded);
-    let after = match request.page_token.as_str() {
-        "" => Some(None),
-        token => {
-            let place = token::place(&query_parts(&query), token);
-            let place = place.and_then(|place| parse(&place));
-            if place.is_none() {
-                found.add(
-                    "page_token",
-                    "the next_page_token of the same query, found something else",
-                );
-            }
-            place.map(Some)
-        }
+    let limit = found.page_size(request.page_size, MAX_LETTER_PAGE_SIZE);
+    let query = ListedLetters {
+        filter: &filter,
+        discarded: request.discarded,
     };
-    let (Some(limit), Some(after)) = (limit, after) else {
+    let after = found.page_token(&query, &request.page_token);
+    let Some(limit) = limit else {
         return Err(found.into_status());
     };
     found.checked()?;
@@ -60,28 +50,56 @@ pub(super) fn list(request: v1::ListDeadLettersRequest, who: &Identity) -> Resul
     })
 }
 
-/// The token for the page after a letter.
-pub(super) fn next_page(filter: &Filter, discarded: bool, place: &LetterPosition) -> String {
-    let query = query(filter, discarded);
-    let place = format!("{}.{}", place.millis, place.id);
-    token::page(&query_parts(&query), &place)
+/// Dead letters that are listed: a page ends with a letter.
+#[derive(Debug)]
+pub(super) struct ListedLetters<'a> {
+    pub(super) filter: &'a Filter,
+    pub(super) discarded: bool,
 }
 
-fn query(filter: &Filter, discarded: bool) -> (String, &'static str) {
-    let shelf = if discarded { "discarded" } else { "queue" };
-    (filter.key(), shelf)
+impl Resumable for ListedLetters<'_> {
+    type Place = LetterPosition;
+
+    fn parts(&self) -> Vec<String> {
+        let shelf = if self.discarded { "discarded" } else { "queue" };
+        vec![
+            "dead letters".to_owned(),
+            shelf.to_owned(),
+            self.filter.key(),
+        ]
+    }
+
+    fn spell(place: &LetterPosition) -> String {
+        format!("{}.{}", place.millis, place.id)
+    }
+
+    fn parse(text: &str) -> Option<LetterPosition> {
+        let (millis, id) = text.split_once('.')?;
+        Some(LetterPosition {
+            millis: millis.parse().ok()?,
+            id: LetterId::parse(id)?,
+        })
+    }
 }
 
-fn query_parts<'q>((key, shelf): &'q (String, &'static str)) -> [&'q str; 3] {
-    ["dead letters", shelf, key]
-}
+/// The audit of jobs: a page ends with the id of a job.
+#[derive(Debug)]
+pub(super) struct Audit;
 
-fn parse(place: &str) -> Option<LetterPosition> {
-    let (millis, id) = place.split_once('.')?;
-    Some(LetterPosition {
-        millis: millis.parse().ok()?,
-        id: LetterId::parse(id)?,
-    })
+impl Resumable for Audit {
+    type Place = String;
+
+    fn parts(&self) -> Vec<String> {
+        vec!["dead letter audit".to_owned()]
+    }
+
+    fn spell(job: &String) -> String {
+        job.clone()
+    }
+
+    fn parse(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
 }
 
 pub(super) fn groups(
@@ -185,47 +203,16 @@ pub(super) fn audit(
     request: &v1::ListDeadLetterAuditRequest,
 ) -> Result<(Option<String>, usize), Status> {
     let mut found = Violations::default();
-    let limit = found.page(request.page_size);
-    let before = match request.page_token.as_str() {
-        "" => Some(None),
-        token => {
-            let place = token::place(&["dead letter audit"], token);
-            if place.is_none() {
-                found.add("page_token", "a next_page_token, found something else");
-            }
-            place.map(Some)
-        }
+    let limit = found.page_size(request.page_size, MAX_LETTER_PAGE_SIZE);
+    let before = found.page_token(&Audit, &request.page_token);
+    let Some(limit) = limit else {
+        return Err(found.into_status());
     };
-    match (limit, before) {
-        (Some(limit), Some(before)) => Ok((before, limit)),
-        _ => Err(found.into_status()),
-    }
-}
-
-/// The token for the page of the audit after a job.
-pub(super) fn next_audit(job: &str) -> String {
-    token::page(&["dead letter audit"], job)
+    found.checked()?;
+    Ok((before, limit))
 }
 
 impl Violations {
-    fn checked(self) -> Result<(), Status> {
-        match self.is_empty() {
-            true => Ok(()),
-            false => Err(self.into_status()),
-        }
-    }
-
-    fn page(&mut self, size: i32) -> Option<usize> {
-        match usize::try_from(size) {
-            Ok(0) => Some(DEFAULT_PAGE),
-            Ok(size) if size <= MAX_PAGE => Some(size),
-            _ => {
-                self.add("page_size", format!("0 to {MAX_PAGE}, found {size}"));
-                None
-            }
-        }
-    }
-
     fn letter(&mut self, field: &str, id: &str) -> Option<LetterId> {
         let parsed = LetterId::parse(id).filter(|_| id.len() >= MIN_ID);
         if parsed.is_none() {
@@ -375,7 +362,11 @@ mod tests {
             millis: 5,
             id: LetterId::parse(&"ab".repeat(10)).unwrap(),
         };
-        let page_token = next_page(&filter, false, &place);
+        let query = ListedLetters {
+            filter: &filter,
+            discarded: false,
+        };
+        let page_token = query.token(&place);
         let asked = |tenant: &str| {
             list(
                 v1::ListDeadLettersRequest {

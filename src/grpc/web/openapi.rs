@@ -11,7 +11,7 @@ use hyper::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 use super::super::described::Described;
-use super::super::validate::MAX_BATCH;
+use super::super::bounds::MAX_BATCH_IDS;
 use super::routes::{Parameter, ROUTES, Route};
 
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
@@ -96,7 +96,7 @@ fn operation(route: &Route) -> Value {
                 "required": [field],
                 "additionalProperties": false,
                 "properties": { field: {
-                    "type": "array", "items": { "type": "string" }, "maxItems": MAX_BATCH,
+                    "type": "array", "items": { "type": "string" }, "maxItems": MAX_BATCH_IDS,
                 } },
             } } },
         });

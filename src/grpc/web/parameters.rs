@@ -7,7 +7,8 @@ use axum::extract::{Path, Query, Request};
 use hyper::header::HeaderValue;
 use tonic::Status;
 
-use super::super::{token, validate};
+use super::super::token::{Resumable as _, StreamsOf};
+use super::super::validate;
 use super::routes::Route;
 use crate::event::TenantId;
 
@@ -111,7 +112,7 @@ impl Parameters {
     pub(super) fn resume_token(&self, tenant: &str) -> String {
         let id = self.last_event_id.as_str();
         let tenant = TenantId::new(tenant).ok();
-        let since = tenant.and_then(|tenant| token::resumed(&tenant, id));
+        let since = tenant.and_then(|tenant| StreamsOf(&tenant).place(id));
         since.map_or(String::new(), |_| id.to_owned())
     }
 
