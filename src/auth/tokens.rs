@@ -4,7 +4,6 @@
 //! use it. That holds for random tokens only, which [`generate`] makes; a word
 //! that somebody thought of could be found by trying.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -66,7 +65,8 @@ impl Tokens {
         } in token
         {
             let of = |error: String| format!("token {name:?}: {error}");
-            let digest = unhex(&sha256).ok_or_else(|| {
+            let mut digest = Digest::default();
+            hex::decode_to_slice(&sha256, &mut digest).map_err(|_| {
                 of(
                     "sha256: expected 64 hexadecimal digits, as `chat-counters token` prints"
                         .into(),
@@ -107,7 +107,7 @@ pub struct NoRandomness;
 
 /// What a file has of a token.
 pub fn digest_hex(token: &str) -> String {
-    hex(&Sha256::digest(token))
+    hex::encode(Sha256::digest(token))
 }
 
 /// A token that nobody can guess: 256 random bits.
@@ -119,26 +119,7 @@ pub fn generate() -> Result<String, NoRandomness> {
     let mut bits = [0; 32];
     let random = ring::rand::SystemRandom::new().fill(&mut bits);
     random.map_err(|_| NoRandomness)?;
-    Ok(format!("{PREFIX}{}", hex(&bits)))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn unhex(text: &str) -> Option<Digest> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * DIGEST_BYTES || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    let mut digest = [0; DIGEST_BYTES];
-    for (byte, pair) in digest.iter_mut().zip(digits.chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(digest)
+    Ok(format!("{PREFIX}{}", hex::encode(bits)))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ impl GroupId {
             .chain_update([0])
             .chain_update(cause)
             .finalize();
-        Self(hex(&digest[..GROUP_BYTES]))
+        Self(hex::encode(&digest[..GROUP_BYTES]))
     }
 
     /// As it is shown and stored.
@@ -64,10 +64,6 @@ pub fn cause(error: &str) -> String {
 
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '-' | '_' | '+' | '%')
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

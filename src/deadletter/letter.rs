@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
 use super::Reason;
-use super::cause::{GroupId, cause, hex};
+use super::cause::{GroupId, cause};
 use crate::event::decode::Outline;
 
 /// Bytes of the digest that name a letter.
@@ -122,7 +122,7 @@ impl DeadLetter {
             digest.update((part.len() as u64).to_be_bytes());
             digest.update(part);
         }
-        LetterId(hex(&digest.finalize()[..ID_BYTES]))
+        LetterId(hex::encode(&digest.finalize()[..ID_BYTES]))
     }
 }
 

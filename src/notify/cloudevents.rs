@@ -141,9 +141,5 @@ fn id(about: &About<'_>) -> String {
         name.update(part);
     }
     let name = name.finalize();
-    let hex: String = name[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("{hex}-{}", about.version)
+    format!("{}-{}", hex::encode(&name[..16]), about.version)
 }

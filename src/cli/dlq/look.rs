@@ -208,7 +208,7 @@ impl Show {
                     dead_letter: &known,
                     headers: &found.headers,
                     body: text.ok(),
-                    body_base16: text.err().map(|_| base16(&found.body)),
+                    body_base16: text.err().map(|_| hex::encode(&found.body)),
                 })?;
             }
             Output::Table => {
@@ -278,10 +278,6 @@ fn shown(fields: &Value, others: impl IntoIterator<Item = (String, String)>) -> 
     fields
         .chain(others.map(|(name, value)| vec![name, value]))
         .collect()
-}
-
-fn base16(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Audit {

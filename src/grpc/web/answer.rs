@@ -79,9 +79,8 @@ impl Json {
             _ if answer.is_dated() => None,
             Some(version) => Some(format!("W/\"{version}\"")),
             None => {
-                let hash = Sha256::digest(&text);
-                let hex: String = hash[..12].iter().map(|b| format!("{b:02x}")).collect();
-                Some(format!("W/\"{hex}\""))
+                let hash = hex::encode(&Sha256::digest(&text)[..12]);
+                Some(format!("W/\"{hash}\""))
             }
         };
         Ok(Self { text, tag })
