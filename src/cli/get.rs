@@ -11,6 +11,7 @@ use super::access::{Side, Target};
 use super::output::{self, Output, table};
 use super::remote::{self, Connection};
 use super::{ExitCode, Failure, Global};
+use crate::grpc::bounds::{MAX_BATCH_IDS, MAX_PAGE_SIZE};
 use crate::grpc::{moment, v1};
 use v1::counter_service_client::CounterServiceClient;
 

@@ -12,6 +12,7 @@ use super::output::{self, Output, or_dash, table};
 use super::remote::{self, Connection};
 use super::when::point;
 use super::{ExitCode, Failure, Global};
+use crate::grpc::bounds::MAX_PAGE_SIZE;
 use crate::grpc::{moment, v1};
 use v1::counter_service_client::CounterServiceClient;
 

@@ -22,13 +22,13 @@ use crate::serving::watching::{Batch, Handle, Subject, Unwatchable, Update, Watc
 use crate::shutdown::Shutdown;
 
 use super::admission::Sharer;
-use super::edge::Lasting;
 use super::bounds::MAX_WATCHED;
+use super::edge::Lasting;
 use super::guard::{Caller, account};
 use super::limits::{Limits, try_again_after};
-use super::validate::{self, Watched};
 use super::token::{Resumable as _, StreamsOf};
 use super::v1;
+use super::validate::{self, Watched};
 
 /// Subjects of all streams, each as often as it is watched: some 300 bytes, and
 /// work for each change of it. A caller may have as many as are free.

@@ -13,6 +13,7 @@ use super::way::Way;
 use crate::bus::headers;
 use crate::cli::output::{self, Output, or_dash, table};
 use crate::cli::{ExitCode, Failure};
+use crate::grpc::bounds::MAX_LETTER_PAGE_SIZE;
 use crate::grpc::{moment, v1};
 
 /// Tenants of a group that are named in a table.

@@ -11,8 +11,8 @@ use crate::deadletter::{Filter, LetterId, Reason, UNKNOWN, shortened};
 use crate::grpc::bounds::MAX_LETTER_PAGE_SIZE;
 use crate::grpc::guard::{Caller, Denied};
 use crate::grpc::token::Resumable;
-use crate::grpc::validate::{Violations, millis};
 use crate::grpc::v1;
+use crate::grpc::validate::{Violations, millis};
 use crate::redrive::{Pace, Selection};
 use crate::store::dead_letters::LetterPosition;
 

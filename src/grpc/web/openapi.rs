@@ -10,8 +10,8 @@ use bytes::Bytes;
 use hyper::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
-use super::super::described::Described;
 use super::super::bounds::MAX_BATCH_IDS;
+use super::super::described::Described;
 use super::routes::{Parameter, ROUTES, Route};
 
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
