@@ -50,9 +50,7 @@ fn effective(loaded: &Loaded) -> Result<String, std::io::Error> {
             let _ = writeln!(text, "{gap}[{section}]");
             before = section;
         }
-        // Strings and numbers are the same in JSON and TOML.
-        let section = section.split('.').fold(&values, |of, part| &of[part]);
-        let _ = write!(text, "{name} = {}", section[name]);
+        let _ = write!(text, "{name} = {}", key.value(&values));
         if let Some(source) = loaded.sources.get(key.name) {
             let _ = write!(text, "  # {source}");
         }

@@ -54,7 +54,7 @@ fn announce(loaded: &Loaded) {
         .iter()
         .filter_map(|key| {
             let source = loaded.sources.get(key.name)?;
-            let value = key.name.split('.').fold(&values, |of, part| &of[part]);
+            let value = key.value(&values);
             Some(format!("{} = {value} ({source})", key.name))
         })
         .collect();

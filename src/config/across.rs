@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::load::{Problem, Source};
 use super::{Config, NotifyFormat};
 
-/// Everything that does not fit together.
+/// Finds the values that do not fit together.
 pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>) -> Vec<Problem> {
     let Config {
         bus,

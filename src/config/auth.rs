@@ -10,37 +10,40 @@ use super::Config;
 use super::listeners::Listener;
 use super::load::{Problem, Source};
 
-/// Who may ask.
+/// Settings of who may call, and how callers say who they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
-    /// How callers say who they are, with commas between.
+    /// The ways of saying who one is that are open, with commas between; `none`
+    /// asks nobody.
     pub mode: String,
-    /// Whether nobody need be asked on an address that others reach.
+    /// Whether nobody is asked even on an address that other machines reach.
     pub allow_none: bool,
-    /// Static tokens.
+    /// The path of a TOML file with the static tokens.
     pub token_file: String,
-    /// Who is meant by which certificate.
+    /// The path of a TOML file that says who is meant by which client
+    /// certificate.
     pub mtls_file: String,
-    /// Tokens of an issuer.
+    /// Tokens that an issuer signs.
     pub jwt: Jwt,
 }
 
-/// Tokens of an issuer.
+/// Settings of tokens that an issuer signs (JWT).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Jwt {
-    /// Who issues them.
+    /// What the claim `iss` of a token must be.
     pub issuer: String,
-    /// For whom they must be.
+    /// What the claim `aud` of a token must name.
     pub audience: String,
-    /// The issuer's keys, in a file.
+    /// The path of a file with the public keys of the issuer (JWKS).
     pub jwks_file: String,
-    /// The issuer's keys, published.
+    /// The URL at which the issuer publishes its keys, in the place of the
+    /// file.
     pub jwks_url: String,
-    /// Who certifies the server of that URL.
+    /// PEM with the authorities that may certify the server of that URL.
     pub jwks_ca_file: String,
-    /// How long a token may be valid.
+    /// The longest time in seconds that a token may be valid.
     pub max_lifetime_seconds: u64,
 }
 
@@ -69,19 +72,19 @@ impl Default for Jwt {
     }
 }
 
-/// One way of saying who one is.
+/// A way of saying who one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// A client certificate.
+    /// A client certificate that TLS has verified.
     Mtls,
-    /// A token of an issuer.
+    /// A token that an issuer has signed.
     Jwt,
-    /// A static token.
+    /// A static token, of which the configuration has the hash.
     Token,
 }
 
 impl Mode {
-    /// Its name.
+    /// Returns the name that it has in `auth.mode`.
     pub fn as_str(self) -> &'static str {
         match self {
             Mode::Mtls => "mtls",
@@ -94,7 +97,7 @@ impl Mode {
 const NONE: &str = "none";
 
 impl Auth {
-    /// The ways that are open; none: nobody is asked.
+    /// Returns the ways that are open; when there is none, nobody is asked.
     pub fn modes(&self) -> Vec<Mode> {
         parsed(&self.mode).unwrap_or_default()
     }
@@ -124,8 +127,8 @@ pub(super) fn jwks_url(text: &str) -> Result<(), &'static str> {
     }
 }
 
-/// A URL that keys may be fetched from: https; http on this machine alone,
-/// where nobody is in between.
+/// Parses a URL that keys may be fetched from: https, or http on this machine
+/// alone, where nobody is in between.
 ///
 /// # Errors
 /// What was expected, as the rest of a sentence.
@@ -148,7 +151,7 @@ pub(crate) fn jwks_uri(url: &str) -> Result<Uri, &'static str> {
         .ok_or(EXPECTED)
 }
 
-/// Whether other machines cannot reach an address to listen on.
+/// Tells whether other machines cannot reach an address to listen on.
 fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     match address.parse::<SocketAddr>() {
@@ -157,7 +160,7 @@ fn is_loopback(address: &str) -> bool {
     }
 }
 
-/// What of this section does not fit together, or not with the others.
+/// Finds what of this section does not fit together, or not with the others.
 pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>) -> Vec<Problem> {
     let Auth {
         token_file,
@@ -225,8 +228,8 @@ pub(super) fn problems(config: &Config, sources: &BTreeMap<&'static str, Source>
 }
 
 impl Config {
-    /// The keys of listeners to which bearer tokens would come over a network
-    /// for all to see.
+    /// Returns the keys of the listeners to which bearer tokens would come over
+    /// a network for all to see.
     pub fn tokens_in_the_clear(&self) -> Vec<&'static str> {
         let modes = self.auth.modes();
         let bearer = modes.contains(&Mode::Token) || modes.contains(&Mode::Jwt);

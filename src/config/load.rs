@@ -10,19 +10,19 @@ use super::rules::Rule;
 use super::secret::redacted;
 use super::{Config, across};
 
-/// What the name of every environment variable for a key begins with.
+/// The beginning of the name of every environment variable that sets a key.
 pub const PREFIX: &str = "CHAT_COUNTERS__";
 
-/// Where a value comes from.
+/// Where the value of a key comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody said otherwise.
+    /// No source sets the key.
     Default,
-    /// A file.
+    /// The configuration file at this path.
     File(PathBuf),
-    /// An environment variable.
+    /// The environment variable of this name.
     Variable(String),
-    /// A flag of the command line.
+    /// The flag of the command line with this name.
     Flag(&'static str),
 }
 
@@ -37,16 +37,16 @@ impl fmt::Display for Source {
     }
 }
 
-/// One thing that is wrong with the configuration.
+/// A thing that is wrong with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The key, or what stands in its place.
+    /// The name of the key, or what stands in its place.
     pub key: String,
-    /// Where it was found.
+    /// The source that sets it.
     pub source: Source,
-    /// What was expected.
+    /// What was expected, in words.
     pub expected: String,
-    /// What was found; no secrets.
+    /// What was found instead. It never holds a secret.
     pub found: String,
 }
 
@@ -65,22 +65,22 @@ impl fmt::Display for Problem {
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
+    /// The configuration file cannot be read.
     #[error("the configuration file {path} cannot be read: {error}")]
     Unreadable {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// Why not.
+        /// Why it cannot be read.
         error: std::io::Error,
     },
-    /// The file is not TOML.
+    /// The configuration file is not TOML.
     #[error("the configuration file {path} is not TOML: {why}{place}")]
     NotToml {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What is wrong with it.
+        /// What the parser expected.
         why: String,
-        /// Where.
+        /// The line, in parentheses, where the parser knows it.
         place: String,
     },
     /// Keys that do not exist, or values that cannot be.
@@ -96,21 +96,22 @@ fn lines(problems: &[Problem]) -> String {
     lines.join("\n")
 }
 
-/// Where to look.
+/// The sources of a configuration, besides the defaults.
 #[derive(Debug, Default)]
 pub struct Sources {
-    /// The file, if there is one.
+    /// The path of the configuration file, if there is one.
     pub file: Option<PathBuf>,
-    /// The environment; what does not begin with [`PREFIX`] is passed over.
+    /// The environment of the process; what does not begin with `CHAT_COUNTERS__` is
+    /// passed over.
     pub environment: Vec<(OsString, OsString)>,
-    /// Key, name of the flag, value.
+    /// For each flag that was given: the key, the name of the flag, the value.
     pub flags: Vec<(&'static str, &'static str, String)>,
 }
 
-/// A valid configuration, and who set which key.
+/// A valid configuration, and which source sets which key.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// The configuration.
+    /// The configuration, with defaults where no source says otherwise.
     pub config: Config,
     /// The source of every key that is not at its default.
     pub sources: BTreeMap<&'static str, Source>,
@@ -154,7 +155,7 @@ fn read(path: &Path) -> Result<toml::Table, ConfigError> {
         })
 }
 
-/// A text from a variable or a flag, as the type that its key has.
+/// Converts the text of a variable or a flag to the type that its key has.
 fn parsed(key: &Key, text: &str) -> toml::Value {
     match key.rule {
         Rule::Integer { .. } => text
@@ -169,7 +170,7 @@ fn parsed(key: &Key, text: &str) -> toml::Value {
     }
 }
 
-/// What was set so far, each value checked on its own.
+/// The values that were set so far, each checked on its own.
 #[derive(Default)]
 struct Settings {
     values: BTreeMap<&'static str, (toml::Value, Source)>,
@@ -184,7 +185,7 @@ impl Settings {
         }
     }
 
-    /// A value of a file, or a section with all that is in it.
+    /// Takes a value of a file, or a section with all that is in it.
     fn entry(&mut self, name: String, source: &Source, value: toml::Value) {
         match value {
             toml::Value::Table(entries) if known_section(&name) => {
@@ -287,8 +288,8 @@ fn known_section(section: &str) -> bool {
     KEYS.iter().any(|key| within(key.name))
 }
 
-/// The table of a section, made where it is missing. None when a value stands
-/// in its place.
+/// Returns the table of a section, made where it is missing; `None` when a
+/// value stands in its place.
 fn section_of<'a>(tables: &'a mut toml::Table, section: &str) -> Option<&'a mut toml::Table> {
     section.split('.').try_fold(tables, |table, part| {
         table
@@ -298,10 +299,10 @@ fn section_of<'a>(tables: &'a mut toml::Table, section: &str) -> Option<&'a mut 
     })
 }
 
-/// Longest value that is quoted back.
+/// The longest value that is quoted back, in characters.
 const QUOTED: usize = 80;
 
-/// A value as it is shown to people.
+/// Formats a value for people, without secrets.
 fn shown(key: &Key, value: &toml::Value) -> String {
     match (key.rule, value) {
         (Rule::Url(_), toml::Value::String(text)) => redacted(text),

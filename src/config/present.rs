@@ -4,25 +4,25 @@
 use super::secret::Unfit;
 use super::{Bus, Store, Url, rules};
 
-/// Longest secret that is read, in bytes.
+/// The longest secret that is read, in bytes.
 const LONGEST: u64 = 64 * 1024;
 
-/// Why a file with a secret is of no use. No text ever holds what is in it.
+/// Why a file with a secret cannot be used. No text ever holds what is in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key} ({path}): expected {expected}; found {found}")]
 pub struct SecretError {
     /// The key that names the file.
     pub key: String,
-    /// The file.
+    /// The path of the file.
     pub path: String,
-    /// What should be in it.
+    /// What should be in the file.
     pub expected: String,
-    /// What is in its place.
+    /// What is there in its place, in words.
     pub found: String,
 }
 
 impl Bus {
-    /// The URL to connect to now.
+    /// Returns the URL to connect to now.
     ///
     /// # Errors
     /// When one of its files cannot be read, or has something else in it.
@@ -31,7 +31,7 @@ impl Bus {
         present("bus", url, &self.url_file, &self.password_file, check).await
     }
 
-    /// The key that has the password, for messages.
+    /// Returns the key that has the password, for messages.
     pub fn password_key(&self) -> &'static str {
         match (&*self.password_file, &*self.url_file) {
             ("", "") => "bus.url",
@@ -42,7 +42,7 @@ impl Bus {
 }
 
 impl Store {
-    /// The URL to connect to now.
+    /// Returns the URL to connect to now.
     ///
     /// # Errors
     /// When one of its files cannot be read, or has something else in it.
@@ -51,7 +51,7 @@ impl Store {
         present("store", url, &self.url_file, &self.password_file, check).await
     }
 
-    /// The key that has the password, for messages.
+    /// Returns the key that has the password, for messages.
     pub fn password_key(&self) -> &'static str {
         match (&*self.password_file, &*self.url_file) {
             ("", "") => "store.url",
@@ -100,7 +100,7 @@ async fn present(
     Ok(url)
 }
 
-/// The text of a file, without the end of its last line.
+/// Reads the text of a file, without the end of its last line.
 async fn read(path: &str) -> Result<String, String> {
     use tokio::io::AsyncReadExt as _;
     let mut bytes = Vec::new();

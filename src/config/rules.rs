@@ -2,20 +2,20 @@
 
 use std::net::SocketAddr;
 
-/// What is expected instead, when a text will not do.
+/// Checks a text; the error is what was expected instead.
 type Check = fn(&str) -> Result<(), &'static str>;
 
-/// What a value may be.
+/// What the value of a key may be.
 #[derive(Debug, Clone, Copy)]
 pub enum Rule {
-    /// A whole number.
+    /// A whole number within bounds.
     Integer {
-        /// The least.
+        /// The least number that is allowed.
         min: i64,
-        /// The largest.
+        /// The largest number that is allowed.
         max: i64,
     },
-    /// true or false.
+    /// `true` or `false`.
     Boolean,
     /// A text that passes a check.
     Text(Check),
@@ -24,7 +24,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// The expected type, in words.
+    /// Says in words what type is expected.
     pub fn expected(&self) -> String {
         match self {
             Rule::Integer { min, max } => format!("a whole number from {min} to {max}"),
@@ -33,7 +33,10 @@ impl Rule {
         }
     }
 
-    /// Checks a value. `Err` says what was expected.
+    /// Checks a value.
+    ///
+    /// # Errors
+    /// What was expected instead.
     pub fn check(&self, value: &toml::Value) -> Result<(), String> {
         match (self, value) {
             (Rule::Integer { min, max }, toml::Value::Integer(number))
@@ -64,8 +67,8 @@ pub(super) fn database(text: &str) -> Result<(), &'static str> {
         .ok_or("a name of 1 to 63 bytes without / \\ . \" $ and spaces")
 }
 
-/// A URL's part after the scheme: user information that is percent-encoded,
-/// then a host.
+/// Checks what follows the scheme of a URL: user information that is
+/// percent-encoded, then a host.
 fn rest(text: &str) -> Result<(), &'static str> {
     let (user, host) = text.rsplit_once('@').unwrap_or(("", text));
     if user.contains(['/', '?', '#', '@']) {
@@ -113,7 +116,7 @@ pub(super) fn notify_format(text: &str) -> Result<(), &'static str> {
         .ok_or("off, cloudevents or chat3")
 }
 
-/// A URI reference, as far as it can be told from other texts.
+/// Checks a URI reference, as far as it can be told from other texts.
 pub(super) fn uri_reference(text: &str) -> Result<(), &'static str> {
     let legal = |c: char| {
         c.is_ascii_graphic() && !matches!(c, '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')
@@ -153,7 +156,7 @@ pub(super) fn address_or_off(text: &str) -> Result<(), &'static str> {
     }
 }
 
-/// An origin is what a browser sends as one: a scheme, a host, perhaps a port.
+/// Checks origins as browsers send them: a scheme, a host, perhaps a port.
 pub(super) fn origins(text: &str) -> Result<(), &'static str> {
     let good = |origin: &str| {
         let host = origin

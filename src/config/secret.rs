@@ -13,18 +13,18 @@ use serde::{Deserialize, Serialize, Serializer};
 pub struct Url(String);
 
 impl Url {
-    /// The whole URL, password included. Never to be shown.
+    /// Returns the whole URL, password included. It is never to be shown.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// The user, as it stands in the URL, if it names one.
+    /// Returns the user as it stands in the URL, if it names one.
     pub fn user(&self) -> Option<&str> {
         let user = self.user_information()?.split(':').next();
         user.filter(|user| !user.is_empty())
     }
 
-    /// The same URL with a password for its user.
+    /// Returns the same URL with a password for its user.
     pub(super) fn with_password(&self, password: &str) -> Result<Url, Unfit> {
         if self
             .user_information()
@@ -38,13 +38,13 @@ impl Url {
         Ok(format!("{scheme}://{user}:{}{rest}", encoded(password)).into())
     }
 
-    /// What stands before the `@`.
+    /// Returns what stands before the `@`.
     fn user_information(&self) -> Option<&str> {
         let (_, rest) = self.0.split_once("://")?;
         rest.rsplit_once('@').map(|(user, _)| user)
     }
 
-    /// Scheme, hosts and path: no user, password or query.
+    /// Returns scheme, hosts and path: no user, password or query.
     pub fn redacted(&self) -> String {
         redacted(&self.0)
     }
@@ -54,7 +54,7 @@ impl Url {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unfit(pub(super) &'static str);
 
-/// Percent-encoded, all but letters, digits and what is never special.
+/// Percent-encodes everything but letters, digits and `-`, `_`, `.`, `~`.
 fn encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
@@ -98,7 +98,7 @@ impl Serialize for Url {
     }
 }
 
-/// A URL without user, password and query, to be shown to people.
+/// Returns a URL without user, password and query, to be shown to people.
 pub fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return "<not a URL>".into();

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::keys::{self, KEYS};
-use super::{Config, ConfigError, Loaded, PREFIX, Problem, Source, Sources, load};
+use super::load::PREFIX;
+use super::{Config, ConfigError, Loaded, Problem, Source, Sources, load};
 
 #[test]
 fn the_documented_keys_are_the_keys_and_their_defaults_the_defaults() {
@@ -19,7 +20,7 @@ fn the_documented_keys_are_the_keys_and_their_defaults_the_defaults() {
     assert_eq!(file, Config::default());
 }
 
-/// The names of all values, those of sections within sections too.
+/// Collects the names of all values, those of sections within sections too.
 fn leaves(of: &str, value: &serde_json::Value, names: &mut BTreeSet<String>) {
     let Some(entries) = value.as_object() else {
         names.insert(of.to_owned());
@@ -113,7 +114,8 @@ fn later_sources_win() {
 #[test]
 fn every_key_can_be_set_from_the_environment() {
     for key in KEYS {
-        let value = key.default.trim_matches('"');
+        let default = key.default_value();
+        let value = default.trim_matches('"');
         let variable = key.variable();
         let sources = Sources {
             environment: vec![((&variable).into(), value.into())],
