@@ -42,6 +42,7 @@ pub mod outage;
 pub mod pipeline;
 pub mod pki;
 pub mod probes;
+pub(crate) mod rate_limit;
 pub mod redrive;
 pub mod retry;
 pub mod serving;

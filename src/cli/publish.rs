@@ -1,30 +1,36 @@
 //! `publish`: JSON lines to the exchange.
 
+mod line;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::fs::File;
-use tokio::io::{AsyncBufRead, AsyncRead, BufReader};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::io::{AsyncRead, BufReader};
+use tokio::time::{Instant, timeout};
 
+use self::line::EventLine;
 use super::lines::{Line, Lines};
 use super::output::{self, Output, table};
 use super::progress::bar;
 use super::{ExitCode, Failure, Global};
-use crate::bus::{BusError, EventHeaders, Publisher, Tally, routing_key};
+use crate::bus::{BusError, Publisher};
+use crate::rate_limit::RateLimit;
 use crate::shutdown;
 
-/// Reported lines at most; the rest is only counted.
-const REPORTED: u64 = 20;
-/// How long Ctrl-C waits for what is not confirmed yet.
-const LAST_CONFIRMS: Duration = Duration::from_secs(10);
-/// Lost time that `--rate` catches up with.
+/// The most skipped lines that are reported one by one.
+const MAX_REPORTED_LINES: u64 = 20;
+/// How long an end waits for what the broker has not confirmed yet.
+const LAST_CONFIRMS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Lost time that `--rate` makes up for; a longer silence of the source is not.
 const CATCH_UP: Duration = Duration::from_millis(100);
-/// Stands for what an event lacks, in its routing key.
-const UNKNOWN: &str = "unknown";
+/// Bytes that are read from the file at a time.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+/// Lines between two changes of the text beside the progress bar.
+const LINES_PER_MESSAGE: u64 = 256;
 
 /// Publish events, one JSON object a line, each confirmed by the broker
 #[derive(Debug, Args)]
@@ -68,57 +74,50 @@ fn rate(text: &str) -> Result<f64, String> {
 
 /// What became of the lines.
 #[derive(Debug, Default, Serialize)]
-struct Summary {
-    /// Lines read; empty ones do not count.
+struct PublishSummary {
+    /// Lines that were read; empty ones do not count.
     lines: u64,
-    /// Handed to the broker.
+    /// Events that were handed to the broker.
     published: u64,
-    /// Taken responsibility for by the broker.
+    /// Events that the broker has taken responsibility for.
     confirmed: u64,
-    /// Bound to no queue: kept by no one.
+    /// Events that were bound to no queue, and are kept by no one.
     unroutable: u64,
-    /// Refused by the broker.
+    /// Events that the broker refused.
     refused: u64,
-    /// Sent, and no answer known.
+    /// Events that were sent, and no answer is known.
     unconfirmed: u64,
-    /// Not sent.
+    /// Lines that were not sent.
     skipped: u64,
-    /// Stopped before the end.
+    /// Whether it was stopped before the end.
     interrupted: bool,
     seconds: f64,
 }
 
 impl Publish {
     pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
-        let stdin = self.file == Path::new("-");
-        if stdin && self.repeat > 1 {
+        if self.is_stdin() && self.repeat > 1 {
             let message = "--repeat needs a FILE: stdin can be read only once";
             return Err(Failure::new(ExitCode::Usage, message));
         }
         let config = global.quietly()?.config;
-        let size = if stdin {
-            None
-        } else {
-            Some(self.open().await?.1)
-        };
+        let (_, bytes) = self.open().await?;
         let stop = shutdown::signal().map_err(|error| {
             Failure::new(ExitCode::No, format!("cannot handle signals: {error}"))
         })?;
-        let publisher = Publisher::connect(&config.bus).await?;
-        let mut job = Job {
-            publisher,
-            summary: Summary::default(),
+        let limit = |rate| RateLimit::per_second(rate).catching_up(CATCH_UP);
+        let mut job = PublishJob {
+            publisher: Publisher::connect(&config.bus).await?,
+            limit: self.rate.map(limit),
+            bar: progress_bar(bytes.map(|bytes| bytes * u64::from(self.repeat))),
+            args: self,
+            summary: PublishSummary::default(),
             begun: Instant::now(),
-            due: Instant::now(),
-            rate: self.rate,
-            raw: self.raw,
-            bar: progress(size.map(|size| size * u64::from(self.repeat))),
-            before: 0,
         };
         // Whatever is dropped here was not handed to the broker, or counts as
         // not confirmed.
         let ended = tokio::select! {
-            ended = self.read(&mut job, stdin) => ended,
+            ended = job.publish_lines() => ended,
             _ = stop => {
                 job.summary.interrupted = true;
                 Ok(())
@@ -127,66 +126,31 @@ impl Publish {
         job.finish(ended, global.output).await
     }
 
-    /// The file and its size.
-    async fn open(&self) -> Result<(File, u64), Failure> {
+    fn is_stdin(&self) -> bool {
+        self.file == Path::new("-")
+    }
+
+    /// Opens what is to be published; the size in bytes is that of a file.
+    async fn open(&self) -> Result<(Box<dyn AsyncRead + Unpin>, Option<u64>), Failure> {
+        if self.is_stdin() {
+            return Ok((Box::new(tokio::io::stdin()), None));
+        }
         let opened = async {
             let file = File::open(&self.file).await?;
-            let size = file.metadata().await?.len();
-            Ok((file, size))
+            let bytes = file.metadata().await?.len();
+            Ok((file, bytes))
         };
-        opened
-            .await
-            .map_err(|error: std::io::Error| self.unreadable(&error))
+        let (file, bytes) = opened.await.map_err(|error| self.unreadable(&error))?;
+        Ok((Box::new(file), Some(bytes)))
     }
 
     fn unreadable(&self, error: &std::io::Error) -> Failure {
         let name = self.file.display();
         Failure::new(ExitCode::Usage, format!("{name} cannot be read: {error}"))
     }
-
-    async fn read(&self, job: &mut Job, stdin: bool) -> Result<(), Failure> {
-        for _ in 0..self.repeat {
-            let source: Box<dyn AsyncRead + Unpin> = if stdin {
-                Box::new(tokio::io::stdin())
-            } else {
-                Box::new(self.open().await?.0)
-            };
-            let mut lines = Lines::new(BufReader::with_capacity(64 << 10, source));
-            self.lines(job, &mut lines).await?;
-            job.before += lines.bytes;
-        }
-        Ok(())
-    }
-
-    async fn lines<R: AsyncBufRead + Unpin>(
-        &self,
-        job: &mut Job,
-        lines: &mut Lines<R>,
-    ) -> Result<(), Failure> {
-        let mut number = 0;
-        loop {
-            number += 1;
-            match lines
-                .next()
-                .await
-                .map_err(|error| self.unreadable(&error))?
-            {
-                Line::End => return Ok(()),
-                Line::TooLong => job.skip(number, "it is over 16 MiB long"),
-                Line::Text(text) if text.trim_ascii().is_empty() => {}
-                Line::Text(text) => job.line(number, text).await?,
-            }
-            let summary = &job.summary;
-            job.bar.set_position(job.before + lines.bytes);
-            if summary.lines.is_multiple_of(256) {
-                job.bar
-                    .set_message(format!("{} published", summary.published));
-            }
-        }
-    }
 }
 
-fn progress(bytes: Option<u64>) -> ProgressBar {
+fn progress_bar(bytes: Option<u64>) -> ProgressBar {
     let template = match bytes {
         Some(_) => "{bar:30} {percent:>3} %  {msg}  {elapsed}, {eta} left",
         None => "{spinner} {msg}  {elapsed}",
@@ -195,77 +159,80 @@ fn progress(bytes: Option<u64>) -> ProgressBar {
 }
 
 /// Publishing in progress.
-struct Job {
+struct PublishJob {
+    args: Publish,
     publisher: Publisher,
-    summary: Summary,
-    begun: Instant,
-    /// When the next event may be sent.
-    due: Instant,
-    rate: Option<f64>,
-    raw: bool,
+    limit: Option<RateLimit>,
     bar: ProgressBar,
-    /// Bytes of the rounds before this one.
-    before: u64,
+    summary: PublishSummary,
+    begun: Instant,
 }
 
-impl Job {
-    async fn line(&mut self, number: u64, text: &[u8]) -> Result<(), Failure> {
-        let event = match Event::parse(text) {
+impl PublishJob {
+    async fn publish_lines(&mut self) -> Result<(), Failure> {
+        let mut bytes_before = 0;
+        for _ in 0..self.args.repeat {
+            let (source, _) = self.args.open().await?;
+            let mut lines = Lines::new(BufReader::with_capacity(READ_BUFFER_BYTES, source));
+            for number in 1.. {
+                let line = lines.next().await;
+                match line.map_err(|error| self.args.unreadable(&error))? {
+                    Line::End => break,
+                    Line::TooLong => self.skip(number, "it is over 16 MiB long"),
+                    Line::Text(text) if text.trim_ascii().is_empty() => {}
+                    Line::Text(text) => self.publish(number, text).await?,
+                }
+                self.bar.set_position(bytes_before + lines.bytes);
+                if self.summary.lines.is_multiple_of(LINES_PER_MESSAGE) {
+                    let message = format!("{} published", self.summary.published);
+                    self.bar.set_message(message);
+                }
+            }
+            bytes_before += lines.bytes;
+        }
+        Ok(())
+    }
+
+    async fn publish(&mut self, number: u64, text: &[u8]) -> Result<(), Failure> {
+        let event = match EventLine::parse(text) {
             Ok(event) => event,
-            Err(_) if self.raw => Event::default(),
+            Err(_) if self.args.raw => EventLine::default(),
             Err(why) => {
                 self.skip(number, &why);
                 return Ok(());
             }
         };
-        self.pace().await;
+        if let Some(limit) = &mut self.limit {
+            limit.wait_for(1).await;
+        }
+        // Counted before it is sent: whoever interrupts this does not know
+        // whether it was.
         self.summary.lines += 1;
         self.summary.published += 1;
-        let headers = event.headers();
-        let routing_key = event.routing_key();
-        match self
-            .publisher
-            .publish(&routing_key, headers.as_ref(), text)
-            .await
-        {
-            Ok(()) => Ok(()),
+        let (routing_key, headers) = (event.routing_key(), event.headers());
+        let sent = self.publisher.publish(&routing_key, headers.as_ref(), text);
+        match sent.await {
             Err(error @ BusError::NameTooLong { .. }) => {
                 self.summary.lines -= 1;
                 self.summary.published -= 1;
                 self.skip(number, &error.to_string());
                 Ok(())
             }
-            Err(error) => Err(error.into()),
+            sent => Ok(sent?),
         }
-    }
-
-    /// Waits until the next event is due. A little time that was lost is caught
-    /// up with, a long silence of the source is not.
-    async fn pace(&mut self) {
-        let Some(rate) = self.rate else { return };
-        sleep_until(self.due).await;
-        let late = Instant::now().checked_sub(CATCH_UP).unwrap_or(self.due);
-        self.due = self.due.max(late) + Duration::from_secs_f64(1.0 / rate);
     }
 
     fn skip(&mut self, number: u64, why: &str) {
         self.summary.lines += 1;
         self.summary.skipped += 1;
-        match self.summary.skipped {
-            1..=REPORTED => self.tell(&format!("line {number} is skipped: {why}")),
-            skipped if skipped == REPORTED + 1 => {
-                self.tell("more lines are skipped; they are only counted from here on");
+        let text = match self.summary.skipped {
+            1..=MAX_REPORTED_LINES => format!("line {number} is skipped: {why}"),
+            skipped if skipped == MAX_REPORTED_LINES + 1 => {
+                "more lines are skipped; they are only counted from here on".into()
             }
-            _ => {}
-        }
-    }
-
-    /// A line on stderr, above the progress bar.
-    fn tell(&self, text: &str) {
-        use std::io::Write as _;
-        self.bar.suspend(|| {
-            let _ = writeln!(std::io::stderr(), "{text}");
-        });
+            _ => return,
+        };
+        self.bar.suspend(|| output::aside(&text));
     }
 
     /// Awaits what is outstanding and prints the summary, whatever happened.
@@ -274,185 +241,82 @@ impl Job {
         ended: Result<(), Failure>,
         output: Output,
     ) -> Result<ExitCode, Failure> {
-        let known = self.publisher.tally();
-        // A read that failed leaves the connection whole; a publish does not,
-        // and then this fails at once.
-        let (tally, failed) = match timeout(LAST_CONFIRMS, self.publisher.finish()).await {
-            _ if ended.as_ref().is_err_and(Failure::is_server) => (known, None),
-            Ok(Ok(tally)) => (tally, None),
-            Ok(Err(error)) => (confirmed(&error, known), Some(Failure::from(error))),
-            Err(_) => {
-                let message = "the broker did not confirm everything in time";
-                (known, Some(Failure::new(ExitCode::Server, message)))
-            }
-        };
+        let mut tally = self.publisher.tally();
+        let mut failure = ended.err();
+        // A read that failed leaves the connection whole; a publish does not.
+        if !failure.as_ref().is_some_and(Failure::is_server) {
+            let failed = match timeout(LAST_CONFIRMS_TIMEOUT, self.publisher.finish()).await {
+                Ok(Ok(whole)) => {
+                    tally = whole;
+                    None
+                }
+                Ok(Err(error)) => {
+                    if let BusError::Interrupted { confirmed, .. } = error {
+                        tally.confirmed = confirmed;
+                    }
+                    Some(Failure::from(error))
+                }
+                Err(_) => {
+                    let message = "the broker did not confirm everything in time";
+                    Some(Failure::new(ExitCode::Server, message))
+                }
+            };
+            failure = failure.or(failed);
+        }
         self.bar.finish_and_clear();
-        self.summary.tally(tally, self.begun.elapsed());
-        let failure = ended.err().or(failed);
-        self.summary.print(output)?;
+        let summary = &mut self.summary;
+        summary.confirmed = tally.confirmed;
+        summary.unroutable = tally.unroutable;
+        summary.refused = tally.nacked;
+        let answered = tally.confirmed + tally.unroutable + tally.nacked;
+        summary.unconfirmed = summary.published.saturating_sub(answered);
+        summary.seconds = (self.begun.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0;
+        summary.print(output)?;
         match failure {
             Some(failure) => Err(failure),
-            None if self.summary.is_whole() => Ok(ExitCode::Done),
+            None if summary.is_whole() => Ok(ExitCode::Done),
             None => Ok(ExitCode::No),
         }
     }
 }
 
-/// What is known after an interruption.
-fn confirmed(error: &BusError, known: Tally) -> Tally {
-    match error {
-        BusError::Interrupted { confirmed, .. } => Tally {
-            confirmed: *confirmed,
-            ..known
-        },
-        _ => known,
-    }
-}
-
-impl Summary {
-    fn tally(&mut self, tally: Tally, elapsed: Duration) {
-        let Tally {
-            confirmed,
-            unroutable,
-            nacked,
-        } = tally;
-        (self.confirmed, self.unroutable, self.refused) = (confirmed, unroutable, nacked);
-        let answered = confirmed + unroutable + nacked;
-        self.unconfirmed = self.published.saturating_sub(answered);
-        self.seconds = (elapsed.as_secs_f64() * 1_000.0).round() / 1_000.0;
+impl PublishSummary {
+    /// Lists what may have gone wrong, in words, and how often it has.
+    fn losses(&self) -> [(&'static str, u64); 4] {
+        [
+            ("bound to no queue, lost", self.unroutable),
+            ("refused by the broker", self.refused),
+            ("sent, perhaps arrived", self.unconfirmed),
+            ("skipped", self.skipped),
+        ]
     }
 
     fn is_whole(&self) -> bool {
-        let Summary {
-            unroutable,
-            refused,
-            unconfirmed,
-            skipped,
-            interrupted,
-            ..
-        } = self;
-        unroutable + refused + unconfirmed + skipped == 0 && !interrupted
+        !self.interrupted && self.losses().iter().all(|(_, count)| *count == 0)
     }
 
     fn print(&self, output: Output) -> std::io::Result<()> {
         if output == Output::Json {
             return output::print_json(self);
         }
-        let Summary {
-            lines,
-            confirmed,
-            seconds,
-            ..
-        } = self;
-        let mut rows = Vec::new();
-        for (name, value) in [
-            ("bound to no queue, lost", self.unroutable),
-            ("refused by the broker", self.refused),
-            ("sent, perhaps arrived", self.unconfirmed),
-            ("skipped", self.skipped),
-        ] {
-            if value > 0 {
-                rows.push(vec![name.to_owned(), value.to_string()]);
-            }
-        }
+        let losses = self.losses().into_iter().filter(|(_, count)| *count > 0);
+        let rows = losses.map(|(what, count)| vec![what.to_owned(), count.to_string()]);
         let stopped = if self.interrupted {
             "interrupted: "
         } else {
             ""
         };
-        let first = format!("{stopped}confirmed {confirmed} of {lines} lines in {seconds:.1} s\n");
-        output::print(&(first + &table(&[], &rows)))
-    }
-}
-
-/// What routing key and headers are made of.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Event {
-    event_type: Text,
-    entity_type: Text,
-    tenant_id: Text,
-}
-
-/// A text; anything else is as if it were absent.
-#[derive(Debug, Default, Deserialize)]
-#[serde(from = "serde_json::Value")]
-struct Text(Option<String>);
-
-impl From<serde_json::Value> for Text {
-    fn from(value: serde_json::Value) -> Self {
-        match value {
-            serde_json::Value::String(text) if !text.is_empty() => Text(Some(text)),
-            _ => Text(None),
-        }
-    }
-}
-
-impl Event {
-    /// `Err` says why it is no JSON object.
-    fn parse(text: &[u8]) -> Result<Event, String> {
-        if text.trim_ascii().first() != Some(&b'{') {
-            return Err("it is no JSON object".into());
-        }
-        serde_json::from_slice(text).map_err(|error| format!("it is no JSON object: {error}"))
-    }
-
-    fn headers(&self) -> Option<EventHeaders<'_>> {
-        Some(EventHeaders {
-            event_type: self.event_type.0.as_deref()?,
-            entity_type: self.entity()?,
-            tenant_id: self.tenant_id.0.as_deref()?,
-        })
-    }
-
-    /// The first segment of the event's type stands in for the entity's.
-    fn entity(&self) -> Option<&str> {
-        let of_event = || self.event_type.0.as_deref()?.split('.').next();
-        self.entity_type.0.as_deref().or_else(of_event)
-    }
-
-    fn routing_key(&self) -> String {
-        routing_key(
-            self.entity().unwrap_or(UNKNOWN),
-            self.event_type.0.as_deref().unwrap_or(UNKNOWN),
-            self.tenant_id.0.as_deref().unwrap_or(UNKNOWN),
-        )
+        let first = format!(
+            "{stopped}confirmed {} of {} lines in {:.1} s\n",
+            self.confirmed, self.lines, self.seconds
+        );
+        output::print(&(first + &table(&[], &rows.collect::<Vec<_>>())))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn routing_key_and_headers_come_from_the_line() {
-        let rows = [
-            (
-                r#"{"eventType":"message.create","entityType":"message","tenantId":"t1"}"#,
-                "message.create.t1",
-                true,
-            ),
-            (
-                r#" {"eventType":"dialog.member.add","tenantId":"t"}"#,
-                "dialog.add.t",
-                true,
-            ),
-            (
-                r#"{"eventType":7,"tenantId":"t"}"#,
-                "unknown.unknown.t",
-                false,
-            ),
-            ("{}", "unknown.unknown.unknown", false),
-        ];
-        for (line, key, headers) in rows {
-            let event = Event::parse(line.as_bytes()).unwrap();
-            assert_eq!(event.routing_key(), key);
-            assert_eq!(event.headers().is_some(), headers, "{line}");
-        }
-        for line in ["[]", "7", "{", "{} {}", "x", "[\"a\",\"b\",\"c\"]"] {
-            assert!(Event::parse(line.as_bytes()).is_err(), "{line}");
-        }
-    }
 
     #[test]
     fn a_rate_is_a_positive_number() {

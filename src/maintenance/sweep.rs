@@ -3,15 +3,14 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
-use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{Verified, Verifier};
 use crate::derive::state::{DialogKey, MessageKey};
 use crate::event::{DialogId, TenantId};
+use crate::rate_limit::RateLimit;
 use crate::store::StoreError;
 
 /// Dialogs listed at a time.
@@ -82,7 +81,7 @@ pub struct Sweep {
     ahead: VecDeque<DialogKey>,
     listed_all: bool,
     placeholders: Option<BoxStream<'static, Result<MessageKey, StoreError>>>,
-    pace: Option<Interval>,
+    limit: Option<RateLimit>,
     draw: RandomState,
     tally: SweepTally,
     /// Dialogs passed, those not drawn included.
@@ -102,11 +101,7 @@ impl std::fmt::Debug for Sweep {
 impl Sweep {
     /// A sweep that has not begun.
     pub fn new(verifier: Verifier, scope: SweepScope) -> Self {
-        let pace = scope.rate.map(|rate| {
-            let mut pace = interval(Duration::from_secs(1) / rate.max(1));
-            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            pace
-        });
+        let rate = scope.rate.map(|rate| f64::from(rate.max(1)));
         let mut ahead = VecDeque::new();
         if let (Some(tenant), Some(dialog)) = (&scope.tenant, &scope.dialog) {
             ahead.push_back(DialogKey {
@@ -120,7 +115,7 @@ impl Sweep {
             placeholders: None,
             verifier,
             scope,
-            pace,
+            limit: rate.map(RateLimit::per_second),
             draw: RandomState::new(),
             tally: SweepTally::default(),
             passed: 0,
@@ -155,8 +150,8 @@ impl Sweep {
             if !self.is_drawn(&unit) {
                 continue;
             }
-            if let Some(pace) = &mut self.pace {
-                pace.tick().await;
+            if let Some(limit) = &mut self.limit {
+                limit.wait_for(1).await;
             }
             let verified = match &unit {
                 SweepUnit::Dialog(key) => Some(self.verifier.dialog(key).await?),

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::bus::BusError;
 use crate::bus::dead_letters::republish::Republisher;
+use crate::rate_limit::RateLimit;
 
 /// Letters sent together at most.
 const MOST: usize = 256;
@@ -37,14 +36,16 @@ impl Default for Pace {
 #[derive(Debug)]
 pub(super) struct Pacer {
     pace: Pace,
-    next: Instant,
+    limit: Option<RateLimit>,
 }
 
 impl Pacer {
     pub(super) fn new(pace: Pace) -> Self {
+        let rate = pace.rate.map(|rate| f64::from(rate.max(1)));
         Self {
             pace,
-            next: Instant::now(),
+            // What was not sent while the brake was on is not made up for.
+            limit: rate.map(RateLimit::per_second),
         }
     }
 
@@ -68,14 +69,10 @@ impl Pacer {
             tokio::time::sleep(LOOK).await;
             return Ok(false);
         }
-        let Some(rate) = self.pace.rate else {
-            return Ok(true);
-        };
-        tokio::time::sleep_until(self.next).await;
-        let letters = u32::try_from(letters).unwrap_or(u32::MAX);
-        let due = Duration::from_secs(1) * letters / rate.max(1);
-        // What was not sent while the brake was on is not made up for.
-        self.next = self.next.max(Instant::now()) + due;
+        if let Some(limit) = &mut self.limit {
+            let letters = u32::try_from(letters).unwrap_or(u32::MAX);
+            limit.wait_for(letters).await;
+        }
         Ok(true)
     }
 }

@@ -1,0 +1,72 @@
+//! Keeping work to a rate: at most so many units a second, evenly spaced.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// Spaces units of work evenly in time.
+#[derive(Debug)]
+pub(crate) struct RateLimit {
+    per_second: f64,
+    /// The longest time that is made up for when work was late.
+    catch_up: Duration,
+    /// When the next unit may begin.
+    due: Instant,
+}
+
+impl RateLimit {
+    /// Allows so many units a second, the first at once. Time that was lost is
+    /// not made up for.
+    pub(crate) fn per_second(units: f64) -> Self {
+        Self {
+            per_second: units,
+            catch_up: Duration::ZERO,
+            due: Instant::now(),
+        }
+    }
+
+    /// Makes up for lost time, if it was no longer than this.
+    pub(crate) fn catching_up(self, catch_up: Duration) -> Self {
+        Self { catch_up, ..self }
+    }
+
+    /// Waits until these units may begin.
+    pub(crate) async fn wait_for(&mut self, units: u32) {
+        sleep_until(self.due).await;
+        let made_up_for = Instant::now().checked_sub(self.catch_up);
+        let from = self.due.max(made_up_for.unwrap_or(self.due));
+        self.due = from + Duration::from_secs_f64(f64::from(units) / self.per_second);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits for a unit after a pause; returns how long it had to.
+    async fn wait(limit: &mut RateLimit, pause: Duration) -> Duration {
+        tokio::time::sleep(pause).await;
+        let begun = Instant::now();
+        limit.wait_for(1).await;
+        begun.elapsed()
+    }
+
+    #[tokio::test]
+    async fn units_are_spaced_and_lost_time_is_made_up_for_within_bounds() {
+        let millis = Duration::from_millis;
+        let mut limit = RateLimit::per_second(20.0);
+        assert!(wait(&mut limit, Duration::ZERO).await < millis(40));
+        assert!(wait(&mut limit, Duration::ZERO).await >= millis(40));
+        // Late by more than one unit: the next one waits all the same.
+        assert!(wait(&mut limit, millis(150)).await < millis(40));
+        assert!(wait(&mut limit, Duration::ZERO).await >= millis(40));
+
+        let mut limit = RateLimit::per_second(20.0).catching_up(millis(100));
+        for pause in [0, 150, 0, 0] {
+            assert!(
+                wait(&mut limit, millis(pause)).await < millis(40),
+                "{pause}"
+            );
+        }
+    }
+}
