@@ -13,7 +13,7 @@
 //!
 //! The end of a dialog takes everything in it to zero, but what its people have
 //! sent. That is only known after a look at all of its people and messages; of a
-//! dialog of more than [`Limits::ended`] the end is [`Prospect::Uncertain`], and
+//! dialog of more than [`ForecastLimits::ended`] the end is [`Prospect::Uncertain`], and
 //! its events are taken as if the dialog went on.
 //!
 //! How many members have read a message is no stored counter, and not foretold.
@@ -30,7 +30,7 @@ use crate::store::StoreError;
 pub use forecaster::Forecaster;
 
 /// Changes that are told one by one.
-pub const LARGEST: usize = 20;
+pub const MAX_CHANGES: usize = 20;
 
 /// What would become of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,14 +62,14 @@ pub struct Forecast {
     pub uncertain: u64,
     /// The changes summed, by counter. Unread is there by user and dialog; what
     /// it is in all of a user's dialogs has no line of its own.
-    pub totals: Vec<Total>,
-    /// The largest changes, at most [`LARGEST`], the largest first.
-    pub changes: Vec<Change>,
+    pub totals: Vec<CounterTotal>,
+    /// The largest changes, at most [`MAX_CHANGES`], the largest first.
+    pub changes: Vec<CounterChange>,
 }
 
 /// The changes of one counter, over all that have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Total {
+pub struct CounterTotal {
     /// Which.
     pub counter: Counter,
     /// Their sum.
@@ -81,7 +81,7 @@ pub struct Total {
 
 /// The change of one counter of one subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct CounterChange {
     /// Whose.
     pub subject: Subject,
     /// Which.
@@ -109,14 +109,14 @@ pub enum Subject {
 
 /// How much a forecast may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ForecastLimits {
     /// Users' shares of dialogs that may change. Each takes some 500 bytes.
     pub shares: usize,
     /// People, and messages, of a dialog whose end can be foretold.
     pub ended: usize,
 }
 
-impl Default for Limits {
+impl Default for ForecastLimits {
     fn default() -> Self {
         Self {
             shares: 200_000,

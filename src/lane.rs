@@ -18,12 +18,12 @@
 //! dead-lettered, or waits and is tried again, by the cause.
 
 mod arrivals;
-mod aside;
+mod batch_progress;
 mod cache;
-mod doubt;
 mod failing;
-mod progress;
-mod types;
+mod set_aside;
+mod store_probe;
+mod types_in_flight;
 mod writer;
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -44,40 +44,40 @@ use crate::shutdown::Shutdown;
 use crate::store::{Class, CommitFeed, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
-pub use arrivals::{Arrivals, Backlog, share_of};
-use arrivals::{Held, Taker};
-use aside::{Aside, SetAside};
+pub use arrivals::{Arrivals, Backlog, partition_of};
+use arrivals::{HeldPartitions, LaneEvents};
+use batch_progress::BatchProgress;
 use cache::Cache;
-pub use doubt::ask_in_doubt;
-use progress::Progress;
-pub use types::TypesInFlight;
+use set_aside::{Aside, SetAside};
+pub use store_probe::probe_store;
+pub use types_in_flight::TypesInFlight;
 pub use writer::{Fate, Writer};
 
 /// Deliveries of an event from which on it may be what ends the process each
 /// time. Its neighbours must not be drawn with it to the broker's delivery limit.
-const SUSPICIOUS_DELIVERIES: u64 = 2;
+const SUSPECT_DELIVERIES: u64 = 2;
 
 /// With every further delivery the batches of suspicious events are so many
 /// times smaller: mostly it was but a connection that was cut.
-const SUSPICION: usize = 4;
+const SUSPECT_BATCH_DIVISOR: usize = 4;
 
 /// How long an attempt of a patient lane may take: the next one has fewer events
 /// then.
-const LONG_ATTEMPT: Duration = Duration::from_secs(1);
+const PATIENT_ATTEMPT_TARGET: Duration = Duration::from_secs(1);
 
 /// Events in the first attempt of a patient lane, and in each at least: what
 /// touches ten thousand members touches them once, for however many events.
-const LEAST_PACE: usize = 100;
+const MIN_PATIENT_EVENTS: usize = 100;
 
 /// An attempt that takes longer may never end: the store may be frozen.
-const SILENT: Duration = Duration::from_secs(1);
+const OUTAGE_AFTER: Duration = Duration::from_secs(1);
 
 /// How long an acknowledgement takes to leave the process, amply.
-const HEARD: Duration = Duration::from_millis(5);
+const ACK_SEND_TIME: Duration = Duration::from_millis(5);
 
 /// Between two lines about events that fail by themselves: of thousands, the dead
 /// letters say it all.
-const TELLING: Duration = Duration::from_secs(10);
+const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// An event on its way, with the delivery that it settles.
 #[derive(Debug)]
@@ -122,20 +122,20 @@ pub struct Lane {
     writer: Writer,
     /// Which dialogs' events are set aside.
     aside: Aside,
-    side: Side,
+    kind: LaneKind,
     /// Events in one attempt at most: fewer where attempts take long.
-    pace: usize,
+    attempt_events: usize,
     /// For what is told of events that fail by themselves.
-    told: Throttle,
+    failure_log: Throttle,
 }
 
 /// Which kind of lane it is, and where its events come from.
 #[derive(Debug)]
-enum Side {
+enum LaneKind {
     /// One that sets events aside, for the patient lanes, of which each has its
     /// dialogs.
-    Brief {
-        arrivals: Taker,
+    Main {
+        arrivals: LaneEvents,
         patient: Vec<mpsc::Sender<Work>>,
     },
     /// A patient lane. What rests comes back to it while the others are there.
@@ -158,14 +158,14 @@ impl Lane {
             cache_bytes,
         } = shared.lanes;
         let apart = Duration::from_millis(batch_age_ms);
-        let (arrivals, takers) = Arrivals::of(count, batch_events, apart);
+        let (arrivals, lane_events) = Arrivals::of(count, batch_events, apart);
         let aside = Aside::default();
-        let lane = |writer, side, pace| Self {
+        let lane = |writer, kind, attempt_events| Self {
             writer,
             aside: aside.clone(),
-            side,
-            pace,
-            told: Throttle::new(TELLING),
+            kind,
+            attempt_events,
+            failure_log: Throttle::new(FAILURE_LOG_INTERVAL),
             shared: shared.clone(),
         };
         let (mut lanes, mut patient) = (Vec::new(), Vec::new());
@@ -173,20 +173,20 @@ impl Lane {
             let (sender, set_aside) = mpsc::channel(capacity);
             let back = sender.downgrade();
             patient.push(sender);
-            let side = Side::Patient { set_aside, back };
+            let kind = LaneKind::Patient { set_aside, back };
             lanes.push(lane(
-                Writer::patient(shared),
-                side,
-                LEAST_PACE.min(batch_events),
+                Writer::unbounded(shared),
+                kind,
+                MIN_PATIENT_EVENTS.min(batch_events),
             ));
         }
         // The other half is the patient lanes'.
         let cache = Cache::new(cached_dialogs, cache_bytes / 2);
-        for arrivals in takers {
-            let writer = Writer::brief(shared, cache.clone());
+        for arrivals in lane_events {
+            let writer = Writer::bounded(shared, cache.clone());
             let patient = patient.clone();
-            let side = Side::Brief { arrivals, patient };
-            lanes.push(lane(writer, side, batch_events));
+            let kind = LaneKind::Main { arrivals, patient };
+            lanes.push(lane(writer, kind, batch_events));
         }
         (arrivals, lanes)
     }
@@ -199,20 +199,20 @@ impl Lane {
             self.set_aside_known(&mut arrived).await;
             let (suspicious, batch): (Vec<_>, Vec<_>) = arrived
                 .into_iter()
-                .partition(|work| work.delivery.delivery_count() >= SUSPICIOUS_DELIVERIES);
+                .partition(|work| work.delivery.delivery_count() >= SUSPECT_DELIVERIES);
             self.settle(batch).await;
             self.settle_suspicious(suspicious).await;
         }
     }
 
     /// Waits for a batch; `None` at the end.
-    async fn next_batch(&mut self) -> Option<(Vec<Work>, Option<Held>)> {
-        match &mut self.side {
-            Side::Brief { arrivals, .. } => {
+    async fn next_batch(&mut self) -> Option<(Vec<Work>, Option<HeldPartitions>)> {
+        match &mut self.kind {
+            LaneKind::Main { arrivals, .. } => {
                 let (works, held) = arrivals.take().await?;
                 Some((works, Some(held)))
             }
-            Side::Patient { set_aside, .. } => {
+            LaneKind::Patient { set_aside, .. } => {
                 let mut works = Vec::new();
                 let most = self.shared.lanes.batch_events;
                 let received = set_aside.recv_many(&mut works, most).await;
@@ -229,14 +229,14 @@ impl Lane {
         let order = RandomState::new();
         works.sort_by_cached_key(|work| order.hash_one(&work.event.stamp.event));
         while let Some(last) = works.last() {
-            let further = last.delivery.delivery_count() - SUSPICIOUS_DELIVERIES;
+            let further = last.delivery.delivery_count() - SUSPECT_DELIVERIES;
             let smaller = u32::try_from(further + 1).ok();
-            let smaller = smaller.and_then(|times| SUSPICION.checked_pow(times));
+            let smaller = smaller.and_then(|times| SUSPECT_BATCH_DIVISOR.checked_pow(times));
             let size = self.shared.lanes.batch_events / smaller.unwrap_or(usize::MAX);
             let batch = works.split_off(works.len().saturating_sub(size.max(1)));
             self.settle(batch).await;
             // The next batch may be the last one: let the broker hear of this.
-            tokio::time::sleep(HEARD).await;
+            tokio::time::sleep(ACK_SEND_TIME).await;
         }
     }
 
@@ -252,16 +252,16 @@ impl Lane {
     }
 
     fn is_patient(&self) -> bool {
-        matches!(self.side, Side::Patient { .. })
+        matches!(self.kind, LaneKind::Patient { .. })
     }
 
     async fn set_aside(&mut self, mut work: Work) {
-        let Side::Brief { patient, .. } = &self.side else {
+        let LaneKind::Main { patient, .. } = &self.kind else {
             return;
         };
-        let patient = &patient[share_of(&work.event, patient.len())];
+        let patient = &patient[partition_of(&work.event, patient.len())];
         work.aside = self.aside.set(&work.event);
-        if let Some(dialog) = aside::dialog(&work.event) {
+        if let Some(dialog) = set_aside::dialog(&work.event) {
             self.writer.forget(&dialog);
         }
         // The patient lane ends only after the others, unless it panicked. The
@@ -272,15 +272,15 @@ impl Lane {
     /// A patient lane has fewer events in the next attempt when this one took
     /// long, more when it did not. Other lanes do not: there a long attempt is a
     /// slow store, for which many events at once are best.
-    fn keep_pace(&mut self, taken: usize, took: Duration) {
+    fn adapt_attempt_events(&mut self, taken: usize, took: Duration) {
         let most = self.shared.lanes.batch_events;
         if !self.is_patient() {
             return;
         }
-        if took > LONG_ATTEMPT {
-            self.pace = (taken / 2).max(LEAST_PACE.min(most));
-        } else if took < LONG_ATTEMPT / 2 {
-            self.pace = self.pace.saturating_mul(2).min(most);
+        if took > PATIENT_ATTEMPT_TARGET {
+            self.attempt_events = (taken / 2).max(MIN_PATIENT_EVENTS.min(most));
+        } else if took < PATIENT_ATTEMPT_TARGET / 2 {
+            self.attempt_events = self.attempt_events.saturating_mul(2).min(most);
         }
     }
 
@@ -290,9 +290,13 @@ impl Lane {
             true => LoadMode::Checked,
             false => LoadMode::Optimistic,
         };
-        let mut progress = Progress::new(batch, mode, &self.shared.retry);
+        let mut progress = BatchProgress::new(batch, mode, &self.shared.retry);
         while !progress.queue.is_empty() {
-            let taken = progress.queue.len().min(progress.limit).min(self.pace);
+            let taken = progress
+                .queue
+                .len()
+                .min(progress.limit)
+                .min(self.attempt_events);
             let events = progress.queue.iter().take(taken).map(|work| &work.event);
             let events: Vec<_> = events.collect();
             for event in &events {
@@ -301,7 +305,7 @@ impl Lane {
             let started = Instant::now();
             match self.attempt(&events, progress.mode, started).await {
                 Ok(fates) => {
-                    self.keep_pace(taken, started.elapsed());
+                    self.adapt_attempt_events(taken, started.elapsed());
                     self.succeeded(&mut progress, &fates).await;
                 }
                 Err(failed) => {
@@ -327,7 +331,7 @@ impl Lane {
             tokio::select! {
                 ended = &mut attempt => break ended,
                 // A server that is frozen keeps its connections, and says nothing.
-                () = tokio::time::sleep(SILENT) => outage.seen(began),
+                () = tokio::time::sleep(OUTAGE_AFTER) => outage.seen(began),
             }
         };
         match &ended {
@@ -337,7 +341,7 @@ impl Lane {
         ended
     }
 
-    async fn succeeded(&mut self, progress: &mut Progress, fates: &[Fate]) {
+    async fn succeeded(&mut self, progress: &mut BatchProgress, fates: &[Fate]) {
         if progress.succeeded() {
             info!("the store takes events again");
         }

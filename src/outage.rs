@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 /// Since when the store takes nothing at all. Clones share it.
 ///
 /// The lanes go on trying what they hold, and the first success, or an answer to
-/// [`ask_in_doubt`](crate::lane::ask_in_doubt), ends the outage.
+/// [`probe_store`](crate::lane::probe_store), ends the outage.
 #[derive(Debug, Clone)]
 pub struct Outage(watch::Sender<State>);
 

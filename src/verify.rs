@@ -16,7 +16,7 @@ use crate::event::{MessageId, Micros, Reaction, SenderType, Status, UserId};
 
 /// What is stored of a user in a dialog besides the facts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Share {
+pub struct StoredShare {
     /// Whether readers are told that the user is a member.
     pub member: bool,
     /// As readers are told.
@@ -31,7 +31,7 @@ pub struct Share {
 
 /// A message with what is stored about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub struct StoredMessage {
     /// Its id.
     pub id: MessageId,
     /// Its create.
@@ -46,7 +46,7 @@ pub struct Message {
 
 /// What was recorded about a message one by one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Marks {
+pub struct MessageFacts {
     /// Users and the statuses that they reached.
     pub receipts: Vec<(Status, UserId)>,
     /// Reactions that are set.
@@ -72,7 +72,7 @@ pub struct Recount {
 #[derive(Debug, Default)]
 struct Person {
     facts: Membership,
-    stored: Share,
+    stored: StoredShare,
     sent: i64,
     /// Countable messages after the watermark that are not unread all the same:
     /// their own, and those read one by one.
@@ -94,7 +94,7 @@ impl Recount {
     }
 
     /// A user of whom something is recorded in this dialog.
-    pub fn member(&mut self, user: UserId, facts: Membership, stored: Share) {
+    pub fn member(&mut self, user: UserId, facts: Membership, stored: StoredShare) {
         let person = Person {
             facts,
             stored,
@@ -104,14 +104,14 @@ impl Recount {
     }
 
     /// A message of this dialog; they come in order of time.
-    pub fn message(&mut self, message: &Message, marks: &Marks) {
-        let Message {
+    pub fn message(&mut self, message: &StoredMessage, facts: &MessageFacts) {
+        let StoredMessage {
             id,
             statuses,
             reactions,
             ..
         } = message;
-        self.found.message(id, statuses, reactions, marks);
+        self.found.message(id, statuses, reactions, facts);
         if message.deleted {
             return;
         }
@@ -124,7 +124,7 @@ impl Recount {
         }
         let sender_type = self.type_index(&created.sender_type);
         self.countable.push((created.at, sender_type));
-        let readers = marks.receipts.iter();
+        let readers = facts.receipts.iter();
         let readers = readers.filter(|(status, _)| status.is_read());
         let mut knowing: HashSet<&UserId> = readers.map(|(_, user)| user).collect();
         knowing.insert(&created.sender);
@@ -153,7 +153,7 @@ impl Recount {
         let stored = std::mem::take(&mut self.stored);
         let people = std::mem::take(&mut self.people);
         let types = std::mem::take(&mut self.types);
-        let after = After::new(&self.countable, &types);
+        let messages = MessagesAfter::new(&self.countable, &types);
         let members = people.values().filter(|p| p.facts.joined_at().is_some());
         let dialog = Subject::Dialog;
         self.found
@@ -173,8 +173,8 @@ impl Recount {
             self.last_message_at.map(Micros::get),
         );
         self.found
-            .compare_by_type(&dialog, &stored.sequence, &after.all(), Field::Sequence);
-        // It may be above all marks: members leave, and it stays.
+            .compare_by_type(&dialog, &stored.sequence, &messages.all(), Field::Sequence);
+        // It may be above all watermarks: members leave, and it stays.
         let highest = people.values().filter_map(|p| p.facts.watermark()).max();
         if highest > stored.high_watermark {
             let (stored, highest) = (stored.high_watermark.map(|m| m.0), highest.map(|m| m.0));
@@ -182,12 +182,12 @@ impl Recount {
                 .compare_optional(&dialog, Field::HighWatermark, stored, highest);
         }
         for (user, person) in people {
-            self.person(user, person, &after);
+            self.person(user, person, &messages);
         }
         self.found.0
     }
 
-    fn person(&mut self, user: UserId, person: Person, after: &After<'_>) {
+    fn person(&mut self, user: UserId, person: Person, messages: &MessagesAfter<'_>) {
         let subject = Subject::User(user);
         let Person {
             facts,
@@ -210,8 +210,8 @@ impl Recount {
         self.found
             .compare_optional(&subject, Field::Watermark, was, is);
         if let Some(watermark) = watermark {
-            let unread = after.watermark(watermark).minus(&known);
-            let consumed = after.all().minus(&unread);
+            let unread = messages.after(watermark).minus(&known);
+            let consumed = messages.all().minus(&unread);
             self.found
                 .compare_by_type(&subject, &stored.consumed, &consumed, Field::Consumed);
         }
@@ -224,10 +224,10 @@ pub fn of_message(
     id: &MessageId,
     statuses: &HashMap<String, i64>,
     reactions: &HashMap<String, i64>,
-    marks: &Marks,
+    facts: &MessageFacts,
 ) -> Vec<Difference> {
     let mut found = Differences::default();
-    found.message(id, statuses, reactions, marks);
+    found.message(id, statuses, reactions, facts);
     found.0
 }
 
@@ -242,12 +242,12 @@ impl Differences {
         id: &MessageId,
         statuses: &HashMap<String, i64>,
         reactions: &HashMap<String, i64>,
-        marks: &Marks,
+        facts: &MessageFacts,
     ) {
         let subject = Subject::Message(id.clone());
-        let counted = count(marks.receipts.iter().map(|(status, _)| status.as_str()));
+        let counted = count(facts.receipts.iter().map(|(status, _)| status.as_str()));
         self.compare_named(&subject, statuses, &counted, Field::Status);
-        let counted = count(marks.reactions.iter().map(Reaction::as_str));
+        let counted = count(facts.reactions.iter().map(Reaction::as_str));
         self.compare_named(&subject, reactions, &counted, Field::Reaction);
     }
 
@@ -312,14 +312,14 @@ fn count<'n>(names: impl Iterator<Item = &'n str>) -> BTreeMap<&'n str, i64> {
 }
 
 /// Countable messages after a time, by type.
-struct After<'t> {
+struct MessagesAfter<'t> {
     times: Vec<Micros>,
     /// For each type, which of the messages are of it, in order.
     places: Vec<Vec<u32>>,
     types: &'t [SenderType],
 }
 
-impl<'t> After<'t> {
+impl<'t> MessagesAfter<'t> {
     fn new(countable: &[(Micros, usize)], types: &'t [SenderType]) -> Self {
         // So that each member is a look-up for each type.
         let mut places = vec![Vec::new(); types.len()];
@@ -337,7 +337,7 @@ impl<'t> After<'t> {
         self.at(0)
     }
 
-    fn watermark(&self, watermark: Watermark) -> ByType {
+    fn after(&self, watermark: Watermark) -> ByType {
         self.at(self.times.partition_point(|at| watermark.covers(*at)))
     }
 

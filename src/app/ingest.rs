@@ -11,7 +11,7 @@ use super::tasks::Tasks;
 use super::{AppError, Context};
 use crate::bus::{Consumer, upkeep};
 use crate::event::decode::Decoder;
-use crate::lane::{Arrivals, Lane, Shared, TypesInFlight, ask_in_doubt};
+use crate::lane::{Arrivals, Lane, Shared, TypesInFlight, probe_store};
 use crate::maintenance::background;
 use crate::notify::Notifications;
 use crate::outage::Outage;
@@ -87,7 +87,7 @@ impl Ingest {
         let (store, shutdown) = (context.store.clone(), context.shutdown.clone());
         tasks.spawn(
             "events in doubt",
-            ask_in_doubt(store, outage, hold, shutdown),
+            probe_store(store, outage, hold, shutdown),
         );
 
         let (sink, deliveries) = mpsc::channel(in_flight);

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 
-use super::forecaster::End;
-use super::tally::{Tally, unread};
-use super::{Change, ForecastError, Total};
+use super::forecaster::DialogEnd;
+use super::tally::{ForecastTally, unread};
+use super::{CounterChange, CounterTotal, ForecastError};
 use crate::derive::Changes;
 use crate::derive::changes::{
     Consumed, DialogChange, MembershipChange, MessageBefore, MessageChange,
@@ -17,20 +17,20 @@ use crate::store::Loader;
 use crate::store::standing::{Marks, Share};
 
 /// Documents in one round trip.
-const CHUNK: usize = 1_000;
+const CHUNK_DOCUMENTS: usize = 1_000;
 
 /// A comparison under way.
 pub struct Comparison {
     loader: Loader,
-    ends: HashMap<DialogKey, End>,
-    tally: Tally,
+    ends: HashMap<DialogKey, DialogEnd>,
+    tally: ForecastTally,
     /// Dialogs that change, and those of messages that do.
-    dialogs: HashMap<DialogKey, Pair>,
+    dialogs: HashMap<DialogKey, DialogPair>,
 }
 
 /// A dialog now and then.
 #[derive(Debug)]
-struct Pair {
+struct DialogPair {
     before: Dialog,
     after: Dialog,
     /// Members, then, whose shares change: they are compared one by one.
@@ -39,7 +39,7 @@ struct Pair {
 
 impl Comparison {
     /// With what the ends of dialogs have put into the tally already.
-    pub fn new(loader: Loader, ends: HashMap<DialogKey, End>, tally: Tally) -> Self {
+    pub fn new(loader: Loader, ends: HashMap<DialogKey, DialogEnd>, tally: ForecastTally) -> Self {
         Self {
             loader,
             ends,
@@ -71,7 +71,7 @@ impl Comparison {
     }
 
     /// The sums, and the largest changes.
-    pub fn finish(self) -> (Vec<Total>, Vec<Change>) {
+    pub fn finish(self) -> (Vec<CounterTotal>, Vec<CounterChange>) {
         self.tally.finish()
     }
 
@@ -85,11 +85,11 @@ impl Comparison {
                 continue;
             };
             let mut after = change.now;
-            if self.ends.get(&key) == Some(&End::TooLarge) {
+            if self.ends.get(&key) == Some(&DialogEnd::TooLarge) {
                 after.deleted = false;
             }
             self.tally.dialog(&key, &before, &after);
-            let pair = Pair {
+            let pair = DialogPair {
                 before,
                 after,
                 named: 0,
@@ -162,10 +162,10 @@ impl Comparison {
         .await?;
         for (key, before, after) in pairs {
             let ends = dialog_of(&key, &before).and_then(|dialog| self.ends.get(&dialog));
-            if ends != Some(&End::Tallied) {
+            if ends != Some(&DialogEnd::Tallied) {
                 let before = self.served(&key, before, |dialog| dialog.before.deleted);
                 let after = self.served(&key, after, |dialog| dialog.after.deleted);
-                self.tally.marks(&key, &before, &after);
+                self.tally.message(&key, &before, &after);
             }
         }
         Ok(())
@@ -178,7 +178,7 @@ impl Comparison {
     ) -> Result<(), ForecastError> {
         let unknown: HashSet<_> = keys.filter(|key| !self.dialogs.contains_key(key)).collect();
         for (key, dialog) in self.loader.dialogs(unknown.into_iter().collect()).await? {
-            let pair = Pair {
+            let pair = DialogPair {
                 before: dialog.clone(),
                 after: dialog,
                 named: 0,
@@ -189,7 +189,7 @@ impl Comparison {
     }
 
     /// What readers see: nothing of what is gone.
-    fn served(&self, key: &MessageKey, marks: Marks, has_ended: fn(&Pair) -> bool) -> Marks {
+    fn served(&self, key: &MessageKey, marks: Marks, has_ended: fn(&DialogPair) -> bool) -> Marks {
         let dialog = dialog_of(key, &marks).and_then(|dialog| self.dialogs.get(&dialog));
         match marks.deleted || dialog.is_some_and(has_ended) {
             true => Marks::default(),
@@ -198,7 +198,7 @@ impl Comparison {
     }
 }
 
-impl Pair {
+impl DialogPair {
     /// Neither ended before nor ends now.
     fn goes_on(&self) -> bool {
         !self.before.deleted && !self.after.deleted
@@ -209,7 +209,7 @@ impl Pair {
 fn next_chunk<K: Eq + Hash, V>(
     entries: &mut impl Iterator<Item = (K, V)>,
 ) -> Option<HashMap<K, V>> {
-    let chunk: HashMap<_, _> = entries.take(CHUNK).collect();
+    let chunk: HashMap<_, _> = entries.take(CHUNK_DOCUMENTS).collect();
     (!chunk.is_empty()).then_some(chunk)
 }
 

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::comparison::Comparison;
-use super::tally::{Tally, unread};
-use super::{Forecast, ForecastError, Limits, Prospect};
+use super::tally::{ForecastTally, unread};
+use super::{Forecast, ForecastError, ForecastLimits, Prospect};
 use crate::derive::state::{ByType, DialogKey, MembershipKey, MessageKey};
 use crate::derive::{Batch, EventOutcome, FORESEEN_ROUNDS, LoadMode, Missing};
 use crate::event::{DialogId, Event, Fact};
@@ -12,7 +12,7 @@ use crate::store::standing::Marks;
 use crate::store::{Loader, Store};
 
 /// Events for which what is needed is loaded at once.
-const CHUNK: usize = 1_000;
+const CHUNK_EVENTS: usize = 1_000;
 
 /// Takes events, and tells what counting them would change. Writes nothing.
 ///
@@ -24,16 +24,16 @@ const CHUNK: usize = 1_000;
 pub struct Forecaster {
     loader: Loader,
     batch: Batch,
-    limits: Limits,
+    limits: ForecastLimits,
     /// Dialogs that an event ends.
-    ends: HashMap<DialogKey, End>,
-    tally: Tally,
+    ends: HashMap<DialogKey, DialogEnd>,
+    tally: ForecastTally,
     forecast: Forecast,
 }
 
 /// What is known of a dialog's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum DialogEnd {
     /// What it takes to zero is in the tally, but for the dialog's own counters.
     Tallied,
     /// The dialog is too large: forecast as if it went on.
@@ -45,13 +45,13 @@ impl Forecaster {
     ///
     /// # Errors
     /// [`ForecastError::Store`].
-    pub async fn begin(store: &Store, limits: Limits) -> Result<Self, ForecastError> {
+    pub async fn begin(store: &Store, limits: ForecastLimits) -> Result<Self, ForecastError> {
         Ok(Self {
             loader: store.loader_of_served().await?,
             batch: Batch::default(),
             limits,
             ends: HashMap::new(),
-            tally: Tally::default(),
+            tally: ForecastTally::default(),
             forecast: Forecast::default(),
         })
     }
@@ -63,7 +63,7 @@ impl Forecaster {
     /// Any [`ForecastError`]. There is no forecast then: begin anew.
     pub async fn add(&mut self, events: &[Event]) -> Result<Vec<Prospect>, ForecastError> {
         let mut prospects = Vec::with_capacity(events.len());
-        for chunk in events.chunks(CHUNK) {
+        for chunk in events.chunks(CHUNK_EVENTS) {
             self.prepare(chunk).await?;
             for event in chunk {
                 let prospect = self.take(event).await?;
@@ -150,8 +150,8 @@ impl Forecaster {
         };
         let tallied = self.tally_end(&key).await?;
         let (end, prospect) = match tallied {
-            true => (End::Tallied, Prospect::Applied),
-            false => (End::TooLarge, Prospect::Uncertain),
+            true => (DialogEnd::Tallied, Prospect::Applied),
+            false => (DialogEnd::TooLarge, Prospect::Uncertain),
         };
         self.ends.insert(key, end);
         Ok(prospect)
@@ -176,20 +176,19 @@ impl Forecaster {
             return Ok(false);
         };
         for (user, share) in shares {
-            let dialog_of_user = MembershipKey {
+            let membership = MembershipKey {
                 dialog: key.clone(),
                 user,
             };
             let before = unread(&dialog, &share);
-            self.tally
-                .unread(&dialog_of_user, &before, &ByType::default());
+            self.tally.unread(&membership, &before, &ByType::default());
         }
         for (message, before) in marks {
             let message = MessageKey {
                 tenant: key.tenant.clone(),
                 message,
             };
-            self.tally.marks(&message, &before, &Marks::default());
+            self.tally.message(&message, &before, &Marks::default());
         }
         Ok(true)
     }

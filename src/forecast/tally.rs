@@ -3,14 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Change, LARGEST, Subject, Total};
+use super::{CounterChange, CounterTotal, MAX_CHANGES, Subject};
 use crate::counter::Counter;
 use crate::derive::state::{ByType, Dialog, DialogKey, MembershipKey, MessageKey, UserKey};
 use crate::store::standing::{Marks, Share};
 
 /// Changes so far.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct ForecastTally {
     /// By counter: the sum, and for how many it changes.
     totals: BTreeMap<Counter, (i64, i64)>,
     largest: BTreeSet<Ranked>,
@@ -28,7 +28,7 @@ struct Ranked {
     subjects: i64,
 }
 
-impl Tally {
+impl ForecastTally {
     /// A dialog's own counters.
     pub fn dialog(&mut self, key: &DialogKey, before: &Dialog, after: &Dialog) {
         let served = |dialog: &Dialog| match dialog.deleted {
@@ -77,7 +77,7 @@ impl Tally {
     }
 
     /// A message's counters; empty for one that does not count.
-    pub fn marks(&mut self, key: &MessageKey, before: &Marks, after: &Marks) {
+    pub fn message(&mut self, key: &MessageKey, before: &Marks, after: &Marks) {
         let statuses = differences(&before.statuses, &after.statuses);
         let statuses = statuses.map(|(status, more)| (Counter::Status(status.clone()), more));
         let reactions = differences(&before.reactions, &after.reactions);
@@ -102,23 +102,23 @@ impl Tally {
             delta,
             subjects,
         });
-        if self.largest.len() > LARGEST {
+        if self.largest.len() > MAX_CHANGES {
             self.largest.pop_last();
         }
     }
 
     /// The sums, and the largest changes.
-    pub fn finish(mut self) -> (Vec<Total>, Vec<Change>) {
+    pub fn finish(mut self) -> (Vec<CounterTotal>, Vec<CounterChange>) {
         for (user, more) in std::mem::take(&mut self.sent) {
             self.add(Subject::User(user), Counter::Sent, more, 1);
         }
         let totals = self.totals.into_iter();
-        let totals = totals.map(|(counter, (delta, subjects))| Total {
+        let totals = totals.map(|(counter, (delta, subjects))| CounterTotal {
             counter,
             delta,
             subjects,
         });
-        let changes = self.largest.into_iter().map(|ranked| Change {
+        let changes = self.largest.into_iter().map(|ranked| CounterChange {
             subject: ranked.subject,
             counter: ranked.counter,
             delta: ranked.delta,
@@ -177,8 +177,8 @@ mod tests {
             .collect()
     }
 
-    fn total(counter: Counter, delta: i64, subjects: i64) -> Total {
-        Total {
+    fn total(counter: Counter, delta: i64, subjects: i64) -> CounterTotal {
+        CounterTotal {
             counter,
             delta,
             subjects,
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_others_have_more_is_summed_over_them() {
-        let mut tally = Tally::default();
+        let mut tally = ForecastTally::default();
         tally.unread_of_others(&dialog("d"), &by_type(&[("user", 2), ("bot", -2)]), 7);
         tally.unread_of_others(&dialog("e"), &by_type(&[("user", 9)]), 0);
         tally.unread(&member("d", "u"), &by_type(&[("bot", 3)]), &by_type(&[]));
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_users_messages_are_one_change_whatever_the_dialogs() {
-        let mut tally = Tally::default();
+        let mut tally = ForecastTally::default();
         for (dialog, more) in [("d", 3), ("e", -1), ("f", 0)] {
             tally.sent(&member(dialog, "u"), more);
         }
@@ -220,8 +220,8 @@ mod tests {
 
     #[test]
     fn the_largest_are_kept_in_an_order_of_their_own() {
-        let mut forth = Tally::default();
-        let mut back = Tally::default();
+        let mut forth = ForecastTally::default();
+        let mut back = ForecastTally::default();
         let after = |number: i64| Dialog {
             messages: number / 2,
             ..Dialog::default()
@@ -244,13 +244,13 @@ mod tests {
             other => panic!("{other:?}"),
         });
         let ids: Vec<_> = ids.collect();
-        assert_eq!((ids.len(), &*ids[0], &*ids[1]), (LARGEST, "d98", "d99"));
-        assert_eq!(&*ids[LARGEST - 1], "d81");
+        assert_eq!((ids.len(), &*ids[0], &*ids[1]), (MAX_CHANGES, "d98", "d99"));
+        assert_eq!(&*ids[MAX_CHANGES - 1], "d81");
     }
 
     #[test]
     fn what_is_below_zero_is_served_as_zero() {
-        let mut tally = Tally::default();
+        let mut tally = ForecastTally::default();
         let spoilt = Dialog {
             members: -4,
             sequence: by_type(&[("user", 1), ("bot", 5)]),
@@ -265,7 +265,7 @@ mod tests {
             tenant: TenantId::new("t").unwrap(),
             message: MessageId::new("m").unwrap(),
         };
-        tally.marks(&message, &marks(-2), &marks(-1));
+        tally.message(&message, &marks(-2), &marks(-1));
         assert_eq!(tally.finish(), (vec![], vec![]));
         let share = Share {
             member: true,
@@ -288,7 +288,7 @@ mod tests {
             messages: 7,
             ..before.clone()
         };
-        let mut tally = Tally::default();
+        let mut tally = ForecastTally::default();
         tally.dialog(&dialog("d"), &before, &after);
         let expected = [
             total(Counter::Messages, -5, 1),

@@ -7,8 +7,8 @@
 //! events enough for a full one: an event on an idle service waits for nothing,
 //! and events that follow each other closely share one.
 //!
-//! Events of one share are never with two of these lanes at a time. Most events
-//! that change the same documents are of one share; the commit refuses the others.
+//! Events of one partition are never with two of these lanes at a time. Most events
+//! that change the same documents are of one partition; the commit refuses the others.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -22,9 +22,9 @@ use tokio::time::Instant;
 use super::Work;
 use crate::event::{Event, Fact};
 
-/// Shares into which dialogs are divided. A lane that works on one of a share's
+/// Partitions into which dialogs are divided. A lane that works on one of a partition's
 /// keeps all of them from other lanes, so there are many.
-const SHARES: usize = 1_024;
+const PARTITIONS: usize = 1_024;
 
 /// Where events arrive. Lanes end once this is dropped and nothing waits.
 #[derive(Debug)]
@@ -40,23 +40,23 @@ pub struct Backlog {
 
 /// What one lane takes its events from.
 #[derive(Debug)]
-pub(super) struct Taker {
+pub(super) struct LaneEvents {
     queue: Arc<Queue>,
     lane: usize,
 }
 
-/// The shares of a batch, which no other lane has events of until this is
+/// The partitions of a batch, which no other lane has events of until this is
 /// dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldPartitions {
     queue: Arc<Queue>,
-    shares: Vec<usize>,
+    partitions: Vec<usize>,
     events: usize,
 }
 
 #[derive(Debug)]
 struct Queue {
-    waiting: Mutex<Waiting<Work>>,
+    waiting: Mutex<Schedule<Work>>,
     /// For each lane that there may be something to do.
     woken: Vec<Notify>,
     /// Events that lanes work on.
@@ -66,19 +66,19 @@ struct Queue {
 /// Which lane has which events next. All of it is decided here, apart from the
 /// clock and from waiting.
 #[derive(Debug)]
-struct Waiting<T> {
-    /// With the share of each, in order of arrival.
+struct Schedule<T> {
+    /// With the partition of each, in order of arrival.
     events: VecDeque<(usize, T)>,
-    /// Whether a lane has events of the share.
+    /// Whether a lane has events of the partition.
     held: Vec<bool>,
-    /// For each lane, how many events wait whose share is its own and not held.
+    /// For each lane, how many events wait whose partition is its own and not held.
     ready: Vec<usize>,
     /// Lanes that have a batch.
     busy: usize,
     /// When the last batch began.
     began: Option<Instant>,
     /// Between the beginnings of two batches that are not full.
-    apart: Duration,
+    min_interval: Duration,
     /// Events in a full batch.
     full: usize,
     /// Nothing more will arrive.
@@ -87,8 +87,8 @@ struct Waiting<T> {
 
 /// What a lane is to do.
 #[derive(Debug, PartialEq, Eq)]
-enum Next<T> {
-    /// Work on these, of these shares.
+enum NextStep<T> {
+    /// Work on these, of these partitions.
     Take(Vec<T>, Vec<usize>),
     /// Look again at that time, or when woken.
     WaitUntil(Instant),
@@ -100,20 +100,20 @@ enum Next<T> {
 
 impl Arrivals {
     /// So many lanes' events, for each of which there is a taker. Batches have at
-    /// most `full` events, and one that is not full begins at least `apart` after
+    /// most `full` events, and one that is not full begins at least `min_interval` after
     /// the one before.
-    pub(super) fn of(lanes: usize, full: usize, apart: Duration) -> (Self, Vec<Taker>) {
+    pub(super) fn of(lanes: usize, full: usize, min_interval: Duration) -> (Self, Vec<LaneEvents>) {
         let queue = Arc::new(Queue {
-            waiting: Mutex::new(Waiting::new(lanes, full, apart)),
+            waiting: Mutex::new(Schedule::new(lanes, full, min_interval)),
             woken: (0..lanes).map(|_| Notify::new()).collect(),
             in_hand: AtomicUsize::new(0),
         });
-        let taker = |lane| Taker {
+        let taker = |lane| LaneEvents {
             queue: Arc::clone(&queue),
             lane,
         };
-        let takers = (0..lanes).map(taker).collect();
-        (Self(queue), takers)
+        let lane_events = (0..lanes).map(taker).collect();
+        (Self(queue), lane_events)
     }
 
     /// How much there is to do, of so many events at most.
@@ -124,9 +124,9 @@ impl Arrivals {
 
     /// Adds an event. What waits is bounded by those who deliver.
     pub fn add(&self, work: Work) {
-        let share = share_of(&work.event, SHARES);
-        let lane = share % self.0.woken.len();
-        if self.0.lock().add(share, work) {
+        let partition = partition_of(&work.event, PARTITIONS);
+        let lane = partition % self.0.woken.len();
+        if self.0.lock().add(partition, work) {
             self.0.woken[lane].notify_one();
         }
     }
@@ -148,38 +148,38 @@ impl Drop for Arrivals {
     }
 }
 
-impl Taker {
+impl LaneEvents {
     /// Waits for a batch. `None` once nothing more will come.
-    pub(super) async fn take(&self) -> Option<(Vec<Work>, Held)> {
+    pub(super) async fn take(&self) -> Option<(Vec<Work>, HeldPartitions)> {
         loop {
             let woken = self.queue.woken[self.lane].notified();
             let next = self.queue.lock().next(self.lane, Instant::now());
             match next {
-                Next::Take(works, shares) => {
+                NextStep::Take(works, partitions) => {
                     self.queue.wake_if_over();
-                    let held = Held {
+                    let held = HeldPartitions {
                         queue: Arc::clone(&self.queue),
-                        shares,
+                        partitions,
                         events: works.len(),
                     };
                     held.queue.in_hand.fetch_add(held.events, Ordering::Relaxed);
                     return Some((works, held));
                 }
-                Next::WaitUntil(at) => {
+                NextStep::WaitUntil(at) => {
                     // Woken or late, it is looked again.
                     let _ = tokio::time::timeout_at(at, woken).await;
                 }
-                Next::Wait => woken.await,
-                Next::End => return None,
+                NextStep::Wait => woken.await,
+                NextStep::End => return None,
             }
         }
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldPartitions {
     fn drop(&mut self) {
         self.queue.in_hand.fetch_sub(self.events, Ordering::Relaxed);
-        let lanes = self.queue.lock().release(&self.shares);
+        let lanes = self.queue.lock().release(&self.partitions);
         for lane in lanes {
             self.queue.woken[lane].notify_one();
         }
@@ -188,7 +188,7 @@ impl Drop for Held {
 
 impl Queue {
     /// Also after a panic: every change is whole before anything in it could panic.
-    fn lock(&self) -> MutexGuard<'_, Waiting<Work>> {
+    fn lock(&self) -> MutexGuard<'_, Schedule<Work>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -207,31 +207,31 @@ impl Queue {
     }
 }
 
-impl<T> Waiting<T> {
-    fn new(lanes: usize, full: usize, apart: Duration) -> Self {
+impl<T> Schedule<T> {
+    fn new(lanes: usize, full: usize, min_interval: Duration) -> Self {
         Self {
             events: VecDeque::new(),
-            held: vec![false; SHARES],
+            held: vec![false; PARTITIONS],
             ready: vec![0; lanes],
             busy: 0,
             began: None,
-            apart,
+            min_interval,
             full,
             is_closed: false,
         }
     }
 
-    fn owner(&self, share: usize) -> usize {
-        share % self.ready.len()
+    fn owner(&self, partition: usize) -> usize {
+        partition % self.ready.len()
     }
 
-    /// Adds an event; whether the lane whose share it is has to look.
-    fn add(&mut self, share: usize, event: T) -> bool {
-        self.events.push_back((share, event));
-        if self.held[share] {
+    /// Adds an event; whether the lane whose partition it is has to look.
+    fn add(&mut self, partition: usize, event: T) -> bool {
+        self.events.push_back((partition, event));
+        if self.held[partition] {
             return false;
         }
-        let lane = self.owner(share);
+        let lane = self.owner(partition);
         self.ready[lane] += 1;
         let all: usize = self.ready.iter().sum();
         self.ready[lane] == 1 || self.ready[lane] == self.full || all == self.full
@@ -241,7 +241,7 @@ impl<T> Waiting<T> {
         self.is_closed && self.events.is_empty()
     }
 
-    fn next(&mut self, lane: usize, now: Instant) -> Next<T> {
+    fn next(&mut self, lane: usize, now: Instant) -> NextStep<T> {
         // Beside another lane, each has its own: two that take whatever they find
         // would each keep the other from most of what comes next.
         let is_alone = self.busy == 0;
@@ -251,52 +251,52 @@ impl<T> Waiting<T> {
         };
         if ready == 0 {
             return match self.is_over() {
-                true => Next::End,
-                false => Next::Wait,
+                true => NextStep::End,
+                false => NextStep::Wait,
             };
         }
-        let due = self.began.map(|began| began + self.apart);
+        let due = self.began.map(|began| began + self.min_interval);
         if let Some(due) = due.filter(|due| now < *due && ready < self.full) {
-            return Next::WaitUntil(due);
+            return NextStep::WaitUntil(due);
         }
         self.began = Some(now);
         self.busy += 1;
-        let (events, shares) = self.take(|waiting, share| {
-            let is_own = is_alone || waiting.owner(share) == lane;
-            is_own && !waiting.held[share]
+        let (events, partitions) = self.take(|waiting, partition| {
+            let is_own = is_alone || waiting.owner(partition) == lane;
+            is_own && !waiting.held[partition]
         });
-        Next::Take(events, shares)
+        NextStep::Take(events, partitions)
     }
 
-    /// Takes the oldest events of these shares, at most a full batch, and holds
-    /// the shares of those.
+    /// Takes the oldest events of these partitions, at most a full batch, and holds
+    /// the partitions of those.
     fn take(&mut self, takes: impl Fn(&Self, usize) -> bool) -> (Vec<T>, Vec<usize>) {
-        let (mut taken, mut shares) = (Vec::new(), Vec::new());
+        let (mut taken, mut partitions) = (Vec::new(), Vec::new());
         for _ in 0..self.events.len() {
-            let Some((share, event)) = self.events.pop_front() else {
+            let Some((partition, event)) = self.events.pop_front() else {
                 break;
             };
-            if taken.len() < self.full && takes(self, share) {
+            if taken.len() < self.full && takes(self, partition) {
                 taken.push(event);
-                shares.push(share);
+                partitions.push(partition);
             } else {
-                self.events.push_back((share, event));
+                self.events.push_back((partition, event));
             }
         }
-        shares.sort_unstable();
-        shares.dedup();
-        for share in &shares {
-            self.held[*share] = true;
+        partitions.sort_unstable();
+        partitions.dedup();
+        for partition in &partitions {
+            self.held[*partition] = true;
         }
         self.count();
-        (taken, shares)
+        (taken, partitions)
     }
 
-    /// Lets go of a batch's shares; which lanes have to look.
-    fn release(&mut self, shares: &[usize]) -> Vec<usize> {
+    /// Lets go of a batch's partitions; which lanes have to look.
+    fn release(&mut self, partitions: &[usize]) -> Vec<usize> {
         self.busy -= 1;
-        for share in shares {
-            self.held[*share] = false;
+        for partition in partitions {
+            self.held[*partition] = false;
         }
         self.count();
         let lanes = self.ready.iter().enumerate();
@@ -306,18 +306,18 @@ impl<T> Waiting<T> {
 
     fn count(&mut self) {
         self.ready.fill(0);
-        for (share, _) in &self.events {
-            if !self.held[*share] {
-                let lane = share % self.ready.len();
+        for (partition, _) in &self.events {
+            if !self.held[*partition] {
+                let lane = partition % self.ready.len();
                 self.ready[lane] += 1;
             }
         }
     }
 }
 
-/// Which of so many shares an event is of: that of its dialog where the producer
+/// Which of so many partitions an event is of: that of its dialog where the producer
 /// named it, else of its message; of its user where it states their type.
-pub fn share_of(event: &Event, shares: usize) -> usize {
+pub fn partition_of(event: &Event, partitions: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     event.tenant.hash(&mut hasher);
     match (&event.dialog_hint, &event.fact) {
@@ -332,8 +332,8 @@ pub fn share_of(event: &Event, shares: usize) -> usize {
         // Every other event needs its dialog, and the hint is where it was found.
         (None, _) => {}
     }
-    // The remainder fits: it is below the number of shares.
-    (hasher.finish() % shares as u64) as usize
+    // The remainder fits: it is below the number of partitions.
+    (hasher.finish() % partitions as u64) as usize
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ use crate::derive::state::{Dialog, DialogKey, EventKey};
 
 /// Events remembered as committed: about what a producer's retry or a broker's
 /// redelivery repeats soon after.
-const REMEMBERED_EVENTS: usize = 16_384;
+const MAX_EVENTS: usize = 16_384;
 /// Of the bytes, one in so many parts is for events.
-const EVENTS_SHARE: usize = 4;
+const EVENT_BYTES_DIVISOR: usize = 4;
 
 /// About what an entry takes beside its texts: itself, its place in the list and
 /// in the table, and what the allocator puts around each.
@@ -31,18 +31,18 @@ pub(super) struct Cache(Arc<Mutex<Remembered>>);
 struct Remembered {
     /// Of the generations that the dialogs are of.
     epoch: i64,
-    dialogs: Weighed<DialogKey, Dialog>,
-    events: Weighed<EventKey, ()>,
+    dialogs: WeighedLru<DialogKey, Dialog>,
+    events: WeighedLru<EventKey, ()>,
 }
 
 impl Cache {
     /// Remembers at most that many dialogs, and takes about so many bytes.
     pub(super) fn new(dialogs: usize, bytes: usize) -> Self {
-        let for_events = bytes / EVENTS_SHARE;
+        let for_events = bytes / EVENT_BYTES_DIVISOR;
         Self(Arc::new(Mutex::new(Remembered {
             epoch: 0,
-            dialogs: Weighed::new(dialogs, bytes - for_events),
-            events: Weighed::new(REMEMBERED_EVENTS, for_events),
+            dialogs: WeighedLru::new(dialogs, bytes - for_events),
+            events: WeighedLru::new(MAX_EVENTS, for_events),
         })))
     }
 
@@ -115,14 +115,14 @@ fn text(text: &str) -> usize {
 
 /// The entries used last: so many at most, and of so many bytes.
 #[derive(Debug)]
-struct Weighed<K: Eq + Hash, V> {
+struct WeighedLru<K: Eq + Hash, V> {
     entries: LruCache<K, (V, usize)>,
     bytes: usize,
     most: usize,
     most_bytes: usize,
 }
 
-impl<K: Eq + Hash, V> Weighed<K, V> {
+impl<K: Eq + Hash, V> WeighedLru<K, V> {
     fn new(most: usize, most_bytes: usize) -> Self {
         Self {
             entries: LruCache::unbounded(),
@@ -170,7 +170,7 @@ mod tests {
         fn what_is_remembered_stays_within_its_bounds(
             steps in prop::collection::vec((0_u8..12, 0_usize..60, any::<bool>()), 0..200),
         ) {
-            let mut entries = Weighed::new(8, 200);
+            let mut entries = WeighedLru::new(8, 200);
             for (key, bytes, forget) in steps {
                 if forget {
                     entries.forget(&key);

@@ -4,32 +4,32 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use super::doubt::takes_others;
-use super::progress::Progress;
-use super::{Lane, Side};
+use super::batch_progress::BatchProgress;
+use super::store_probe::store_takes_writes;
+use super::{Lane, LaneKind};
 use crate::deadletter::{Failure, Reason};
 use crate::derive::LoadMode;
 use crate::store::{Class, StoreError};
 use crate::telemetry::metrics::Label;
 
 /// Conflicts in a row from which on they are not taken for bad luck.
-const STUBBORN: u32 = 5;
+const MAX_CHANCE_CONFLICTS: u32 = 5;
 
 /// Conflicts in a row, of fewer and fewer events, after which a lane puts the last
 /// one off: whoever holds its documents does so for longer than others should
 /// wait. The patient lane, where all wait already, does so when it is stubborn.
-const HOPELESS: u32 = 20;
+const MAX_CONFLICTS: u32 = 20;
 
 /// The shortest and the longest time for which an event rests that fails by
 /// itself, and not for good.
-const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const RETRY_DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 impl Lane {
     /// Decides what to do about a failed attempt; `false` to give up for now,
     /// because the service stops.
     pub(super) async fn failed(
         &mut self,
-        progress: &mut Progress,
+        progress: &mut BatchProgress,
         taken: usize,
         failed: StoreError,
     ) -> bool {
@@ -52,10 +52,10 @@ impl Lane {
             Class::Conflict => {
                 let conflicts = progress.conflicted();
                 let hopeless = match self.is_patient() {
-                    true => STUBBORN,
-                    false => HOPELESS,
+                    true => MAX_CHANCE_CONFLICTS,
+                    false => MAX_CONFLICTS,
                 };
-                (conflicts >= STUBBORN, conflicts >= hopeless)
+                (conflicts >= MAX_CHANCE_CONFLICTS, conflicts >= hopeless)
             }
             _ => (failed.may_be_of_these_events(), true),
         };
@@ -69,7 +69,7 @@ impl Lane {
         // It may be but one of them, for which the others need not wait.
         if stubborn && taken > 1 {
             progress.narrow(taken);
-        } else if stubborn && for_itself && takes_others(&self.shared.store).await {
+        } else if stubborn && for_itself && store_takes_writes(&self.shared.store).await {
             self.put_off(progress, &failed).await;
             return true;
         }
@@ -89,11 +89,11 @@ impl Lane {
 
     /// Dead-letters the first event, which the store refuses, now and always, and
     /// has no other wait for more of its kind.
-    async fn refused(&mut self, progress: &mut Progress, failed: &StoreError) {
+    async fn refused(&mut self, progress: &mut BatchProgress, failed: &StoreError) {
         let Some(work) = progress.take_first() else {
             return;
         };
-        if let Some(since_last_line) = self.told.pass(Instant::now()) {
+        if let Some(since_last_line) = self.failure_log.pass(Instant::now()) {
             error!(tenant = %work.event.tenant, event = %work.event.stamp.event,
                 error = %failed, since_last_line,
                 "the store refuses an event; it is dead-lettered");
@@ -109,18 +109,18 @@ impl Lane {
 
     /// Puts the first event off, which the store does not take while it takes
     /// others: to the patient lane, and there for longer and longer.
-    async fn put_off(&mut self, progress: &mut Progress, failed: &StoreError) {
+    async fn put_off(&mut self, progress: &mut BatchProgress, failed: &StoreError) {
         let Some(mut work) = progress.take_first() else {
             return;
         };
         self.aside.failed(&work.event);
-        let Side::Patient { back, .. } = &self.side else {
+        let LaneKind::Patient { back, .. } = &self.kind else {
             self.set_aside(work).await;
             return self.set_aside_rest(progress).await;
         };
-        let rest = REST.0 * 2_u32.saturating_pow(work.failures.min(10));
-        let rest = rest.min(REST.1);
-        if let Some(since_last_line) = self.told.pass(Instant::now()) {
+        let rest = RETRY_DELAY.0 * 2_u32.saturating_pow(work.failures.min(10));
+        let rest = rest.min(RETRY_DELAY.1);
+        if let Some(since_last_line) = self.failure_log.pass(Instant::now()) {
             warn!(tenant = %work.event.tenant, event = %work.event.stamp.event,
                 error = %failed, since_last_line,
                 "the store does not take an event, but others; it is tried again in {rest:?}");
@@ -140,7 +140,7 @@ impl Lane {
     }
 
     /// Sends on what of a batch is set aside by now.
-    async fn set_aside_rest(&mut self, progress: &mut Progress) {
+    async fn set_aside_rest(&mut self, progress: &mut BatchProgress) {
         let mut rest = Vec::from(std::mem::take(&mut progress.queue));
         self.set_aside_known(&mut rest).await;
         progress.queue = rest.into();

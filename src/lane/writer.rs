@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 
 use super::Shared;
 use super::cache::Cache;
-use super::types::TypesInFlight;
+use super::types_in_flight::TypesInFlight;
 use crate::config;
 use crate::derive::state::{DialogKey, EventKey, Need};
 use crate::derive::{Batch, Changes, EventOutcome, FORESEEN_ROUNDS, LoadMode, Missing};
@@ -32,7 +32,7 @@ pub struct Writer {
     feed: CommitFeed,
     types: TypesInFlight,
     cache: Cache,
-    patience: Patience,
+    look_back: LookBack,
 }
 
 /// Where the batches of a writer go.
@@ -62,7 +62,7 @@ pub enum Fate {
     /// It was committed, or needs no commit.
     Settled(EventOutcome),
     /// Nothing was done about it: it needs a longer look back than this writer
-    /// has patience for.
+    /// may take.
     SetAside,
 }
 
@@ -78,31 +78,31 @@ impl Fate {
 
 /// How far a writer looks back for an event out of order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Patience {
+enum LookBack {
     /// Not far: others wait. The rest is [`Fate::SetAside`].
-    Brief,
+    Bounded,
     /// As far as it takes.
-    Endless,
+    Unbounded,
 }
 
-impl Patience {
+impl LookBack {
     /// Longest tail of a dialog that is loaded, in messages.
     fn tail(self) -> usize {
         match self {
-            Patience::Brief => BRIEF_TAIL,
-            Patience::Endless => MAX_TAIL,
+            LookBack::Bounded => BOUNDED_TAIL_MESSAGES,
+            LookBack::Unbounded => MAX_TAIL,
         }
     }
 }
 
 /// Messages of a dialog, and members of a dialog, that a brief look back may go
 /// through.
-const BRIEF_TAIL: usize = 100;
-const BRIEF_MEMBERS: i64 = 500;
+const BOUNDED_TAIL_MESSAGES: usize = 100;
+const BOUNDED_MEMBERS: i64 = 500;
 /// Dialogs whose past a brief attempt looks at, and members whose single reads
 /// are looked up in it.
-const BRIEF_LOOKS: usize = 16;
-const BRIEF_READERS: usize = 100;
+const BOUNDED_DIALOGS: usize = 16;
+const BOUNDED_READERS: usize = 100;
 
 /// What a writer takes to remember dialogs that counts events anew.
 const REBUILDING_CACHE_BYTES: usize = 64 << 20;
@@ -111,7 +111,7 @@ const REBUILDING_CACHE_BYTES: usize = 64 << 20;
 struct Attempt {
     batch: Batch,
     target: Target,
-    patience: Patience,
+    look_back: LookBack,
     /// Dialogs whose past was looked at, and members whose single reads were.
     looked_at: HashSet<DialogKey>,
     readers: usize,
@@ -121,23 +121,23 @@ struct Attempt {
 }
 
 impl Attempt {
-    /// Whether there is patience for looking this up; if so, it is taken from
-    /// what there is for the attempt. Asking about a dialog that was asked about
+    /// Whether the attempt may look this up; if so, it is taken from what the
+    /// attempt may look at. Asking about a dialog that was asked about
     /// already costs nothing.
     fn affords(&mut self, needs: &[Need]) -> bool {
-        if self.patience == Patience::Endless {
+        if self.look_back == LookBack::Unbounded {
             return true;
         }
         for need in needs {
             let affordable = match need {
                 Need::MembersPast(dialog, _) => {
-                    let few = self.batch.members(dialog) <= BRIEF_MEMBERS;
+                    let few = self.batch.members(dialog) <= BOUNDED_MEMBERS;
                     few && self.may_look_at(dialog)
                 }
                 Need::Tail(dialog, _) => self.may_look_at(dialog),
                 Need::ReadOf(..) => {
                     self.readers += 1;
-                    self.readers <= BRIEF_READERS
+                    self.readers <= BOUNDED_READERS
                 }
                 Need::Unread(..) => false,
                 _ => true,
@@ -150,7 +150,7 @@ impl Attempt {
     }
 
     fn may_look_at(&mut self, dialog: &DialogKey) -> bool {
-        let may = self.looked_at.len() < BRIEF_LOOKS || self.looked_at.contains(dialog);
+        let may = self.looked_at.len() < BOUNDED_DIALOGS || self.looked_at.contains(dialog);
         if may {
             self.looked_at.insert(dialog.clone());
         }
@@ -161,23 +161,23 @@ impl Attempt {
 impl Writer {
     /// A writer that looks back as far as it takes, and remembers events alone:
     /// its dialogs are soon another's again.
-    pub fn patient(shared: &Shared) -> Self {
+    pub fn unbounded(shared: &Shared) -> Self {
         let config::Lanes {
             count, cache_bytes, ..
         } = shared.lanes;
         let cache = Cache::new(0, cache_bytes / count.max(1) / 2);
-        Self::new(shared, Patience::Endless, cache)
+        Self::new(shared, LookBack::Unbounded, cache)
     }
 
     /// A writer that looks back a little, and sets aside what needs more, see
     /// [`Fate::SetAside`]. It remembers what is in `cache`.
-    pub(super) fn brief(shared: &Shared, cache: Cache) -> Self {
-        Self::new(shared, Patience::Brief, cache)
+    pub(super) fn bounded(shared: &Shared, cache: Cache) -> Self {
+        Self::new(shared, LookBack::Bounded, cache)
     }
 
-    fn new(shared: &Shared, patience: Patience, cache: Cache) -> Self {
+    fn new(shared: &Shared, look_back: LookBack, cache: Cache) -> Self {
         Self {
-            patience,
+            look_back,
             store: shared.store.clone(),
             target: None,
             metrics: shared.metrics.clone(),
@@ -200,7 +200,7 @@ impl Writer {
             feed: CommitFeed::default(),
             types: TypesInFlight::default(),
             cache: Cache::new(cached_dialogs, REBUILDING_CACHE_BYTES),
-            patience: Patience::Endless,
+            look_back: LookBack::Unbounded,
         }
     }
 
@@ -226,7 +226,7 @@ impl Writer {
                 Target::Rebuilt { .. } => Batch::of_accepted(),
             },
             target,
-            patience: self.patience,
+            look_back: self.look_back,
             looked_at: HashSet::new(),
             readers: 0,
             loader: None,
@@ -244,7 +244,7 @@ impl Writer {
                 }
             };
             fates.push(fate);
-            if self.patience == Patience::Endless {
+            if self.look_back == LookBack::Unbounded {
                 // Each may be a look at ten thousand members.
                 tokio::task::yield_now().await;
             }
@@ -329,7 +329,7 @@ impl Writer {
                 attempt.loader.insert(loader.await?)
             }
         };
-        let longest = attempt.patience.tail();
+        let longest = attempt.look_back.tail();
         loader
             .answer_up_to(longest, unanswered, attempt.batch.state_mut())
             .await

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::derive::LoadMode;
 use crate::event::{Event, TenantId};
 use crate::failpoint::{self, Point};
-use crate::lane::{Writer, share_of};
+use crate::lane::{Writer, partition_of};
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::store::rebuild::replay::{JournalFollower, is_history_lost};
@@ -374,7 +374,7 @@ async fn write(
 ) -> Result<(), StoreError> {
     let mut shares: Vec<Vec<Event>> = writers.iter().map(|_| Vec::new()).collect();
     for event in events {
-        shares[share_of(&event, writers.len())].push(event);
+        shares[partition_of(&event, writers.len())].push(event);
     }
     let writing = writers.iter_mut().zip(&shares);
     try_join_all(writing.map(|(writer, events)| write_share(writer, events, mode))).await?;

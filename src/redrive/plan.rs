@@ -10,7 +10,7 @@ use crate::bus::dead_letters::scan;
 use crate::deadletter::{Failure, Filter, Reason, cause};
 use crate::event::Event;
 use crate::event::decode::Decoded;
-use crate::forecast::{Forecast, Forecaster, Limits, Prospect};
+use crate::forecast::{Forecast, ForecastLimits, Forecaster, Prospect};
 use crate::store::StoreError;
 use crate::store::dead_letters::{FailedLetter, JobId, LetterEntry, StoredLetter};
 
@@ -97,7 +97,7 @@ impl Redrive {
     pub async fn plan(&self, filter: &Filter) -> Result<Plan, RedriveError> {
         let mut plan = Plan::default();
         let mut failures = ByCause::default();
-        let mut forecaster = Forecaster::begin(&self.store, Limits::default()).await?;
+        let mut forecaster = Forecaster::begin(&self.store, ForecastLimits::default()).await?;
         // Without an answer, as large as is asked for.
         let frame_max = match self.queue_depth.query().await {
             Ok(depth) => depth.frame_max,

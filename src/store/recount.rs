@@ -19,7 +19,7 @@ use super::schema::{collection, unescape};
 use super::{Store, StoreError};
 use crate::derive::state::{Dialog, DialogKey, MessageKey, Watermark};
 use crate::event::{MessageId, Reaction, Status, TenantId, UserId};
-use crate::verify::{self, Difference, Marks, Message, Recount, Share};
+use crate::verify::{self, Difference, MessageFacts, Recount, StoredMessage, StoredShare};
 
 /// Documents in one reply of the server.
 const CHUNK: u32 = 1_000;
@@ -169,7 +169,7 @@ impl Reading<'_> {
             sort,
             |found: ShareDocument| {
                 let user = user(&found._id.u)?;
-                let share = Share {
+                let share = StoredShare {
                     member: found.member,
                     joined_at: found.joined_at.map(micros).transpose()?,
                     watermark: found.mark.map(Watermark),
@@ -212,7 +212,7 @@ impl Reading<'_> {
                 return Ok(count);
             }
             let chunk = chunk.into_iter().map(CountedMessage::message);
-            let chunk: Vec<Message> = chunk.collect::<Result<_, _>>()?;
+            let chunk: Vec<StoredMessage> = chunk.collect::<Result<_, _>>()?;
             let ids = chunk.iter().map(|message| &message.id);
             let mut marks = self.marks(ids).await?;
             for message in &chunk {
@@ -226,7 +226,7 @@ impl Reading<'_> {
     async fn marks<'m>(
         &mut self,
         messages: impl Iterator<Item = &'m MessageId>,
-    ) -> Result<HashMap<MessageId, Marks>, StoreError> {
+    ) -> Result<HashMap<MessageId, MessageFacts>, StoreError> {
         let ranges = messages.map(|message| {
             let key = MessageKey {
                 tenant: self.tenant.clone(),
@@ -236,7 +236,7 @@ impl Reading<'_> {
         });
         let ranges: Vec<Document> = ranges.collect::<Result<_, StoreError>>()?;
         let filter = doc! { "$or": ranges };
-        let mut marks: HashMap<MessageId, Marks> = HashMap::new();
+        let mut marks: HashMap<MessageId, MessageFacts> = HashMap::new();
         self.find(
             collection::RECEIPTS,
             filter.clone(),
@@ -352,12 +352,12 @@ struct CountedMessage {
 }
 
 impl CountedMessage {
-    fn message(self) -> Result<Message, StoreError> {
+    fn message(self) -> Result<StoredMessage, StoreError> {
         let facts = crate::derive::state::Message::try_from(self.facts)?;
         let created = facts.created.ok_or_else(|| {
             StoreError::Answer("a stored message has a dialog, but no sender or time".into())
         })?;
-        Ok(Message {
+        Ok(StoredMessage {
             id: message(&self._id.m)?,
             created,
             deleted: facts.deleted,

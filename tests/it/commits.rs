@@ -156,7 +156,7 @@ impl Stage {
             types: TypesInFlight::default(),
             ..self.shared.clone()
         };
-        Writer::patient(&shared)
+        Writer::unbounded(&shared)
     }
 
     /// Takes a batch as a lane does.

@@ -11,7 +11,8 @@ use chat_counters::derive::state::{DialogKey, MembershipKey, MessageKey, UserKey
 use chat_counters::derive::{EventOutcome, LoadMode};
 use chat_counters::event::{DialogId, Event, Fact, MessageId, TenantId, UserId};
 use chat_counters::forecast::{
-    Change, Forecast, ForecastError, Forecaster, Limits, Prospect, Subject, Total,
+    CounterChange, CounterTotal, Forecast, ForecastError, ForecastLimits, Forecaster, Prospect,
+    Subject,
 };
 use chat_counters::lane::{Fate, Shared, Writer};
 use chat_counters::store::read::{Counts, Dialogs, Messages, Query, UserInDialog, Users};
@@ -120,7 +121,8 @@ impl Stage {
     /// A forecast of events given in parts; it must leave no trace.
     async fn forecast(&self, parts: &[Vec<Event>]) -> Result<(Forecast, Vec<Prospect>)> {
         let before = self.hash().await?;
-        let mut forecaster = Forecaster::begin(&self.shared.store, Limits::default()).await?;
+        let mut forecaster =
+            Forecaster::begin(&self.shared.store, ForecastLimits::default()).await?;
         let mut prospects = Vec::new();
         for part in parts {
             prospects.extend(forecaster.add(part).await?);
@@ -232,7 +234,7 @@ impl Stage {
         let mut random = Random::new(schedule.seed());
         let selected = counted.split_off(random.below(counted.len() + 1));
 
-        let mut writer = Writer::patient(&self.shared);
+        let mut writer = Writer::unbounded(&self.shared);
         for batch in &counted {
             let batch: Vec<_> = batch.iter().collect();
             self.count(&mut writer, &batch).await?;
@@ -316,11 +318,13 @@ fn assert_exact(forecast: &Forecast, before: &Served, after: &Served) {
         let sum = sums.entry(counter.clone()).or_default();
         *sum = (sum.0 + delta, sum.1 + 1);
     }
-    let sums = sums.into_iter().map(|(counter, (delta, subjects))| Total {
-        counter,
-        delta,
-        subjects,
-    });
+    let sums = sums
+        .into_iter()
+        .map(|(counter, (delta, subjects))| CounterTotal {
+            counter,
+            delta,
+            subjects,
+        });
     assert_eq!(forecast.totals, sums.collect::<Vec<_>>(), "{real:#?}");
 
     let largest = real.values().map(|delta| delta.abs()).max();
@@ -333,7 +337,7 @@ fn assert_exact(forecast: &Forecast, before: &Served, after: &Served) {
     }
 }
 
-fn assert_change(change: &Change, real: &BTreeMap<(Subject, Counter), i64>, after: &Served) {
+fn assert_change(change: &CounterChange, real: &BTreeMap<(Subject, Counter), i64>, after: &Served) {
     let delta = |subject| real.get(&(subject, change.counter.clone())).copied();
     match &change.subject {
         Subject::Others(dialog) => {
@@ -581,8 +585,8 @@ fn dialogs_end() -> Vec<Row> {
 }
 
 /// A change as a line: who or what, the counter, by how much.
-fn line(change: &Change) -> String {
-    let Change {
+fn line(change: &CounterChange) -> String {
+    let CounterChange {
         subject,
         counter,
         delta,
@@ -604,7 +608,7 @@ async fn assert_row(stage: &Stage, row: Row) -> Result<()> {
     let all = counted.iter_mut().chain(&mut selected);
     stage.own(&mut all.collect::<Vec<_>>());
     let model = Model::of(counted.iter().chain(&selected));
-    let mut writer = Writer::patient(&stage.shared);
+    let mut writer = Writer::unbounded(&stage.shared);
     let counted: Vec<_> = counted.iter().map(decoded).collect();
     let counted: Vec<_> = counted.iter().collect();
     stage.count(&mut writer, &counted).await?;
@@ -648,7 +652,7 @@ async fn what_is_too_much_is_said() -> Result<()> {
     let counted: Vec<_> = counted.iter().map(decoded).collect();
     let counted: Vec<_> = counted.iter().collect();
     stage
-        .count(&mut Writer::patient(&stage.shared), &counted)
+        .count(&mut Writer::unbounded(&stage.shared), &counted)
         .await?;
     let selected = bodies(&[dialog_delete("x", "d", 20), said("n", 21)]);
     let selected: Vec<_> = selected.iter().map(decoded).collect();
@@ -659,9 +663,9 @@ async fn what_is_too_much_is_said() -> Result<()> {
         (4, Prospect::Uncertain),
         (5, Prospect::Applied),
     ] {
-        let limits = Limits {
+        let limits = ForecastLimits {
             ended,
-            ..Limits::default()
+            ..ForecastLimits::default()
         };
         let mut forecaster = Forecaster::begin(&stage.shared.store, limits).await?;
         let prospects = forecaster.add(&selected).await?;
@@ -678,9 +682,9 @@ async fn what_is_too_much_is_said() -> Result<()> {
         assert_eq!(of_messages, Some(expected), "at most {ended}: {forecast:?}");
     }
 
-    let limits = Limits {
+    let limits = ForecastLimits {
         shares: 0,
-        ..Limits::default()
+        ..ForecastLimits::default()
     };
     let mut forecaster = Forecaster::begin(&stage.shared.store, limits).await?;
     let refused = forecaster.add(&selected).await.unwrap_err();
@@ -700,7 +704,7 @@ async fn a_moment_that_is_gone_is_an_error_with_a_cure() -> Result<()> {
     let forget = doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": 0 };
     admin.run_command(forget).await?;
 
-    let mut forecaster = Forecaster::begin(&store, Limits::default()).await?;
+    let mut forecaster = Forecaster::begin(&store, ForecastLimits::default()).await?;
     let writes = store.database().collection::<Document>("writes");
     let mut refused = None;
     for number in 0.. {

@@ -68,7 +68,7 @@ impl Stage {
         let tenant = TenantId::new(&format!("a|{case}"))?;
         let scopes = scopes(&model, &tenant);
         let mut moments: Vec<(BTreeSet<String>, Vec<Values>)> = Vec::new();
-        let mut writer = Writer::patient(&self.shared);
+        let mut writer = Writer::unbounded(&self.shared);
         for batch in schedule.batches(events.len()) {
             let batch: Vec<_> = batch.iter().map(|index| decoded(&events[*index])).collect();
             let mut rest: Vec<_> = batch.iter().collect();

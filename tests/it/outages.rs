@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chat_counters::deadletter::{DeadLetter, Filter, Letter, RawMessage, Reason};
 use chat_counters::event::decode::Outline;
-use chat_counters::lane::ask_in_doubt;
+use chat_counters::lane::probe_store;
 use chat_counters::outage::Outage;
 use chat_counters::shutdown;
 use chat_counters::store::dead_letters::LetterCollection;
@@ -102,7 +102,7 @@ async fn a_store_that_answers_is_not_taken_for_one_that_is_away() -> Result<()> 
     let store = Store::connect(&world.config.store).await?;
     let (outage, (trigger, stop)) = (Outage::default(), shutdown::channel());
     let hold = Duration::from_secs(1);
-    let asking = tokio::spawn(ask_in_doubt(store, outage.clone(), hold, stop));
+    let asking = tokio::spawn(probe_store(store, outage.clone(), hold, stop));
     // As a lane does whose only event fails.
     outage.seen(tokio::time::Instant::now());
     let ended = tokio::time::timeout(Duration::from_secs(30), outage.ended()).await;

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use tonic::Status;
 
 use crate::derive::state::DialogKey;
-use crate::forecast::{Change, Forecast, ForecastError, Subject};
+use crate::forecast::{CounterChange, Forecast, ForecastError, Subject};
 use crate::grpc::{failure, v1};
 use crate::redrive::{IndexState, Plan, Progress, RedriveError};
 use crate::store::dead_letters::{FailedLetter, Job, LetterEntry, LetterGroup};
@@ -172,8 +172,8 @@ impl From<Plan> for v1::ReplayPlan {
     }
 }
 
-impl From<Change> for v1::CounterChange {
-    fn from(change: Change) -> Self {
+impl From<CounterChange> for v1::CounterChange {
+    fn from(change: CounterChange) -> Self {
         let mut told = Self {
             counter: change.counter.to_string(),
             delta: change.delta,

@@ -11,7 +11,7 @@ const APART: Duration = Duration::from_millis(10);
 /// What may happen.
 #[derive(Debug, Clone)]
 enum Step {
-    /// Events of these shares arrive.
+    /// Events of these partitions arrive.
     Arrive(Vec<usize>),
     /// A lane that was woken, or whose time has come, looks.
     Look(usize),
@@ -39,21 +39,21 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 enum Lane {
     /// It waits until woken, or until a time.
     Waits(Option<Instant>),
-    /// It has a batch of these shares.
+    /// It has a batch of these partitions.
     Works(Vec<usize>),
     Ended,
 }
 
 /// The lanes of a process, as they would be driven, with a clock of their own.
 struct Lanes {
-    waiting: Waiting<u32>,
+    waiting: Schedule<u32>,
     lanes: Vec<Lane>,
     woken: Vec<bool>,
     now: Instant,
     arrived: u32,
-    /// Events by share, in order of arrival.
+    /// Events by partition, in order of arrival.
     expected: BTreeMap<usize, VecDeque<u32>>,
-    shares: BTreeMap<u32, usize>,
+    partitions: BTreeMap<u32, usize>,
     /// When a batch that is not full began.
     began: Option<Instant>,
 }
@@ -61,20 +61,22 @@ struct Lanes {
 impl Lanes {
     fn new() -> Self {
         Self {
-            waiting: Waiting::new(LANES, FULL, APART),
+            waiting: Schedule::new(LANES, FULL, APART),
             lanes: (0..LANES).map(|_| Lane::Waits(None)).collect(),
             woken: vec![true; LANES],
             now: Instant::now(),
             arrived: 0,
             expected: BTreeMap::new(),
-            shares: BTreeMap::new(),
+            partitions: BTreeMap::new(),
             began: None,
         }
     }
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::Arrive(shares) => shares.iter().for_each(|share| self.arrive(*share)),
+            Step::Arrive(partitions) => partitions
+                .iter()
+                .for_each(|partition| self.arrive(*partition)),
             Step::Look(lane) => self.look(*lane),
             Step::Settle(lane) => self.settle(*lane),
             Step::Pass(millis) => self.now += Duration::from_millis(*millis),
@@ -83,15 +85,15 @@ impl Lanes {
         self.check();
     }
 
-    fn arrive(&mut self, share: usize) {
+    fn arrive(&mut self, partition: usize) {
         self.arrived += 1;
         self.expected
-            .entry(share)
+            .entry(partition)
             .or_default()
             .push_back(self.arrived);
-        self.shares.insert(self.arrived, share);
-        if self.waiting.add(share, self.arrived) {
-            self.woken[share % LANES] = true;
+        self.partitions.insert(self.arrived, partition);
+        if self.waiting.add(partition, self.arrived) {
+            self.woken[partition % LANES] = true;
         }
     }
 
@@ -109,34 +111,40 @@ impl Lanes {
         }
         self.woken[lane] = false;
         self.lanes[lane] = match self.waiting.next(lane, self.now) {
-            Next::Take(events, shares) => {
-                self.taken(&events, &shares);
+            NextStep::Take(events, partitions) => {
+                self.taken(&events, &partitions);
                 if self.waiting.is_over() {
                     self.woken.fill(true);
                 }
-                Lane::Works(shares)
+                Lane::Works(partitions)
             }
-            Next::WaitUntil(at) => {
+            NextStep::WaitUntil(at) => {
                 assert!(at > self.now, "a wait for what is past would be a spin");
                 Lane::Waits(Some(at))
             }
-            Next::Wait => Lane::Waits(None),
-            Next::End => Lane::Ended,
+            NextStep::Wait => Lane::Waits(None),
+            NextStep::End => Lane::Ended,
         };
     }
 
-    fn taken(&mut self, events: &[u32], shares: &[usize]) {
+    fn taken(&mut self, events: &[u32], partitions: &[usize]) {
         assert!(!events.is_empty() && events.len() <= FULL);
         for lane in &self.lanes {
             if let Lane::Works(held) = lane {
-                assert!(held.iter().all(|share| !shares.contains(share)), "shared");
+                assert!(
+                    held.iter().all(|partition| !partitions.contains(partition)),
+                    "shared"
+                );
             }
         }
         for event in events {
-            let share = self.shares[event];
-            assert!(shares.contains(&share));
-            let first = self.expected.get_mut(&share).and_then(VecDeque::pop_front);
-            assert_eq!(first, Some(*event), "out of order within its share");
+            let partition = self.partitions[event];
+            assert!(partitions.contains(&partition));
+            let first = self
+                .expected
+                .get_mut(&partition)
+                .and_then(VecDeque::pop_front);
+            assert_eq!(first, Some(*event), "out of order within its partition");
         }
         if events.len() < FULL {
             let soon = self.began.is_some_and(|began| self.now < began + APART);
@@ -146,8 +154,8 @@ impl Lanes {
     }
 
     fn settle(&mut self, lane: usize) {
-        if let Lane::Works(shares) = &self.lanes[lane] {
-            let woken = self.waiting.release(shares);
+        if let Lane::Works(partitions) = &self.lanes[lane] {
+            let woken = self.waiting.release(partitions);
             self.lanes[lane] = Lane::Waits(None);
             self.woken[lane] = true;
             for lane in woken {
@@ -212,7 +220,7 @@ impl Lanes {
 
 proptest! {
     /// Whatever arrives, in whatever order lanes look and settle: events of a
-    /// share are with one lane at a time and in order, small batches keep their
+    /// partition are with one lane at a time and in order, small batches keep their
     /// distance, no lane sleeps while it has something to do, and all end.
     #[test]
     fn events_get_to_the_lanes(steps in steps(), stop_midway in any::<bool>()) {
@@ -229,44 +237,44 @@ proptest! {
 
 #[test]
 fn an_event_on_an_idle_service_waits_for_nothing_and_one_lane_has_all_that_is_slow() {
-    let (mut waiting, now) = (Waiting::new(2, 100, APART), Instant::now());
+    let (mut waiting, now) = (Schedule::new(2, 100, APART), Instant::now());
     waiting.add(0, 'a');
-    assert_eq!(waiting.next(1, now), Next::Take(vec!['a'], vec![0]));
+    assert_eq!(waiting.next(1, now), NextStep::Take(vec!['a'], vec![0]));
     assert_eq!(waiting.release(&[0]), Vec::<usize>::new());
-    // The next ones soon after, of both lanes' shares: together, a little later.
-    for (share, event) in [(0, 'b'), (1, 'c'), (0, 'd')] {
-        waiting.add(share, event);
+    // The next ones soon after, of both lanes' partitions: together, a little later.
+    for (partition, event) in [(0, 'b'), (1, 'c'), (0, 'd')] {
+        waiting.add(partition, event);
     }
-    assert_eq!(waiting.next(0, now), Next::WaitUntil(now + APART));
-    let all = Next::Take(vec!['b', 'c', 'd'], vec![0, 1]);
+    assert_eq!(waiting.next(0, now), NextStep::WaitUntil(now + APART));
+    let all = NextStep::Take(vec!['b', 'c', 'd'], vec![0, 1]);
     assert_eq!(waiting.next(0, now + APART), all);
 }
 
 #[test]
 fn beside_a_busy_lane_each_has_its_own() {
-    let (mut waiting, now) = (Waiting::new(2, 100, APART), Instant::now());
+    let (mut waiting, now) = (Schedule::new(2, 100, APART), Instant::now());
     waiting.add(0, 'a');
-    assert_eq!(waiting.next(0, now), Next::Take(vec!['a'], vec![0]));
-    for (share, event) in [(0, 'b'), (2, 'c'), (3, 'd')] {
-        waiting.add(share, event);
+    assert_eq!(waiting.next(0, now), NextStep::Take(vec!['a'], vec![0]));
+    for (partition, event) in [(0, 'b'), (2, 'c'), (3, 'd')] {
+        waiting.add(partition, event);
     }
     let later = now + APART;
-    assert_eq!(waiting.next(1, later), Next::Take(vec!['d'], vec![3]));
+    assert_eq!(waiting.next(1, later), NextStep::Take(vec!['d'], vec![3]));
     assert_eq!(waiting.release(&[0]), vec![0]);
-    let rest = Next::Take(vec!['b', 'c'], vec![0, 2]);
+    let rest = NextStep::Take(vec!['b', 'c'], vec![0, 2]);
     assert_eq!(waiting.next(0, later + APART), rest);
 }
 
 #[test]
 fn a_full_batch_waits_for_nothing() {
-    let (mut waiting, now) = (Waiting::new(1, 2, APART), Instant::now());
+    let (mut waiting, now) = (Schedule::new(1, 2, APART), Instant::now());
     waiting.add(0, 0);
-    assert_eq!(waiting.next(0, now), Next::Take(vec![0], vec![0]));
+    assert_eq!(waiting.next(0, now), NextStep::Take(vec![0], vec![0]));
     waiting.release(&[0]);
     for event in 1..=3 {
         waiting.add(0, event);
     }
-    assert_eq!(waiting.next(0, now), Next::Take(vec![1, 2], vec![0]));
+    assert_eq!(waiting.next(0, now), NextStep::Take(vec![1, 2], vec![0]));
     waiting.release(&[0]);
-    assert_eq!(waiting.next(0, now), Next::WaitUntil(now + APART));
+    assert_eq!(waiting.next(0, now), NextStep::WaitUntil(now + APART));
 }

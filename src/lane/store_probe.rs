@@ -7,13 +7,13 @@ use crate::shutdown::Shutdown;
 use crate::store::Store;
 
 /// How long an answer may take: one that takes longer is none.
-const ANSWER: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two questions to a store that does not answer.
-const PAUSE: Duration = Duration::from_secs(1);
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whether the store takes anything.
-pub(super) async fn takes_others(store: &Store) -> bool {
-    let taken = tokio::time::timeout(ANSWER, store.takes_writes()).await;
+pub(super) async fn store_takes_writes(store: &Store) -> bool {
+    let taken = tokio::time::timeout(PROBE_TIMEOUT, store.takes_writes()).await;
     matches!(taken, Ok(Ok(())))
 }
 
@@ -22,18 +22,18 @@ pub(super) async fn takes_others(store: &Store) -> bool {
 /// each time, and must not have all others wait for what it will never say.
 ///
 /// Ends with the shutdown.
-pub async fn ask_in_doubt(store: Store, outage: Outage, hold: Duration, shutdown: Shutdown) {
+pub async fn probe_store(store: Store, outage: Outage, hold: Duration, shutdown: Shutdown) {
     loop {
         tokio::select! {
             () = outage.lasts(hold / 2) => {}
             () = shutdown.requested() => return,
         }
-        if takes_others(&store).await {
+        if store_takes_writes(&store).await {
             outage.over();
             continue;
         }
         tokio::select! {
-            () = tokio::time::sleep(PAUSE) => {}
+            () = tokio::time::sleep(PROBE_INTERVAL) => {}
             () = shutdown.requested() => return,
         }
     }

@@ -13,7 +13,7 @@ use crate::retry::Backoff;
 const CONFLICT_DELAY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 
 /// What is left of a batch, and what was learnt from the attempts so far.
-pub(super) struct Progress {
+pub(super) struct BatchProgress {
     /// Events not yet settled, in order of arrival.
     pub(super) queue: VecDeque<Work>,
     /// Most events to take at once: lowered to find the one that fails.
@@ -26,7 +26,7 @@ pub(super) struct Progress {
     conflicts: u32,
 }
 
-impl Progress {
+impl BatchProgress {
     pub(super) fn new(batch: Vec<Work>, mode: LoadMode, retry: &config::Retry) -> Self {
         Self {
             limit: batch.len(),

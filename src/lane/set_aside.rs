@@ -12,9 +12,9 @@ use crate::event::{Event, Fact};
 
 /// How long all events of a place are set aside after one of them has failed by
 /// itself: more of its kind would have a whole batch fail each time.
-const WARY: Duration = Duration::from_secs(60);
+const FAILING_PLACE_TIME: Duration = Duration::from_secs(60);
 /// Places of which that is remembered. Past them the lane finds it out anew.
-const WARY_PLACES: usize = 1_000;
+const MAX_FAILING_PLACES: usize = 1_000;
 
 /// Which places have events with a patient lane. While there are any, all of a
 /// place's events go there, so that two lanes do not fight over it.
@@ -77,11 +77,11 @@ impl Aside {
         };
         let mut places = self.lock();
         let (failing, now) = (&mut places.failing, Instant::now());
-        if failing.len() >= WARY_PLACES {
+        if failing.len() >= MAX_FAILING_PLACES {
             failing.retain(|_, until| *until > now);
         }
-        if failing.len() < WARY_PLACES || failing.contains_key(&place) {
-            failing.insert(place, now + WARY);
+        if failing.len() < MAX_FAILING_PLACES || failing.contains_key(&place) {
+            failing.insert(place, now + FAILING_PLACE_TIME);
         }
     }
 
