@@ -75,7 +75,7 @@ pub struct Batch {
 }
 
 impl Default for Batch {
-    /// One of new events.
+    /// Makes a batch of new events, within the default limits.
     fn default() -> Self {
         Self::within(Limits::default())
     }

@@ -213,7 +213,8 @@ impl Default for SenderType {
 pub struct Micros(i64);
 
 impl Micros {
-    /// `None` outside `0..=MAX_MICROS`.
+    /// Takes microseconds since the Unix epoch; `None` outside
+    /// `0..=MAX_MICROS`.
     pub fn new(micros: i64) -> Option<Self> {
         (0..=MAX_MICROS).contains(&micros).then_some(Self(micros))
     }
@@ -236,16 +237,16 @@ impl Micros {
 /// order), so that every replica orders any two events alike.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp {
-    /// The event's `createdAt`.
+    /// The event's time, its `createdAt`.
     pub at: Micros,
-    /// The event's id.
+    /// The event's id, which breaks ties.
     pub event: EventId,
 }
 
-/// One validated counter event.
+/// A validated event that changes counters, or could.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Whose event it is.
+    /// The tenant that the event belongs to.
     pub tenant: TenantId,
     /// When it happened, and its id.
     pub stamp: Stamp,
@@ -254,34 +255,34 @@ pub struct Event {
     /// The dialog that the producer named. Only a hint for events about a
     /// message: a message belongs to the dialog of its create.
     pub dialog_hint: Option<DialogId>,
-    /// What happened.
+    /// The fact that the event states.
     pub fact: Fact,
 }
 
-/// What an event says.
+/// The fact that an event states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
-    /// `message.create`: a message exists.
+    /// `message.create`: a message exists in a dialog.
     MessageCreated(NewMessage),
     /// `message.delete`: the message no longer exists. Final.
     MessageDeleted {
-        /// The message.
+        /// The message that the event is about.
         message: MessageId,
     },
     /// `message.status.changed`: a user reached a status for a message.
     StatusReached {
-        /// The message.
+        /// The message that the event is about.
         message: MessageId,
-        /// Who reached it.
+        /// The user who reached the status.
         user: UserId,
-        /// What was reached.
+        /// The status that was reached.
         status: Status,
     },
     /// `message.reaction.changed`: a user sets or unsets one or two reactions.
     ReactionChanged {
-        /// The message.
+        /// The message that the event is about.
         message: MessageId,
-        /// Whose reaction.
+        /// The user whose reactions change.
         user: UserId,
         /// Reactions with their new state (`true` = set), at most two and
         /// never the same one twice.
@@ -290,18 +291,19 @@ pub enum Fact {
     /// `dialog.messages.bulk_read`: everything up to and including a time is
     /// read.
     BulkRead {
-        /// The dialog.
+        /// The dialog that the event is about.
         dialog: DialogId,
-        /// Who read.
+        /// The user who has read.
         user: UserId,
-        /// Up to and including this time.
+        /// The time up to and including which all is read; never later than the
+        /// event.
         read_until: Micros,
     },
     /// `dialog.member.add`: a user is a member from a time on.
     MemberAdded {
-        /// The dialog.
+        /// The dialog that the event is about.
         dialog: DialogId,
-        /// The member.
+        /// The user who is a member.
         user: UserId,
         /// Messages from this time on can be unread for the member.
         joined_at: Micros,
@@ -311,26 +313,26 @@ pub enum Fact {
     },
     /// `dialog.member.remove`: a user left at the event's time.
     MemberRemoved {
-        /// The dialog.
+        /// The dialog that the event is about.
         dialog: DialogId,
-        /// Who left.
+        /// The user who left.
         user: UserId,
     },
-    /// `dialog.topic.create`: one more topic.
+    /// `dialog.topic.create`: a dialog has one more topic.
     TopicCreated {
-        /// The dialog.
+        /// The dialog that the event is about.
         dialog: DialogId,
-        /// The topic.
+        /// The topic that was created.
         topic: TopicId,
     },
     /// `dialog.delete`: the dialog and all in it no longer counts. Final.
     DialogDeleted {
-        /// The dialog.
+        /// The dialog that the event is about.
         dialog: DialogId,
     },
     /// `user.add`, `user.changed`: the type of a user.
     UserTyped {
-        /// The user.
+        /// The user who is of the type.
         user: UserId,
         /// Their type from now on.
         user_type: SenderType,
@@ -342,9 +344,9 @@ pub enum Fact {
 pub struct NewMessage {
     /// The dialog that the message belongs to for good.
     pub dialog: DialogId,
-    /// The message.
+    /// The message's id.
     pub message: MessageId,
-    /// Who sent it.
+    /// The user who sent the message.
     pub sender: UserId,
     /// The sender's type, where the producer put it into the message.
     pub sender_type: Option<SenderType>,

@@ -6,7 +6,7 @@
 //! about to count that event. Debug builds only: in a release build [`pass`] and
 //! [`meet`] are nothing, and [`armed`] refuses the variable.
 
-/// The environment variable.
+/// The environment variable that arms a failpoint.
 pub const VARIABLE: &str = "CHAT_COUNTERS_FAILPOINT";
 
 /// A step that has just been made, or is next.
@@ -14,7 +14,7 @@ pub const VARIABLE: &str = "CHAT_COUNTERS_FAILPOINT";
 pub enum Point {
     /// An event arrived, and nothing else has happened.
     Delivered,
-    /// It was understood.
+    /// The event was decoded.
     Decoded,
     /// The effects of its batch are known.
     Derived,
@@ -26,7 +26,7 @@ pub enum Point {
     AfterCommit,
     /// The broker is next to be told.
     BeforeAck,
-    /// The broker was told.
+    /// The broker was told of the acknowledgement.
     AfterAck,
     /// A dead letter is next to be published.
     BeforeLetter,
@@ -69,7 +69,7 @@ pub enum Point {
     NotifySaved,
     /// A rebuild has replayed and noted a stretch of the journal.
     Replayed,
-    /// It has followed one.
+    /// A rebuild has followed a stretch of the journal's change stream.
     Followed,
     /// It keeps all writers out.
     Fenced,
@@ -188,12 +188,12 @@ pub fn armed() -> Result<(), String> {
     parsed(&value).map(drop)
 }
 
-/// When to die.
+/// When the process is to die.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Trap {
     /// At a point, when it is passed for this time.
     Pass(Point, u64),
-    /// At an event.
+    /// When the event with this id is about to be counted.
     Event(String),
 }
 
@@ -243,12 +243,12 @@ pub fn meet(event: &str) {
     }
 }
 
-/// Nothing.
+/// Does nothing: release builds have no failpoints.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn pass(_: Point) {}
 
-/// Nothing.
+/// Does nothing: release builds have no failpoints.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn meet(_: &str) {}

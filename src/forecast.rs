@@ -35,7 +35,7 @@ pub const MAX_CHANGES: usize = 20;
 /// What would become of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {
-    /// It would change something.
+    /// The event would change something.
     Applied,
     /// It is new, but what it says is known or has been overtaken.
     Unchanged,
@@ -70,9 +70,9 @@ pub struct Forecast {
 /// The changes of one counter, over all that have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CounterTotal {
-    /// Which.
+    /// The counter that would change.
     pub counter: Counter,
-    /// Their sum.
+    /// The sum of its changes.
     pub delta: i64,
     /// For how many it changes: dialogs, messages, users, or for unread pairs of
     /// a user and a dialog.
@@ -82,9 +82,9 @@ pub struct CounterTotal {
 /// The change of one counter of one subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CounterChange {
-    /// Whose.
+    /// The dialog, user or message whose counter would change.
     pub subject: Subject,
-    /// Which.
+    /// The counter that would change.
     pub counter: Counter,
     /// By how much, for each that the subject stands for.
     pub delta: i64,
@@ -92,18 +92,18 @@ pub struct CounterChange {
     pub subjects: i64,
 }
 
-/// Whose counter changes.
+/// The one, or the many alike, whose counter would change.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
-    /// A dialog's.
+    /// A dialog, for its own counters.
     Dialog(DialogKey),
-    /// A user's, in a dialog.
+    /// A user in a dialog.
     Member(MembershipKey),
-    /// Each member's of a dialog whose share does not change by itself.
+    /// Each member of a dialog whose share does not change by itself.
     Others(DialogKey),
-    /// A user's, in all dialogs.
+    /// A user over all dialogs.
     User(UserKey),
-    /// A message's.
+    /// A message, for its own counters.
     Message(MessageKey),
 }
 

@@ -29,20 +29,20 @@ pub struct DialogRecord {
     pub version: i64,
     /// When it was written, in milliseconds.
     pub at: i64,
-    /// What it did.
+    /// What the record did in the dialog.
     pub effect: DialogEffect,
 }
 
 /// What a record says, as far as histories need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DialogEffect {
-    /// A message was created.
+    /// A message was created for the first time.
     Created(Created),
     /// A further create of a message knew better.
     Corrected {
-        /// The message.
+        /// The message that the record is about.
         message: MessageId,
-        /// Who had sent it.
+        /// The user who had sent the message.
         sender: UserId,
         /// What was believed of it before.
         was: CountingFacts,
@@ -51,47 +51,47 @@ pub enum DialogEffect {
     },
     /// A message that counted was deleted.
     Deleted {
-        /// The message.
+        /// The message that the record is about.
         message: MessageId,
-        /// Who had sent it.
+        /// The user who had sent the message.
         sender: Option<UserId>,
     },
-    /// A message was read.
+    /// A user has read a message, one by one.
     Read {
-        /// The message.
+        /// The message that the record is about.
         message: MessageId,
-        /// By whom.
+        /// The user who has read it.
         user: UserId,
     },
-    /// A membership changed.
+    /// A join, a leave or a bulk read moved a member's watermark.
     WatermarkMoved {
-        /// Whose.
+        /// The member, or who was or becomes one.
         user: UserId,
         /// The watermark before; `None`: was not a member.
         before: Option<Watermark>,
         /// The watermark after; `None`: is not a member.
         after: Option<Watermark>,
     },
-    /// One more topic.
+    /// The dialog has one more topic.
     Topic,
     /// The end of the dialog.
     DialogDeleted,
     /// Stored counters were set to what was counted.
     Repaired(Vec<Repair>),
-    /// None of these.
+    /// The record does none of these.
     Other,
 }
 
 /// A message as its create has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
-    /// The message.
+    /// The message's id.
     pub message: MessageId,
-    /// Who sent it.
+    /// The user who sent the message.
     pub sender: UserId,
-    /// The sender's type.
+    /// The sender's type, under which the message is counted.
     pub sender_type: SenderType,
-    /// Its place in time.
+    /// When the message was sent.
     pub at: Micros,
     /// Whether it is never unread.
     pub system: bool,
@@ -104,11 +104,11 @@ pub struct Created {
 /// One counter that was repaired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repair {
-    /// Whose, if it was a user's.
+    /// The user whose counter it was, if it was a user's.
     pub user: Option<UserId>,
-    /// Whose, if it was a message's.
+    /// The message whose counter it was, if it was a message's.
     pub message: Option<MessageId>,
-    /// Which, by the name that `verify` has for it.
+    /// The name that `verify` has for the counter.
     pub counter: String,
     /// The value that was found.
     pub stored: Option<i64>,

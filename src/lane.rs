@@ -82,7 +82,9 @@ const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// An event on its way, with the delivery that it settles.
 #[derive(Debug)]
 pub struct Work {
+    /// The event to be counted.
     pub event: Event,
+    /// The delivery that brought it, to be settled once it is.
     pub delivery: Delivery,
     /// Whether it is set aside.
     pub aside: Option<SetAside>,
@@ -102,20 +104,28 @@ impl Work {
     }
 }
 
-/// What all lanes share.
+/// What all lanes of a process share.
 #[derive(Debug, Clone)]
 pub struct Shared {
+    /// The store that batches are committed to.
     pub store: Store,
+    /// The metrics that lanes report to.
     pub metrics: Metrics,
+    /// The feed that followers in this process learn of commits from.
     pub feed: CommitFeed,
+    /// The users' types that are learnt, and not committed yet.
     pub types: TypesInFlight,
+    /// The settings of lanes.
     pub lanes: config::Lanes,
+    /// The settings of retries.
     pub retry: config::Retry,
+    /// What is known of an outage of the store.
     pub outage: Outage,
+    /// The signal to stop.
     pub shutdown: Shutdown,
 }
 
-/// One lane.
+/// A task that batches events, commits them and settles their deliveries.
 #[derive(Debug)]
 pub struct Lane {
     shared: Shared,

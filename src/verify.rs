@@ -19,24 +19,25 @@ use crate::event::{MessageId, Micros, Reaction, SenderType, Status, UserId};
 pub struct StoredShare {
     /// Whether readers are told that the user is a member.
     pub member: bool,
-    /// As readers are told.
+    /// When the user joined, as readers are told.
     pub joined_at: Option<Micros>,
-    /// Up to where nothing is unread.
+    /// Up to where nothing is unread for the user, as stored.
     pub watermark: Option<Watermark>,
-    /// Share of the dialog's sequence that is not unread.
+    /// The share of the dialog's sequence that is not unread for the user, as
+    /// stored.
     pub consumed: ByType,
-    /// Messages sent.
+    /// How many messages the user sent, as stored.
     pub sent: i64,
 }
 
 /// A message with what is stored about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredMessage {
-    /// Its id.
+    /// The message's id.
     pub id: MessageId,
-    /// Its create.
+    /// The facts of the message's create.
     pub created: Created,
-    /// Deleted, for good.
+    /// Whether the message was deleted, which is final.
     pub deleted: bool,
     /// Stored counters; zeros are as good as nothing.
     pub statuses: HashMap<String, i64>,
@@ -49,7 +50,7 @@ pub struct StoredMessage {
 pub struct MessageFacts {
     /// Users and the statuses that they reached.
     pub receipts: Vec<(Status, UserId)>,
-    /// Reactions that are set.
+    /// The reactions that are set, one entry for each user who has set one.
     pub reactions: Vec<Reaction>,
 }
 
@@ -236,7 +237,7 @@ pub fn of_message(
 struct Differences(Vec<Difference>);
 
 impl Differences {
-    /// The message's own counters.
+    /// Compares the message's own counters.
     fn message(
         &mut self,
         id: &MessageId,

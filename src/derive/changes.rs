@@ -12,7 +12,7 @@ use crate::event::{Event, Reaction, SenderType, Stamp, Status, UserId};
 /// What became of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventOutcome {
-    /// It changed something.
+    /// The event changed something.
     Applied,
     /// A new event, but what it says was known or has been overtaken.
     Unchanged,
@@ -29,7 +29,7 @@ pub enum Disagreement {
     Dialog,
     /// The sender. The first one recorded is right.
     Sender,
-    /// The message's time.
+    /// The creates state different times of the message.
     Time,
     /// The sender's type, stated by both.
     SenderType,
@@ -53,7 +53,7 @@ impl Disagreement {
 /// One event that was taken, for the journal.
 #[derive(Debug, Clone)]
 pub struct Taken {
-    /// The event.
+    /// The event as it was taken.
     pub event: Event,
     /// The dialog whose version it raised, and to what.
     pub dialog: Option<(DialogKey, i64)>,
@@ -67,7 +67,7 @@ pub struct Taken {
 /// history can be told without the state of that time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
-    /// Whether it changed nothing.
+    /// Whether the event changed nothing.
     pub unchanged: bool,
     /// For a create: something was known about the message before.
     pub had_placeholder: bool,
@@ -85,32 +85,32 @@ pub struct Trace {
     pub corrected: Option<(CountingFacts, CountingFacts)>,
 }
 
-/// A dialog's new counters.
+/// A dialog's new counters, and the version that they were derived from.
 #[derive(Debug, Clone)]
 pub struct DialogChange {
     /// The version that the change was derived from; 0 when not stored yet.
     pub expected_version: i64,
-    /// The whole new state.
+    /// The dialog's whole state after the batch.
     pub now: Dialog,
 }
 
 /// How a member's share of the sequence changes.
 #[derive(Debug, Clone)]
 pub enum Consumed {
-    /// By this much.
+    /// The share grows by this much.
     Add(ByType),
-    /// To this much.
+    /// The share becomes this.
     Set(ByType),
 }
 
 /// What changes about a user in a dialog.
 #[derive(Debug, Clone)]
 pub struct MembershipChange {
-    /// Changes in this batch.
+    /// By how much the batch raises the document's version: 1 for each change.
     pub version: i64,
     /// Messages sent, more or less.
     pub sent: i64,
-    /// The share of the sequence.
+    /// How the member's share of the dialog's sequence changes.
     pub consumed: Consumed,
     /// Adds, remove and bulk read as they are now, where they changed.
     pub facts: Option<Membership>,
@@ -141,16 +141,17 @@ pub enum MessageBefore {
 /// What changes about a message.
 #[derive(Debug, Clone)]
 pub struct MessageChange {
+    /// What the message's document was before the batch.
     pub before: MessageBefore,
-    /// The create, when it came in this batch.
+    /// The facts of the create, when it came in this batch or corrects one.
     pub created: Option<Created>,
     /// Set when the delete came in this batch.
     pub deleted: bool,
-    /// Changes in this batch.
+    /// By how much the batch raises the document's version: 1 for each change.
     pub version: i64,
     /// Who read it in this batch.
     pub readers: Vec<UserId>,
-    /// Users more per status.
+    /// How many more users have reached each status.
     pub statuses: HashMap<Status, i64>,
     /// Users more or less per reaction.
     pub reactions: HashMap<Reaction, i64>,
@@ -183,19 +184,29 @@ pub enum Room<N> {
 pub struct ReactionChange {
     /// The state that it was derived from.
     pub before: Option<ReactionState>,
+    /// The state that it is changed to.
     pub now: ReactionState,
 }
 
 /// Everything that one transaction is to write.
 #[derive(Debug, Default)]
 pub struct Changes {
+    /// The events that were taken, for the journal, in order.
     pub taken: Vec<Taken>,
+    /// The dialogs that change, whole as they will be.
     pub dialogs: HashMap<DialogKey, DialogChange>,
+    /// The users' shares of dialogs that change.
     pub memberships: HashMap<MembershipKey, MembershipChange>,
+    /// The messages that change.
     pub messages: HashMap<MessageKey, MessageChange>,
+    /// The receipts that are new.
     pub receipts: Vec<ReceiptKey>,
+    /// The users' reactions that change.
     pub reactions: HashMap<ReactionKey, ReactionChange>,
+    /// The topics that are new.
     pub topics: Vec<TopicKey>,
+    /// The types that users are of, with the place in time of the event that
+    /// says so.
     pub user_types: HashMap<UserKey, (Stamp, SenderType)>,
     /// What creates said otherwise than was recorded.
     pub disagreements: Vec<Disagreement>,

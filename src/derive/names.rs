@@ -17,7 +17,8 @@ pub(super) struct Names {
     pub(super) reactions: Named<Reaction>,
 }
 
-/// Names of one kind.
+/// The names of one kind, statuses or reactions, that a message counts users
+/// under.
 #[derive(Debug)]
 pub(super) struct Named<N> {
     /// Names that somebody counts under, as stored and after this batch.

@@ -10,75 +10,98 @@ use crate::event::{
     UserId,
 };
 
-/// Names a dialog.
+/// The key of a dialog.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DialogKey {
+    /// The tenant that the dialog belongs to.
     pub tenant: TenantId,
+    /// The dialog's id, unique in its tenant.
     pub dialog: DialogId,
 }
 
-/// Names a user's share of a dialog.
+/// The key of a user's share of a dialog.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MembershipKey {
+    /// The dialog that the share is of.
     pub dialog: DialogKey,
+    /// The user whose share it is.
     pub user: UserId,
 }
 
-/// Names a message.
+/// The key of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageKey {
+    /// The tenant that the message belongs to.
     pub tenant: TenantId,
+    /// The message's id, unique in its tenant.
     pub message: MessageId,
 }
 
-/// Names "this user reached this status for this message".
+/// The key of a receipt: this user reached this status for this message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReceiptKey {
+    /// The message that the receipt is for.
     pub message: MessageKey,
+    /// The status that was reached.
     pub status: Status,
+    /// The user who reached it.
     pub user: UserId,
 }
 
-/// Names a user's state of a reaction to a message.
+/// The key of a user's reaction to a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReactionKey {
+    /// The message that was reacted to.
     pub message: MessageKey,
+    /// The reaction that was set or unset.
     pub reaction: Reaction,
+    /// The user who reacted.
     pub user: UserId,
 }
 
-/// What users are counted under on a message.
+/// What users are counted under on a message: the name of a status or of a
+/// reaction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Name {
+    /// The users who reached this status.
     Status(Status),
+    /// The users who have set this reaction.
     Reaction(Reaction),
 }
 
-/// Names a name on a message.
+/// The key of a name on a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NameKey {
+    /// The message that counts users under the name.
     pub message: MessageKey,
+    /// The status or reaction that they are counted under.
     pub name: Name,
 }
 
-/// Names a topic.
+/// The key of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicKey {
+    /// The dialog that the topic is in.
     pub dialog: DialogKey,
+    /// The topic's id, unique in its dialog.
     pub topic: TopicId,
 }
 
-/// Names a user.
+/// The key of a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserKey {
+    /// The tenant that the user belongs to.
     pub tenant: TenantId,
+    /// The user's id, unique in its tenant.
     pub user: UserId,
 }
 
-/// Names an event.
+/// The key of an event in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventKey {
+    /// The tenant that the event belongs to.
     pub tenant: TenantId,
+    /// The event's id, unique in its tenant.
     pub event: EventId,
 }
 
@@ -95,14 +118,14 @@ impl ByType {
         }
     }
 
-    /// Adds another vector.
+    /// Adds the other counts, type by type.
     pub fn add_all(&mut self, other: &ByType) {
         for (sender_type, count) in &other.0 {
             self.add(sender_type, *count);
         }
     }
 
-    /// This vector less another.
+    /// Returns these counts less the others, type by type; any may be negative.
     pub fn minus(&self, other: &ByType) -> ByType {
         let mut difference = self.clone();
         for (sender_type, count) in &other.0 {
@@ -164,7 +187,7 @@ impl Watermark {
     }
 }
 
-/// A dialog's counters.
+/// A dialog's counters and what they are kept by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dialog {
     /// 0 for a dialog that is not stored yet; +1 for every event that changed
@@ -172,11 +195,12 @@ pub struct Dialog {
     pub version: i64,
     /// Messages created and not deleted.
     pub messages: i64,
-    /// Members now.
+    /// The users who are members now.
     pub members: i64,
-    /// Distinct topics.
+    /// The different topics that were created.
     pub topics: i64,
-    /// Countable messages.
+    /// The messages that can be unread, by their senders' types: not deleted,
+    /// and no system messages.
     pub sequence: ByType,
     /// Time of the latest message counted in `messages`.
     pub last_message_at: Option<Micros>,
@@ -190,7 +214,7 @@ pub struct Dialog {
 /// One `dialog.member.add` that no remove has undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Add {
-    /// Its place in time.
+    /// The add's place among other adds and removes.
     pub stamp: Stamp,
     /// The join time that it states.
     pub joined_at: Micros,
@@ -202,9 +226,9 @@ pub struct Membership {
     /// Every add after the latest remove, in order. All are needed: a remove
     /// that arrives late may leave any of them the earliest.
     pub adds: Vec<Add>,
-    /// The latest remove.
+    /// The place in time of the latest remove, if there was one.
     pub removed: Option<Stamp>,
-    /// The latest bulk read.
+    /// The latest time up to which the user has read in bulk.
     pub read_until: Option<Micros>,
 }
 
@@ -246,16 +270,21 @@ impl Default for Authority {
 /// believed most about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
+    /// The dialog that the message belongs to for good.
     pub dialog: DialogId,
+    /// When the message was sent: its place relative to joins and reads.
     pub at: Micros,
+    /// The user who sent the message.
     pub sender: UserId,
+    /// The sender's type, under which the message is counted.
     pub sender_type: SenderType,
+    /// Whether it is a system message, which is counted but never unread.
     pub system: bool,
-    /// Who says `at`.
+    /// How much the create that states `at` is believed.
     pub at_by: Authority,
-    /// Who says `sender_type`.
+    /// How much the create that states `sender_type` is believed.
     pub type_by: Authority,
-    /// Who says `system`.
+    /// How much the create that states `system` is believed.
     pub system_by: Authority,
 }
 
@@ -279,7 +308,7 @@ impl Created {
         believed
     }
 
-    /// What counters hang on.
+    /// Returns the facts of the message that counters depend on.
     pub fn counting_facts(&self) -> CountingFacts {
         CountingFacts {
             at: self.at,
@@ -289,13 +318,13 @@ impl Created {
     }
 }
 
-/// What the counters that count a message hang on, besides its dialog and
+/// The facts that decide how a message is counted, besides its dialog and
 /// sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CountingFacts {
-    /// Its place in time.
+    /// When the message was sent: its place relative to joins and reads.
     pub at: Micros,
-    /// Its sender's type.
+    /// The sender's type, under which the message is counted.
     pub sender_type: SenderType,
     /// Whether it is never unread.
     pub system: bool,
@@ -307,18 +336,18 @@ pub struct CountingFacts {
 pub struct Message {
     /// +1 for every change of a placeholder, its create included.
     pub version: i64,
-    /// The create.
+    /// The facts of the create; `None` for a placeholder.
     pub created: Option<Created>,
-    /// Deleted, for good.
+    /// Whether the message was deleted, which is final.
     pub deleted: bool,
 }
 
 /// A user's latest state on a reaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReactionState {
-    /// When it was said.
+    /// The place in time of the event that set or unset the reaction.
     pub stamp: Stamp,
-    /// Set or unset.
+    /// Whether the reaction is set.
     pub set: bool,
 }
 
@@ -328,16 +357,20 @@ pub struct ReactionState {
 pub enum Need {
     /// Whether the event was taken before.
     Journal(EventKey),
+    /// The dialog's counters.
     Dialog(DialogKey),
+    /// The facts of a user's membership of a dialog.
     Membership(MembershipKey),
+    /// What is known of a message.
     Message(MessageKey),
     /// Whether the status was reached before.
     Receipt(ReceiptKey),
+    /// The latest state of a user's reaction.
     Reaction(ReactionKey),
     /// How many users a message counts under the name, and how many names of its
     /// kind it has.
     Name(NameKey),
-    /// Whether the topic exists.
+    /// Whether a topic exists already.
     Topic(TopicKey),
     /// The type learnt of a user.
     UserType(UserKey),
@@ -361,7 +394,9 @@ pub enum Need {
 /// A dialog as stored and as it is after the events of this batch.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DialogSlot {
+    /// The version that is stored; 0 when the dialog is not.
     pub stored_version: i64,
+    /// The dialog after the events of the batch so far.
     pub now: Dialog,
 }
 
@@ -390,10 +425,12 @@ pub struct State {
 }
 
 impl State {
+    /// Answers [`Need::Journal`]: whether the event was taken before.
     pub fn know_journal(&mut self, key: EventKey, taken: bool) {
         self.journal.insert(key, taken);
     }
 
+    /// Answers [`Need::Dialog`]: the dialog as it is stored.
     pub fn know_dialog(&mut self, key: DialogKey, dialog: Dialog) {
         let slot = DialogSlot {
             stored_version: dialog.version,
@@ -402,19 +439,23 @@ impl State {
         self.dialogs.insert(key, slot);
     }
 
+    /// Answers [`Need::Membership`]: the facts of the membership.
     pub fn know_membership(&mut self, key: MembershipKey, membership: Membership) {
         let members = self.memberships.entry(key.dialog).or_default();
         members.insert(key.user, membership);
     }
 
+    /// Answers [`Need::Message`]: what is stored of the message.
     pub fn know_message(&mut self, key: MessageKey, message: Message) {
         self.messages.insert(key, message);
     }
 
+    /// Answers [`Need::Receipt`]: whether the status was reached before.
     pub fn know_receipt(&mut self, key: ReceiptKey, reached: bool) {
         self.receipts.insert(key, reached);
     }
 
+    /// Answers [`Need::Reaction`]: the state that is stored, if there is one.
     pub fn know_reaction(&mut self, key: ReactionKey, state: Option<ReactionState>) {
         self.reactions.insert(key, state);
     }
@@ -426,14 +467,19 @@ impl State {
         known.know(key.name, users, names);
     }
 
+    /// Answers [`Need::Topic`]: whether the topic exists.
     pub fn know_topic(&mut self, key: TopicKey, exists: bool) {
         self.topics.insert(key, exists);
     }
 
+    /// Answers [`Need::UserType`]: the type that was learnt of the user, if any
+    /// was.
     pub fn know_user_type(&mut self, key: UserKey, learnt: Option<SenderType>) {
         self.user_types.insert(key, learnt);
     }
 
+    /// Answers [`Need::MembersPast`]: the members whose watermarks cover that
+    /// time.
     pub fn know_members_past(
         &mut self,
         key: DialogKey,
@@ -443,14 +489,20 @@ impl State {
         self.members_past.insert(key, (at, members));
     }
 
+    /// Answers [`Need::Readers`]: the users who have read the message one by
+    /// one.
     pub fn know_readers(&mut self, key: MessageKey, readers: HashSet<UserId>) {
         self.readers.insert(key, readers);
     }
 
+    /// Answers [`Need::Unread`]: what is unread for the user after the
+    /// watermark.
     pub fn know_unread(&mut self, key: MembershipKey, watermark: Watermark, unread: ByType) {
         self.unread.insert((key, watermark), unread);
     }
 
+    /// Answers [`Need::Tail`]: the dialog's countable messages after a
+    /// watermark.
     pub fn know_tail(&mut self, key: DialogKey, tail: Tail) {
         self.tails.insert(key, tail);
     }
@@ -460,6 +512,7 @@ impl State {
         self.tails.get(key)
     }
 
+    /// Answers [`Need::ReadOf`]: which messages of the tail the user has read.
     pub fn know_read_of(
         &mut self,
         key: MembershipKey,

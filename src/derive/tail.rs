@@ -5,16 +5,16 @@ use std::collections::{HashMap, HashSet};
 use super::state::{ByType, Watermark};
 use crate::event::{MessageId, Micros, SenderType, UserId};
 
-/// A stored countable message.
+/// A stored message that can be unread, as a dialog's tail needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TailMessage {
-    /// Its id.
+    /// The message's id.
     pub id: MessageId,
-    /// Its place in time.
+    /// When the message was sent.
     pub at: Micros,
-    /// Who sent it.
+    /// The user who sent the message, for whom it is never unread.
     pub sender: UserId,
-    /// The sender's type.
+    /// The sender's type, under which the message is counted.
     pub sender_type: SenderType,
     /// How many users have read it one by one.
     pub reads: i64,
@@ -26,7 +26,7 @@ pub struct TailMessage {
 pub struct Tail {
     asked: Watermark,
     from: Watermark,
-    /// In order of time.
+    /// The messages' times, in ascending order.
     times: Vec<Micros>,
     /// Of each type, the places of its messages. Not a count for each type and
     /// place: a store from before types were a short list may have thousands.

@@ -30,7 +30,7 @@ pub enum Decoded {
     Event(Event, StatedTimes),
     /// Not a counter event: to be acknowledged and counted by its type.
     Ignored {
-        /// Its `eventType`, as sent.
+        /// The `eventType`, as the producer sent it.
         event_type: String,
     },
 }
@@ -107,13 +107,13 @@ fn object(text: &str) -> Result<Body<'_>, Failure> {
 /// What a body says it is about, whether or not it can be counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outline {
-    /// Its `eventType`, as sent.
+    /// The `eventType`, as the producer sent it.
     pub event_type: Option<String>,
-    /// Its tenant.
+    /// The tenant that the body names.
     pub tenant: Option<String>,
-    /// Its id.
+    /// The id of the event.
     pub event: Option<String>,
-    /// Its dialog.
+    /// The dialog that the body names.
     pub dialog: Option<String>,
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 /// The type of an event that changes counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventType {
-    /// A message exists.
+    /// A message exists in a dialog.
     MessageCreate,
     /// A message no longer exists.
     MessageDelete,
@@ -28,7 +28,7 @@ pub enum EventType {
 }
 
 impl EventType {
-    /// Every type.
+    /// Every type, in the order of the documentation.
     pub const ALL: [EventType; 10] = [
         EventType::MessageCreate,
         EventType::MessageDelete,

@@ -16,9 +16,9 @@ pub const PLAUSIBLE_AHEAD_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 /// A time as a producer stated it, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatedTime {
-    /// The JSON path.
+    /// The JSON path of the time in the event.
     pub field: &'static str,
-    /// The time.
+    /// The time as it was stated.
     pub at: Micros,
 }
 
@@ -27,7 +27,7 @@ pub struct StatedTime {
 /// nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatedTimes {
-    /// When the event happened.
+    /// The time of the event itself.
     pub event: StatedTime,
     /// When what it is about happened (a message's own time, a join time, a
     /// read-until), where it states that as well.

@@ -19,7 +19,7 @@ use crate::store::standing::{Marks, Share};
 /// Documents in one round trip.
 const CHUNK_DOCUMENTS: usize = 1_000;
 
-/// A comparison under way.
+/// A comparison of stored and derived state, under way.
 pub struct Comparison {
     loader: Loader,
     ends: HashMap<DialogKey, DialogEnd>,

@@ -8,7 +8,7 @@ use crate::counter::Counter;
 use crate::derive::state::{ByType, Dialog, DialogKey, MembershipKey, MessageKey, UserKey};
 use crate::store::standing::{Marks, Share};
 
-/// Changes so far.
+/// The changes of counters so far: their sums, and the largest.
 #[derive(Debug, Default)]
 pub struct ForecastTally {
     /// By counter: the sum, and for how many it changes.
@@ -29,7 +29,7 @@ struct Ranked {
 }
 
 impl ForecastTally {
-    /// A dialog's own counters.
+    /// Adds the changes of a dialog's own counters.
     pub fn dialog(&mut self, key: &DialogKey, before: &Dialog, after: &Dialog) {
         let served = |dialog: &Dialog| match dialog.deleted {
             true => [0; 3],

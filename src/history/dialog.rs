@@ -10,9 +10,9 @@ use crate::counter::Counter;
 pub struct Counts {
     /// Messages created and not deleted.
     pub messages: i64,
-    /// Members.
+    /// The users who are members.
     pub members: i64,
-    /// Topics.
+    /// The topics that were created.
     pub topics: i64,
 }
 

@@ -13,14 +13,14 @@ pub struct MessageRecord {
     pub at: i64,
     /// The event; repairs have an id of their own.
     pub event: String,
-    /// What it did.
+    /// What the record did to the message.
     pub effect: MessageEffect,
 }
 
 /// What a record says about a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MessageEffect {
-    /// Counters changed.
+    /// Counters of the message changed by so much.
     Changed(Vec<(Counter, i64)>),
     /// The message counts no longer: it, or its dialog, was deleted.
     Ended,

@@ -8,7 +8,7 @@ use crate::derive::state::{ByType, CountingFacts, Watermark};
 use crate::event::{MessageId, Micros, SenderType, UserId};
 use crate::verify::{CONSUMED, MEMBER, SEQUENCE};
 
-/// Which counters are shown.
+/// Which of a user's counters a replay shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
     /// Those of a user in one dialog.

@@ -10,11 +10,11 @@ use crate::event::SenderType;
 pub enum Origin {
     /// What there was before the journal's reach.
     Balance,
-    /// An event.
+    /// An event changed the counter.
     Event,
     /// The stored value was found to be wrong by a repair.
     Drift,
-    /// A repair.
+    /// A repair set the counter to what was counted.
     Repair,
     /// The served value is wrong now.
     LastDrift,
@@ -23,17 +23,19 @@ pub enum Origin {
 /// One change of one counter. Small: there may be a million.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
-    /// Its place among the changes of all groups.
+    /// The change's place among those of all groups: the latest time so far in
+    /// its group.
     pub order: i64,
-    /// When it was written, in milliseconds. Only events and repairs were.
+    /// When the record behind it was written, in milliseconds since the epoch;
+    /// 0 where there is none.
     pub at: i64,
     /// The version to which its event raised the dialog; 0 in a message's.
     pub version: i64,
-    /// By how much.
+    /// By how much the counter changed.
     pub delta: i64,
     group: u32,
     counter: u16,
-    /// Where it comes from.
+    /// Where the change comes from.
     pub origin: Origin,
 }
 
@@ -254,9 +256,9 @@ impl Track<'_> {
 /// One entry of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimelineEntry {
-    /// The change.
+    /// The change that the entry tells.
     pub change: Change,
-    /// The value before it.
+    /// The counter's value before the change.
     pub old: i64,
 }
 
@@ -272,30 +274,32 @@ pub struct Timeline {
 /// The place of an entry in its history. It stays when others come after it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// See [`Change::order`].
+    /// The entry's [`Change::order`].
     pub order: i64,
     /// The group: a dialog's or an event's id.
     pub group: String,
-    /// See [`Change::version`].
+    /// The entry's [`Change::version`].
     pub version: i64,
-    /// See [`Change::origin`].
+    /// The entry's [`Change::origin`].
     pub origin: Origin,
-    /// The counter.
+    /// The counter that changed.
     pub counter: Counter,
 }
 
-/// What a page is to have.
+/// What a page of a timeline is to have.
 #[derive(Debug, Clone, Default)]
 pub struct PageRequest {
-    /// Written at this time, in milliseconds, or later.
+    /// Only entries written at this time or later, in milliseconds since the
+    /// epoch.
     pub since: Option<i64>,
-    /// Written before this time.
+    /// Only entries written before this time, in milliseconds since the epoch.
     pub until: Option<i64>,
-    /// Newest first.
+    /// Whether the newest entries come first.
     pub newest_first: bool,
-    /// The last entry of the page before.
+    /// The position of the last entry of the page before; `None` for the first
+    /// page.
     pub after: Option<Position>,
-    /// At most so many.
+    /// How many entries the page has at most.
     pub limit: usize,
 }
 
@@ -341,7 +345,7 @@ impl Timeline {
         (page, more)
     }
 
-    /// Where an entry stands.
+    /// Returns the position of an entry, from which the next page goes on.
     pub fn position(&self, entry: &TimelineEntry) -> Position {
         Position {
             order: entry.change.order,
@@ -367,7 +371,7 @@ impl Timeline {
         &self.totals
     }
 
-    /// Every entry, oldest first.
+    /// Returns every entry, oldest first.
     pub fn all(&self) -> &[TimelineEntry] {
         &self.entries
     }

@@ -81,20 +81,20 @@ struct Schedule<T> {
     min_interval: Duration,
     /// Events in a full batch.
     full: usize,
-    /// Nothing more will arrive.
+    /// Whether nothing more will arrive.
     is_closed: bool,
 }
 
 /// What a lane is to do.
 #[derive(Debug, PartialEq, Eq)]
 enum NextStep<T> {
-    /// Work on these, of these partitions.
+    /// The lane is to work on these events, of these partitions.
     Take(Vec<T>, Vec<usize>),
-    /// Look again at that time, or when woken.
+    /// The lane is to look again at that time, or when it is woken.
     WaitUntil(Instant),
-    /// Look again when woken.
+    /// The lane is to look again when it is woken.
     Wait,
-    /// End.
+    /// The lane is to end: nothing waits, and nothing more will arrive.
     End,
 }
 

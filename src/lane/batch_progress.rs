@@ -22,7 +22,7 @@ pub(super) struct BatchProgress {
     pub(super) outage: Backoff,
     pub(super) conflict: Backoff,
     pub(super) failing: bool,
-    /// Conflicts in a row.
+    /// How many attempts in a row have ended in a conflict.
     conflicts: u32,
 }
 

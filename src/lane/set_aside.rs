@@ -33,8 +33,11 @@ struct Places {
 /// producer named, or the message where none was.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Place {
+    /// The dialog that the producer named.
     Dialog(DialogKey),
+    /// The message, of an event that names no dialog.
     Message(MessageKey),
+    /// The user, of an event that states a type.
     User(UserKey),
 }
 

@@ -107,7 +107,7 @@ const BOUNDED_READERS: usize = 100;
 /// What a writer takes to remember dialogs that counts events anew.
 const REBUILDING_CACHE_BYTES: usize = 64 << 20;
 
-/// An attempt under way.
+/// An attempt at a batch, under way.
 struct Attempt {
     batch: Batch,
     target: Target,

@@ -5,32 +5,32 @@ use serde::Serialize;
 use crate::counter::{Counter, REACTION_COUNTS, STATUS_COUNTS};
 use crate::event::{MessageId, SenderType, UserId};
 
-/// The name of [`Field::Member`].
+/// The name that [`Field::Member`] is reported by.
 pub(crate) const MEMBER: &str = "member";
 /// What stands before the sender's type in the name of [`Field::Sequence`].
 pub(crate) const SEQUENCE: &str = "sequence";
 /// What stands before the sender's type in the name of [`Field::Consumed`].
 pub(crate) const CONSUMED: &str = "consumed";
 
-/// Whose counter.
+/// The dialog, user or message that a counter belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
-    /// The dialog's own.
+    /// The dialog itself.
     Dialog,
-    /// A user's in the dialog.
+    /// A user in the dialog.
     User(UserId),
-    /// One of the dialog's messages'.
+    /// A message of the dialog.
     Message(MessageId),
 }
 
 /// Which of its counters, or what counters are kept by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Field {
-    /// Messages of a dialog.
+    /// The messages of a dialog that are not deleted.
     Messages,
-    /// Members of a dialog.
+    /// The users who are members of a dialog.
     Members,
-    /// Topics of a dialog.
+    /// The topics of a dialog that were created.
     Topics,
     /// Countable messages of a dialog, of one sender's type.
     Sequence(SenderType),
@@ -51,16 +51,16 @@ pub enum Field {
     Sent,
     /// Users who reached a status.
     Status(String),
-    /// Users whose word on a reaction is "set".
+    /// Users who have set a reaction.
     Reaction(String),
 }
 
 /// A stored value that the recorded facts do not bear out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Whose.
+    /// Whose counter differs.
     pub subject: Subject,
-    /// Which.
+    /// Which of its counters differs, or what counters are kept by.
     pub field: Field,
     /// The value in the store; `None`: there is none.
     pub stored: Option<i64>,

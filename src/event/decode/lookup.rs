@@ -10,16 +10,20 @@ use super::wire::{Body, Data, Leaf, Message, Section, Update};
 pub struct Place<'b> {
     /// The JSON path, for error texts.
     pub path: &'static str,
+    /// What stands at the path.
     pub value: Value<'b>,
 }
 
 /// What is in a place.
 #[derive(Debug, Clone, Copy)]
 pub enum Value<'b> {
+    /// Nothing, `null` or the empty string.
     Missing,
+    /// A string that is not empty.
     Text(&'b str),
+    /// A finite number.
     Number(f64),
-    /// Neither: what, in words.
+    /// Neither a string nor a number: what it is, in words.
     Other(&'static str),
     /// Cannot be reached: the section at `path` is not an object.
     Blocked {
@@ -207,22 +211,27 @@ impl<'a> Body<'a> {
         }
     }
 
+    /// Returns the place of the event's type.
     pub fn event_type(&self) -> [Place<'_>; 1] {
         [place("eventType", &self.event_type)]
     }
 
+    /// Returns the place of the event's id.
     pub fn event_id(&self) -> [Place<'_>; 1] {
         [place("eventId", &self.event_id)]
     }
 
+    /// Returns the place of the tenant's id.
     pub fn tenant_id(&self) -> [Place<'_>; 1] {
         [place("tenantId", &self.tenant_id)]
     }
 
+    /// Returns the place of the id of whoever did it.
     pub fn actor_id(&self) -> [Place<'_>; 1] {
         [place("actorId", &self.actor_id)]
     }
 
+    /// Returns the place of the event's time.
     pub fn created_at(&self) -> [Place<'_>; 1] {
         [place("createdAt", &self.created_at)]
     }
@@ -241,6 +250,7 @@ impl<'a> Body<'a> {
         ]
     }
 
+    /// Returns the places of the dialog's id.
     pub fn dialog_id(&self) -> [Place<'_>; 5] {
         let [context, dialog, message] = self.named_dialog();
         let member = Place {
@@ -256,6 +266,7 @@ impl<'a> Body<'a> {
         ]
     }
 
+    /// Returns the places of the message's id.
     pub fn message_id(&self) -> [Place<'_>; 3] {
         [
             self.data()
@@ -320,6 +331,7 @@ impl<'a> Body<'a> {
         ]
     }
 
+    /// Returns the places of the type that a `user.*` event states.
     pub fn user_type(&self) -> [Place<'_>; 2] {
         [
             self.data()
@@ -329,12 +341,14 @@ impl<'a> Body<'a> {
         ]
     }
 
+    /// Returns the place of a message's sender.
     pub fn sender_id(&self) -> [Place<'_>; 1] {
         [self
             .message()
             .leaf("data.message.senderId", |m| &m.sender_id)]
     }
 
+    /// Returns the places of the sender's type.
     pub fn sender_type(&self) -> [Place<'_>; 2] {
         [
             self.message()
@@ -345,16 +359,19 @@ impl<'a> Body<'a> {
         ]
     }
 
+    /// Returns the place of a message's type, which marks system messages.
     pub fn message_type(&self) -> [Place<'_>; 1] {
         [self.message().leaf("data.message.type", |m| &m.r#type)]
     }
 
+    /// Returns the place of a message's own time.
     pub fn message_time(&self) -> [Place<'_>; 1] {
         [self
             .message()
             .leaf("data.message.createdAt", |m| &m.created_at)]
     }
 
+    /// Returns the place of the time of a join.
     pub fn joined_at(&self) -> [Place<'_>; 1] {
         [self
             .data()
@@ -362,10 +379,12 @@ impl<'a> Body<'a> {
             .leaf("data.member.joinedAt", |m| &m.joined_at)]
     }
 
+    /// Returns the place of the time up to which all is read.
     pub fn read_until(&self) -> [Place<'_>; 1] {
         [self.data().leaf("data.readUntil", |d| &d.read_until)]
     }
 
+    /// Returns the place of the time at which a member was last seen.
     pub fn last_seen_at(&self) -> [Place<'_>; 1] {
         [self
             .data()
@@ -374,6 +393,7 @@ impl<'a> Body<'a> {
             .leaf("data.member.state.lastSeenAt", |s| &s.last_seen_at)]
     }
 
+    /// Returns the places of a topic's id.
     pub fn topic_id(&self) -> [Place<'_>; 2] {
         [
             self.data()
@@ -383,6 +403,7 @@ impl<'a> Body<'a> {
         ]
     }
 
+    /// Returns the places of the status that was reached.
     pub fn status(&self) -> [Place<'_>; 2] {
         let [in_message, in_data, ..] = self.update();
         [
@@ -391,6 +412,7 @@ impl<'a> Body<'a> {
         ]
     }
 
+    /// Returns the places of the reaction that is set or unset.
     pub fn reaction(&self) -> [Place<'_>; 2] {
         let [.., in_message, in_data] = self.update();
         [
@@ -399,6 +421,7 @@ impl<'a> Body<'a> {
         ]
     }
 
+    /// Returns the places of what is done to the reaction, set or unset.
     pub fn reaction_action(&self) -> [Place<'_>; 2] {
         let [.., in_message, in_data] = self.update();
         [
@@ -407,6 +430,7 @@ impl<'a> Body<'a> {
         ]
     }
 
+    /// Returns the places of the reaction that is replaced, or unset.
     pub fn old_reaction(&self) -> [Place<'_>; 2] {
         let [.., in_message, in_data] = self.update();
         [

@@ -26,7 +26,7 @@ const SPACE: &str = r"\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u2
 /// Where a value may stand.
 #[derive(Debug, Clone, Copy)]
 enum At {
-    /// At this path.
+    /// At this path of sections, dots between them.
     Path(&'static str),
     /// In `entityId`, if `entityType` is one of these.
     EntityOf(&'static [&'static str]),
@@ -170,7 +170,7 @@ fn any_says(places: &[At]) -> Json {
     json!({ "anyOf": Vec::from_iter(places.iter().map(|place| place.says())) })
 }
 
-/// The whole schema.
+/// Makes the whole schema.
 fn schema() -> Json {
     let types = EventType::ALL.into_iter().map(|event_type| {
         json!({
@@ -247,7 +247,7 @@ fn leaves(event: &Json) -> Vec<&Json> {
     }
 }
 
-/// The schema, compiled.
+/// A schema, compiled to validate events.
 struct Compiled {
     schemas: boon::Schemas,
     root: boon::SchemaIndex,

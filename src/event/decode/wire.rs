@@ -21,10 +21,12 @@ use serde_json::value::RawValue;
 /// A value that may be looked up. Arrays and objects are skipped, not kept.
 #[derive(Debug, Default)]
 pub enum Leaf<'a> {
-    /// Not there, or `null`.
+    /// The field is not there, or `null`.
     #[default]
     Absent,
+    /// A string, unescaped.
     Text(Cow<'a, str>),
+    /// A finite number.
     Number(f64),
     /// Something else: what, in words.
     Other(&'static str),
@@ -36,6 +38,7 @@ pub enum Section<T> {
     /// Not there, `null` or the empty string.
     #[default]
     Absent,
+    /// The object that stands there.
     Found(T),
     /// Something else: what, in words.
     Wrong(&'static str),
@@ -50,7 +53,8 @@ enum Pass {
     Many,
 }
 
-/// Reads a whole body.
+/// Reads a whole body, of which nothing but the values that may be looked up is
+/// kept.
 pub fn read(json: &str) -> serde_json::Result<Body<'_>> {
     object(json, Pass::One).or_else(|_| object(json, Pass::Many))
 }

@@ -8,7 +8,7 @@ const LANES: usize = 3;
 const FULL: usize = 4;
 const APART: Duration = Duration::from_millis(10);
 
-/// What may happen.
+/// What may happen to a schedule.
 #[derive(Debug, Clone)]
 enum Step {
     /// Events of these partitions arrive.
@@ -17,7 +17,7 @@ enum Step {
     Look(usize),
     /// A lane is done with its batch.
     Settle(usize),
-    /// Time passes.
+    /// So many milliseconds pass.
     Pass(u64),
     /// Everybody does what there is to do, until all wait.
     Rest,
@@ -34,7 +34,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..80)
 }
 
-/// What a lane does.
+/// What a lane of the test does.
 #[derive(Debug, PartialEq, Eq)]
 enum Lane {
     /// It waits until woken, or until a time.
