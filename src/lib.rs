@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Start with [`event`] (what happens), [`derive`] (what it means) and
-//! [`store::schema`] (what is kept); [`lane`] is where they meet. ARCHITECTURE.md
+//! `store::documents` (what is kept); [`lane`] is where they meet. ARCHITECTURE.md
 //! is the map with the reasons.
 //!
 //! What always holds:

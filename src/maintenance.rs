@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::derive::state::{DialogKey, MessageKey};
 use crate::retry::Backoff;
-use crate::store::recount::Recounted;
-use crate::store::repair::Reason;
+use crate::store::verify::Reason;
+use crate::store::verify::Recounted;
 use crate::store::{Class, Store, StoreError};
 use crate::verify::Difference;
 

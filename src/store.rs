@@ -2,28 +2,20 @@
 
 mod access;
 mod commit;
-pub mod commits;
+pub mod commit_log;
+mod credentials;
 pub mod dead_letters;
 mod documents;
 pub mod error;
-mod follow;
 pub mod inspect;
-mod journal;
 mod lease;
-mod listing;
 mod load;
 mod migrate;
-mod names;
 mod notifications;
 pub mod read;
 pub mod rebuild;
-pub mod recount;
-pub mod repair;
-pub mod schema;
-mod stale;
-pub mod standing;
-mod statements;
 mod transaction;
+pub mod verify;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -41,6 +33,7 @@ use crate::telemetry::metrics::TransactionCounts;
 pub use error::{Class, StoreError};
 pub use lease::{Lease, Renewed};
 pub use load::{Loader, MAX_TAIL};
+pub(crate) use load::{MessageCounters, ServedShare};
 pub use migrate::Retention;
 pub use notifications::{Cursor, SavedCursor, Walk};
 pub use read::{CommitFeed, Reader};
@@ -185,7 +178,7 @@ impl Store {
     /// The collection of what the service notes of itself: leases, generations, the
     /// rebuild under way, how far notifications are.
     fn meta<T: Send + Sync>(&self) -> Collection<T> {
-        self.database().collection(schema::collection::META)
+        self.database().collection(documents::collection::META)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::maintenance::Verifier;
 use crate::maintenance::sweep::{Sweep, SweepScope, SweepTally, SweepUnit};
 use crate::shutdown;
 use crate::store::Store;
-use crate::store::repair::Reason;
+use crate::store::verify::Reason;
 use v1::maintenance_service_client::MaintenanceServiceClient;
 use v1::verify_counters_response::Event;
 

@@ -14,7 +14,7 @@ use crate::derive::changes::{
 use crate::derive::state::{Dialog, DialogKey, MembershipKey, MessageKey};
 use crate::event::DialogId;
 use crate::store::Loader;
-use crate::store::standing::{Marks, Share};
+use crate::store::{MessageCounters, ServedShare};
 
 /// Documents in one round trip.
 const CHUNK_DOCUMENTS: usize = 1_000;
@@ -147,8 +147,8 @@ impl Comparison {
             .keys()
             .cloned()
             .partition(|key| changes[key].before == MessageBefore::Absent);
-        let mut found = self.loader.marks(stored).await?;
-        found.extend(new.into_iter().map(|key| (key, Marks::default())));
+        let mut found = self.loader.message_counters(stored).await?;
+        found.extend(new.into_iter().map(|key| (key, MessageCounters::default())));
         let pairs = found.into_iter().filter_map(|(key, before)| {
             let after = changed_marks(&before, changes.get(&key)?);
             Some((key, before, after))
@@ -189,10 +189,15 @@ impl Comparison {
     }
 
     /// What readers see: nothing of what is gone.
-    fn served(&self, key: &MessageKey, marks: Marks, has_ended: fn(&DialogPair) -> bool) -> Marks {
+    fn served(
+        &self,
+        key: &MessageKey,
+        marks: MessageCounters,
+        has_ended: fn(&DialogPair) -> bool,
+    ) -> MessageCounters {
         let dialog = dialog_of(key, &marks).and_then(|dialog| self.dialogs.get(&dialog));
         match marks.deleted || dialog.is_some_and(has_ended) {
-            true => Marks::default(),
+            true => MessageCounters::default(),
             false => marks,
         }
     }
@@ -220,9 +225,9 @@ fn may_count(change: &MessageChange) -> bool {
     counts || change.before != MessageBefore::Absent
 }
 
-fn changed_share(before: &Share, change: &MembershipChange) -> Share {
+fn changed_share(before: &ServedShare, change: &MembershipChange) -> ServedShare {
     let facts = change.facts.as_ref();
-    Share {
+    ServedShare {
         member: facts.map_or(before.member, |facts| facts.joined_at().is_some()),
         consumed: match &change.consumed {
             Consumed::Set(consumed) => consumed.clone(),
@@ -236,9 +241,9 @@ fn changed_share(before: &Share, change: &MembershipChange) -> Share {
     }
 }
 
-fn changed_marks(before: &Marks, change: &MessageChange) -> Marks {
+fn changed_marks(before: &MessageCounters, change: &MessageChange) -> MessageCounters {
     let created = change.created.as_ref().map(|created| &created.dialog);
-    Marks {
+    MessageCounters {
         dialog: before.dialog.as_ref().or(created).cloned(),
         deleted: before.deleted || change.deleted,
         statuses: changed_counts(&before.statuses, &change.statuses),
@@ -258,7 +263,7 @@ fn changed_counts<K: Ord + Clone>(
     counts
 }
 
-fn dialog_of(key: &MessageKey, marks: &Marks) -> Option<DialogKey> {
+fn dialog_of(key: &MessageKey, marks: &MessageCounters) -> Option<DialogKey> {
     let dialog: &DialogId = marks.dialog.as_ref()?;
     Some(DialogKey {
         tenant: key.tenant.clone(),

@@ -8,7 +8,7 @@ use super::{Forecast, ForecastError, ForecastLimits, Prospect};
 use crate::derive::state::{ByType, DialogKey, MembershipKey, MessageKey};
 use crate::derive::{Batch, EventOutcome, FORESEEN_ROUNDS, LoadMode, Missing};
 use crate::event::{DialogId, Event, Fact};
-use crate::store::standing::Marks;
+use crate::store::MessageCounters;
 use crate::store::{Loader, Store};
 
 /// Events for which what is needed is loaded at once.
@@ -169,10 +169,10 @@ impl Forecaster {
             return Ok(false);
         }
         // Whoever left, or sent without ever being a member, has a share too.
-        let Some(shares) = self.loader.shares_of(key, most).await? else {
+        let Some(shares) = self.loader.shares_in(key, most).await? else {
             return Ok(false);
         };
-        let Some(marks) = self.loader.marks_of(key, most).await? else {
+        let Some(marks) = self.loader.message_counters_in(key, most).await? else {
             return Ok(false);
         };
         for (user, share) in shares {
@@ -188,7 +188,8 @@ impl Forecaster {
                 tenant: key.tenant.clone(),
                 message,
             };
-            self.tally.message(&message, &before, &Marks::default());
+            self.tally
+                .message(&message, &before, &MessageCounters::default());
         }
         Ok(true)
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::{CounterChange, CounterTotal, MAX_CHANGES, Subject};
 use crate::counter::Counter;
 use crate::derive::state::{ByType, Dialog, DialogKey, MembershipKey, MessageKey, UserKey};
-use crate::store::standing::{Marks, Share};
+use crate::store::{MessageCounters, ServedShare};
 
 /// The changes of counters so far: their sums, and the largest.
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ impl ForecastTally {
     }
 
     /// A message's counters; empty for one that does not count.
-    pub fn message(&mut self, key: &MessageKey, before: &Marks, after: &Marks) {
+    pub fn message(&mut self, key: &MessageKey, before: &MessageCounters, after: &MessageCounters) {
         let statuses = differences(&before.statuses, &after.statuses);
         let statuses = statuses.map(|(status, more)| (Counter::Status(status.clone()), more));
         let reactions = differences(&before.reactions, &after.reactions);
@@ -129,7 +129,7 @@ impl ForecastTally {
 }
 
 /// What a user has unread of a dialog that was not deleted, as readers see it.
-pub fn unread(dialog: &Dialog, share: &Share) -> ByType {
+pub fn unread(dialog: &Dialog, share: &ServedShare) -> ByType {
     if !share.member {
         return ByType::default();
     }
@@ -257,9 +257,9 @@ mod tests {
             ..Dialog::default()
         };
         tally.dialog(&dialog("d"), &spoilt, &Dialog::default());
-        let marks = |count| Marks {
+        let marks = |count| MessageCounters {
             statuses: [(Status::new("read").unwrap(), count)].into(),
-            ..Marks::default()
+            ..MessageCounters::default()
         };
         let message = MessageKey {
             tenant: TenantId::new("t").unwrap(),
@@ -267,7 +267,7 @@ mod tests {
         };
         tally.message(&message, &marks(-2), &marks(-1));
         assert_eq!(tally.finish(), (vec![], vec![]));
-        let share = Share {
+        let share = ServedShare {
             member: true,
             consumed: by_type(&[("user", 3), ("bot", 1)]),
             sent: 0,

@@ -18,7 +18,7 @@ use super::{failure, rebuild, validate};
 use crate::maintenance::rebuild::abandon;
 use crate::maintenance::sweep::{Sweep, SweepScope, SweepTally, SweepUnit};
 use crate::maintenance::{Verified, Verifier};
-use crate::store::repair::Reason;
+use crate::store::verify::Reason;
 use crate::store::{Store, StoreError};
 
 /// Answers waiting for the caller to read them.

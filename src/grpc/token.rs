@@ -8,7 +8,7 @@
 use crate::event::{DialogId, Micros, TenantId};
 use crate::history::{Origin, Position};
 use crate::serving::watching::Since;
-use crate::store::commits::Cut;
+use crate::store::commit_log::Cut;
 use crate::store::read::{self, DialogOrder, PlaceInOrder};
 use crate::store::rebuild::fence::WriterId;
 

@@ -15,7 +15,7 @@ use crate::derive::state::{DialogKey, EventKey, Need};
 use crate::derive::{Batch, Changes, EventOutcome, FORESEEN_ROUNDS, LoadMode, Missing};
 use crate::event::Event;
 use crate::failpoint::{self, Point};
-use crate::store::commits::Committed;
+use crate::store::commit_log::Committed;
 use crate::store::rebuild::fence::Enrolment;
 use crate::store::rebuild::generation::{Generation, Generations};
 use crate::store::{CommitFeed, Loader, MAX_TAIL, Store, StoreError};

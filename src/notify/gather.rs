@@ -14,7 +14,7 @@ use lru::LruCache;
 
 use crate::derive::state::DialogKey;
 use crate::event::{DialogId, Micros, TenantId, UserId};
-use crate::store::commits::{ConsumedChanged, DialogChanged, DialogNow, Record, ShareChanged};
+use crate::store::commit_log::{ConsumedChanged, DialogChanged, DialogNow, Record, ShareChanged};
 use crate::store::read::{Members, PlaceInShares};
 
 /// Dialogs whose faces are remembered, some 150 bytes each. One that is not has all

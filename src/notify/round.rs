@@ -20,7 +20,7 @@ use super::tell::{AskedOf, Errand, Teller};
 use crate::bus::notifier::Notifier;
 use crate::event::{DialogId, Micros, TenantId};
 use crate::failpoint::{self, Point};
-use crate::store::commits::{Cut, Position, Record, Span};
+use crate::store::commit_log::{Cut, Position, Record, Span};
 use crate::store::read::{MOST_SHARES, Members, MembersOf, SharesAfter};
 use crate::store::rebuild::fence::WriterId;
 use crate::store::{Cursor, Renewed, Store, StoreError, Walk, detached};

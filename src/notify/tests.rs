@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::gather::{Due, Faces, Gathered, Portion};
 use crate::derive::state::{ByType, DialogKey};
 use crate::event::{DialogId, Micros, SenderType, TenantId, UserId};
-use crate::store::commits::{
+use crate::store::commit_log::{
     ConsumedChanged, DialogChanged, DialogNow, Facts, Record, ShareChanged,
 };
 use crate::store::read::Members;

@@ -14,7 +14,7 @@ use super::Serving;
 use super::model::{Ended, Load, Loaded, Wanted};
 use crate::event::{DialogId, TenantId, UserId};
 use crate::shutdown::Shutdown;
-use crate::store::commits::Cut;
+use crate::store::commit_log::Cut;
 use crate::store::read::{ReadError, Shares};
 
 /// Processors for each load that is under way: a load keeps about one busy, here

@@ -49,10 +49,10 @@ pub(super) mod tests;
 use std::sync::Arc;
 
 use crate::event::TenantId;
-use crate::store::commits::Record;
+use crate::store::commit_log::Record;
 use crate::store::rebuild::fence::WriterId;
 
-use crate::store::commits::Cut;
+use crate::store::commit_log::Cut;
 use apply::For;
 use entries::Entries;
 use loads::Loads;

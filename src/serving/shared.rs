@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::model::Model;
 use super::watching::Hub;
 use crate::event::{TenantId, UserId};
-use crate::store::commits::Position;
+use crate::store::commit_log::Position;
 use crate::store::rebuild::fence::WriterId;
 use crate::store::rebuild::generation::Generations;
 use crate::store::{CommitFeed, Store};

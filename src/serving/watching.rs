@@ -31,8 +31,8 @@ use super::model::{Touched, Wanted};
 use super::{Serving, shared::Memory};
 use crate::event::{DialogId, TenantId, UserId};
 use crate::failpoint::{self, Point};
-use crate::store::commits::Cut;
-use crate::store::commits::Span;
+use crate::store::commit_log::Cut;
+use crate::store::commit_log::Span;
 use crate::store::read::{DialogStats, UserDialogStats, UserStats};
 
 pub(super) use hub::Hub;
@@ -407,7 +407,7 @@ impl Serving {
         // What uses the driver is not to be dropped half-way.
         let fetched = tokio::spawn(async move { store.commit_records(&spans).await });
         let fetched = fetched.await.ok()?.ok()?;
-        let is_told = |record: &crate::store::commits::Record| !record.untold.contains(tenant);
+        let is_told = |record: &crate::store::commit_log::Record| !record.untold.contains(tenant);
         let all_told = fetched.iter().all(|committed| is_told(&committed.record));
         if fetched.len() as i64 != count || !all_told {
             return None;

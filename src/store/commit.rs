@@ -5,19 +5,24 @@
 //! older bulk writes send, and works on every version; [`Write`] is the only
 //! type that would change.
 
+mod abandoned;
+mod name_limits;
+mod statements;
+
 use std::sync::Arc;
 
 use mongodb::bson::{DateTime, Document, RawArrayBuf, RawDocumentBuf, rawdoc};
 use mongodb::{ClientSession, Database};
 
-use super::commits::{Committed, Record, record_of, written_at};
+use super::commit_log::{Committed, Record, record_of, written_at};
 use super::rebuild::fence::Enrolment;
 use super::rebuild::generation::Generations;
-use super::statements::{Events, Verb, Write, writes};
 use super::transaction::Transaction;
 use super::{Store, StoreError};
 use crate::derive::Changes;
 use crate::failpoint::{self, Point};
+use statements::{Events, writes};
+pub(super) use statements::{Verb, Write};
 
 /// Statements in one command. The server allows 100,000.
 const MAX_STATEMENTS: usize = 20_000;

@@ -6,7 +6,7 @@ use mongodb::error::{
     UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure,
 };
 
-use super::schema::collection::WRITERS;
+use super::documents::collection::WRITERS;
 use crate::config::SecretError;
 use crate::pki::FileError;
 

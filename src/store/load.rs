@@ -4,8 +4,9 @@
 //! it are as of the same moment. When any of it has changed by the time of the
 //! commit, the dialog's version has too, and the commit is refused.
 
-mod names;
+mod message_names;
 mod past;
+mod served;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,17 +17,21 @@ use mongodb::{ClientSession, Collection};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::documents::{DialogDocument, Id, MembershipDocument, WordDocument};
+use super::documents::dialog::DialogDocument;
+use super::documents::membership::MembershipDocument;
+use super::documents::reaction::WordDocument;
+use super::documents::user::UserDocument;
+use super::documents::{Key, collection, id, unreadable};
 use super::rebuild::generation::{Generation, Generations};
-use super::schema::collection;
 use super::{Store, StoreError};
 use crate::derive::state::{
     DialogKey, EventKey, MembershipKey, MessageKey, NameKey, Need, ReactionKey, ReactionState,
     ReceiptKey, State, TopicKey, UserKey,
 };
-use crate::event::{SenderType, TenantId, UserId};
+use crate::event::TenantId;
 pub use past::MAX_TAIL;
 use past::Past;
+pub(crate) use served::{MessageCounters, ServedShare};
 
 /// A moment of the store, from which the needs of a batch are answered.
 #[derive(Debug)]
@@ -171,14 +176,14 @@ impl Loader {
             .find::<_, UserDocument>(collection::USERS, keys.users)
             .await?
         {
-            let known = found.and_then(|user| SenderType::new(&user.typed.r#type).ok());
+            let known = found.and_then(|user| user.sender_type());
             state.know_user_type(key, known);
         }
         Ok(())
     }
 
     /// Every key with its document, or with `None` when there is none.
-    pub(super) async fn find<K: Id, D: DeserializeOwned>(
+    pub(super) async fn find<K: Key, D: DeserializeOwned>(
         &mut self,
         collection: &'static str,
         keys: Vec<K>,
@@ -189,18 +194,20 @@ impl Loader {
     }
 
     /// The same, with what is read of each document.
-    async fn find_read<K: Id, D>(
+    async fn find_read<K: Key, D>(
         &mut self,
         collection: &'static str,
         keys: Vec<K>,
         read: impl Fn(&RawDocument) -> Result<D, StoreError>,
     ) -> Result<Vec<(K, Option<D>)>, StoreError> {
-        let ids: Vec<_> = keys.iter().map(Id::id).collect();
+        let ids: Vec<_> = keys.iter().map(|key| key.id().raw()).collect();
         let mut sought: BTreeMap<Generation, Vec<Document>> = BTreeMap::new();
-        for (key, id) in keys.iter().zip(&ids) {
-            let id = Document::try_from(id).map_err(unreadable)?;
+        for key in &keys {
             let generation = self.generations.of(key.tenant());
-            sought.entry(generation).or_default().push(id);
+            sought
+                .entry(generation)
+                .or_default()
+                .push(key.id().document());
         }
         // A key is recognised by the bytes of its `_id`.
         let mut found = HashMap::with_capacity(keys.len());
@@ -210,14 +217,14 @@ impl Loader {
                 .store
                 .snapshots()
                 .collection::<RawDocumentBuf>(&generation.collection(collection));
-            let filter = doc! { "_id": { "$in": ids } };
+            let filter = doc! { id::ID: { "$in": ids } };
             let mut cursor = documents.find(filter).session(&mut self.session).await?;
             while let Some(document) = cursor.stream(&mut self.session).try_next().await? {
                 bytes += document.as_bytes().len();
                 if bytes > self.most && keys.len() > 1 {
                     return Err(StoreError::TooMuch { most: self.most });
                 }
-                let id = document.get_document("_id").map_err(unreadable)?;
+                let id = document.get_document(id::ID).map_err(unreadable)?;
                 found.insert(id.as_bytes().to_vec(), read(&document)?);
             }
         }
@@ -244,7 +251,7 @@ impl Loader {
     }
 
     /// Every key with whether its document exists.
-    async fn exist<K: Id>(
+    async fn exist<K: Key>(
         &mut self,
         collection: &'static str,
         keys: Vec<K>,
@@ -257,34 +264,5 @@ impl Loader {
     }
 }
 
-fn unreadable(error: mongodb::bson::error::Error) -> StoreError {
-    StoreError::Answer(format!("a stored document cannot be read: {error}"))
-}
-
-fn user(id: &str) -> Result<UserId, StoreError> {
-    UserId::new(id).map_err(|e| StoreError::Answer(format!("a stored user has {e}")))
-}
-
 #[derive(Deserialize)]
 struct Nothing {}
-
-#[derive(Deserialize)]
-struct UserDocument {
-    typed: TypedDocument,
-}
-
-#[derive(Deserialize)]
-struct TypedDocument {
-    r#type: String,
-}
-
-#[derive(Deserialize)]
-struct UserPart {
-    u: String,
-}
-
-#[derive(Deserialize)]
-struct CountDocument {
-    _id: String,
-    count: i64,
-}

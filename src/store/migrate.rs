@@ -8,9 +8,9 @@ use mongodb::error::{Error, ErrorKind};
 use mongodb::options::IndexOptions;
 use mongodb::{Collection, IndexModel};
 
+use super::documents::{collection, journal, membership, message};
 use super::rebuild::generation::{GENERATIONS, Generation, RULES};
-use super::schema::collection;
-use super::{Class, Store, StoreError, journal};
+use super::{Class, Store, StoreError};
 use crate::config;
 
 const NAMESPACE_EXISTS: i32 = 48;
@@ -87,18 +87,12 @@ impl Store {
         }
         let indexes = [
             // A user's dialogs.
-            (
-                collection::MEMBERSHIPS,
-                doc! { "_id.t": 1, "_id.u": 1, "_id.d": 1 },
-            ),
+            (collection::MEMBERSHIPS, membership::by_user()),
             // Members whose mark covers a message: out of order, or to be counted
             // as its readers, which are read from the index alone.
-            (
-                collection::MEMBERSHIPS,
-                doc! { "_id.t": 1, "_id.d": 1, "mark": 1, "joined_at": 1, "_id.u": 1 },
-            ),
+            (collection::MEMBERSHIPS, membership::by_mark()),
             // A dialog's messages in time.
-            (collection::MESSAGES, doc! { "_id.t": 1, "d": 1, "at": 1 }),
+            (collection::MESSAGES, message::by_time()),
         ];
         for (name, keys) in indexes {
             let index = IndexModel::builder().keys(keys).build();

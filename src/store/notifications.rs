@@ -8,12 +8,12 @@ use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, Document, deserialize_from_document, doc};
 use serde::Deserialize;
 
-use super::commits::{Cut, Position};
+use super::commit_log::{Cut, Position};
+use super::documents::collection;
 use super::lease::{Lease, NOTIFICATIONS};
 use super::read::PlaceInShares;
 use super::rebuild::fence::WriterId;
 use super::rebuild::generation::{Generations, GenerationsDocument};
-use super::schema::collection;
 use super::{Store, StoreError};
 use crate::event::{DialogId, InvalidId, TenantId, UserId};
 

@@ -11,7 +11,7 @@ mod awaited;
 mod feed;
 mod history;
 mod journal;
-mod notified;
+mod notifications;
 mod orders;
 mod queries;
 mod readers;
@@ -28,16 +28,16 @@ use tokio::time::Instant;
 
 use crate::event::{EventId, TenantId};
 
+use super::documents::collection;
 use super::error::FailureKind;
 use super::rebuild::generation::GENERATIONS;
-use super::schema::collection;
 use super::{Store, StoreError};
 
 use awaited::Awaited;
 
 pub use feed::CommitFeed;
 pub use history::{Entry, History, HistoryPage, Scope};
-pub use notified::{
+pub use notifications::{
     AsOfCut, Cause, ChangedUsers, MOST_SHARES, Members, MembersOf, PlaceInShares, SharesAfter,
     SharesOf, Sources, TypesOf, WithCut,
 };

@@ -1,5 +1,5 @@
 //! Every gRPC method and its errors, on documents put into a real MongoDB by
-//! hand as `store::schema` describes them.
+//! hand as `store::documents::schema` describes them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! What commit records do to what is held.
 
 use crate::event::Micros;
-use crate::store::commits::{DialogChanged, Record, ShareChanged};
+use crate::store::commit_log::{DialogChanged, Record, ShareChanged};
 
 use super::entries::Entries;
 use super::totals::Way;

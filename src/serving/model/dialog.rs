@@ -1,7 +1,7 @@
 //! A dialog that is held.
 
 use crate::event::{DialogId, Micros, TenantId};
-use crate::store::commits::DialogNow;
+use crate::store::commit_log::DialogNow;
 use crate::store::read::{Counts, DialogRow, DialogStats};
 
 use super::memory::{heap, room_for, text};

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::event::{DialogId, TenantId, UserId};
-use crate::store::commits::Cut;
-use crate::store::commits::Record;
+use crate::store::commit_log::Cut;
+use crate::store::commit_log::Record;
 use crate::store::read::{DialogRow, MembershipRow};
 use crate::store::rebuild::fence::WriterId;
 

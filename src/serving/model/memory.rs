@@ -1,6 +1,6 @@
 //! What things take, as glibc's allocator hands it out.
 
-use crate::store::commits::{ConsumedChanged, Record, ShareChanged};
+use crate::store::commit_log::{ConsumedChanged, Record, ShareChanged};
 
 /// An allocation of so many bytes: with its header, rounded up. Nothing for
 /// none.

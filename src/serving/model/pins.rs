@@ -1,7 +1,7 @@
 //! Who is watched: they are not let go, and what changes about them is noted.
 
 use crate::event::{DialogId, TenantId, UserId};
-use crate::store::commits::Record;
+use crate::store::commit_log::Record;
 use crate::store::read::{DialogStats, UserDialogStats, UserStats};
 
 use super::Model;

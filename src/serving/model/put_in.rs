@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::event::{DialogId, TenantId, UserId};
-use crate::store::commits::Cut;
+use crate::store::commit_log::Cut;
 use crate::store::read::{DialogRow, MembershipRow};
 
 use super::apply::For;

@@ -1,7 +1,7 @@
 //! A user who is held: all shares, and what they come to.
 
 use crate::event::{Micros, TenantId, UserId};
-use crate::store::commits::{ConsumedChanged, ShareChanged};
+use crate::store::commit_log::{ConsumedChanged, ShareChanged};
 use crate::store::read::{MembershipRow, UserDialogStats};
 
 use super::consumed::Consumed;

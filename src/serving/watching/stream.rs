@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Subject, Update};
 use crate::event::TenantId;
 use crate::serving::model::{Model, Pin};
-use crate::store::commits::Cut;
+use crate::store::commit_log::Cut;
 
 /// Subjects in one update of a stream, at most.
 const MOST_UPDATES: usize = 500;

@@ -25,7 +25,7 @@ use serde::Deserialize;
 use super::document::{LetterDocument, StoredLetter};
 use super::jobs::JobId;
 use crate::deadletter::{Letter, LetterId};
-use crate::store::schema::collection::{DEAD_LETTERS, DISCARDED_LETTERS};
+use crate::store::documents::collection::{DEAD_LETTERS, DISCARDED_LETTERS};
 use crate::store::{Store, StoreError};
 
 /// The state of an entry whose letter was acted upon.

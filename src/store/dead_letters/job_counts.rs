@@ -20,7 +20,7 @@ use serde::Deserialize;
 use super::index::{ACTED, LetterCollection, one_of};
 use super::jobs::{FailedLetter, JobId};
 use crate::deadletter::{Filter, LetterId};
-use crate::store::schema::collection::DEAD_LETTER_JOBS;
+use crate::store::documents::collection::DEAD_LETTER_JOBS;
 use crate::store::transaction::{OnConflict, Transaction};
 use crate::store::{Store, StoreError};
 

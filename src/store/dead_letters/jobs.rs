@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use super::document::moment;
 use super::index::LetterCollection;
 use crate::deadletter::LetterId;
-use crate::store::schema::collection::DEAD_LETTER_JOBS;
+use crate::store::documents::collection::DEAD_LETTER_JOBS;
 use crate::store::{Store, StoreError};
 
 /// The name of a job. Later jobs have greater ones.

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::document::LetterDocument;
 use super::index::{duplicates_alone, fitting};
 use crate::deadletter::Letter;
+use crate::store::documents::collection::UNSENT_LETTERS;
 use crate::store::lease::{self, Lease};
-use crate::store::schema::collection::UNSENT_LETTERS;
 use crate::store::{Store, StoreError};
 
 /// The name of a letter that waits. It is made before the letter is stored, so that

@@ -8,15 +8,17 @@ use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
 use serde::Deserialize;
 
-use super::{CountDocument, Loader, UserPart, user};
+use super::Loader;
 use crate::derive::state::{
     ByType, DialogKey, MembershipKey, MessageKey, ReceiptKey, State, Watermark,
 };
 use crate::derive::tail::{Tail, TailMessage};
-use crate::event::{MessageId, Micros, SenderType, Status, UserId};
+use crate::event::{MessageId, Micros, Status, UserId};
 use crate::store::StoreError;
-use crate::store::documents::{Counts, Id as _, below, by_type, foreign, micros};
-use crate::store::schema::{collection, escape};
+use crate::store::documents::membership::{self, MarkDocument};
+use crate::store::documents::message::{self, MessageTime, TailDocument};
+use crate::store::documents::receipt::ReceiptPart;
+use crate::store::documents::{Counts, Keyed, by_type, collection, escape, id, invalid, micros};
 
 /// Longest tail of a dialog that is loaded, in messages: some 100 bytes each.
 /// For marks before it, each member's unread is counted by the server.
@@ -94,19 +96,19 @@ impl Loader {
         at: Micros,
     ) -> Result<Vec<(UserId, Watermark)>, StoreError> {
         let filter = doc! {
-            "_id.t": dialog.tenant.as_str(),
-            "_id.d": dialog.dialog.as_str(),
-            "mark": { "$gte": at.get() },
+            id::TENANT: dialog.tenant.as_str(),
+            id::DIALOG: dialog.dialog.as_str(),
+            membership::MARK: { "$gte": at.get() },
         };
         let memberships = self.collection::<MarkDocument>(&dialog.tenant, collection::MEMBERSHIPS);
         let mut cursor = memberships
             .find(filter)
-            .projection(doc! { "_id.u": 1, "mark": 1 })
+            .projection(doc! { id::USER: 1, membership::MARK: 1 })
             .session(&mut self.session)
             .await?;
         let mut members = Vec::new();
         while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
-            members.push((user(&found._id.u)?, Watermark(found.mark)));
+            members.push((found._id.try_into()?, Watermark(found.mark)));
         }
         Ok(members)
     }
@@ -116,25 +118,25 @@ impl Loader {
         &mut self,
         messages: &[MessageKey],
     ) -> Result<HashMap<MessageKey, HashSet<UserId>>, StoreError> {
+        let read = Status::read();
         let mut readers: HashMap<_, HashSet<_>> = HashMap::new();
         for messages in messages.chunks(RANGES) {
             let mut ranges: HashMap<_, Vec<_>> = HashMap::new();
             for message in messages {
-                let mut read = message.document()?;
-                read.insert("s", Status::read().as_str());
-                let range = doc! { "_id": below(read) };
+                let of = id::receipts(&message.tenant, &message.message, &read);
+                let range = doc! { id::ID: of.below() };
                 ranges.entry(&message.tenant).or_default().push(range);
             }
             for (tenant, ranges) in ranges {
-                let receipts = self.collection::<ReceiptDocument>(tenant, collection::RECEIPTS);
+                let receipts = self.collection::<Keyed<ReceiptPart>>(tenant, collection::RECEIPTS);
                 let found = receipts.find(doc! { "$or": ranges });
                 let mut cursor = found.session(&mut self.session).await?;
                 while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
                     let message = MessageKey {
                         tenant: tenant.clone(),
-                        message: MessageId::new(&found._id.m).map_err(foreign)?,
+                        message: MessageId::new(&found._id.m).map_err(invalid)?,
                     };
-                    let reader = user(&found._id.u)?;
+                    let reader = UserId::new(&found._id.u).map_err(invalid)?;
                     readers.entry(message).or_default().insert(reader);
                 }
             }
@@ -150,18 +152,25 @@ impl Loader {
         longest: usize,
     ) -> Result<Tail, StoreError> {
         let filter = doc! {
-            "_id.t": dialog.tenant.as_str(),
-            "d": dialog.dialog.as_str(),
-            "at": { "$gt": mark.0 },
-            "system": { "$ne": true },
-            "deleted": { "$ne": true },
+            id::TENANT: dialog.tenant.as_str(),
+            message::DIALOG: dialog.dialog.as_str(),
+            message::AT: { "$gt": mark.0 },
+            message::SYSTEM: { "$ne": true },
+            message::DELETED: { "$ne": true },
+        };
+        let fields = doc! {
+            id::MESSAGE: 1,
+            message::AT: 1,
+            message::SENDER: 1,
+            message::TYPE: 1,
+            message::READ_COUNT: 1,
         };
         let mut cursor = self
             .collection::<TailDocument>(&dialog.tenant, collection::MESSAGES)
             .find(filter)
-            .sort(doc! { "_id.t": -1, "d": -1, "at": -1 })
+            .sort(message::latest_first())
             .limit(i64::try_from(longest).unwrap_or(i64::MAX))
-            .projection(doc! { "_id.m": 1, "at": 1, "sender": 1, "type": 1, "statuses.read": 1 })
+            .projection(fields)
             .session(&mut self.session)
             .await?;
         let mut messages = Vec::new();
@@ -250,21 +259,21 @@ impl Loader {
         let user = membership.user.as_str();
         let pipeline = [
             doc! { "$match": {
-                "_id.t": dialog.tenant.as_str(),
-                "d": dialog.dialog.as_str(),
-                "at": { "$gt": mark.0 },
-                "sender": { "$ne": user },
-                "system": { "$ne": true },
-                "deleted": { "$ne": true },
+                id::TENANT: dialog.tenant.as_str(),
+                message::DIALOG: dialog.dialog.as_str(),
+                message::AT: { "$gt": mark.0 },
+                message::SENDER: { "$ne": user },
+                message::SYSTEM: { "$ne": true },
+                message::DELETED: { "$ne": true },
             } },
             doc! { "$project": {
-                "type": 1,
+                message::TYPE: 1,
                 "receipt": { "t": "$_id.t", "m": "$_id.m", "s": "read", "u": { "$literal": user } },
             } },
             doc! { "$lookup": {
                 "from": &*self.generations.of(&dialog.tenant).collection(collection::RECEIPTS),
                 "localField": "receipt",
-                "foreignField": "_id",
+                "foreignField": id::ID,
                 "as": "read",
             } },
             doc! { "$match": { "read": { "$size": 0 } } },
@@ -289,81 +298,29 @@ impl Loader {
         most: usize,
     ) -> Result<Vec<(Micros, MessageId)>, StoreError> {
         let filter = doc! {
-            "_id.t": dialog.tenant.as_str(),
-            "d": dialog.dialog.as_str(),
-            "deleted": { "$ne": true },
+            id::TENANT: dialog.tenant.as_str(),
+            message::DIALOG: dialog.dialog.as_str(),
+            message::DELETED: { "$ne": true },
         };
         let mut cursor = self
-            .collection::<LatestDocument>(&dialog.tenant, collection::MESSAGES)
+            .collection::<MessageTime>(&dialog.tenant, collection::MESSAGES)
             .find(filter)
-            .sort(doc! { "_id.t": -1, "d": -1, "at": -1 })
+            .sort(message::latest_first())
             .limit(i64::try_from(most).unwrap_or(i64::MAX))
-            .projection(doc! { "_id.m": 1, "at": 1 })
+            .projection(doc! { id::MESSAGE: 1, message::AT: 1 })
             .session(&mut self.session)
             .await?;
         let mut latest = Vec::new();
         while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
-            let message = MessageId::new(&found._id.m).map_err(foreign)?;
-            latest.push((micros(found.at)?, message));
+            latest.push((micros(found.at)?, found._id.try_into()?));
         }
         Ok(latest)
     }
 }
 
+/// A count under a name.
 #[derive(Deserialize)]
-struct MarkDocument {
-    _id: UserPart,
-    mark: i64,
-}
-
-#[derive(Deserialize)]
-struct ReceiptDocument {
-    _id: ReceiptPart,
-}
-
-#[derive(Deserialize)]
-struct ReceiptPart {
-    m: String,
-    u: String,
-}
-
-#[derive(Deserialize)]
-struct MessagePart {
-    m: String,
-}
-
-#[derive(Deserialize)]
-struct LatestDocument {
-    _id: MessagePart,
-    at: i64,
-}
-
-#[derive(Deserialize)]
-struct TailDocument {
-    _id: MessagePart,
-    at: i64,
-    sender: String,
-    r#type: String,
-    #[serde(default)]
-    statuses: ReadCount,
-}
-
-#[derive(Default, Deserialize)]
-struct ReadCount {
-    #[serde(default)]
-    read: i64,
-}
-
-impl TryFrom<TailDocument> for TailMessage {
-    type Error = StoreError;
-
-    fn try_from(stored: TailDocument) -> Result<Self, StoreError> {
-        Ok(TailMessage {
-            id: MessageId::new(&stored._id.m).map_err(foreign)?,
-            at: micros(stored.at)?,
-            sender: user(&stored.sender)?,
-            sender_type: SenderType::new(&stored.r#type).map_err(foreign)?,
-            reads: stored.statuses.read,
-        })
-    }
+struct CountDocument {
+    _id: String,
+    count: i64,
 }

@@ -15,7 +15,8 @@ use super::feed::{CommitFeed, Polls};
 use crate::derive::state::EventKey;
 use crate::event::{EventId, TenantId};
 use crate::store::Store;
-use crate::store::schema::collection;
+use crate::store::documents::id::part;
+use crate::store::documents::{Key as _, collection, id};
 
 /// Events asked about in one query.
 const CHUNK: usize = 1_000;
@@ -130,15 +131,14 @@ impl Awaited {
 impl Waiting {
     /// Asks the store for some, and tells those who wait.
     async fn look_for(&self, keys: &[EventKey]) -> Result<(), mongodb::error::Error> {
-        let id = |key: &EventKey| doc! { "t": key.tenant.as_str(), "e": key.event.as_str() };
-        let ids: Vec<Document> = keys.iter().map(id).collect();
+        let ids: Vec<Document> = keys.iter().map(|key| key.id().document()).collect();
         let journal = self
             .store
             .database()
             .collection::<Document>(collection::JOURNAL);
         let mut found = journal
-            .find(doc! { "_id": { "$in": ids } })
-            .projection(doc! { "_id": 1 })
+            .find(doc! { id::ID: { "$in": ids } })
+            .projection(doc! { id::ID: 1 })
             .read_concern(ReadConcern::majority())
             .max_time(MAX_TIME)
             .await?;
@@ -150,9 +150,9 @@ impl Waiting {
 }
 
 fn key(record: &Document) -> Option<EventKey> {
-    let id = record.get("_id").and_then(Bson::as_document)?;
-    let tenant = TenantId::new(id.get_str("t").ok()?).ok()?;
-    let event = EventId::new(id.get_str("e").ok()?).ok()?;
+    let id = record.get(id::ID).and_then(Bson::as_document)?;
+    let tenant = TenantId::new(id.get_str(part::TENANT).ok()?).ok()?;
+    let event = EventId::new(id.get_str(part::EVENT).ok()?).ok()?;
     Some(EventKey { tenant, event })
 }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::awaited::Asked;
 use crate::derive::changes;
 use crate::derive::state::EventKey;
-use crate::store::commits::Committed;
+use crate::store::commit_log::Committed;
 use crate::store::rebuild::fence::WriterId;
 
 /// How long a commit of another replica can stay unnoticed at first, and once

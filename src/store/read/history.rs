@@ -16,9 +16,9 @@ use crate::history::{
     DialogEffect, DialogRecord, Origin, PageRequest, Position, Timeline, TimelineBuilder,
     TimelineEntry, dialog, message,
 };
-use crate::store::documents::below;
-use crate::store::repair::REPAIR;
-use crate::store::schema::{collection, membership, message as message_field};
+use crate::store::documents::id::part;
+use crate::store::documents::{collection, id, membership, message as message_field, reaction};
+use crate::store::verify::REPAIR;
 
 mod reach;
 
@@ -268,18 +268,21 @@ impl Reading<'_> {
         let Some(lowest) = lowest else {
             return Ok((messages, closed));
         };
-        let mut ways = vec![doc! { "at": { "$gt": lowest.0 }, "system": { "$ne": true } }];
+        let mut ways = vec![doc! {
+            message_field::AT: { "$gt": lowest.0 },
+            message_field::SYSTEM: { "$ne": true },
+        }];
         if !seen.corrected.is_empty() {
             let keys = seen.corrected.keys();
-            let keys = keys.map(|id| doc! { "t": self.tenant.as_str(), "m": id.as_str() });
-            ways.push(doc! { "_id": { "$in": keys.collect::<Vec<_>>() } });
+            let keys = keys.map(|message| id::message(self.tenant, message).document());
+            ways.push(doc! { id::ID: { "$in": keys.collect::<Vec<_>>() } });
         }
         let scan = Scan {
             collection: collection::MESSAGES,
             filter: doc! {
-                "_id.t": self.tenant.as_str(),
-                "d": dialog.as_str(),
-                "sender": { "$ne": user.as_str() },
+                id::TENANT: self.tenant.as_str(),
+                message_field::DIALOG: dialog.as_str(),
+                message_field::SENDER: { "$ne": user.as_str() },
                 "$or": ways,
             },
             fields: &[
@@ -347,18 +350,15 @@ impl Reading<'_> {
         user: &UserId,
         messages: Vec<MessageId>,
     ) -> Result<HashSet<MessageId>, ReadError> {
+        let status = Status::read();
         let keys = messages.iter().map(|message| {
-            doc! {
-                "t": self.tenant.as_str(),
-                "m": message.as_str(),
-                "s": "read",
-                "u": user.as_str(),
-            }
+            let id = id::receipt(self.tenant, message, &status, user);
+            id.document()
         });
         let read = self
             .snapshot
             .by_keys(collection::RECEIPTS, keys.collect(), &[], |row| {
-                Ok((MessageId::new(key(row, "m")?)?, ()))
+                Ok((MessageId::new(key(row, part::MESSAGE)?)?, ()))
             })
             .await?;
         Ok(read.into_keys().collect())
@@ -366,10 +366,10 @@ impl Reading<'_> {
 
     async fn sent(&mut self, user: &UserId, dialog: &DialogId) -> Result<i64, ReadError> {
         let filter = doc! {
-            "_id.t": self.tenant.as_str(),
-            "d": dialog.as_str(),
-            "sender": user.as_str(),
-            "deleted": { "$ne": true },
+            id::TENANT: self.tenant.as_str(),
+            message_field::DIALOG: dialog.as_str(),
+            message_field::SENDER: user.as_str(),
+            message_field::DELETED: { "$ne": true },
         };
         self.count(collection::MESSAGES, filter).await
     }
@@ -401,9 +401,17 @@ impl Reading<'_> {
     /// The dialog's counters, counted from its facts.
     async fn counts(&mut self, dialog: &DialogId) -> Result<dialog::Counts, ReadError> {
         let (t, d) = (self.tenant.as_str(), dialog.as_str());
-        let messages = doc! { "_id.t": t, "d": d, "deleted": { "$ne": true } };
-        let members = doc! { "_id.t": t, "_id.d": d, membership::JOINED_AT: { "$exists": true } };
-        let topics = doc! { "_id": below(doc! { "t": t, "d": d }) };
+        let messages = doc! {
+            id::TENANT: t,
+            message_field::DIALOG: d,
+            message_field::DELETED: { "$ne": true },
+        };
+        let members = doc! {
+            id::TENANT: t,
+            id::DIALOG: d,
+            membership::JOINED_AT: { "$exists": true },
+        };
+        let topics = doc! { id::ID: id::dialog(self.tenant, dialog).below() };
         Ok(dialog::Counts {
             messages: self.count(collection::MESSAGES, messages).await?,
             members: self.count(collection::MEMBERSHIPS, members).await?,
@@ -498,23 +506,29 @@ impl Reading<'_> {
     }
 
     /// A message's users by status and reaction, one by one.
-    async fn marks(&mut self, id: &MessageId) -> Result<BTreeMap<Counter, i64>, ReadError> {
+    async fn marks(&mut self, message: &MessageId) -> Result<BTreeMap<Counter, i64>, ReadError> {
         let (mut statuses, mut reactions) = (Counts::new(), Counts::new());
-        let message = doc! { "t": self.tenant.as_str(), "m": id.as_str() };
-        let range = || doc! { "_id": below(message.clone()) };
+        let range = || doc! { id::ID: id::message(self.tenant, message).below() };
         for (name, part, filter, counts) in [
-            (collection::RECEIPTS, "s", range(), &mut statuses),
-            (collection::REACTIONS, "r", range(), &mut reactions),
+            (collection::RECEIPTS, part::STATUS, range(), &mut statuses),
+            (
+                collection::REACTIONS,
+                part::REACTION,
+                range(),
+                &mut reactions,
+            ),
         ] {
             let scan = Scan {
                 collection: name,
                 filter,
-                fields: &["set"],
+                fields: &[reaction::SET],
                 sort: None,
             };
             self.snapshot
                 .scan(scan, &mut self.budget, |row| {
-                    let set = row.get("set")?.map(|set| boolean("set", set));
+                    let set = row
+                        .get(reaction::SET)?
+                        .map(|set| boolean(reaction::SET, set));
                     if set.transpose()?.unwrap_or(true) {
                         *counts.entry(key(row, part)?.to_owned()).or_default() += 1;
                     }
@@ -567,7 +581,9 @@ impl Reading<'_> {
         }
         let t = self.tenant.as_str();
         if by_event {
-            let keys = groups.keys().map(|event| doc! { "t": t, "e": *event });
+            let keys = groups
+                .keys()
+                .map(|event| doc! { part::TENANT: t, part::EVENT: *event });
             let sources = self
                 .snapshot
                 .by_keys(
@@ -681,7 +697,7 @@ fn old_message(
             _ => {}
         }
     }
-    let message = MessageId::new(key(row, "m")?)?;
+    let message = MessageId::new(key(row, part::MESSAGE)?)?;
     let at = at.ok_or_else(|| wrong("at"))?;
     Ok((
         message,

@@ -11,7 +11,7 @@ use crate::derive::state::{CountingFacts, Watermark};
 use crate::event::{EventType, MessageId, Micros, Reaction, SenderType, Status, UserId};
 use crate::history::message::{MessageEffect, MessageRecord};
 use crate::history::{Created, DialogEffect, DialogRecord, Repair};
-use crate::store::repair::REPAIR;
+use crate::store::verify::REPAIR;
 
 use super::rows::{Malformed, boolean, date, integer, key, micros, text, wrong};
 

@@ -4,9 +4,9 @@ use std::collections::{HashMap, VecDeque};
 
 use mongodb::bson::{Document, doc};
 
-use crate::event::{DialogId, MessageId, TenantId, UserId};
-use crate::store::documents::below;
-use crate::store::schema::{collection, membership};
+use crate::event::{DialogId, MessageId, Status, TenantId, UserId};
+use crate::store::documents::id::part;
+use crate::store::documents::{collection, id, membership};
 
 use super::ReadError;
 use super::readership::{Asked, Attendance, Readership};
@@ -20,8 +20,6 @@ const PAGE: usize = 10_000;
 const MOST_RECEIPTS: usize = 500_000;
 /// Members of a dialog that pass by in the time in which one is looked up.
 const PASSING: usize = 6;
-/// The status that says that a message was read.
-const READ: &str = "read";
 
 /// How many have read each message that counts.
 pub(super) async fn count(
@@ -94,8 +92,12 @@ impl<'r> Receipts<'r> {
         rows: &HashMap<MessageId, MessageRow>,
         budget: Budget,
     ) -> Result<Self, ReadError> {
+        let read_status = Status::read();
         let left = asked.iter().filter_map(|asked| {
-            let read = rows.get(&asked.message)?.statuses.get(READ)?;
+            let read = rows
+                .get(&asked.message)?
+                .statuses
+                .get(read_status.as_str())?;
             let read = usize::try_from(*read).ok().filter(|read| *read > 0)?;
             Some((asked.message.clone(), read))
         });
@@ -127,8 +129,8 @@ impl<'r> Receipts<'r> {
         let walk = Walk {
             collection: collection::RECEIPTS,
             filter: doc! { "$or": ranges },
-            projection: doc! { "_id": 1 },
-            sort: one.as_ref().map(|_| doc! { "_id": 1 }),
+            projection: doc! { id::ID: 1 },
+            sort: one.as_ref().map(|_| doc! { id::ID: 1 }),
             limit: one.as_ref().map(|_| PAGE as i64),
         };
         let (mut found, mut reader) = (0, None);
@@ -137,8 +139,8 @@ impl<'r> Receipts<'r> {
             .walk(walk, |row| {
                 budget.take()?;
                 let parsed = || -> Result<_, super::Malformed> {
-                    let message = MessageId::new(key(row, "m")?)?;
-                    Ok((message, UserId::new(key(row, "u")?)?))
+                    let message = MessageId::new(key(row, part::MESSAGE)?)?;
+                    Ok((message, UserId::new(key(row, part::USER)?)?))
                 };
                 let (message, user) =
                     parsed().map_err(|e| ReadError::malformed(collection::RECEIPTS, e))?;
@@ -171,14 +173,13 @@ impl<'r> Receipts<'r> {
     }
 
     fn range(&self, message: &MessageId) -> Document {
-        let of = doc! { "t": self.tenant.as_str(), "m": message.as_str(), "s": READ };
-        let mut range = below(of.clone());
+        let read = Status::read();
+        let mut range = id::receipts(self.tenant, message, &read).below();
         if let Some(after) = &self.after {
-            let mut seen = of;
-            seen.insert("u", after.as_str());
-            range.insert("$gt", seen);
+            let seen = id::receipt(self.tenant, message, &read, after);
+            range.insert("$gt", seen.document());
         }
-        doc! { "_id": range }
+        doc! { id::ID: range }
     }
 }
 
@@ -196,18 +197,20 @@ impl Reading<'_> {
     /// have all members pass by.
     async fn people(&mut self) -> Result<(), ReadError> {
         let people = self.readership.people();
-        let (t, mut keys) = (self.tenant.as_str(), Vec::new());
-        for (dialog, user) in people {
-            keys.push(doc! { "t": t, "d": dialog.as_str(), "u": user.as_str() });
-        }
+        let keys =
+            people.map(|(dialog, user)| id::membership(self.tenant, dialog, user).document());
+        let keys: Vec<Document> = keys.collect();
         if keys.len().saturating_mul(PASSING) > self.members {
-            let projection = doc! { "_id.d": 1, "_id.u": 1, JOINED_AT: 1, MARK: 1 };
+            let projection = doc! { id::DIALOG: 1, id::USER: 1, JOINED_AT: 1, MARK: 1 };
             return self.pass(i64::MIN, i64::MAX, projection, true).await;
         }
         let found = self
             .snapshot
             .by_keys(collection::MEMBERSHIPS, keys, &[JOINED_AT, MARK], |row| {
-                let of = (DialogId::new(key(row, "d")?)?, UserId::new(key(row, "u")?)?);
+                let of = (
+                    DialogId::new(key(row, part::DIALOG)?)?,
+                    UserId::new(key(row, part::USER)?)?,
+                );
                 Ok((of, Attendance::parse(row)?))
             })
             .await?;
@@ -223,10 +226,10 @@ impl Reading<'_> {
     async fn members(&mut self) -> Result<(), ReadError> {
         let times = || self.readership.asked().iter().map(|asked| asked.at.get());
         let (first, last) = (times().min(), times().max());
-        let mut projection = doc! { "_id": 0, JOINED_AT: 1, MARK: 1 };
+        let mut projection = doc! { id::ID: 0, JOINED_AT: 1, MARK: 1 };
         if self.readership.dialogs().nth(1).is_some() {
-            projection.remove("_id");
-            projection.insert("_id.d", 1);
+            projection.remove(id::ID);
+            projection.insert(id::DIALOG, 1);
         }
         let (first, last) = (first.unwrap_or(i64::MIN), last.unwrap_or(i64::MAX));
         self.pass(first, last, projection, false).await
@@ -246,8 +249,8 @@ impl Reading<'_> {
         let walk = Walk {
             collection: collection::MEMBERSHIPS,
             filter: doc! {
-                "_id.t": self.tenant.as_str(),
-                "_id.d": { "$in": ids },
+                id::TENANT: self.tenant.as_str(),
+                id::DIALOG: { "$in": ids },
                 MARK: { "$gte": mark_from },
                 JOINED_AT: { "$lte": joined_by },
             },
@@ -261,10 +264,10 @@ impl Reading<'_> {
                 let parsed = || -> Result<_, super::Malformed> {
                     let dialog = match dialogs.as_slice() {
                         [one] => one.clone(),
-                        _ => DialogId::new(key(row, "d")?)?,
+                        _ => DialogId::new(key(row, part::DIALOG)?)?,
                     };
                     let user = match named {
-                        true => Some(UserId::new(key(row, "u")?)?),
+                        true => Some(UserId::new(key(row, part::USER)?)?),
                         false => None,
                     };
                     Ok((dialog, user, Attendance::parse(row)?))

@@ -4,12 +4,13 @@ use mongodb::bson::raw::{RawBsonRef, RawDocument};
 
 use crate::derive::state::Watermark;
 use crate::event::{DialogId, InvalidId, Micros, UserId};
-use crate::store::schema::{dialog, membership, message, unescape};
+use crate::store::documents::id::{self, part};
+use crate::store::documents::{dialog, membership, message, unescape};
 
 use super::readership::Attendance;
 use super::stats::Counts;
 
-/// A document that is not as `schema` says.
+/// A document that is not as `documents` says.
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {
     /// Not even BSON.
@@ -105,8 +106,8 @@ impl MembershipRow {
     /// Every field but the key is optional: what is absent is zero.
     pub(super) fn parse(document: &RawDocument) -> Result<Self, Malformed> {
         let mut row = Self {
-            dialog: DialogId::new(key(document, "d")?)?,
-            user: UserId::new(key(document, "u")?)?,
+            dialog: DialogId::new(key(document, part::DIALOG)?)?,
+            user: UserId::new(key(document, part::USER)?)?,
             version: 0,
             member: false,
             joined_at: None,
@@ -174,7 +175,7 @@ impl Attendance {
 
 /// A part of the document's key.
 pub(super) fn key<'a>(document: &'a RawDocument, part: &str) -> Result<&'a str, Malformed> {
-    let id = document.get("_id")?.and_then(RawBsonRef::as_document);
+    let id = document.get(id::ID)?.and_then(RawBsonRef::as_document);
     let value = match id {
         Some(id) => id.get(part)?,
         None => None,

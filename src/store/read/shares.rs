@@ -10,7 +10,7 @@ use super::snapshot::{DIALOG_ROW, ShareScan, Snapshot};
 use super::{ReadError, Reader};
 use crate::event::{DialogId, TenantId, UserId};
 use crate::store::StoreError;
-use crate::store::commits::Position;
+use crate::store::commit_log::Position;
 
 /// All shares of users, and the dialogs that they are of, as of one moment.
 #[derive(Debug)]

@@ -11,11 +11,12 @@ use tokio::time::Instant;
 
 use crate::event::{DialogId, EventId, MessageId, TenantId, UserId};
 use crate::store::Store;
-use crate::store::commits::Position;
+use crate::store::commit_log::Position;
+use crate::store::documents::id::part;
+use crate::store::documents::{collection, dialog, id, membership, message};
 use crate::store::rebuild::generation::{
     GENERATIONS, Generation, Generations, GenerationsDocument,
 };
-use crate::store::schema::{collection, dialog, membership, message};
 
 use super::ReadError;
 use super::rows::{DialogRow, Malformed, MembershipRow, MessageRow, key};
@@ -64,7 +65,7 @@ impl Snapshot {
     async fn generation_of(&mut self, tenant: &TenantId) -> Result<Generation, ReadError> {
         let find = Find {
             collection: collection::META,
-            filter: doc! { "_id": GENERATIONS },
+            filter: doc! { id::ID: GENERATIONS },
             fields: GENERATION_FIELDS,
             sort: None,
             limit: 1,
@@ -86,10 +87,10 @@ impl Snapshot {
         tenant: &TenantId,
         event: &EventId,
     ) -> Result<bool, ReadError> {
-        let id = doc! { "t": tenant.as_str(), "e": event.as_str() };
+        let id = id::event(tenant, event).document();
         let find = Find {
             collection: collection::JOURNAL,
-            filter: doc! { "_id": id },
+            filter: doc! { id::ID: id },
             fields: &[],
             sort: None,
             limit: 1,
@@ -107,7 +108,7 @@ impl Snapshot {
     ) -> Result<Vec<MembershipRow>, ReadError> {
         let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
         let user = doc! { "$in": users };
-        self.shares(doc! { "_id.t": tenant.as_str(), "_id.u": user }, CHUNK)
+        self.shares(doc! { id::TENANT: tenant.as_str(), id::USER: user }, CHUNK)
             .await
     }
 
@@ -121,9 +122,9 @@ impl Snapshot {
         members_only: bool,
         limit: usize,
     ) -> Result<Vec<MembershipRow>, ReadError> {
-        let mut filter = doc! { "_id.t": tenant.as_str(), "_id.u": user.as_str() };
+        let mut filter = doc! { id::TENANT: tenant.as_str(), id::USER: user.as_str() };
         if let Some(after) = after {
-            filter.insert("_id.d", doc! { "$gt": after.as_str() });
+            filter.insert(id::DIALOG, doc! { "$gt": after.as_str() });
         }
         if members_only {
             filter.insert(membership::MEMBER, true);
@@ -140,7 +141,7 @@ impl Snapshot {
             collection: collection::MEMBERSHIPS,
             filter,
             fields: SHARE_FIELDS,
-            sort: Some(doc! { "_id.t": 1, "_id.u": 1, "_id.d": 1 }),
+            sort: Some(membership::by_user()),
             limit,
         };
         self.find(find, MembershipRow::parse).await
@@ -153,10 +154,10 @@ impl Snapshot {
         dialog: &DialogId,
         user: &UserId,
     ) -> Result<Option<MembershipRow>, ReadError> {
-        let id = doc! { "t": tenant.as_str(), "d": dialog.as_str(), "u": user.as_str() };
+        let id = id::membership(tenant, dialog, user).document();
         let find = Find {
             collection: collection::MEMBERSHIPS,
-            filter: doc! { "_id": id },
+            filter: doc! { id::ID: id },
             fields: SHARE_FIELDS,
             sort: None,
             limit: 1,
@@ -171,9 +172,12 @@ impl Snapshot {
         ids: impl Iterator<Item = &DialogId>,
         fields: &'static [&'static str],
     ) -> Result<HashMap<DialogId, DialogRow>, ReadError> {
-        let keys = ids.map(|d| doc! { "t": tenant.as_str(), "d": d.as_str() });
+        let keys = ids.map(|dialog| id::dialog(tenant, dialog).document());
         self.by_keys(collection::DIALOGS, keys.collect(), fields, |row| {
-            Ok((DialogId::new(key(row, "d")?)?, DialogRow::parse(row)?))
+            Ok((
+                DialogId::new(key(row, part::DIALOG)?)?,
+                DialogRow::parse(row)?,
+            ))
         })
         .await
     }
@@ -184,12 +188,17 @@ impl Snapshot {
         tenant: &TenantId,
         ids: impl Iterator<Item = &MessageId>,
     ) -> Result<HashMap<MessageId, MessageRow>, ReadError> {
-        let keys = ids.map(|m| doc! { "t": tenant.as_str(), "m": m.as_str() });
+        let keys = ids.map(|message| id::message(tenant, message).document());
         self.by_keys(
             collection::MESSAGES,
             keys.collect(),
             MESSAGE_FIELDS,
-            |row| Ok((MessageId::new(key(row, "m")?)?, MessageRow::parse(row)?)),
+            |row| {
+                Ok((
+                    MessageId::new(key(row, part::MESSAGE)?)?,
+                    MessageRow::parse(row)?,
+                ))
+            },
         )
         .await
     }
@@ -205,8 +214,8 @@ impl Snapshot {
         while !keys.is_empty() {
             let rest = keys.split_off(keys.len().min(CHUNK));
             let filter = match keys.len() {
-                1 => doc! { "_id": keys.swap_remove(0) },
-                _ => doc! { "_id": { "$in": keys } },
+                1 => doc! { id::ID: keys.swap_remove(0) },
+                _ => doc! { id::ID: { "$in": keys } },
             };
             keys = rest;
             let find = Find {
@@ -416,7 +425,7 @@ impl Budget {
 }
 
 fn projection(fields: &[&str]) -> Document {
-    let mut projection = doc! { "_id": 1 };
+    let mut projection = doc! { id::ID: 1 };
     for field in fields {
         projection.insert(*field, 1);
     }

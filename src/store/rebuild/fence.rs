@@ -21,8 +21,8 @@ use mongodb::options::ReturnDocument;
 
 use super::generation::{GENERATIONS, Generation, Generations, GenerationsDocument, RULES};
 use crate::event::TenantId;
-use crate::store::schema::collection;
-use crate::store::statements::{Verb, Write};
+use crate::store::commit::{Verb, Write};
+use crate::store::documents::collection;
 use crate::store::transaction::Transaction;
 use crate::store::{Store, StoreError};
 

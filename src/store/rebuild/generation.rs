@@ -14,7 +14,7 @@ use mongodb::bson::doc;
 use serde::{Deserialize, Serialize};
 
 use crate::event::TenantId;
-use crate::store::schema::collection;
+use crate::store::documents::collection;
 use crate::store::{Store, StoreError};
 
 /// The `_id` of the document in `meta`.

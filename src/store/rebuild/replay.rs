@@ -23,9 +23,9 @@ use crate::event::{
     DialogId, Event, EventId, EventType, Fact, InvalidId, MADE_BEFORE_MICROS, MessageId,
     NewMessage, Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
 };
-use crate::store::documents::micros;
-use crate::store::journal::ORIGIN;
-use crate::store::schema::{STATED_TIME, STATED_TYPE, collection};
+use crate::store::documents::journal::ORIGIN;
+use crate::store::documents::message::{STATED_TIME, STATED_TYPE};
+use crate::store::documents::{collection, micros};
 use crate::store::{Store, StoreError};
 
 /// The `_id` in `meta` of the document whose changes mark positions in the change stream.
@@ -317,7 +317,7 @@ struct WordRecord {
     set: bool,
 }
 
-/// A record, as [`crate::store::journal`] writes it.
+/// A record, as [`crate::store::documents::journal`] writes it.
 #[derive(Deserialize)]
 struct Record<'r> {
     #[serde(borrow)]

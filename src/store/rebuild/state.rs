@@ -15,9 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::generation::{GENERATIONS, Generation, Generations};
 use super::replay::Since;
 use crate::event::TenantId;
-use crate::store::documents::below;
+use crate::store::documents::{collection, id};
 use crate::store::lease::REBUILD;
-use crate::store::schema::collection;
 use crate::store::{Store, StoreError};
 
 /// How far a rebuild is.
@@ -298,7 +297,7 @@ impl Store {
         if !self.latest_generations().await?.in_use().contains(&from) {
             return Ok(());
         }
-        let all = doc! { "_id": below(doc! { "t": tenant.as_str() }) };
+        let all = doc! { id::ID: id::tenant(tenant).below() };
         for name in collection::COUNTED {
             let name = from.collection(name);
             let documents = self.database().collection::<Document>(&name);

@@ -13,8 +13,8 @@ use super::store::{dialog, micros, tenant, user};
 use crate::derive::state::DialogKey;
 use crate::event::SenderType;
 use crate::serving::model::{Ended, Loaded, Model, Wanted};
-use crate::store::commits::Cut;
-use crate::store::commits::{ConsumedChanged, DialogChanged, DialogNow, Record, ShareChanged};
+use crate::store::commit_log::Cut;
+use crate::store::commit_log::{ConsumedChanged, DialogChanged, DialogNow, Record, ShareChanged};
 use crate::store::read::{
     Counts, DialogOrder, DialogRow, DialogsInOrder, DialogsOfUser, MembershipRow,
 };

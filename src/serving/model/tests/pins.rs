@@ -3,7 +3,7 @@
 use super::rules::{Pair, ROOMY, dialogs, users};
 use super::store::{What, dialog, tenant, user};
 use crate::serving::model::{Ended, NotPinned, Pin, Touched};
-use crate::store::commits::Cut;
+use crate::store::commit_log::Cut;
 
 fn pinned(pair: &mut Pair, n: usize) -> Pin {
     assert_eq!(pair.load(&users(&[n])), Ended::Held);

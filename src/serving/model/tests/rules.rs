@@ -2,7 +2,7 @@
 
 use super::store::{Happens, State, Store, Untold, What, dialog, tenant, user};
 use crate::serving::model::{Ended, Held, Load, Loaded, Model, Wanted};
-use crate::store::commits::Cut;
+use crate::store::commit_log::Cut;
 use crate::store::read::DialogsOfUser;
 
 pub(super) const ROOMY: usize = 1 << 30;

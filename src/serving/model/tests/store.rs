@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::derive::state::DialogKey;
 use crate::event::{DialogId, Micros, SenderType, TenantId, UserId};
 use crate::serving::model::{Loaded, Wanted};
-use crate::store::commits::Cut;
-use crate::store::commits::{
+use crate::store::commit_log::Cut;
+use crate::store::commit_log::{
     ConsumedChanged, DialogChanged, DialogNow, Facts, Record, ShareChanged,
 };
 use crate::store::read::{

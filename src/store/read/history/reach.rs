@@ -8,8 +8,8 @@ use super::super::snapshot::Scan;
 use super::Reading;
 use crate::event::DialogId;
 use crate::history::DialogRecord;
+use crate::store::documents::collection;
 use crate::store::rebuild::generation::VERSIONS_PER_GENERATION;
-use crate::store::schema::collection;
 
 /// Versions of a dialog from between two rebuilds.
 struct Stretch {

@@ -6,8 +6,9 @@ use mongodb::bson::raw::RawDocument;
 use mongodb::bson::{Document, doc};
 
 use crate::event::{DialogId, EventId, SenderType, TenantId, UserId};
-use crate::store::commits::Cut;
-use crate::store::schema::{collection, membership};
+use crate::store::commit_log::Cut;
+use crate::store::documents::id::part;
+use crate::store::documents::{collection, id, membership, user};
 
 use super::ReadError;
 use super::queries::{Query, dialogs_of};
@@ -208,11 +209,11 @@ impl Query for MembersOf {
         let walk = Walk {
             collection: collection::MEMBERSHIPS,
             filter: doc! {
-                "_id.t": self.tenant.as_str(),
-                "_id.d": { "$in": dialogs },
+                id::TENANT: self.tenant.as_str(),
+                id::DIALOG: { "$in": dialogs },
                 membership::MARK: { "$gte": -1_i64 },
             },
-            projection: doc! { "_id.d": 1, "_id.u": 1 },
+            projection: doc! { id::DIALOG: 1, id::USER: 1 },
             sort: None,
             limit: None,
         };
@@ -235,17 +236,17 @@ impl Query for TypesOf {
     }
 
     async fn answer(&self, snapshot: &mut Snapshot) -> Result<Self::Answer, ReadError> {
-        let tenant = self.tenant.as_str();
         let keys = self
             .users
             .iter()
-            .map(|user| doc! { "t": tenant, "u": user.as_str() });
-        let fields = &["typed"];
+            .map(|user| id::user(&self.tenant, user).document());
+        let fields = &[user::TYPED];
         snapshot
             .by_keys(collection::USERS, keys.collect(), fields, |row| {
-                let typed = row.get_document("typed").map_err(|_| wrong("typed"))?;
-                let user_type = SenderType::new(text_of(typed, "type")?)?;
-                Ok((UserId::new(key(row, "u")?)?, user_type))
+                let typed = row.get_document(user::TYPED);
+                let typed = typed.map_err(|_| wrong(user::TYPED))?;
+                let user_type = SenderType::new(text_of(typed, user::TYPE)?)?;
+                Ok((UserId::new(key(row, part::USER)?)?, user_type))
             })
             .await
     }
@@ -263,11 +264,11 @@ impl Query for SharesAfter {
         let tenant = self.tenant.as_str();
         let of_user = self.after.iter().map(|after| {
             let (user, dialog) = (after.user.as_str(), after.dialog.as_str());
-            doc! { "_id.t": tenant, "_id.u": user, "_id.d": { "$gt": dialog } }
+            doc! { id::TENANT: tenant, id::USER: user, id::DIALOG: { "$gt": dialog } }
         });
         let of_others = match &self.after {
-            Some(after) => doc! { "_id.t": tenant, "_id.u": { "$gt": after.user.as_str() } },
-            None => doc! { "_id.t": tenant },
+            Some(after) => doc! { id::TENANT: tenant, id::USER: { "$gt": after.user.as_str() } },
+            None => doc! { id::TENANT: tenant },
         };
         for filter in of_user.chain([of_others]) {
             let left = self.limit.min(MOST_SHARES).saturating_sub(shares.len());
@@ -284,15 +285,15 @@ fn in_order(filter: Document, limit: usize) -> Find {
         collection: collection::MEMBERSHIPS,
         filter,
         fields: &[],
-        sort: Some(doc! { "_id.t": 1, "_id.u": 1, "_id.d": 1 }),
+        sort: Some(membership::by_user()),
         limit,
     }
 }
 
 fn places(row: &RawDocument) -> Result<PlaceInShares, Malformed> {
     Ok(PlaceInShares {
-        user: UserId::new(key(row, "u")?)?,
-        dialog: DialogId::new(key(row, "d")?)?,
+        user: UserId::new(key(row, part::USER)?)?,
+        dialog: DialogId::new(key(row, part::DIALOG)?)?,
     })
 }
 
@@ -322,7 +323,7 @@ impl Query for Sources {
             };
             let found = snapshot.find(find, |row| {
                 let cause = Cause {
-                    event: EventId::new(key(row, "e")?)?,
+                    event: EventId::new(key(row, part::EVENT)?)?,
                     event_type: text_of(row, "type")?.to_owned(),
                 };
                 Ok((DialogId::new(text_of(row, "d")?)?, cause))

@@ -4,19 +4,21 @@
 use std::collections::HashMap;
 
 use mongodb::bson::error::Result;
+use mongodb::bson::raw::CString;
 use mongodb::bson::{DateTime, RawBson, RawDocumentBuf, cstr, rawdoc};
 
-use super::documents::{
-    Id, append_corrected, append_created, append_stamp, by_type_document, field, membership_facts,
-};
-use super::rebuild::generation::{Generation, Generations};
-use super::schema::collection;
-use super::{StoreError, journal, names};
+use super::name_limits;
 use crate::derive::Changes;
 use crate::derive::changes::{
     Consumed, DialogChange, MembershipChange, MessageBefore, MessageChange, ReactionChange,
 };
 use crate::derive::state::{DialogKey, MembershipKey, MessageKey, ReactionKey};
+use crate::store::StoreError;
+use crate::store::documents::{
+    Key, by_type_document, collection, dialog, field, journal, membership, message, path, reaction,
+    stamp, unencodable, user,
+};
+use crate::store::rebuild::generation::{Generation, Generations};
 
 /// What the statements of a command do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +75,10 @@ pub fn writes(
         writes.most = MAX_BATCH;
     }
     for (key, change) in &changes.dialogs {
-        writes.add(key, dialog(key, change, now).map_err(unencodable)?)?;
+        writes.add(
+            key,
+            dialog_statement(key, change, now).map_err(unencodable)?,
+        )?;
     }
     if events == Events::Taken {
         for taken in &changes.taken {
@@ -83,7 +88,7 @@ pub fn writes(
         }
     }
     for (key, change) in &changes.messages {
-        if let Some(statement) = message(key, change).map_err(unencodable)? {
+        if let Some(statement) = message_statement(key, change).map_err(unencodable)? {
             writes.add(key, statement)?;
             if let Some(statement) = without_zeros(key, change) {
                 writes.add(key, statement)?;
@@ -91,14 +96,14 @@ pub fn writes(
         }
     }
     for (key, change) in &changes.memberships {
-        let membership = membership(key, change, now).map_err(unencodable)?;
+        let membership = membership_statement(key, change, now).map_err(unencodable)?;
         writes.add(key, membership)?;
     }
     for key in &changes.receipts {
         writes.add(key, insert(collection::RECEIPTS, by_id(key)))?;
     }
     for (key, change) in &changes.reactions {
-        writes.add(key, reaction(key, change))?;
+        writes.add(key, reaction_statement(key, change))?;
     }
     for key in &changes.topics {
         writes.add(key, insert(collection::TOPICS, by_id(key)))?;
@@ -106,17 +111,11 @@ pub fn writes(
     for (key, (stamp, user_type)) in &changes.user_types {
         // Documents compare field by field: the latest stamp wins, whoever
         // writes first.
-        let mut typed = RawDocumentBuf::new();
-        append_stamp(&mut typed, stamp);
-        typed.append(cstr!("type"), user_type.as_str());
-        let change = rawdoc! { "$max": { "typed": typed } };
+        let typed = user::typed(stamp, user_type);
+        let change = rawdoc! { "$max": { user::raw::TYPED: typed } };
         writes.add(key, upsert(collection::USERS, by_id(key), change))?;
     }
     Ok(writes.gathered)
-}
-
-fn unencodable(error: mongodb::bson::error::Error) -> StoreError {
-    StoreError::Driver(error.into())
 }
 
 /// Statements, gathered by collection and verb in order of first use.
@@ -137,7 +136,7 @@ impl<'g> Writes<'g> {
         }
     }
 
-    fn add(&mut self, key: &impl Id, statement: Statement) -> Added {
+    fn add(&mut self, key: &impl Key, statement: Statement) -> Added {
         self.add_to(self.generations.of(key.tenant()), statement)
     }
 
@@ -194,11 +193,11 @@ fn upsert(collection: &'static str, filter: RawDocumentBuf, change: RawDocumentB
     Statement(collection, Verb::Update, statement)
 }
 
-fn by_id(key: &impl Id) -> RawDocumentBuf {
-    rawdoc! { "_id": key.id() }
+fn by_id(key: &impl Key) -> RawDocumentBuf {
+    rawdoc! { "_id": key.id().raw() }
 }
 
-fn dialog(key: &DialogKey, change: &DialogChange, now: DateTime) -> Result<Statement> {
+fn dialog_statement(key: &DialogKey, change: &DialogChange, now: DateTime) -> Result<Statement> {
     let dialog = &change.now;
     let new = change.expected_version == 0;
     let mut fields = if new {
@@ -206,51 +205,58 @@ fn dialog(key: &DialogKey, change: &DialogChange, now: DateTime) -> Result<State
     } else {
         RawDocumentBuf::new()
     };
-    fields.append(cstr!("version"), dialog.version);
-    fields.append(cstr!("messages"), dialog.messages);
-    fields.append(cstr!("members"), dialog.members);
-    fields.append(cstr!("topics"), dialog.topics);
-    fields.append(cstr!("sequence"), by_type_document(&dialog.sequence)?);
-    fields.append(cstr!("updated_at"), now);
+    fields.append(dialog::raw::VERSION, dialog.version);
+    fields.append(dialog::raw::MESSAGES, dialog.messages);
+    fields.append(dialog::raw::MEMBERS, dialog.members);
+    fields.append(dialog::raw::TOPICS, dialog.topics);
+    fields.append(dialog::raw::SEQUENCE, by_type_document(&dialog.sequence)?);
+    fields.append(dialog::raw::UPDATED_AT, now);
     if let Some(mark) = dialog.high_watermark {
-        fields.append(cstr!("high_mark"), mark.0);
+        fields.append(dialog::raw::HIGH_MARK, mark.0);
     }
     if dialog.deleted {
-        fields.append(cstr!("deleted"), true);
+        fields.append(dialog::raw::DELETED, true);
     }
     if let Some(at) = dialog.last_message_at {
-        fields.append(cstr!("last_message_at"), at.get());
+        fields.append(dialog::raw::LAST_MESSAGE_AT, at.get());
     }
     if new {
         return Ok(insert(collection::DIALOGS, fields));
     }
     let mut changes = rawdoc! { "$set": fields };
     if dialog.last_message_at.is_none() {
-        changes.append(cstr!("$unset"), rawdoc! { "last_message_at": "" });
+        changes.append(
+            cstr!("$unset"),
+            rawdoc! { dialog::raw::LAST_MESSAGE_AT: "" },
+        );
     }
     let mut filter = by_id(key);
-    filter.append(cstr!("version"), change.expected_version);
+    filter.append(dialog::raw::VERSION, change.expected_version);
     Ok(update(collection::DIALOGS, filter, changes))
 }
 
-fn membership(key: &MembershipKey, change: &MembershipChange, now: DateTime) -> Result<Statement> {
-    let mut increments = rawdoc! { "version": change.version };
+fn membership_statement(
+    key: &MembershipKey,
+    change: &MembershipChange,
+    now: DateTime,
+) -> Result<Statement> {
+    let mut increments = rawdoc! { membership::raw::VERSION: change.version };
     if change.sent != 0 {
-        increments.append(cstr!("sent"), change.sent);
+        increments.append(membership::raw::SENT, change.sent);
     }
     let (mut set, unset) = match &change.facts {
-        Some(facts) => membership_facts(facts),
+        Some(facts) => membership::facts(facts),
         None => Default::default(),
     };
     match &change.consumed {
-        Consumed::Set(share) => set.append(cstr!("consumed"), by_type_document(share)?),
+        Consumed::Set(share) => set.append(membership::raw::CONSUMED, by_type_document(share)?),
         Consumed::Add(share) => {
             for (sender_type, count) in share.iter().filter(|(_, count)| *count != 0) {
-                increments.append(field("consumed.", sender_type.as_str())?, count);
+                increments.append(path(membership::CONSUMED, sender_type.as_str())?, count);
             }
         }
     }
-    set.append(cstr!("updated_at"), now);
+    set.append(membership::raw::UPDATED_AT, now);
     let mut changes = rawdoc! { "$inc": increments, "$set": set };
     if !unset.is_empty() {
         changes.append(cstr!("$unset"), unset);
@@ -260,17 +266,17 @@ fn membership(key: &MembershipKey, change: &MembershipChange, now: DateTime) -> 
 
 /// `None` when nothing about the document changes: a word on a reaction that
 /// says the same again, say.
-fn message(key: &MessageKey, change: &MessageChange) -> Result<Option<Statement>> {
+fn message_statement(key: &MessageKey, change: &MessageChange) -> Result<Option<Statement>> {
     Ok(match change.before {
         MessageBefore::Absent => Some(new_message(key, change)?),
         MessageBefore::Placeholder(expected) => {
             let mut filter = by_id(key);
-            filter.append(cstr!("version"), expected);
+            filter.append(message::raw::VERSION, expected);
             changed_message(filter, change)?
         }
         MessageBefore::Created => {
             let mut filter = by_id(key);
-            names::require_room(&mut filter, change)?;
+            name_limits::require_room(&mut filter, change)?;
             changed_message(filter, change)?
         }
     })
@@ -281,23 +287,29 @@ fn message(key: &MessageKey, change: &MessageChange) -> Result<Option<Statement>
 fn without_zeros(key: &MessageKey, change: &MessageChange) -> Option<Statement> {
     let less = change.reactions.values().any(|more| *more < 0);
     let stored = change.before != MessageBefore::Absent;
-    (less && stored).then(|| update(collection::MESSAGES, by_id(key), names::without_zeros()))
+    (less && stored).then(|| {
+        update(
+            collection::MESSAGES,
+            by_id(key),
+            name_limits::without_zeros(),
+        )
+    })
 }
 
 fn new_message(key: &MessageKey, change: &MessageChange) -> Result<Statement> {
     let mut fields = by_id(key);
     append_message(&mut fields, change);
     if change.version > 0 {
-        fields.append(cstr!("version"), change.version);
+        fields.append(message::raw::VERSION, change.version);
     }
     let (mut statuses, mut reactions) = (RawDocumentBuf::new(), RawDocumentBuf::new());
-    append_counts(&mut statuses, "", &change.statuses, |s| s.as_str())?;
-    append_counts(&mut reactions, "", &change.reactions, |r| r.as_str())?;
+    append_counts(&mut statuses, &change.statuses, |s| field(s.as_str()))?;
+    append_counts(&mut reactions, &change.reactions, |r| field(r.as_str()))?;
     if !statuses.is_empty() {
-        fields.append(cstr!("statuses"), statuses);
+        fields.append(message::raw::STATUSES, statuses);
     }
     if !reactions.is_empty() {
-        fields.append(cstr!("reactions"), reactions);
+        fields.append(message::raw::REACTIONS, reactions);
     }
     Ok(insert(collection::MESSAGES, fields))
 }
@@ -305,13 +317,13 @@ fn new_message(key: &MessageKey, change: &MessageChange) -> Result<Statement> {
 fn changed_message(filter: RawDocumentBuf, change: &MessageChange) -> Result<Option<Statement>> {
     let mut increments = RawDocumentBuf::new();
     if change.version > 0 {
-        increments.append(cstr!("version"), change.version);
+        increments.append(message::raw::VERSION, change.version);
     }
-    append_counts(&mut increments, "statuses.", &change.statuses, |s| {
-        s.as_str()
+    append_counts(&mut increments, &change.statuses, |s| {
+        path(message::STATUSES, s.as_str())
     })?;
-    append_counts(&mut increments, "reactions.", &change.reactions, |r| {
-        r.as_str()
+    append_counts(&mut increments, &change.reactions, |r| {
+        path(message::REACTIONS, r.as_str())
     })?;
     let mut fields = RawDocumentBuf::new();
     append_message(&mut fields, change);
@@ -329,40 +341,39 @@ fn changed_message(filter: RawDocumentBuf, change: &MessageChange) -> Result<Opt
 fn append_message(fields: &mut RawDocumentBuf, change: &MessageChange) {
     match &change.created {
         Some(created) if change.before == MessageBefore::Created => {
-            append_corrected(fields, created);
+            message::append_corrected(fields, created);
         }
-        Some(created) => append_created(fields, created),
+        Some(created) => message::append_created(fields, created),
         None => {}
     }
     if change.deleted {
-        fields.append(cstr!("deleted"), true);
+        fields.append(message::raw::DELETED, true);
     }
 }
 
 fn append_counts<T>(
     fields: &mut RawDocumentBuf,
-    prefix: &str,
     counts: &HashMap<T, i64>,
-    name: impl Fn(&T) -> &str,
+    name: impl Fn(&T) -> Result<CString>,
 ) -> Result<()> {
     for (key, count) in counts.iter().filter(|(_, count)| **count != 0) {
-        fields.append(field(prefix, name(key))?, *count);
+        fields.append(name(key)?, *count);
     }
     Ok(())
 }
 
-fn reaction(key: &ReactionKey, change: &ReactionChange) -> Statement {
+fn reaction_statement(key: &ReactionKey, change: &ReactionChange) -> Statement {
     let mut fields = RawDocumentBuf::new();
-    append_stamp(&mut fields, &change.now.stamp);
-    fields.append(cstr!("set"), change.now.set);
+    stamp::append(&mut fields, &change.now.stamp);
+    fields.append(reaction::raw::SET, change.now.set);
     match &change.before {
         None => {
-            fields.append(cstr!("_id"), key.id());
+            fields.append(cstr!("_id"), key.id().raw());
             insert(collection::REACTIONS, fields)
         }
         Some(before) => {
             let mut filter = by_id(key);
-            append_stamp(&mut filter, &before.stamp);
+            stamp::append(&mut filter, &before.stamp);
             update(collection::REACTIONS, filter, rawdoc! { "$set": fields })
         }
     }

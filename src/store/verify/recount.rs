@@ -7,18 +7,20 @@ use std::collections::HashMap;
 use futures::{StreamExt as _, TryStreamExt as _};
 use mongodb::ClientSession;
 use mongodb::bson::{Document, doc};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::documents::{
-    Counts, DialogDocument, Id as _, Keyed, MembershipDocument, MessageDocument, below, by_type,
-    foreign, micros,
-};
-use super::rebuild::generation::Generation;
-use super::schema::{collection, unescape};
-use super::{Store, StoreError};
 use crate::derive::state::{Dialog, DialogKey, MessageKey, Watermark};
 use crate::event::{MessageId, Reaction, Status, TenantId, UserId};
+use crate::store::documents::dialog::DialogDocument;
+use crate::store::documents::membership::WholeMembership;
+use crate::store::documents::message::{self, PlaceholderDocument, WholeMessage};
+use crate::store::documents::reaction::KeyedWord;
+use crate::store::documents::receipt::ReceiptPart;
+use crate::store::documents::{
+    Key as _, Keyed, by_type, collection, id, invalid, micros, unescape,
+};
+use crate::store::rebuild::generation::Generation;
+use crate::store::{Store, StoreError};
 use crate::verify::{self, Difference, MessageFacts, Recount, StoredMessage, StoredShare};
 
 /// Documents in one reply of the server.
@@ -86,13 +88,13 @@ impl Store {
     ) -> Result<Option<Recounted>, StoreError> {
         let mut reading = self.reading(&key.tenant).await?;
         let mut found = None;
-        let filter = doc! { "_id": key.document()?, "d": null };
+        let filter = doc! { id::ID: key.id().document(), message::DIALOG: null };
         reading
             .find(
                 collection::MESSAGES,
                 filter,
                 doc! {},
-                |stored: Placeholder| {
+                |stored: PlaceholderDocument| {
                     found = Some(stored);
                     Ok(())
                 },
@@ -103,12 +105,17 @@ impl Store {
         };
         let mut marks = reading.marks(std::iter::once(&key.message)).await?;
         let marks = marks.remove(&key.message).unwrap_or_default();
-        let reactions = unescaped(stored.reactions);
+        let reactions = unescaped(stored.counts.reactions);
         Ok(Some(Recounted {
             epoch: reading.epoch,
             version: stored.version,
             messages: 1,
-            differences: verify::of_message(&key.message, &stored.statuses, &reactions, &marks),
+            differences: verify::of_message(
+                &key.message,
+                &stored.counts.statuses,
+                &reactions,
+                &marks,
+            ),
         }))
     }
 }
@@ -146,7 +153,7 @@ impl Reading<'_> {
 
     async fn dialog(&mut self, key: &DialogKey) -> Result<Dialog, StoreError> {
         let mut dialog = Dialog::default();
-        let filter = doc! { "_id": key.document()? };
+        let filter = doc! { id::ID: key.id().document() };
         self.find(
             collection::DIALOGS,
             filter,
@@ -161,20 +168,21 @@ impl Reading<'_> {
     }
 
     async fn members(&mut self, key: &DialogKey, recount: &mut Recount) -> Result<(), StoreError> {
-        let filter = doc! { "_id": below(key.document()?) };
+        let filter = doc! { id::ID: key.id().below() };
         let sort = doc! { "_id": 1 };
         self.find(
             collection::MEMBERSHIPS,
             filter,
             sort,
-            |found: ShareDocument| {
-                let user = user(&found._id.u)?;
+            |found: WholeMembership| {
+                let counters = found.share;
+                let user = counters._id.try_into()?;
                 let share = StoredShare {
-                    member: found.member,
+                    member: counters.member,
                     joined_at: found.joined_at.map(micros).transpose()?,
                     watermark: found.mark.map(Watermark),
-                    consumed: by_type(&found.consumed)?,
-                    sent: found.sent,
+                    consumed: by_type(&counters.consumed)?,
+                    sent: counters.sent,
                 };
                 recount.member(user, found.facts.try_into()?, share);
                 Ok(())
@@ -190,20 +198,20 @@ impl Reading<'_> {
         recount: &mut Recount,
     ) -> Result<u64, StoreError> {
         let filter = doc! {
-            "_id.t": key.tenant.as_str(),
-            "d": key.dialog.as_str(),
+            id::TENANT: key.tenant.as_str(),
+            message::DIALOG: key.dialog.as_str(),
         };
         let name = self.generation.collection(collection::MESSAGES);
-        let messages = self.store.snapshots().collection::<CountedMessage>(&name);
+        let messages = self.store.snapshots().collection::<WholeMessage>(&name);
         let mut cursor = messages
             .find(filter)
-            .sort(doc! { "_id.t": 1, "d": 1, "at": 1 })
+            .sort(message::by_time())
             .batch_size(CHUNK)
             .session(&mut self.session)
             .await?;
         let mut count = 0;
         loop {
-            let chunk: Vec<CountedMessage> = cursor
+            let chunk: Vec<WholeMessage> = cursor
                 .stream(&mut self.session)
                 .take(RANGES)
                 .try_collect()
@@ -211,7 +219,7 @@ impl Reading<'_> {
             if chunk.is_empty() {
                 return Ok(count);
             }
-            let chunk = chunk.into_iter().map(CountedMessage::message);
+            let chunk = chunk.into_iter().map(counted);
             let chunk: Vec<StoredMessage> = chunk.collect::<Result<_, _>>()?;
             let ids = chunk.iter().map(|message| &message.id);
             let mut marks = self.marks(ids).await?;
@@ -228,23 +236,20 @@ impl Reading<'_> {
         messages: impl Iterator<Item = &'m MessageId>,
     ) -> Result<HashMap<MessageId, MessageFacts>, StoreError> {
         let ranges = messages.map(|message| {
-            let key = MessageKey {
-                tenant: self.tenant.clone(),
-                message: message.clone(),
-            };
-            Ok(doc! { "_id": below(key.document()?) })
+            let of = id::message(self.tenant, message);
+            doc! { id::ID: of.below() }
         });
-        let ranges: Vec<Document> = ranges.collect::<Result<_, StoreError>>()?;
+        let ranges: Vec<Document> = ranges.collect();
         let filter = doc! { "$or": ranges };
         let mut marks: HashMap<MessageId, MessageFacts> = HashMap::new();
         self.find(
             collection::RECEIPTS,
             filter.clone(),
             doc! {},
-            |found: Keyed<ReceiptIdDocument>| {
+            |found: Keyed<ReceiptPart>| {
                 let id = found._id;
-                let status = Status::new(&id.s).map_err(foreign)?;
-                let marks = marks.entry(message(&id.m)?).or_default();
+                let status = Status::new(&id.s).map_err(invalid)?;
+                let marks = marks.entry(message_id(&id.m)?).or_default();
                 marks.receipts.push((status, user(&id.u)?));
                 Ok(())
             },
@@ -254,10 +259,10 @@ impl Reading<'_> {
             collection::REACTIONS,
             filter,
             doc! {},
-            |found: SaidDocument| {
+            |found: KeyedWord| {
                 if found.set {
-                    let reaction = Reaction::new(&found._id.r).map_err(foreign)?;
-                    let marks = marks.entry(message(&found._id.m)?).or_default();
+                    let reaction = Reaction::new(&found._id.r).map_err(invalid)?;
+                    let marks = marks.entry(message_id(&found._id.m)?).or_default();
                     marks.reactions.push(reaction);
                 }
                 Ok(())
@@ -268,7 +273,7 @@ impl Reading<'_> {
     }
 
     async fn topics(&mut self, key: &DialogKey) -> Result<i64, StoreError> {
-        let filter = doc! { "_id": below(key.document()?) };
+        let filter = doc! { id::ID: key.id().below() };
         let mut topics = 0;
         self.find(collection::TOPICS, filter, doc! {}, |_: Document| {
             topics += 1;
@@ -280,91 +285,26 @@ impl Reading<'_> {
 }
 
 fn user(id: &str) -> Result<UserId, StoreError> {
-    UserId::new(id).map_err(foreign)
+    UserId::new(id).map_err(invalid)
 }
 
-fn message(id: &str) -> Result<MessageId, StoreError> {
-    MessageId::new(id).map_err(foreign)
+fn message_id(id: &str) -> Result<MessageId, StoreError> {
+    MessageId::new(id).map_err(invalid)
 }
 
-#[derive(Deserialize)]
-struct MessageIdDocument {
-    m: String,
-}
-
-#[derive(Deserialize)]
-struct ReceiptIdDocument {
-    m: String,
-    s: String,
-    u: String,
-}
-
-#[derive(Deserialize)]
-struct ReactionIdDocument {
-    m: String,
-    r: String,
-}
-
-#[derive(Deserialize)]
-struct SaidDocument {
-    _id: ReactionIdDocument,
-    set: bool,
-}
-
-#[derive(Deserialize)]
-struct UserIdDocument {
-    u: String,
-}
-
-#[derive(Deserialize)]
-struct ShareDocument {
-    _id: UserIdDocument,
-    #[serde(default)]
-    member: bool,
-    joined_at: Option<i64>,
-    mark: Option<i64>,
-    #[serde(default)]
-    consumed: Counts,
-    #[serde(default)]
-    sent: i64,
-    #[serde(flatten)]
-    facts: MembershipDocument,
-}
-
-#[derive(Deserialize)]
-struct Placeholder {
-    version: i64,
-    #[serde(default)]
-    statuses: HashMap<String, i64>,
-    #[serde(default)]
-    reactions: HashMap<String, i64>,
-}
-
-#[derive(Deserialize)]
-struct CountedMessage {
-    _id: MessageIdDocument,
-    #[serde(default)]
-    statuses: HashMap<String, i64>,
-    #[serde(default)]
-    reactions: HashMap<String, i64>,
-    #[serde(flatten)]
-    facts: MessageDocument,
-}
-
-impl CountedMessage {
-    fn message(self) -> Result<StoredMessage, StoreError> {
-        let facts = crate::derive::state::Message::try_from(self.facts)?;
-        let created = facts.created.ok_or_else(|| {
-            StoreError::Answer("a stored message has a dialog, but no sender or time".into())
-        })?;
-        Ok(StoredMessage {
-            id: message(&self._id.m)?,
-            created,
-            deleted: facts.deleted,
-            statuses: self.statuses,
-            reactions: unescaped(self.reactions),
-        })
-    }
+/// What [`crate::verify`] is to know of a stored message.
+fn counted(stored: WholeMessage) -> Result<StoredMessage, StoreError> {
+    let facts = crate::derive::state::Message::try_from(stored.facts)?;
+    let created = facts.created.ok_or_else(|| {
+        StoreError::Answer("a stored message has a dialog, but no sender or time".into())
+    })?;
+    Ok(StoredMessage {
+        id: stored._id.try_into()?,
+        created,
+        deleted: facts.deleted,
+        statuses: stored.counts.statuses,
+        reactions: unescaped(stored.counts.reactions),
+    })
 }
 
 fn unescaped(counts: HashMap<String, i64>) -> HashMap<String, i64> {

@@ -3,14 +3,13 @@
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc};
-use serde::Deserialize;
 
-use super::documents::{Id as _, Keyed, foreign};
-use super::rebuild::generation::Generation;
-use super::schema::collection;
-use super::{Store, StoreError};
 use crate::derive::state::{DialogKey, MessageKey};
-use crate::event::{DialogId, MessageId, TenantId};
+use crate::event::TenantId;
+use crate::store::documents::id::{StoredDialogId, StoredMessageId, part};
+use crate::store::documents::{Key as _, Keyed, collection, id, message};
+use crate::store::rebuild::generation::Generation;
+use crate::store::{Store, StoreError};
 
 /// Placeholders in one reply of the server.
 const CHUNK: u32 = 1_000;
@@ -30,7 +29,7 @@ impl Store {
     ) -> Result<Vec<DialogKey>, StoreError> {
         let generations = self.generations().await?;
         if let Some(tenant) = tenant {
-            let filter = doc! { "_id": range_of(tenant, after)? };
+            let filter = doc! { id::ID: range_of(tenant, after) };
             return self.listed(generations.of(tenant), filter, limit).await;
         }
         let last = after.map(|after| &after.tenant);
@@ -40,9 +39,9 @@ impl Store {
         if last_by_itself.is_none() {
             let elsewhere = by_themselves.iter().map(|tenant| tenant.as_str());
             let elsewhere: Vec<_> = elsewhere.collect();
-            let mut filter = doc! { "_id.t": { "$nin": elsewhere } };
+            let mut filter = doc! { id::TENANT: { "$nin": elsewhere } };
             if let Some(after) = after {
-                filter.insert("_id", doc! { "$gt": after.document()? });
+                filter.insert(id::ID, doc! { "$gt": after.id().document() });
             }
             dialogs = self.listed(generations.everyone(), filter, limit).await?;
         }
@@ -52,7 +51,7 @@ impl Store {
                 continue;
             }
             let after = after.filter(|after| after.tenant == *tenant);
-            let filter = doc! { "_id": range_of(tenant, after)? };
+            let filter = doc! { id::ID: range_of(tenant, after) };
             let more = self.listed(generation, filter, limit - dialogs.len());
             dialogs.extend(more.await?);
         }
@@ -66,14 +65,17 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<DialogKey>, StoreError> {
         let found = self
-            .dialogs::<Keyed<DialogIdDocument>>(generation)
+            .dialogs::<Keyed<StoredDialogId>>(generation)
             .find(filter)
-            .projection(doc! { "_id": 1 })
-            .sort(doc! { "_id": 1 })
+            .projection(doc! { id::ID: 1 })
+            .sort(doc! { id::ID: 1 })
             .limit(i64::try_from(limit).unwrap_or(i64::MAX))
             .await?;
         let found: Vec<_> = found.try_collect().await?;
-        found.into_iter().map(|found| found._id.key()).collect()
+        found
+            .into_iter()
+            .map(|found| found._id.try_into())
+            .collect()
     }
 
     /// Dialogs drawn at random, at most so many of each generation, none twice.
@@ -90,11 +92,11 @@ impl Store {
             let found = self
                 .dialogs::<Document>(generation)
                 .aggregate(draw)
-                .with_type::<Keyed<DialogIdDocument>>()
+                .with_type::<Keyed<StoredDialogId>>()
                 .await?;
             let found: Vec<_> = found.try_collect().await?;
             for found in found {
-                keys.push(found._id.key()?);
+                keys.push(found._id.try_into()?);
             }
         }
         keys.sort_unstable();
@@ -132,15 +134,13 @@ impl Store {
         let generations = self.generations().await?;
         let mut cursors = Vec::new();
         for generation in generations.in_use() {
-            let mut filter = doc! { "d": null };
+            let mut filter = doc! { message::DIALOG: null };
             if let Some(tenant) = tenant {
-                filter.insert("_id.t", tenant.as_str());
+                filter.insert(id::TENANT, tenant.as_str());
             }
             let name = generation.collection(collection::MESSAGES);
-            let messages = self
-                .database()
-                .collection::<Keyed<MessageIdDocument>>(&name);
-            let found = messages.find(filter).projection(doc! { "_id": 1 });
+            let messages = self.database().collection::<Keyed<StoredMessageId>>(&name);
+            let found = messages.find(filter).projection(doc! { id::ID: 1 });
             let cursor = found.batch_size(CHUNK).await?;
             let generations = generations.clone();
             // Of a tenant that was rebuilt by itself something may be left.
@@ -148,7 +148,7 @@ impl Store {
                 cursor
                     .map_err(StoreError::from)
                     .try_filter_map(move |found| {
-                        let key = found._id.key();
+                        let key = MessageKey::try_from(found._id);
                         let serves = |key: &MessageKey| generations.of(&key.tenant) == generation;
                         std::future::ready(key.map(|key| serves(&key).then_some(key)))
                     }),
@@ -159,41 +159,12 @@ impl Store {
 }
 
 /// A tenant's dialogs, after one of them.
-fn range_of(tenant: &TenantId, after: Option<&DialogKey>) -> Result<Document, StoreError> {
-    let mut range = doc! { "$lt": { "t": tenant.as_str(), "d": Bson::MaxKey } };
+fn range_of(tenant: &TenantId, after: Option<&DialogKey>) -> Document {
+    let tenant = tenant.as_str();
+    let mut range = doc! { "$lt": { part::TENANT: tenant, part::DIALOG: Bson::MaxKey } };
     match after {
-        Some(after) => range.insert("$gt", after.document()?),
-        None => range.insert("$gte", doc! { "t": tenant.as_str() }),
+        Some(after) => range.insert("$gt", after.id().document()),
+        None => range.insert("$gte", doc! { part::TENANT: tenant }),
     };
-    Ok(range)
-}
-
-#[derive(Deserialize)]
-struct DialogIdDocument {
-    t: String,
-    d: String,
-}
-
-impl DialogIdDocument {
-    fn key(&self) -> Result<DialogKey, StoreError> {
-        Ok(DialogKey {
-            tenant: TenantId::new(&self.t).map_err(foreign)?,
-            dialog: DialogId::new(&self.d).map_err(foreign)?,
-        })
-    }
-}
-
-#[derive(Deserialize)]
-struct MessageIdDocument {
-    t: String,
-    m: String,
-}
-
-impl MessageIdDocument {
-    fn key(&self) -> Result<MessageKey, StoreError> {
-        Ok(MessageKey {
-            tenant: TenantId::new(&self.t).map_err(foreign)?,
-            message: MessageId::new(&self.m).map_err(foreign)?,
-        })
-    }
+    range
 }

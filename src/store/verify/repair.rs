@@ -8,17 +8,17 @@ use mongodb::bson::{
     Bson, DateTime, Document, RawDocumentBuf, cstr, doc, rawdoc, serialize_to_bson,
 };
 
-use super::commit::prove;
-use super::commits::{Record, written_at};
-use super::documents::{Id, field};
-use super::rebuild::fence::Enrolment;
-use super::rebuild::generation::Generation;
 use super::recount::Recounted;
-use super::schema::collection;
-use super::statements::{Verb, Write};
-use super::{Store, StoreError};
 use crate::derive::state::{DialogKey, MembershipKey, MessageKey};
 use crate::event::TenantId;
+use crate::store::commit::{Verb, Write, prove};
+use crate::store::commit_log::{Record, written_at};
+use crate::store::documents::{
+    Key as _, collection, dialog, membership, message, path, unencodable,
+};
+use crate::store::rebuild::fence::Enrolment;
+use crate::store::rebuild::generation::Generation;
+use crate::store::{Store, StoreError};
 use crate::verify::{Difference, Field, Subject};
 
 /// The `type` of a repair's record in the journal.
@@ -81,8 +81,11 @@ impl Store {
             change.add(difference).map_err(unencodable)?;
         }
         let version = recounted.version + 1;
-        change.set.append(cstr!("version"), version);
-        let filter = rawdoc! { "_id": key.id(), "version": recounted.version };
+        change.set.append(message::raw::VERSION, version);
+        let filter = rawdoc! {
+            "_id": key.id().raw(),
+            message::raw::VERSION: recounted.version,
+        };
         let message = statement(filter, change, RawDocumentBuf::new(), false);
         let event = format!("\u{1}repair:message:{}:{version}", key.message);
         let record = record(&key.tenant, &event, recounted, reason, now)?;
@@ -118,7 +121,7 @@ impl Store {
 
 impl Change {
     fn add(&mut self, difference: &Difference) -> mongodb::bson::error::Result<()> {
-        let name = path(&difference.field)?;
+        let name = path_of(&difference.field)?;
         match (&difference.field, difference.counted) {
             (Field::Member, counted) => self.set.append(name, counted == Some(1)),
             (_, Some(counted)) => self.set.append(name, counted),
@@ -147,9 +150,14 @@ fn writes(
     for (subject, mut change) in changes {
         match subject {
             Subject::Dialog => {
-                change.set.append(cstr!("version"), recounted.version + 1);
-                change.set.append(cstr!("updated_at"), now);
-                let filter = rawdoc! { "_id": key.id(), "version": recounted.version };
+                change
+                    .set
+                    .append(dialog::raw::VERSION, recounted.version + 1);
+                change.set.append(dialog::raw::UPDATED_AT, now);
+                let filter = rawdoc! {
+                    "_id": key.id().raw(),
+                    dialog::raw::VERSION: recounted.version,
+                };
                 dialogs.push(statement(filter, change, RawDocumentBuf::new(), false));
             }
             Subject::User(user) => {
@@ -157,9 +165,9 @@ fn writes(
                     dialog: key.clone(),
                     user,
                 };
-                change.set.append(cstr!("updated_at"), now);
-                let filter = rawdoc! { "_id": key.id() };
-                let increments = rawdoc! { "version": 1_i64 };
+                change.set.append(membership::raw::UPDATED_AT, now);
+                let filter = rawdoc! { "_id": key.id().raw() };
+                let increments = rawdoc! { membership::raw::VERSION: 1_i64 };
                 memberships.push(statement(filter, change, increments, true));
             }
             Subject::Message(message) => {
@@ -167,7 +175,7 @@ fn writes(
                     tenant: key.tenant.clone(),
                     message,
                 };
-                let filter = rawdoc! { "_id": key.id() };
+                let filter = rawdoc! { "_id": key.id().raw() };
                 messages.push(statement(filter, change, RawDocumentBuf::new(), false));
             }
         }
@@ -212,21 +220,21 @@ fn statement(
 }
 
 /// Where the value is kept.
-fn path(of: &Field) -> mongodb::bson::error::Result<CString> {
+fn path_of(of: &Field) -> mongodb::bson::error::Result<CString> {
     match of {
-        Field::Messages => field("", "messages"),
-        Field::Members => field("", "members"),
-        Field::Topics => field("", "topics"),
-        Field::Sequence(sender_type) => field("sequence.", sender_type.as_str()),
-        Field::LastMessageAt => field("", "last_message_at"),
-        Field::HighWatermark => field("", "high_mark"),
-        Field::Member => field("", "member"),
-        Field::JoinedAt => field("", "joined_at"),
-        Field::Watermark => field("", "mark"),
-        Field::Consumed(sender_type) => field("consumed.", sender_type.as_str()),
-        Field::Sent => field("", "sent"),
-        Field::Status(status) => field("statuses.", status),
-        Field::Reaction(reaction) => field("reactions.", reaction),
+        Field::Messages => Ok(dialog::raw::MESSAGES.into()),
+        Field::Members => Ok(dialog::raw::MEMBERS.into()),
+        Field::Topics => Ok(dialog::raw::TOPICS.into()),
+        Field::Sequence(sender_type) => path(dialog::SEQUENCE, sender_type.as_str()),
+        Field::LastMessageAt => Ok(dialog::raw::LAST_MESSAGE_AT.into()),
+        Field::HighWatermark => Ok(dialog::raw::HIGH_MARK.into()),
+        Field::Member => Ok(membership::raw::MEMBER.into()),
+        Field::JoinedAt => Ok(membership::raw::JOINED_AT.into()),
+        Field::Watermark => Ok(membership::raw::MARK.into()),
+        Field::Consumed(sender_type) => path(membership::CONSUMED, sender_type.as_str()),
+        Field::Sent => Ok(membership::raw::SENT.into()),
+        Field::Status(status) => path(message::STATUSES, status),
+        Field::Reaction(reaction) => path(message::REACTIONS, reaction),
     }
 }
 
@@ -265,8 +273,4 @@ fn record(
 
 fn repaired(difference: &Difference) -> Result<Bson, StoreError> {
     serialize_to_bson(difference).map_err(unencodable)
-}
-
-fn unencodable(error: mongodb::bson::error::Error) -> StoreError {
-    StoreError::Driver(error.into())
 }

@@ -5,18 +5,20 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::documents::{Counts, DialogDocument, Id as _, below, by_type, foreign};
-use super::schema::{collection, unescape};
-use super::{Loader, StoreError};
+use super::Loader;
 use crate::derive::state::{ByType, Dialog, DialogKey, MembershipKey, MessageKey};
 use crate::event::{DialogId, InvalidId, MessageId, Reaction, Status, TenantId, UserId};
+use crate::store::StoreError;
+use crate::store::documents::dialog::DialogDocument;
+use crate::store::documents::membership::ShareDocument;
+use crate::store::documents::message::{self, CountedMessage};
+use crate::store::documents::{Key as _, by_type, collection, id, invalid, unescape};
 
 /// A user's share of a dialog; all zero for one that is not stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Share {
+pub struct ServedShare {
     /// A member now.
     pub member: bool,
     /// How much of the dialog's sequence is not unread.
@@ -27,7 +29,7 @@ pub struct Share {
 
 /// A message's counters; all zero for one that is not stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Marks {
+pub struct MessageCounters {
     /// Its dialog, once it was created.
     pub dialog: Option<DialogId>,
     /// Whether it was deleted.
@@ -62,10 +64,10 @@ impl Loader {
     pub async fn shares(
         &mut self,
         keys: Vec<MembershipKey>,
-    ) -> Result<Vec<(MembershipKey, Share)>, StoreError> {
+    ) -> Result<Vec<(MembershipKey, ServedShare)>, StoreError> {
         let found = self.find::<_, ShareDocument>(collection::MEMBERSHIPS, keys);
         let found = found.await?.into_iter().map(|(key, found)| {
-            let share = found.map(Share::try_from).transpose()?;
+            let share = found.as_ref().map(ServedShare::of).transpose()?;
             Ok((key, share.unwrap_or_default()))
         });
         found.collect()
@@ -75,13 +77,13 @@ impl Loader {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn marks(
+    pub async fn message_counters(
         &mut self,
         keys: Vec<MessageKey>,
-    ) -> Result<Vec<(MessageKey, Marks)>, StoreError> {
-        let found = self.find::<_, MarksDocument>(collection::MESSAGES, keys);
+    ) -> Result<Vec<(MessageKey, MessageCounters)>, StoreError> {
+        let found = self.find::<_, CountedMessage>(collection::MESSAGES, keys);
         let found = found.await?.into_iter().map(|(key, found)| {
-            let marks = found.map(Marks::try_from).transpose()?;
+            let marks = found.as_ref().map(MessageCounters::of).transpose()?;
             Ok((key, marks.unwrap_or_default()))
         });
         found.collect()
@@ -91,20 +93,20 @@ impl Loader {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn shares_of(
+    pub async fn shares_in(
         &mut self,
         dialog: &DialogKey,
         most: usize,
-    ) -> Result<Option<Vec<(UserId, Share)>>, StoreError> {
-        let filter = doc! { "_id": below(dialog.document()?) };
+    ) -> Result<Option<Vec<(UserId, ServedShare)>>, StoreError> {
+        let filter = doc! { id::ID: dialog.id().below() };
         let found =
             self.all::<ShareDocument>(&dialog.tenant, collection::MEMBERSHIPS, filter, most);
         let Some(found) = found.await? else {
             return Ok(None);
         };
         let shares = found.into_iter().map(|share| {
-            let user = UserId::new(&share._id.u).map_err(foreign)?;
-            Ok((user, share.try_into()?))
+            let served = ServedShare::of(&share)?;
+            Ok((share._id.try_into()?, served))
         });
         shares.collect::<Result<_, StoreError>>().map(Some)
     }
@@ -114,23 +116,23 @@ impl Loader {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn marks_of(
+    pub async fn message_counters_in(
         &mut self,
         dialog: &DialogKey,
         most: usize,
-    ) -> Result<Option<Vec<(MessageId, Marks)>>, StoreError> {
+    ) -> Result<Option<Vec<(MessageId, MessageCounters)>>, StoreError> {
         let filter = doc! {
-            "_id.t": dialog.tenant.as_str(),
-            "d": dialog.dialog.as_str(),
-            "deleted": { "$ne": true },
+            id::TENANT: dialog.tenant.as_str(),
+            message::DIALOG: dialog.dialog.as_str(),
+            message::DELETED: { "$ne": true },
         };
-        let found = self.all::<MarksDocument>(&dialog.tenant, collection::MESSAGES, filter, most);
+        let found = self.all::<CountedMessage>(&dialog.tenant, collection::MESSAGES, filter, most);
         let Some(found) = found.await? else {
             return Ok(None);
         };
         let marks = found.into_iter().map(|marks| {
-            let message = MessageId::new(&marks._id.m).map_err(foreign)?;
-            Ok((message, marks.try_into()?))
+            let counters = MessageCounters::of(&marks)?;
+            Ok((marks._id.try_into()?, counters))
         });
         marks.collect::<Result<_, StoreError>>().map(Some)
     }
@@ -158,32 +160,9 @@ impl Loader {
     }
 }
 
-#[derive(Deserialize)]
-struct UserPart {
-    u: String,
-}
-
-#[derive(Deserialize)]
-struct MessagePart {
-    m: String,
-}
-
-#[derive(Deserialize)]
-struct ShareDocument {
-    _id: UserPart,
-    #[serde(default)]
-    member: bool,
-    #[serde(default)]
-    consumed: Counts,
-    #[serde(default)]
-    sent: i64,
-}
-
-impl TryFrom<ShareDocument> for Share {
-    type Error = StoreError;
-
-    fn try_from(stored: ShareDocument) -> Result<Self, StoreError> {
-        Ok(Share {
+impl ServedShare {
+    fn of(stored: &ShareDocument) -> Result<Self, StoreError> {
+        Ok(ServedShare {
             member: stored.member,
             consumed: by_type(&stored.consumed)?,
             sent: stored.sent,
@@ -191,28 +170,14 @@ impl TryFrom<ShareDocument> for Share {
     }
 }
 
-#[derive(Deserialize)]
-struct MarksDocument {
-    _id: MessagePart,
-    d: Option<String>,
-    #[serde(default)]
-    deleted: bool,
-    #[serde(default)]
-    statuses: HashMap<String, i64>,
-    #[serde(default)]
-    reactions: HashMap<String, i64>,
-}
-
-impl TryFrom<MarksDocument> for Marks {
-    type Error = StoreError;
-
-    fn try_from(stored: MarksDocument) -> Result<Self, StoreError> {
+impl MessageCounters {
+    fn of(stored: &CountedMessage) -> Result<Self, StoreError> {
         let dialog = stored.d.as_deref().map(DialogId::new);
-        Ok(Marks {
-            dialog: dialog.transpose().map_err(foreign)?,
+        Ok(MessageCounters {
+            dialog: dialog.transpose().map_err(invalid)?,
             deleted: stored.deleted,
-            statuses: named(&stored.statuses, Status::new)?,
-            reactions: named(&stored.reactions, Reaction::new)?,
+            statuses: named(&stored.counts.statuses, Status::new)?,
+            reactions: named(&stored.counts.reactions, Reaction::new)?,
         })
     }
 }
@@ -223,6 +188,6 @@ fn named<K: Ord>(
 ) -> Result<BTreeMap<K, i64>, StoreError> {
     let counts = counts.iter();
     let counts =
-        counts.map(|(field, count)| Ok((name(&unescape(field)).map_err(foreign)?, *count)));
+        counts.map(|(field, count)| Ok((name(&unescape(field)).map_err(invalid)?, *count)));
     counts.collect()
 }

@@ -25,10 +25,10 @@ pub use record::{
     ConsumedChanged, DialogChanged, DialogNow, Facts, NotARecord, Record, ShareChanged,
 };
 
+use super::commit::{Verb, Write};
+use super::documents::collection;
 use super::rebuild::fence::{Enrolment, WriterId};
 use super::rebuild::generation::Generation;
-use super::schema::collection;
-use super::statements::{Verb, Write};
 use super::{Store, StoreError};
 use crate::event::Micros;
 

@@ -7,9 +7,9 @@ use mongodb::ClientSession;
 use mongodb::bson::raw::RawDocument;
 use mongodb::bson::{Document, deserialize_from_slice, doc};
 
+use crate::store::documents::collection;
 use crate::store::rebuild::fence::WriterId;
 use crate::store::rebuild::generation::{GENERATIONS, Generations, GenerationsDocument};
-use crate::store::schema::collection;
 use crate::store::{Store, StoreError};
 
 /// All writers in one reply, unless they are very many.

@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use mongodb::bson::raw::RawBsonRef;
 use mongodb::bson::{RawDocument, deserialize_from_slice};
 
-use super::{Loader, unreadable};
+use super::Loader;
 use crate::derive::state::{Message, MessageKey, Name, NameKey, State};
 use crate::store::StoreError;
-use crate::store::documents::{Id as _, MessageDocument};
-use crate::store::schema::{collection, escape, message};
+use crate::store::documents::message::{self, MessageDocument};
+use crate::store::documents::{Key as _, collection, escape, id, unreadable};
 
 /// Names sought on a message.
 type Sought = HashMap<Vec<u8>, Vec<Name>>;
@@ -41,7 +41,7 @@ impl Loader {
             asked.entry(message).or_default().1.push(name);
         }
         let sought = asked.iter().filter(|(_, (_, names))| !names.is_empty());
-        let sought = sought.map(|(key, (_, names))| (key.id().into_bytes(), names.clone()));
+        let sought = sought.map(|(key, (_, names))| (key.id().raw().into_bytes(), names.clone()));
         let sought: Sought = sought.collect();
         let keys = asked.keys().cloned().collect();
         let read = |raw: &RawDocument| read(raw, &sought);
@@ -67,7 +67,7 @@ impl Loader {
 
 fn read(raw: &RawDocument, sought: &Sought) -> Result<(Message, Counted), StoreError> {
     let stored: MessageDocument = deserialize_from_slice(raw.as_bytes()).map_err(unreadable)?;
-    let id = raw.get_document("_id").map_err(unreadable)?;
+    let id = raw.get_document(id::ID).map_err(unreadable)?;
     let counted = match sought.get(id.as_bytes()) {
         Some(names) => counted(raw, names)?,
         None => Counted::default(),

@@ -14,10 +14,10 @@ use futures::TryStreamExt as _;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::ReadConcern;
 
-use super::{APP_NAME, Store, StoreError};
+use crate::store::{APP_NAME, Store, StoreError};
 
 /// After how long without a command a transaction is given up.
-const IDLE: Duration = Duration::from_secs(3);
+const IDLE_LIMIT: Duration = Duration::from_secs(3);
 
 impl Store {
     /// Ends idle transactions of this service, of whichever process; returns
@@ -27,7 +27,7 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn end_stale_transactions(&self) -> Result<usize, StoreError> {
-        let idle_micros = i64::try_from(IDLE.as_micros()).unwrap_or(i64::MAX);
+        let idle_micros = i64::try_from(IDLE_LIMIT.as_micros()).unwrap_or(i64::MAX);
         let pipeline = [
             doc! { "$currentOp": { "allUsers": false, "idleSessions": true } },
             doc! { "$match": {

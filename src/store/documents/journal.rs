@@ -4,13 +4,13 @@
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc, serialize_to_raw_document_buf};
 use serde::Serialize;
 
-use super::schema::{STATED_TIME, STATED_TYPE};
+use super::message::{STATED_TIME, STATED_TYPE};
 use crate::derive::changes::{Taken, Trace};
 use crate::derive::state::CountingFacts;
 use crate::event::{Event, Fact};
 
 /// The `type` of a journal's first record.
-pub const ORIGIN: &str = "counters.origin";
+pub(crate) const ORIGIN: &str = "counters.origin";
 
 #[derive(Serialize)]
 struct RecordId<'a> {
@@ -134,7 +134,7 @@ struct Record<'a> {
 ///
 /// # Errors
 /// When it cannot be encoded.
-pub fn record(taken: &Taken, now: DateTime) -> mongodb::bson::error::Result<RawDocumentBuf> {
+pub(crate) fn record(taken: &Taken, now: DateTime) -> mongodb::bson::error::Result<RawDocumentBuf> {
     let event = &taken.event;
     let mut record = Record {
         _id: RecordId {
@@ -178,7 +178,7 @@ pub fn record(taken: &Taken, now: DateTime) -> mongodb::bson::error::Result<RawD
 }
 
 /// The first record of a journal. Its id is no event's: a tenant has a name.
-pub fn origin(now: DateTime) -> Document {
+pub(crate) fn origin(now: DateTime) -> Document {
     doc! {
         "_id": { "t": "", "e": ORIGIN },
         "type": ORIGIN,

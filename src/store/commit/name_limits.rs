@@ -5,16 +5,15 @@ use mongodb::bson::error::Result;
 use mongodb::bson::raw::CStr;
 use mongodb::bson::{RawArrayBuf, RawBson, RawDocumentBuf, cstr, rawdoc};
 
-use super::documents::field;
-use super::schema::message;
 use crate::derive::changes::{MessageChange, Room};
+use crate::store::documents::{message, path};
 
 /// Has a change of a created message find it only if there is room for the names
 /// that are new.
 ///
 /// # Errors
-/// As [`field`].
-pub fn require_room(filter: &mut RawDocumentBuf, change: &MessageChange) -> Result<()> {
+/// As [`path`].
+pub(super) fn require_room(filter: &mut RawDocumentBuf, change: &MessageChange) -> Result<()> {
     let mut conditions = RawArrayBuf::new();
     let statuses = &change.room_for_statuses;
     add(&mut conditions, filter, message::STATUSES, statuses, |s| {
@@ -47,7 +46,7 @@ fn add<N>(
         Room::Exactly { names: all, counts } => {
             conditions.push(compared(cstr!("$eq"), of, *all));
             for (this, users) in counts {
-                let field = field(&format!("{of}."), name(this))?;
+                let field = path(of, name(this))?;
                 match users {
                     0 => filter.append(field, none()),
                     users => filter.append(field, *users),
@@ -86,9 +85,9 @@ fn counting(of: &str) -> RawDocumentBuf {
 }
 
 /// Takes out the reactions that nobody has set.
-pub fn without_zeros() -> RawArrayBuf {
-    let left = rawdoc! { "$arrayToObject": counting("reactions") };
+pub(super) fn without_zeros() -> RawArrayBuf {
+    let left = rawdoc! { "$arrayToObject": counting(message::REACTIONS) };
     let mut stages = RawArrayBuf::new();
-    stages.push(rawdoc! { "$set": { "reactions": left } });
+    stages.push(rawdoc! { "$set": { message::raw::REACTIONS: left } });
     stages
 }
