@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::auth::{Sources, StartError, Started};
 use crate::bus::{BusError, Flow};
 use crate::config::Config;
-use crate::grpc::{Asked, Bound, DeadLetters, Guard, ServeError};
+use crate::grpc::{Backends, BoundServers, DeadLetters, Guard, ServeError};
 use crate::probes::{self, Status};
 use crate::redrive::Redrive;
 use crate::serving::{self, Serving};
@@ -110,7 +110,7 @@ pub struct Service {
     registry: Registry,
     guard: Guard,
     identities: Sources,
-    grpc: Bound,
+    grpc: BoundServers,
     metrics_listener: Option<TcpListener>,
 }
 
@@ -127,7 +127,7 @@ impl Service {
         let store = Store::connect(&config.store).await?;
         let store = store.counting_in(metrics.store_transactions.clone());
         let (guard, identities) = guard(&config, &metrics)?;
-        let grpc = Bound::bind(&config, &metrics).await?;
+        let grpc = BoundServers::bind(&config, &metrics).await?;
         let metrics_listener = match config.metrics.listen.as_str() {
             "" => None,
             address => Some(listen(address).await?),
@@ -181,7 +181,7 @@ impl Service {
             "identities",
             sources.run(context.metrics.clone(), shutdown.clone()),
         );
-        let asked = Asked {
+        let asked = Backends {
             reader: context.reader.clone(),
             memory: context.serve_from_memory(),
             store: context.store.clone(),
@@ -273,7 +273,7 @@ async fn listen(address: &str) -> Result<TcpListener, AppError> {
     })
 }
 
-fn announce(grpc: &Bound) {
+fn announce(grpc: &BoundServers) {
     info!(address = %grpc.local_addr(), "serving counters over gRPC");
     if let Some(address) = grpc.admin_addr() {
         info!(%address, "serving dead letters and maintenance over gRPC");

@@ -26,7 +26,7 @@ use std::time::SystemTime;
 
 pub use bearer::{MAX_BEARER_BYTES, bearer};
 pub use certificate::Certificates;
-pub use file::{FileError, Reread};
+pub use file::{FileError, Reloaded};
 pub use identity::{Identity, Role, Roles, Tenants};
 pub use jwks::{KeySet, KeySetError};
 pub use jwt::Verifier;
@@ -34,7 +34,7 @@ pub use refusal::Refusal;
 pub use start::{Sources, StartError, Started};
 pub use tokens::{NoRandomness, Tokens, digest_hex, generate};
 
-/// What a caller shows.
+/// The credentials that a caller shows.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Shown<'c> {
     /// The value of `authorization`, if there is one.
@@ -46,15 +46,15 @@ pub struct Shown<'c> {
 /// Makes identities of credentials. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Authenticator {
-    /// Nobody is asked.
+    /// Whether everybody is let in as `anonymous`.
     open: bool,
-    certificates: Option<Reread<Certificates>>,
-    tokens: Option<Reread<Tokens>>,
+    certificates: Option<Reloaded<Certificates>>,
+    tokens: Option<Reloaded<Tokens>>,
     jwt: Option<Verifier>,
 }
 
 impl Authenticator {
-    /// One that takes everybody as `anonymous`, with every role.
+    /// Makes one that takes everybody as `anonymous`, with every role.
     pub fn open() -> Self {
         Self {
             open: true,
@@ -62,7 +62,7 @@ impl Authenticator {
         }
     }
 
-    /// Who shows this.
+    /// Identifies the caller who shows these credentials.
     ///
     /// A bearer token decides alone: one that is not good is refused even where
     /// the certificate would do, so that nobody is taken for somebody else than
@@ -104,7 +104,7 @@ impl Authenticator {
         }
     }
 
-    /// What a caller must show, in words.
+    /// Names the credentials that are taken, for people.
     fn wanted(&self) -> &'static str {
         let bearer = self.tokens.is_some() || self.jwt.is_some();
         match (self.certificates.is_some(), bearer) {

@@ -10,7 +10,6 @@ mod admission;
 mod body;
 pub(crate) mod bounds;
 mod dead_letters;
-pub(crate) mod described;
 mod edge;
 mod failure;
 mod gate;
@@ -20,7 +19,9 @@ mod limits;
 mod maintenance;
 mod map;
 mod rate;
+mod reads;
 mod rebuild;
+pub(crate) mod schemas;
 mod service;
 mod token;
 mod validate;
@@ -38,7 +39,7 @@ use tonic_health::server::health_reporter;
 use tower::layer::util::{Identity, Stack};
 
 use crate::config;
-use crate::listener::{ListenError, Listener, Settings, Speaks, descriptors};
+use crate::listener::{ListenError, Listener, Protocol, Settings, descriptors};
 use crate::serving::Serving;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -54,7 +55,8 @@ use limits::Limits;
 use maintenance::Maintenance;
 pub(crate) use maintenance::counter_differences;
 pub(crate) use map::{moment, moment_or_null, time};
-use rate::Rate;
+use rate::RateLimiter;
+use reads::ReadPath;
 use service::Counters;
 use v1::counter_service_server::CounterServiceServer;
 use v1::dead_letter_service_server::DeadLetterServiceServer;
@@ -79,36 +81,37 @@ const HEALTH_NAMES: &[&str] = &[
     "chatcounters.v1.DeadLetterService",
 ];
 
-/// Time for open calls to end after the stop was requested.
-const GRACE: Duration = Duration::from_secs(5);
+/// The time that open calls have to end after the stop was requested.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the library lets in, to be refused in gRPC's words: past it, it answers
 /// with HTTP status 431, past four times that with the end of the connection.
 const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;
-const KEEPALIVE: Duration = Duration::from_secs(30);
+/// The time between two pings on a quiet HTTP/2 connection.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Calls of one connection at the same time; more wait with the client.
-const STREAMS: u32 = 64;
-/// Calls that a client may have given up before they were looked at; one more
-/// ends its connection. Clients that cancel in bursts are not to be taken for
+/// The most calls of one connection at the same time; more wait with the client.
+const MAX_CONCURRENT_STREAMS: u32 = 64;
+/// The most calls that a client may have given up before they were looked at; one
+/// more ends its connection. Clients that cancel in bursts are not to be taken for
 /// an attack.
-const PENDING_RESETS: usize = 100;
-/// What a connection that has its age may still take, after the longest
-/// deadline.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const MAX_PENDING_RESETS: usize = 100;
+/// How long a connection that has its age may go on after the longest deadline.
+const CONNECTION_GRACE: Duration = Duration::from_secs(5);
 /// The same for operators, whose replays and verifications take hours.
-const LONGEST_JOB: Duration = Duration::from_secs(24 * 3_600);
+const OPERATOR_CONNECTION_GRACE: Duration = Duration::from_secs(24 * 3_600);
 
-/// Most clients refuse larger answers unless told otherwise.
+/// The largest answer in bytes: most clients refuse larger ones unless told otherwise.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
-/// An edited letter, with a body as large as the index keeps.
+/// The largest request in bytes: an edited letter, with a body as large as the index
+/// keeps.
 const MAX_LETTER_BYTES: usize = 2 << 20;
 
-/// A page of a thousand letters with their errors.
+/// The largest answer about letters in bytes: a page of a thousand with their errors.
 const MAX_LETTERS_BYTES: usize = 16 << 20;
 
-/// Why the server did not start, or ended.
+/// Explains why the servers did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// A port cannot be listened on as configured.
@@ -119,31 +122,31 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// What is asked for answers.
+/// What the servers answer from.
 #[derive(Debug)]
-pub struct Asked {
-    /// Reads of counters.
+pub struct Backends {
+    /// Reads counters from the store.
     pub reader: Reader,
-    /// Reads of counters from memory; `None`: all are from the store.
+    /// Reads counters from memory; `None`: all reads are from the store.
     pub memory: Option<Serving>,
-    /// What is verified and rebuilt.
+    /// The store that is verified and rebuilt.
     pub store: Store,
-    /// Dead letters.
+    /// Works with dead letters.
     pub letters: DeadLetters,
-    /// Who is let in.
+    /// Lets callers in.
     pub guard: Guard,
 }
 
 /// Servers that listen but do not answer yet.
 #[derive(Debug)]
-pub struct Bound {
+pub struct BoundServers {
     counters: Listener,
     admin: Option<Listener>,
     http: Option<Listener>,
     config: (config::Grpc, config::Http),
 }
 
-impl Bound {
+impl BoundServers {
     /// Listens on `grpc.listen`, and on `admin.listen` and `http.listen` unless they
     /// are empty. Port 0 takes a free port.
     ///
@@ -163,18 +166,18 @@ impl Bound {
             .map(|(of, most)| (of.section, if of.listen.is_empty() { 0 } else { most }))
             .collect();
         let shares = descriptors::share(&wanted);
-        let settings = |number: usize, speaks, grace| Settings {
+        let settings = |number: usize, protocol, grace| Settings {
             name: listeners[number].section,
-            speaks,
+            protocol,
             max_connections: shares[number],
             max_age: Duration::from_secs(grpc.max_connection_age_seconds),
             grace,
         };
-        let last_words = Duration::from_millis(grpc.max_deadline_ms) + LAST_WORDS;
+        let last_words = Duration::from_millis(grpc.max_deadline_ms) + CONNECTION_GRACE;
         let [of_counters, of_admin, of_http] = &listeners;
-        let counters = settings(0, Speaks::Http2, last_words);
-        let operators = settings(1, Speaks::Http2, LONGEST_JOB);
-        let over_http = settings(2, Speaks::Http, last_words);
+        let counters = settings(0, Protocol::Http2, last_words);
+        let operators = settings(1, Protocol::Http2, OPERATOR_CONNECTION_GRACE);
+        let over_http = settings(2, Protocol::Http, last_words);
         Ok(Self {
             counters: Listener::bind(of_counters, counters, metrics).await?,
             admin: unless_off(of_admin, operators, metrics).await?,
@@ -183,17 +186,17 @@ impl Bound {
         })
     }
 
-    /// Where counters are served.
+    /// The address on which counters are served.
     pub fn local_addr(&self) -> SocketAddr {
         self.counters.local_addr()
     }
 
-    /// Where dead letters and maintenance are served, if they are.
+    /// The address on which dead letters and maintenance are served, if they are.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Listener::local_addr)
     }
 
-    /// Where counters are served over HTTP, if they are.
+    /// The address on which counters are served over HTTP, if they are.
     pub fn http_addr(&self) -> Option<SocketAddr> {
         self.http.as_ref().map(Listener::local_addr)
     }
@@ -206,11 +209,11 @@ impl Bound {
     /// [`ServeError`].
     pub async fn serve(
         self,
-        asked: Asked,
+        asked: Backends,
         ready: watch::Sender<bool>,
         shutdown: Shutdown,
     ) -> Result<(), ServeError> {
-        let Asked {
+        let Backends {
             reader,
             memory,
             store,
@@ -223,14 +226,20 @@ impl Bound {
         let limits = Limits::new(config);
         let gate = Gate::new(limits.patient(), state.clone());
         let watches = Watches::new(memory.clone(), limits.clone(), shutdown.clone());
-        let methods = Arc::new(Counters::new((reader, memory), limits, state, watches));
+        let reads = ReadPath {
+            reader,
+            serving: memory,
+            limits,
+            store: state,
+        };
+        let methods = Arc::new(Counters::new(reads, watches));
         let counters = CounterServiceServer::from_arc(Arc::clone(&methods))
             .max_decoding_message_size(config.max_message_bytes)
             .max_encoding_message_size(config.max_message_bytes.max(MAX_ANSWER_BYTES));
         // One bound for a caller, whichever way the calls come.
         let checks = Checks {
             guard: guard.clone(),
-            rate: Rate::new(config.calls_per_second),
+            rate: RateLimiter::new(config.calls_per_second),
             gate: None,
         };
         let web = Web::new((http, config), methods, counters.clone(), &checks);
@@ -311,10 +320,10 @@ fn server(config: &config::Grpc, checks: Checks) -> Server<Layers> {
     // Behind the calls' own deadlines: for a body that never ends.
     let backstop = Duration::from_millis(config.max_deadline_ms) + Duration::from_secs(1);
     Server::builder()
-        .max_concurrent_streams(STREAMS)
-        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
-        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .timeout(backstop)
         .layer(checks)
 }
@@ -346,14 +355,14 @@ async fn until_cut_off(
     serving: impl Future<Output = ()>,
     shutdown: &Shutdown,
 ) -> Result<(), ServeError> {
-    let patience = async {
+    let drained = async {
         shutdown.requested().await;
-        tokio::time::sleep(GRACE).await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
     };
     tokio::select! {
         () = serving => Ok(()),
-        () = patience => {
-            tracing::warn!("calls still open {} s after the stop are cut off", GRACE.as_secs());
+        () = drained => {
+            tracing::warn!("calls still open {} s after the stop are cut off", DRAIN_TIMEOUT.as_secs());
             Ok(())
         }
     }

@@ -14,7 +14,7 @@
 //! is the map with the reasons.
 //!
 //! What always holds:
-//! - [`counter`], [`event`], [`derive`], [`history`] and [`serving::model`] know nothing of tokio,
+//! - [`counter`], [`event`], [`derive`], [`history`] and `serving::model` know nothing of tokio,
 //!   lapin, mongodb or tonic;
 //!   only [`store`] names mongodb, only [`bus`] lapin, only [`retry`] backoff.
 //! - A delivery is settled once, after its effect or its dead letter is durable.
@@ -35,17 +35,17 @@ pub mod forecast;
 pub mod grpc;
 pub mod history;
 pub mod lane;
-pub mod listener;
+pub(crate) mod listener;
 pub mod maintenance;
 pub mod notify;
 pub mod outage;
 pub mod pipeline;
-pub mod pki;
+pub(crate) mod pki;
 pub mod probes;
 pub(crate) mod rate_limit;
 pub mod redrive;
 pub mod retry;
-pub mod serving;
+pub(crate) mod serving;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

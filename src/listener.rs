@@ -8,11 +8,11 @@
 //! client has said what an HTTP/2 client says first.
 
 mod connection;
-pub mod descriptors;
-mod door;
+pub(crate) mod descriptors;
+mod handler;
 mod places;
 mod preface;
-pub mod tls;
+pub(crate) mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,46 +29,46 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
-pub use connection::{Connection, Cut, Peer, PeerCertificate};
-pub use door::{End, One};
-use places::Way;
-pub use places::{Activity, Busy, Place, Places};
+pub(crate) use connection::{KillSwitch, Peer};
+pub(crate) use handler::{EndSignal, SingleConnection};
+use places::Admission;
+pub(crate) use places::{Activity, Busy, Place, Places};
 
-use door::{Door, Refusal};
+use handler::{ConnectionHandler, Refusal};
 use tls::Tls;
 
-/// How long accepting rests after an error, at first and at most.
-const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// A flood is told of once in so long.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// The pause of accepting after an error, at first and at most.
+const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// The shortest time between two log messages about the same trouble.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What clients of a port speak.
+/// The protocol that the clients of a port speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
-    /// HTTP/2, from the first byte on.
+pub(crate) enum Protocol {
+    /// Only HTTP/2, from the first byte on.
     Http2,
-    /// HTTP/1 or HTTP/2.
+    /// Either HTTP/1 or HTTP/2.
     Http,
 }
 
-/// What connections get.
+/// The bounds of a listener's connections.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The section of the configuration, for logs and metrics.
     pub name: &'static str,
-    /// What its clients speak.
-    pub speaks: Speaks,
-    /// Connections at the same time.
+    /// The protocol that its clients speak.
+    pub protocol: Protocol,
+    /// The most connections at the same time.
     pub max_connections: usize,
-    /// Age at which a connection is asked to end, give or take a tenth.
+    /// The age at which a connection is asked to end, give or take a tenth.
     pub max_age: Duration,
-    /// How long after that it is cut, whatever is under way on it.
+    /// The time after which it is then cut, whatever is under way on it.
     pub grace: Duration,
 }
 
 /// A port on which nothing is accepted yet.
 #[derive(Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     settings: Settings,
@@ -76,7 +76,7 @@ pub struct Listener {
     metrics: Metrics,
 }
 
-/// Why a port is not listened on.
+/// Explains why a port is not listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The address cannot be listened on.
@@ -84,9 +84,9 @@ pub enum ListenError {
     Bind {
         /// The section of the configuration.
         key: &'static str,
-        /// The configured address.
+        /// The address as configured.
         listen: String,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         reason: io::Error,
     },
@@ -100,7 +100,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`ListenError`].
-    pub async fn bind(
+    pub(crate) async fn bind(
         listener: &config::Listener<'_>,
         settings: Settings,
         metrics: &Metrics,
@@ -125,8 +125,8 @@ impl Listener {
         })
     }
 
-    /// Where it listens.
-    pub fn local_addr(&self) -> SocketAddr {
+    /// Returns the address on which it listens.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
@@ -136,25 +136,26 @@ impl Listener {
     /// `server` makes a server for one connection, which comes out of a stream
     /// that goes on without another, and which is to end gently (GOAWAY, and
     /// what is under way goes on) when the future that it gets does.
-    pub async fn serve<S, F, E>(self, server: S, shutdown: Shutdown)
+    pub(crate) async fn serve<S, F, E>(self, server: S, shutdown: Shutdown)
     where
-        S: Fn(One, End) -> F + Clone + Send + Sync + 'static,
+        S: Fn(SingleConnection, EndSignal) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: std::fmt::Display + Send + 'static,
     {
         let places = Places::new(self.settings.max_connections);
-        let mut full = Throttle::new(TOLD_EVERY);
-        let mut failed = Throttle::new(TOLD_EVERY);
-        let mut rest = REST.0;
+        let mut full = Throttle::new(LOG_INTERVAL);
+        let mut failed = Throttle::new(LOG_INTERVAL);
+        let mut rest = ACCEPT_PAUSE.0;
         let mut tasks = JoinSet::new();
         if let Some(tls) = &self.tls {
             tokio::spawn(tls.clone().watch(self.metrics.clone(), shutdown.clone()));
         }
-        let door = Door::new(self.settings, self.tls, self.metrics, shutdown.clone());
-        let door = Arc::new(door);
+        let handler =
+            ConnectionHandler::new(self.settings, self.tls, self.metrics, shutdown.clone());
+        let handler = Arc::new(handler);
         loop {
             while let Some(ended) = tasks.try_join_next() {
-                told(ended);
+                log_panic(ended);
             }
             let accepted = tokio::select! {
                 () = shutdown.requested() => break,
@@ -164,32 +165,32 @@ impl Listener {
                 Ok(accepted) => accepted,
                 Err(error) if is_of_one_connection(&error) => continue,
                 Err(error) => {
-                    tell_failed(&door.settings, &mut failed, &error);
+                    tell_failed(&handler.settings, &mut failed, &error);
                     tokio::time::sleep(rest).await;
-                    rest = (rest * 2).min(REST.1);
+                    rest = (rest * 2).min(ACCEPT_PAUSE.1);
                     continue;
                 }
             };
-            rest = REST.0;
-            let (place, way) = places.take();
-            if way != Way::Free {
-                tell_full(&door.settings, &mut full);
+            rest = ACCEPT_PAUSE.0;
+            let (place, admission) = places.take();
+            if admission != Admission::Free {
+                tell_full(&handler.settings, &mut full);
             }
-            if way == Way::OfIdle {
-                door.refused(Refusal::Idle);
+            if admission == Admission::ReplacedIdle {
+                handler.refused(Refusal::Idle);
             }
             match place {
                 Some(place) => {
-                    let (door, server) = (door.clone(), server.clone());
-                    tasks.spawn(door.connection(stream, address, place, server));
+                    let (handler, server) = (handler.clone(), server.clone());
+                    tasks.spawn(handler.connection(stream, address, place, server));
                 }
-                None => door.refused(Refusal::Full),
+                None => handler.refused(Refusal::Full),
             }
         }
         // Nobody is to wait in the backlog for a server that accepts no more.
         drop(self.socket);
         while let Some(ended) = tasks.join_next().await {
-            told(ended);
+            log_panic(ended);
         }
     }
 }
@@ -227,7 +228,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn told(ended: Result<(), tokio::task::JoinError>) {
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(panic) = ended {
         error!(%panic, "a connection's task panicked");
     }

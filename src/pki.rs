@@ -12,36 +12,37 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// Why a file is of no use. No text ever holds what is in it.
+/// Explains why a file of certificates or keys is of no use, without any of its
+/// contents.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key} ({path}): expected {expected}; found {found}")]
 pub struct FileError {
-    /// The key of the configuration that names it.
+    /// The setting that names the file.
     pub key: &'static str,
-    /// Where it is.
+    /// The path of the file.
     pub path: String,
-    /// What should be in it.
+    /// What the file should hold.
     pub expected: &'static str,
-    /// What is in its place.
+    /// What was found instead, without any of the contents.
     pub found: String,
 }
 
-/// A file that a key of the configuration names.
+/// A file that a setting names.
 #[derive(Debug, Clone, Copy)]
-pub struct File<'a> {
-    /// The key.
+pub(crate) struct File<'a> {
+    /// The setting that names the file.
     pub key: &'static str,
-    /// The path.
+    /// The path of the file.
     pub path: &'a str,
 }
 
 impl File<'_> {
-    /// The certificates in it, one at least.
+    /// Reads the certificates in the file, one at least.
     ///
     /// # Errors
     /// When there is none, or one cannot be read: one that is passed over in
     /// silence would be missed much later.
-    pub async fn certificates(self) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    pub(crate) async fn certificates(self) -> Result<Vec<CertificateDer<'static>>, FileError> {
         let expected = "certificates in PEM (-----BEGIN CERTIFICATE-----)";
         let text = self.read(expected).await?;
         let refused = |found: String| self.refused(expected, found);
@@ -58,11 +59,11 @@ impl File<'_> {
         }
     }
 
-    /// The private key in it.
+    /// Reads the private key in the file.
     ///
     /// # Errors
     /// When there is none that can be used.
-    pub async fn private_key(self) -> Result<PrivateKeyDer<'static>, FileError> {
+    pub(crate) async fn private_key(self) -> Result<PrivateKeyDer<'static>, FileError> {
         let expected = "a private key in PEM, not encrypted";
         let text = self.read(expected).await?;
         PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
@@ -75,8 +76,8 @@ impl File<'_> {
         })
     }
 
-    /// What it is not.
-    pub fn refused(self, expected: &'static str, found: impl Into<String>) -> FileError {
+    /// Makes the error that says what is wrong with the file.
+    pub(crate) fn refused(self, expected: &'static str, found: impl Into<String>) -> FileError {
         FileError {
             key: self.key,
             path: self.path.into(),
@@ -95,22 +96,23 @@ fn holds_encrypted(text: &[u8]) -> bool {
     String::from_utf8_lossy(text).contains("ENCRYPTED")
 }
 
-/// What a certificate says, as far as people ask.
+/// What a certificate says, for logs and `check`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Certificate {
-    /// Whose it is to whoever is told, in words.
+    /// Whose certificate it is, in words.
     pub of: String,
-    /// Its subject, written as RabbitMQ writes it.
+    /// The subject, written as RabbitMQ writes it.
     pub subject: String,
-    /// The end of its validity, RFC 3339.
+    /// The end of the validity, in RFC 3339.
     pub not_after: String,
-    /// Seconds until then.
+    /// The seconds that are left until [`not_after`](Self::not_after); negative once it
+    /// has passed.
     #[serde(skip)]
     pub seconds_left: i64,
 }
 
 impl Certificate {
-    /// Looks into one; `None` when it is none.
+    /// Parses a certificate; `None` when it is none.
     pub fn of(whose: &str, certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         let not_after = parsed.validity().not_after.to_datetime();
@@ -125,22 +127,22 @@ impl Certificate {
     /// Looks into those of a file, unless it is a bundle that nobody would read
     /// through.
     pub fn of_few(whose: &str, certificates: &[CertificateDer<'_>]) -> Vec<Self> {
-        const FEW: usize = 8;
-        let few = certificates.len() <= FEW;
+        const MAX_TOLD: usize = 8;
+        let few = certificates.len() <= MAX_TOLD;
         let looked = certificates.iter().filter(|_| few);
         looked.filter_map(|one| Self::of(whose, one)).collect()
     }
 
-    /// What to say of one that ends within weeks.
+    /// Returns a warning about a certificate that ends within 30 days.
     pub fn ends_soon(&self) -> Option<String> {
-        const SOON: i64 = 30 * 24 * 60 * 60;
+        const SOON_SECONDS: i64 = 30 * 24 * 60 * 60;
         let Self {
             of,
             subject,
             not_after,
             seconds_left,
         } = self;
-        (*seconds_left < SOON)
+        (*seconds_left < SOON_SECONDS)
             .then(|| format!("{of} ({subject}) is valid until {not_after}: renew it before"))
     }
 }

@@ -11,10 +11,10 @@
 
 mod follow;
 mod load;
-pub mod model;
-mod remembered;
+pub(crate) mod model;
+mod query;
 mod shared;
-pub mod watching;
+pub(crate) mod watching;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,51 +30,51 @@ use crate::store::{CommitFeed, Store};
 use crate::telemetry::metrics::{ServingMetrics, Source};
 
 use follow::{Follower, Round};
-use load::{Fulfilled, Loads, Wish};
-use shared::Shared;
+use load::{LoadRequest, LoadResult, Loader};
+use shared::SharedState;
 
-pub use model::Wanted;
-pub use remembered::Remembered;
+pub(crate) use model::LoadKeys;
+pub(crate) use query::MemoryQuery;
 
-/// Times that a read has something loaded before it asks the store itself: what
-/// was loaded may be gone again by then.
-const TRIES: usize = 3;
-/// How long a read waits for memory while nothing moves. It is up to date sooner
-/// nearly always.
-const SOON: Duration = Duration::from_millis(250);
-/// Reads that wait for a load, at most.
-const WISHES: usize = 10_000;
+/// The number of times that a read has something loaded before it asks the store
+/// itself: what was loaded may be gone again by then.
+const MAX_LOAD_ATTEMPTS: usize = 3;
+/// The longest time that a read waits for memory while nothing moves. It is up to date
+/// sooner nearly always.
+const STALL_TIMEOUT: Duration = Duration::from_millis(250);
+/// The most reads that wait for a load.
+const MAX_QUEUED_LOADS: usize = 10_000;
 
 /// Answers questions from memory. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Serving {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     rounds: watch::Receiver<Round>,
-    wishes: mpsc::Sender<Wish>,
+    requests: mpsc::Sender<LoadRequest>,
     reader: Reader,
 }
 
 /// Begins to serve from memory, with so many bytes at most, until the shutdown.
-pub fn start(
+pub(crate) fn start(
     (store, feed, reader): (Store, CommitFeed, Reader),
     most_bytes: usize,
     metrics: ServingMetrics,
     shutdown: &Shutdown,
 ) -> Serving {
-    let shared = Shared::new((store, feed), most_bytes, metrics);
+    let shared = SharedState::new((store, feed), most_bytes, metrics);
     let shared = Arc::new(shared);
     let (ended, rounds) = watch::channel(Round::default());
-    let (wishes, wished) = mpsc::channel(WISHES);
+    let (requests, queued) = mpsc::channel(MAX_QUEUED_LOADS);
     let follower = Follower::new(Arc::clone(&shared), ended);
     tokio::spawn(follower.run(shutdown.clone()));
     let serving = Serving {
         shared,
         rounds,
-        wishes,
+        requests,
         reader,
     };
-    let loads = Loads::new(serving.clone(), most_bytes);
-    tokio::spawn(loads.run(wished, shutdown.clone()));
+    let loads = Loader::new(serving.clone(), most_bytes);
+    tokio::spawn(loads.run(queued, shutdown.clone()));
     serving
 }
 
@@ -82,21 +82,21 @@ impl Serving {
     /// Answers from memory, with all that was committed before this was called.
     /// `None` when that does not work, for whatever reason, or not soon: the
     /// store is to be asked. Dropping this is fine.
-    pub async fn answer<Q: Remembered>(&self, query: &Q, deadline: Instant) -> Option<Q::Answer> {
-        let answer = self.remembered(query, deadline).await;
+    pub async fn answer<Q: MemoryQuery>(&self, query: &Q, deadline: Instant) -> Option<Q::Answer> {
+        let answer = self.read_memory(query, deadline).await;
         if answer.is_none() {
             self.shared.metrics.read(Source::Store);
         }
         answer
     }
 
-    async fn remembered<Q: Remembered>(&self, query: &Q, deadline: Instant) -> Option<Q::Answer> {
+    async fn read_memory<Q: MemoryQuery>(&self, query: &Q, deadline: Instant) -> Option<Q::Answer> {
         let now = Instant::now();
         let half = deadline.saturating_duration_since(now) / 2;
-        let round = tokio::time::timeout(half.min(SOON), self.round());
+        let round = tokio::time::timeout(half.min(STALL_TIMEOUT), self.round());
         round.await.ok().flatten()?;
-        for tried in 0..TRIES {
-            let wanted = match query.remembered(&mut self.shared.memory().model) {
+        for tried in 0..MAX_LOAD_ATTEMPTS {
+            let wanted = match query.answer_from(&mut self.shared.memory().model) {
                 Ok(answer) => {
                     self.shared.metrics.read(match tried {
                         0 => Source::Memory,
@@ -107,7 +107,7 @@ impl Serving {
                 Err(wanted) => wanted,
             };
             if !self.is_worth_a_load(query, &wanted)
-                || self.load(query.tenant(), wanted, deadline).await != Fulfilled::Perhaps
+                || self.load(query.tenant(), wanted, deadline).await != LoadResult::Perhaps
             {
                 return None;
             }
@@ -115,8 +115,8 @@ impl Serving {
         None
     }
 
-    fn is_worth_a_load<Q: Remembered>(&self, query: &Q, wanted: &Wanted) -> bool {
-        let Shared {
+    fn is_worth_a_load<Q: MemoryQuery>(&self, query: &Q, wanted: &LoadKeys) -> bool {
+        let SharedState {
             too_large,
             asked_once,
             ..
@@ -124,7 +124,7 @@ impl Serving {
         let tenant = query.tenant();
         let mut users = wanted.users.iter();
         users.all(|user| {
-            let known = !Q::IS_OF_FEW_DOCUMENTS || asked_once.note(tenant, user);
+            let known = !Q::IS_CHEAP_IN_STORE || asked_once.note(tenant, user);
             known && !too_large.has(tenant, user)
         })
     }
@@ -132,7 +132,7 @@ impl Serving {
     /// Answers from memory as it is, if that was found to be up to date no longer
     /// ago than this; with the time of that. Has the store asked again before
     /// memory is too old.
-    pub fn recent<Q: Remembered>(
+    pub fn recent<Q: MemoryQuery>(
         &self,
         query: &Q,
         most: Duration,
@@ -146,7 +146,7 @@ impl Serving {
         if age > most {
             return None;
         }
-        let answer = query.remembered(&mut memory.model).ok()?;
+        let answer = query.answer_from(&mut memory.model).ok()?;
         self.shared.metrics.read(Source::Memory);
         Some((answer, as_of.shown))
     }
@@ -172,20 +172,20 @@ impl Serving {
     /// once, each waits for its turn, to the end if need be: to ask the store
     /// beside memory would take it longer, and all others. Only loads that have
     /// come to a halt are not waited for.
-    async fn load(&self, tenant: &TenantId, wanted: Wanted, deadline: Instant) -> Fulfilled {
-        let (wish, mut ended) = Wish::new(tenant.clone(), wanted, deadline);
-        if self.wishes.try_send(wish).is_err() {
-            return Fulfilled::Failed;
+    async fn load(&self, tenant: &TenantId, wanted: LoadKeys, deadline: Instant) -> LoadResult {
+        let (request, mut ended) = LoadRequest::new(tenant.clone(), wanted, deadline);
+        if self.requests.try_send(request).is_err() {
+            return LoadResult::Failed;
         }
         let mut went_on = self.shared.loads_went_on.load(Ordering::Relaxed);
         loop {
-            let until = deadline.min(Instant::now() + SOON);
+            let until = deadline.min(Instant::now() + STALL_TIMEOUT);
             if let Ok(ended) = tokio::time::timeout_at(until, &mut ended).await {
-                return ended.unwrap_or(Fulfilled::Failed);
+                return ended.unwrap_or(LoadResult::Failed);
             }
             let now = self.shared.loads_went_on.load(Ordering::Relaxed);
             if std::mem::replace(&mut went_on, now) == now || until == deadline {
-                return Fulfilled::Failed;
+                return LoadResult::Failed;
             }
         }
     }

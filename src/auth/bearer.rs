@@ -2,12 +2,13 @@
 
 use super::Refusal;
 
-/// Longest bearer token that is looked at.
+/// The longest bearer token that is looked at, in bytes.
 pub const MAX_BEARER_BYTES: usize = 8 << 10;
 
+/// The authentication scheme, in lower case.
 const SCHEME: &str = "bearer";
 
-/// The token in the value of an `authorization` header.
+/// Returns the token in the value of an `authorization` header.
 ///
 /// # Errors
 /// [`Refusal::NotBearer`], [`Refusal::TooLong`].

@@ -16,18 +16,18 @@ use x509_parser::prelude::FromDer as _;
 use super::identity::Grant;
 use super::{Identity, Refusal};
 
-/// Identities of a file at most.
+/// The most identities of a file.
 const MAX_IDENTITIES: usize = 10_000;
 
-/// Who is known by which name.
+/// The identities of a file, by the names in their certificates.
 #[derive(Debug)]
 pub struct Certificates(HashMap<Name, Arc<Identity>>);
 
-/// A name in a certificate.
+/// A name in a certificate that stands for an identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Name {
     Uri(String),
-    /// In lower case.
+    /// A DNS name, in lower case.
     Dns(String),
 }
 
@@ -39,6 +39,7 @@ impl Name {
     }
 }
 
+/// The TOML file of client certificates.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -46,6 +47,7 @@ struct File {
     identity: Vec<Entry>,
 }
 
+/// One table of the file: a name in a certificate, and what it is given.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {

@@ -23,26 +23,26 @@ use tracing::{info, warn};
 use super::{KeySet, KeySetError};
 use crate::shutdown::Shutdown;
 
-/// How often keys are fetched without anybody asking.
-const REFRESH: Duration = Duration::from_secs(300);
-/// Least time between two fetches.
-const APART: Duration = Duration::from_secs(30);
-/// Least time between two fetches while there are no keys yet.
-const IMPATIENT: Duration = Duration::from_secs(2);
-/// How long a fetch may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long keys are good when no newer ones are to be had.
-const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// Largest answer that is read.
-const MAX_BYTES: usize = 1 << 20;
+/// The time between two fetches when no token names an unknown key.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
+/// The shortest time between two fetches.
+const MIN_FETCH_INTERVAL: Duration = Duration::from_secs(30);
+/// The shortest time between two fetches while there are no keys yet.
+const MIN_FETCH_INTERVAL_WITHOUT_KEYS: Duration = Duration::from_secs(2);
+/// The longest time that a fetch may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time for which keys are good when no newer ones are to be had.
+const MAX_KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// The largest answer that is read, in bytes.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// Why keys could not be fetched.
+/// Explains why keys could not be fetched.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// The server does not answer.
+pub(super) enum FetchError {
+    /// The server cannot be connected to.
     #[error("cannot connect: {0}")]
     Connect(#[from] std::io::Error),
-    /// It does not speak HTTP.
+    /// The server does not speak HTTP.
     #[error("no HTTP answer: {0}")]
     Http(#[from] hyper::Error),
     /// It says something else. Redirections are not followed: they could lead
@@ -52,21 +52,22 @@ pub enum FetchError {
     /// Its answer breaks off, or does not end.
     #[error("the answer cannot be read: {0}")]
     Body(Box<dyn std::error::Error + Send + Sync>),
-    /// It takes too long.
-    #[error("no answer in {} s", PATIENCE.as_secs())]
+    /// The server takes longer than a fetch may.
+    #[error("no answer in {} s", FETCH_TIMEOUT.as_secs())]
     TooSlow,
     /// What it says is no set of keys.
     #[error(transparent)]
     Keys(#[from] KeySetError),
 }
 
-/// The keys that were fetched last. Cloning shares them.
+/// The keys that were fetched last. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fetched {
     latest: Arc<RwLock<Option<Latest>>>,
     wanted: Arc<Notify>,
 }
 
+/// Keys, and the time at which they were fetched.
 #[derive(Debug, Clone)]
 struct Latest {
     keys: Arc<KeySet>,
@@ -80,7 +81,7 @@ impl Fetched {
         let latest = latest.as_ref()?;
         // A clock that was set back makes nothing old.
         let age = now.duration_since(latest.at).unwrap_or_default();
-        (age <= KEPT).then(|| Arc::clone(&latest.keys))
+        (age <= MAX_KEY_AGE).then(|| Arc::clone(&latest.keys))
     }
 
     /// Somebody has shown a key that is not among them.
@@ -119,6 +120,7 @@ impl Fetcher {
         })
     }
 
+    /// Returns where the keys are found once they are fetched.
     pub(super) fn fetched(&self) -> Fetched {
         self.fetched.clone()
     }
@@ -147,13 +149,13 @@ impl Fetcher {
                 Err(_) => {}
             }
             let apart = match self.fetched.current(SystemTime::now()) {
-                Some(_) => APART,
-                None => IMPATIENT,
+                Some(_) => MIN_FETCH_INTERVAL,
+                None => MIN_FETCH_INTERVAL_WITHOUT_KEYS,
             };
             let asked = async {
                 tokio::time::sleep_until(begun + apart).await;
                 if !failing {
-                    let _ = timeout(REFRESH, self.fetched.wanted.notified()).await;
+                    let _ = timeout(REFRESH_INTERVAL, self.fetched.wanted.notified()).await;
                 }
             };
             tokio::select! {
@@ -164,7 +166,7 @@ impl Fetcher {
     }
 
     async fn fetch(&self) -> Result<KeySet, FetchError> {
-        let text = timeout(PATIENCE, self.get());
+        let text = timeout(FETCH_TIMEOUT, self.get());
         let text = text.await.map_err(|_| FetchError::TooSlow)??;
         Ok(KeySet::parse(&text)?)
     }
@@ -202,7 +204,7 @@ impl Fetcher {
                 200 => {}
                 status => return Err(FetchError::Status(status)),
             }
-            let body = Limited::new(answer.into_body(), MAX_BYTES).collect();
+            let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect();
             let body = body.await.map_err(FetchError::Body)?;
             String::from_utf8(body.to_bytes().into()).map_err(|e| FetchError::Body(e.into()))
         };
@@ -228,11 +230,11 @@ mod tests {
         let x = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
         let set = format!(r#"{{"keys": [{{"kty": "OKP", "crv": "Ed25519", "x": "{x}"}}]}}"#);
         fetched.replace(KeySet::parse(&set).unwrap(), then);
-        assert!(fetched.current(then + KEPT).is_some());
-        assert!(fetched.current(then - KEPT).is_some());
+        assert!(fetched.current(then + MAX_KEY_AGE).is_some());
+        assert!(fetched.current(then - MAX_KEY_AGE).is_some());
         assert!(
             fetched
-                .current(then + KEPT + Duration::from_secs(1))
+                .current(then + MAX_KEY_AGE + Duration::from_secs(1))
                 .is_none()
         );
     }

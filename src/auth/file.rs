@@ -14,49 +14,49 @@ use tracing::{error, info};
 
 use crate::shutdown::Shutdown;
 
-/// How often a file is looked at.
-const LOOK: Duration = Duration::from_secs(2);
-/// Largest file that is read.
-const MAX_BYTES: u64 = 4 << 20;
+/// The time between two looks at a file.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// The largest file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// Why a file cannot be used.
+/// Explains why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{path} cannot be read: {error}")]
     Unreadable {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// Why not.
+        /// The error with which reading failed.
         error: std::io::Error,
     },
-    /// What is in it will not do.
+    /// The file does not have what it must have.
     #[error("{path}: {why}")]
     Unusable {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What was expected; no secrets.
+        /// What was expected instead, without secrets.
         why: String,
     },
 }
 
-/// What a file says now: the latest that could be used. Cloning shares it.
+/// The value in a file: the latest that could be used. Clones share it.
 #[derive(Debug)]
-pub struct Reread<T>(Arc<RwLock<Arc<T>>>);
+pub struct Reloaded<T>(Arc<RwLock<Arc<T>>>);
 
-impl<T> Clone for Reread<T> {
+impl<T> Clone for Reloaded<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<T> Reread<T> {
-    /// What it says.
+impl<T> Reloaded<T> {
+    /// Returns the latest value that could be used.
     pub fn current(&self) -> Arc<T> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What never changes.
+    /// Wraps a value that never changes.
     pub(super) fn of(value: T) -> Self {
         Self(Arc::new(RwLock::new(Arc::new(value))))
     }
@@ -66,18 +66,18 @@ impl<T> Reread<T> {
     }
 }
 
-/// Looks at a file again and again.
-pub(super) struct Watch<T> {
+/// Polls a file, and replaces the value when the contents change.
+pub(super) struct FileWatch<T> {
     path: PathBuf,
     parse: fn(&str) -> Result<T, String>,
     seen: Seen,
-    current: Reread<T>,
+    current: Reloaded<T>,
 }
 
-/// Digest of what was found last; `None`: it could not be read.
+/// The digest of what was found last; `None`: it could not be read.
 type Seen = Option<[u8; 32]>;
 
-impl<T: Send + Sync> Watch<T> {
+impl<T: Send + Sync> FileWatch<T> {
     /// Reads a file, which must be good now.
     pub(super) fn open(
         path: &Path,
@@ -90,11 +90,12 @@ impl<T: Send + Sync> Watch<T> {
             path: path.to_owned(),
             parse,
             seen,
-            current: Reread::of(parsed),
+            current: Reloaded::of(parsed),
         })
     }
 
-    pub(super) fn current(&self) -> Reread<T> {
+    /// Returns the value, which changes when the file does.
+    pub(super) fn current(&self) -> Reloaded<T> {
         self.current.clone()
     }
 
@@ -103,7 +104,7 @@ impl<T: Send + Sync> Watch<T> {
     pub(super) async fn run(mut self, broken: impl Fn(bool) + Send, shutdown: Shutdown) {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
                 () = shutdown.requested() => return,
             }
             if let Some(good) = self.look() {
@@ -143,11 +144,11 @@ fn read(path: &Path) -> Result<String, FileError> {
     };
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut text = String::new();
-    let read = file.take(MAX_BYTES + 1).read_to_string(&mut text);
+    let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
     match read.map_err(unreadable)? as u64 {
-        bytes if bytes > MAX_BYTES => Err(unusable(
+        bytes if bytes > MAX_FILE_BYTES => Err(unusable(
             path,
-            format!("expected at most {MAX_BYTES} bytes"),
+            format!("expected at most {MAX_FILE_BYTES} bytes"),
         )),
         _ => Ok(text),
     }
@@ -186,16 +187,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         assert!(matches!(
-            Watch::open(&path, number),
+            FileWatch::open(&path, number),
             Err(FileError::Unreadable { .. })
         ));
         std::fs::write(&path, "x").unwrap();
         assert!(matches!(
-            Watch::open(&path, number),
+            FileWatch::open(&path, number),
             Err(FileError::Unusable { .. })
         ));
         std::fs::write(&path, "1").unwrap();
-        let mut watch = Watch::open(&path, number).unwrap();
+        let mut watch = FileWatch::open(&path, number).unwrap();
         let current = watch.current();
         let mut then = |change: &dyn Fn(), looked, value| {
             change();

@@ -8,14 +8,14 @@ use serde::Deserialize;
 
 use crate::event::{TenantId, UserId};
 
-/// Who calls where nobody is asked.
+/// The name of every caller where `auth.mode` is `none`.
 const ANONYMOUS: &str = "anonymous";
 
-/// Longest name of anybody.
+/// The longest name of an identity, in bytes.
 const MAX_NAME_BYTES: usize = 512;
-/// Most tenants that one identity is given by name.
+/// The most tenants that one identity is given by name.
 pub(super) const MAX_TENANTS: usize = 1_000;
-/// What stands for all tenants.
+/// Stands for all tenants in a list of them.
 const EVERY_TENANT: &str = "*";
 
 /// What somebody may do. No role has another's rights but for `admin`, which
@@ -28,14 +28,14 @@ pub enum Role {
     User,
     /// Looks at dead letters, without their bodies.
     DlqViewer,
-    /// Works with dead letters.
+    /// Replays, edits and discards dead letters, and reads their bodies.
     DlqOperator,
-    /// Does everything.
+    /// Does everything, verifying and rebuilding among it.
     Admin,
 }
 
 impl Role {
-    /// All of them.
+    /// All roles.
     pub const ALL: [Role; 5] = [
         Role::Reader,
         Role::User,
@@ -44,7 +44,7 @@ impl Role {
         Role::Admin,
     ];
 
-    /// Its name in tokens and files.
+    /// Returns the name of the role in tokens and files.
     pub fn as_str(self) -> &'static str {
         match self {
             Role::Reader => "reader",
@@ -55,7 +55,7 @@ impl Role {
         }
     }
 
-    /// The role of a name.
+    /// Returns the role of a name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.as_str() == name)
     }
@@ -67,17 +67,17 @@ impl fmt::Display for Role {
     }
 }
 
-/// The roles that somebody has.
+/// The roles that an identity has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Roles(BTreeSet<Role>);
 
 impl Roles {
-    /// Every role.
+    /// Returns the set of every role.
     pub fn all() -> Self {
         Self(Role::ALL.into())
     }
 
-    /// Whether it is one of them.
+    /// Tells whether a role is one of them.
     pub fn contains(&self, role: Role) -> bool {
         self.0.contains(&role)
     }
@@ -89,12 +89,12 @@ impl FromIterator<Role> for Roles {
     }
 }
 
-/// The tenants that somebody may see and touch.
+/// The tenants that an identity may see and touch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tenants {
-    /// All, and what is of no tenant.
+    /// All tenants, and what belongs to none.
     All,
-    /// Those of these ids.
+    /// The tenants of these ids.
     Only(BTreeSet<String>),
 }
 
@@ -115,7 +115,7 @@ impl Tenants {
         names.iter().map(id).collect::<Option<_>>().map(Self::Only)
     }
 
-    /// Whether the tenant of this id is one of them.
+    /// Tells whether the tenant of this id is one of them.
     pub fn contains(&self, id: &str) -> bool {
         match self {
             Tenants::All => true,
@@ -123,12 +123,12 @@ impl Tenants {
         }
     }
 
-    /// Whether all are.
+    /// Tells whether these are all tenants.
     pub fn are_all(&self) -> bool {
         *self == Tenants::All
     }
 
-    /// Their ids; `None`: all.
+    /// Returns the ids of the tenants; `None` stands for all.
     pub fn ids(&self) -> Option<Vec<String>> {
         match self {
             Tenants::All => None,
@@ -137,7 +137,7 @@ impl Tenants {
     }
 }
 
-/// Somebody whose credential was good.
+/// A caller whose credential was good: a name, roles and tenants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     name: String,
@@ -146,13 +146,13 @@ pub struct Identity {
     user: Option<UserId>,
 }
 
-/// Why nobody can be described so.
+/// Explains why there can be no such identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAnIdentity {
-    /// The name cannot be.
+    /// The name is empty, too long, or has control characters.
     #[error("a name of 1 to {MAX_NAME_BYTES} bytes without control characters")]
     Name,
-    /// A user without an id.
+    /// The role `user` is given without the id of a user.
     #[error("a user id, which the role user needs")]
     User,
 }
@@ -183,12 +183,12 @@ impl Identity {
         })
     }
 
-    /// Anybody, where nobody is asked.
+    /// Returns the identity of every caller where nobody is asked.
     pub fn anonymous() -> Arc<Self> {
         Arc::new(Self::almighty(ANONYMOUS))
     }
 
-    /// Whether nobody was asked who this is.
+    /// Tells whether nobody was asked who this is.
     pub fn is_anonymous(&self) -> bool {
         self.name == ANONYMOUS
     }
@@ -207,44 +207,44 @@ impl Identity {
         }
     }
 
-    /// The name, with the way in which it is known: `jwt:ann`.
+    /// Returns the name, with the way in which it is known: `jwt:ann`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What they may do.
+    /// Returns what the caller may do.
     pub fn roles(&self) -> &Roles {
         &self.roles
     }
 
-    /// For whom.
+    /// Returns the tenants for which the caller may do it.
     pub fn tenants(&self) -> &Tenants {
         &self.tenants
     }
 
-    /// Whether one of these roles is theirs.
+    /// Tells whether the caller has one of these roles.
     pub fn has_any(&self, roles: &[Role]) -> bool {
         self.roles.contains(Role::Admin) || roles.iter().any(|role| self.roles.contains(*role))
     }
 
-    /// Whether they may read what is not one user's alone.
+    /// Tells whether the caller may read what is not one user's alone.
     pub fn reads_everybody(&self) -> bool {
         self.has_any(&[Role::Reader])
     }
 
-    /// Whether they may read what is this user's.
+    /// Tells whether the caller may read the counters of this user.
     pub fn reads_user(&self, user: &UserId) -> bool {
         let own = self.roles.contains(Role::User) && self.user.as_ref() == Some(user);
         own || self.reads_everybody()
     }
 
-    /// Whether they may read bodies of dead letters, which are messages.
+    /// Tells whether the caller may read bodies of dead letters, which are messages.
     pub fn reads_bodies(&self) -> bool {
         self.has_any(&[Role::DlqOperator])
     }
 }
 
-/// What a file says of somebody, beside how they are known.
+/// The roles and tenants that a file gives to somebody.
 #[derive(Debug, Deserialize)]
 pub(super) struct Grant {
     pub(super) roles: Vec<String>,

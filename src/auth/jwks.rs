@@ -24,20 +24,20 @@ const MAX_TRIED: usize = 4;
 /// Why a set of keys is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
-    /// It is none.
+    /// The text is not a JSON Web Key Set.
     #[error("expected a JSON Web Key Set, {{\"keys\": [...]}}: {0}")]
     NotASet(#[from] serde_json::Error),
-    /// None of its keys can be used.
+    /// None of this many keys can be used.
     #[error(
         "expected a key for verifying signatures by ES256, RS256 (2048 bits at least) or EdDSA (Ed25519), found none among {0}"
     )]
     NoKey(usize),
-    /// There are too many.
+    /// The set has more keys than are taken.
     #[error("expected at most {MAX_KEYS} keys, found {0}")]
     TooMany(usize),
 }
 
-/// How tokens are signed.
+/// The algorithm with which a token is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Algorithm {
     Es256,
@@ -46,6 +46,7 @@ pub(super) enum Algorithm {
 }
 
 impl Algorithm {
+    /// Returns the algorithm of this name in `alg`, if it is one that is taken.
     pub(super) fn named(name: &str) -> Option<Self> {
         match name {
             "ES256" => Some(Self::Es256),
@@ -60,15 +61,17 @@ impl Algorithm {
 #[derive(Debug)]
 pub struct KeySet(Vec<Key>);
 
+/// A public key, with the id by which tokens name it.
 #[derive(Debug)]
 pub(super) struct Key {
     id: Option<String>,
     public: Public,
 }
 
+/// A public key by its kind.
 #[derive(Debug)]
 enum Public {
-    /// Uncompressed.
+    /// The point in its uncompressed form.
     P256([u8; 65]),
     Ed25519([u8; 32]),
     Rsa {
@@ -78,7 +81,7 @@ enum Public {
 }
 
 impl KeySet {
-    /// Reads a set.
+    /// Reads the usable keys of a set.
     ///
     /// # Errors
     /// [`KeySetError`].
@@ -101,7 +104,7 @@ impl KeySet {
     }
 
     /// The keys that a token may be signed with.
-    pub(super) fn fitting(
+    pub(super) fn candidates(
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
@@ -156,11 +159,13 @@ impl Key {
     }
 }
 
+/// The JSON of a key set.
 #[derive(Deserialize)]
 struct Set {
     keys: Vec<serde_json::Value>,
 }
 
+/// The JSON of one key (RFC 7517).
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -299,7 +304,7 @@ mod tests {
             KeySet::parse(&json!({ "keys": keys }).to_string()).unwrap()
         };
         let many = set(&[Some("a"), Some("a"), Some("b"), Some("c"), None]);
-        let tried = |id, algorithm| many.fitting(id, algorithm).map(|keys| keys.len());
+        let tried = |id, algorithm| many.candidates(id, algorithm).map(|keys| keys.len());
         assert_eq!(tried(Some("a"), Algorithm::EdDsa), Ok(2));
         assert_eq!(tried(Some("z"), Algorithm::EdDsa), Err(Refusal::UnknownKey));
         assert!(matches!(
@@ -311,6 +316,6 @@ mod tests {
             Err(Refusal::Malformed(_))
         ));
         let few = set(&[Some("a"), None]);
-        assert_eq!(few.fitting(None, Algorithm::EdDsa).unwrap().len(), 2);
+        assert_eq!(few.candidates(None, Algorithm::EdDsa).unwrap().len(), 2);
     }
 }

@@ -10,16 +10,16 @@ use serde::de::DeserializeOwned;
 
 use super::fetch::Fetched;
 use super::jwks::Algorithm;
-use super::{Identity, KeySet, Refusal, Reread, Role, Roles, Tenants};
+use super::{Identity, KeySet, Refusal, Reloaded, Role, Roles, Tenants};
 use crate::event::UserId;
 
-/// How far clocks may be apart.
-const LEEWAY: Duration = Duration::from_secs(60);
+/// How far the clocks of the issuer and of this process may be apart.
+const CLOCK_LEEWAY: Duration = Duration::from_secs(60);
 
 /// Where the issuer's keys are.
 #[derive(Debug, Clone)]
 pub(super) enum Keys {
-    File(Reread<KeySet>),
+    File(Reloaded<KeySet>),
     Url(Fetched),
 }
 
@@ -32,6 +32,7 @@ pub struct Verifier {
     keys: Keys,
 }
 
+/// The header of a token (JOSE).
 #[derive(Deserialize)]
 struct Header {
     alg: String,
@@ -40,6 +41,7 @@ struct Header {
     crit: Option<serde_json::Value>,
 }
 
+/// The claims of a token that are looked at.
 #[derive(Deserialize)]
 struct Claims {
     exp: Option<f64>,
@@ -52,6 +54,7 @@ struct Claims {
     roles: Option<Vec<String>>,
 }
 
+/// The claim `aud`, which is one text or several.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Audience {
@@ -69,6 +72,7 @@ impl Audience {
 }
 
 impl Verifier {
+    /// Makes a verifier of the tokens of this issuer that are for this audience.
     pub(super) fn new(issuer: &str, audience: &str, max_lifetime: Duration, keys: Keys) -> Self {
         Self {
             issuer: issuer.into(),
@@ -113,12 +117,12 @@ impl Verifier {
             Keys::File(keys) => keys.current(),
             Keys::Url(keys) => keys.current(now).ok_or(Refusal::NoKeys)?,
         };
-        let fitting = keys.fitting(key, algorithm).inspect_err(|refusal| {
+        let candidates = keys.candidates(key, algorithm).inspect_err(|refusal| {
             if let (Refusal::UnknownKey, Keys::Url(keys)) = (refusal, &self.keys) {
                 keys.want();
             }
         })?;
-        let verifies = fitting
+        let verifies = candidates
             .iter()
             .any(|key| key.verifies(signed.as_bytes(), signature));
         verifies.then_some(()).ok_or(Refusal::BadSignature)
@@ -157,7 +161,7 @@ impl Verifier {
 
     fn in_time(&self, claims: &Claims, now: SystemTime) -> Result<(), Refusal> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (now, leeway) = (now.as_secs_f64(), LEEWAY.as_secs_f64());
+        let (now, leeway) = (now.as_secs_f64(), CLOCK_LEEWAY.as_secs_f64());
         let expires = claims.exp.ok_or(Refusal::Claim {
             claim: "exp",
             expected: "a time",

@@ -5,14 +5,14 @@ use super::{Identity, Role};
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowed {
-    /// Everybody, known or not.
+    /// Everybody may, known or not.
     Everybody,
-    /// Whoever has one of these roles; `admin` has all of them.
+    /// Whoever has one of these roles may; `admin` has all of them.
     Any(&'static [Role]),
 }
 
 impl Allowed {
-    /// Whether this is enough for somebody.
+    /// Tells whether an identity may call the method.
     pub fn admits(self, identity: &Identity) -> bool {
         match self {
             Allowed::Everybody => true,
@@ -20,7 +20,7 @@ impl Allowed {
         }
     }
 
-    /// What is wanted, in words.
+    /// Names the roles that the method wants, for people.
     pub fn wanted(self) -> String {
         match self {
             Allowed::Everybody | Allowed::Any([]) => Role::Admin.to_string(),
@@ -32,17 +32,20 @@ impl Allowed {
     }
 }
 
-/// Of what is everybody's in a tenant.
+/// Who may read what is everybody's in a tenant.
 const READERS: Allowed = Allowed::Any(&[Role::Reader]);
-/// Of what may be one user's: whose it is must then be looked at.
+/// Who may read what may be one user's: the method then looks at whose it is.
 const USERS: Allowed = Allowed::Any(&[Role::Reader, Role::User]);
+/// Who may look at dead letters.
 const VIEWERS: Allowed = Allowed::Any(&[Role::DlqViewer, Role::DlqOperator]);
+/// Who may work with dead letters.
 const OPERATORS: Allowed = Allowed::Any(&[Role::DlqOperator]);
+/// Who may verify, rebuild, and see what is served.
 const ADMINS: Allowed = Allowed::Any(&[Role::Admin]);
 
 /// Every method that is served. A `*` stands for all methods of a service.
 #[rustfmt::skip]
-const TABLE: &[(&str, &str, Allowed)] = &[
+const METHODS: &[(&str, &str, Allowed)] = &[
     ("chatcounters.v1.CounterService", "GetUserStats", USERS),
     ("chatcounters.v1.CounterService", "BatchGetUserStats", USERS),
     ("chatcounters.v1.CounterService", "GetUserDialogStats", USERS),
@@ -76,7 +79,7 @@ const TABLE: &[(&str, &str, Allowed)] = &[
 /// is no such method.
 pub fn allowed(path: &str) -> Option<Allowed> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-    let row = TABLE
+    let row = METHODS
         .iter()
         .find(|(of, name, _)| *of == service && (*name == method || *name == "*"));
     row.map(|(.., allowed)| *allowed)
@@ -114,7 +117,7 @@ mod tests {
         for path in &described {
             assert!(allowed(path).is_some(), "who may call {path}?");
         }
-        for (service, method, _) in TABLE.iter().filter(|(_, method, _)| *method != "*") {
+        for (service, method, _) in METHODS.iter().filter(|(_, method, _)| *method != "*") {
             let path = format!("/{service}/{method}");
             assert!(described.contains(&path), "{path} is not served");
         }

@@ -1,6 +1,6 @@
 //! Why a credential is not taken. No text has a part of the credential in it.
 
-/// Why nobody can be made of what a caller shows.
+/// Explains why a credential is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Nothing is shown, or nothing of a kind that is taken.
@@ -29,15 +29,15 @@ pub enum Refusal {
     /// A claim is not what it has to be.
     #[error("the token's claim {claim}: expected {expected}")]
     Claim {
-        /// Which.
+        /// The name of the claim.
         claim: &'static str,
-        /// What it has to be.
+        /// What the claim has to be.
         expected: &'static str,
     },
-    /// The token was good.
+    /// The token has expired.
     #[error("the token has expired")]
     Expired,
-    /// The token will be good.
+    /// The token is not valid yet.
     #[error("the token is not valid yet")]
     NotYet,
     /// The token is good for longer than tokens may be.
@@ -58,7 +58,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// For programs: `ErrorInfo.reason`.
+    /// Returns the reason for programs: `ErrorInfo.reason`.
     pub fn reason(&self) -> &'static str {
         match self {
             Refusal::NoCredentials(_) => "CREDENTIALS_MISSING",
@@ -68,12 +68,12 @@ impl Refusal {
         }
     }
 
-    /// Whether the caller may be right, and the service cannot know.
+    /// Tells whether the caller may be right, and the service cannot know.
     pub fn is_ours(&self) -> bool {
         matches!(self, Refusal::NoKeys)
     }
 
-    /// For the metric: one of a closed set.
+    /// Returns the label of the metric: one of a closed set.
     pub fn outcome(&self) -> &'static str {
         match self {
             Refusal::NoCredentials(_) => "missing",

@@ -8,54 +8,54 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::fetch::Fetcher;
-use super::file::Watch;
+use super::file::FileWatch;
 use super::jwt::Keys;
 use super::{Authenticator, Certificates, FileError, KeySet, Tokens, Verifier};
 use crate::config::{self, Mode};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
-/// Why callers cannot be asked who they are.
+/// Explains why callers cannot be asked who they are.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A file that must be good at the start.
+    /// A file that must be good at the start is not.
     #[error("{key}: {error}")]
     File {
-        /// The key that names it.
+        /// The setting that names the file.
         key: &'static str,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         error: FileError,
     },
-    /// The authorities of the keys' server.
+    /// The authorities of the server that has the keys cannot be read.
     #[error("auth.jwt.jwks_ca_file: {path}: expected certificates in PEM, {why}")]
     Authorities {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What was found.
+        /// What was found instead.
         why: String,
     },
-    /// The URL of the keys.
+    /// Keys cannot be fetched from the URL.
     #[error("auth.jwt.jwks_url: expected {0}")]
     Url(&'static str),
-    /// TLS to the keys' server.
+    /// TLS to the server that has the keys cannot be set up.
     #[error("auth.jwt.jwks_url: {0}")]
     Tls(#[from] rustls::Error),
 }
 
-/// An authenticator, and its sources.
+/// An authenticator, and what keeps it up to date.
 pub struct Started {
-    /// Whom everything asks.
+    /// Identifies the callers of all servers.
     pub authenticator: Authenticator,
-    /// What [`Sources::run`] keeps up to date.
+    /// Keeps the authenticator up to date while [`Sources::run`] runs.
     pub sources: Sources,
 }
 
-/// Where identities come from. Without running it nothing is ever reread.
+/// The files and URLs that identities come from. Nothing is reread unless this runs.
 #[derive(Default)]
 pub struct Sources {
-    tokens: Option<Watch<Tokens>>,
-    certificates: Option<Watch<Certificates>>,
-    keys: Option<Watch<KeySet>>,
+    tokens: Option<FileWatch<Tokens>>,
+    certificates: Option<FileWatch<Certificates>>,
+    keys: Option<FileWatch<KeySet>>,
     fetcher: Option<Fetcher>,
 }
 
@@ -98,8 +98,8 @@ fn open<T: Send + Sync>(
     key: &'static str,
     path: &str,
     parse: fn(&str) -> Result<T, String>,
-) -> Result<Watch<T>, StartError> {
-    Watch::open(Path::new(path), parse).map_err(|error| StartError::File { key, error })
+) -> Result<FileWatch<T>, StartError> {
+    FileWatch::open(Path::new(path), parse).map_err(|error| StartError::File { key, error })
 }
 
 fn key_set(text: &str) -> Result<KeySet, String> {

@@ -20,7 +20,7 @@ fn asks_for_tokens() -> Authenticator {
         "[[token]]\nname = \"x\"\nsha256 = \"{digest}\"\nroles = []\ntenants = []"
     ));
     Authenticator {
-        tokens: Some(Reread::of(tokens.unwrap())),
+        tokens: Some(Reloaded::of(tokens.unwrap())),
         ..Authenticator::default()
     }
 }
@@ -57,7 +57,7 @@ fn what_is_not_taken_is_as_good_as_nothing() {
 #[test]
 fn a_token_that_is_not_good_is_not_made_up_for_by_a_certificate() {
     let both = Authenticator {
-        certificates: Some(Reread::of(Certificates::parse("").unwrap())),
+        certificates: Some(Reloaded::of(Certificates::parse("").unwrap())),
         ..asks_for_tokens()
     };
     let refused = both.identify(shown("Bearer wrong"), SystemTime::now());

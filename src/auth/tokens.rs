@@ -13,18 +13,20 @@ use subtle::ConstantTimeEq as _;
 use super::Identity;
 use super::identity::Grant;
 
-/// Tokens of a file at most.
+/// The most tokens of a file.
 const MAX_TOKENS: usize = 1_000;
 const DIGEST_BYTES: usize = 32;
-/// So that a token that was left lying about can be searched for.
-const PREFIX: &str = "cct_";
+/// Begins every token, so that one that was left lying about can be searched for.
+const TOKEN_PREFIX: &str = "cct_";
 
+/// The SHA-256 of a token.
 type Digest = [u8; DIGEST_BYTES];
 
-/// The tokens that are known.
+/// The static tokens of a file, by their digests.
 #[derive(Debug)]
 pub struct Tokens(Vec<(Digest, Arc<Identity>)>);
 
+/// The TOML file of static tokens.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -32,6 +34,7 @@ struct File {
     token: Vec<Entry>,
 }
 
+/// One table of the file: a token's digest, and what it is given.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -105,12 +108,12 @@ impl Tokens {
 #[error("no token can be made: the system has no random numbers to give")]
 pub struct NoRandomness;
 
-/// What a file has of a token.
+/// Returns what a file has of a token: its SHA-256, in hexadecimal.
 pub fn digest_hex(token: &str) -> String {
     hex::encode(Sha256::digest(token))
 }
 
-/// A token that nobody can guess: 256 random bits.
+/// Makes a token that nobody can guess, of 256 random bits.
 ///
 /// # Errors
 /// When the system has no randomness.
@@ -119,7 +122,7 @@ pub fn generate() -> Result<String, NoRandomness> {
     let mut bits = [0; 32];
     let random = ring::rand::SystemRandom::new().fill(&mut bits);
     random.map_err(|_| NoRandomness)?;
-    Ok(format!("{PREFIX}{}", hex::encode(bits)))
+    Ok(format!("{TOKEN_PREFIX}{}", hex::encode(bits)))
 }
 
 #[cfg(test)]
@@ -136,7 +139,7 @@ mod tests {
     #[test]
     fn a_token_is_its_owners_and_no_one_elses() {
         let token = generate().unwrap();
-        assert_eq!(token.len(), PREFIX.len() + 64);
+        assert_eq!(token.len(), TOKEN_PREFIX.len() + 64);
         assert_ne!(token, generate().unwrap());
         let text = entry("x", &token, READER) + &entry("y", "another", READER);
         let tokens = Tokens::parse(&text).unwrap();

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A caller may hold as many places as are free: a single one gets half of all,
 /// and whoever comes then still finds some.
-const GREED_OF_CALLER: usize = 1;
+const CALLER_SHARE_OF_FREE: usize = 1;
 /// The calls about a tenant may hold three times as many as are free, three
 /// quarters of all: more than one caller gets, who is not to keep others from
 /// asking about the same tenant.
-const GREED_OF_TENANT: usize = 3;
+const TENANT_SHARE_OF_FREE: usize = 3;
 
 /// Among whom places are shared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -21,23 +21,25 @@ pub(super) enum Sharer {
     Tenant(String),
 }
 
-/// A number of places. Clones are the same places.
+/// A bounded number of places, shared fairly. Clones are the same places.
 #[derive(Debug, Clone)]
-pub(super) struct Places(Arc<All>);
+pub(super) struct Places(Arc<Pool>);
 
+/// All places, and who has them.
 #[derive(Debug)]
-struct All {
+struct Pool {
     size: usize,
     taken: Mutex<Taken>,
 }
 
+/// The places that are taken, in all and by whom.
 #[derive(Debug, Default)]
 struct Taken {
     count: usize,
     by: HashMap<Sharer, usize>,
 }
 
-/// A place; free again when this is dropped.
+/// A place that a call holds; it is free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     of: Places,
@@ -47,17 +49,18 @@ pub(super) struct Place {
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
-    /// All are taken.
+    /// All places are taken.
     All,
-    /// This one has its share.
+    /// The caller has their share of the places.
     Caller,
-    /// This one's calls have their share.
+    /// The calls about the tenant have their share of the places.
     Tenant,
 }
 
 impl Places {
+    /// Makes so many places, all of them free.
     pub(super) fn new(size: usize) -> Self {
-        Self(Arc::new(All {
+        Self(Arc::new(Pool {
             size,
             taken: Mutex::default(),
         }))
@@ -72,11 +75,11 @@ impl Places {
         }
         let has_its_share = |sharer: &&Sharer| {
             let held = taken.by.get(*sharer).copied().unwrap_or_default();
-            let greed = match sharer {
-                Sharer::Caller(_) => GREED_OF_CALLER,
-                Sharer::Tenant(_) => GREED_OF_TENANT,
+            let share = match sharer {
+                Sharer::Caller(_) => CALLER_SHARE_OF_FREE,
+                Sharer::Tenant(_) => TENANT_SHARE_OF_FREE,
             };
-            held >= free * greed
+            held >= free * share
         };
         match sharers.iter().find(has_its_share) {
             Some(Sharer::Caller(_)) => return Err(Full::Caller),

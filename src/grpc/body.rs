@@ -14,46 +14,48 @@ use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::limits::Kept;
-use crate::listener::{Busy, Cut};
+use super::limits::CallPermit;
+use crate::listener::{Busy, KillSwitch};
 
 /// How long the body of a request may take, which is one message. The headers
 /// alone cost nothing, so that whoever sends nothing else holds nothing.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client may leave a part of an answer untaken, at least, and twice
 /// as long at most. It loses its connection then: nothing else gives back what
 /// the server holds for it.
-const UNTAKEN: Duration = Duration::from_secs(10);
+const UNTAKEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// As much of an answer as the server may hold without the client's taking it.
-const PIECE: usize = 16 << 10;
+/// As much of an answer as the server may hold, in bytes, before the client takes it.
+const MAX_PIECE_BYTES: usize = 16 << 10;
 
-type Polled = Poll<Option<Result<Frame<Bytes>, Status>>>;
+/// What polling a body for its next frame returns.
+type PolledFrame = Poll<Option<Result<Frame<Bytes>, Status>>>;
 
 /// The body of a request, which fails when it is not there in time.
 #[derive(Debug)]
-pub(super) struct Timely {
+pub(super) struct TimedBody {
     body: Body,
     until: Instant,
     /// None before there was anything to wait for: most bodies come at once.
     over: Option<Pin<Box<Sleep>>>,
 }
 
-impl Timely {
+impl TimedBody {
+    /// Gives the body its time, which begins now.
     pub(super) fn new(body: Body) -> Self {
         Self {
             body,
-            until: Instant::now() + PATIENCE,
+            until: Instant::now() + REQUEST_BODY_TIMEOUT,
             over: None,
         }
     }
 }
 
-impl HttpBody for Timely {
+impl HttpBody for TimedBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> PolledFrame {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) {
             return Poll::Ready(frame);
@@ -64,7 +66,7 @@ impl HttpBody for Timely {
         ready!(over.as_mut().poll(context));
         Poll::Ready(Some(Err(Status::deadline_exceeded(format!(
             "the request was not there {} s after its headers",
-            PATIENCE.as_secs()
+            REQUEST_BODY_TIMEOUT.as_secs()
         )))))
     }
 
@@ -78,27 +80,27 @@ impl HttpBody for Timely {
 }
 
 /// Waits until a call may be worked on.
-type Entering = BoxFuture<'static, Result<Kept, Status>>;
+type Entering = BoxFuture<'static, Result<CallPermit, Status>>;
 
 /// What a call keeps, once it was let in.
-pub(super) type Entered = Arc<Mutex<Option<Kept>>>;
+pub(super) type Entered = Arc<Mutex<Option<CallPermit>>>;
 
 /// The body of a request that is let in when all of it is there: its last part
 /// waits for that.
-pub(super) struct Admitted {
-    body: Timely,
-    /// The part that waits.
+pub(super) struct AdmittedBody {
+    body: TimedBody,
+    /// The last part, while it waits.
     last: Option<Frame<Bytes>>,
     entering: Option<Entering>,
     entered: Entered,
 }
 
-impl Admitted {
+impl AdmittedBody {
     /// The body, and where it puts what the call keeps.
     pub(super) fn new(body: Body, entering: Entering) -> (Self, Entered) {
         let entered = Entered::default();
         let admitted = Self {
-            body: Timely::new(body),
+            body: TimedBody::new(body),
             last: None,
             entering: Some(entering),
             entered: Arc::clone(&entered),
@@ -107,11 +109,11 @@ impl Admitted {
     }
 }
 
-impl HttpBody for Admitted {
+impl HttpBody for AdmittedBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> PolledFrame {
         let this = &mut *self;
         if this.last.is_none() && !this.body.is_end_stream() {
             match ready!(Pin::new(&mut this.body).poll_frame(context)) {
@@ -149,12 +151,12 @@ impl HttpBody for Admitted {
 /// the client has room for a byte, and then the end of the body at once: what
 /// was given whole would be held by the server, and by nobody's account.
 #[derive(Debug)]
-pub(super) struct Keeping {
+pub(super) struct AnswerBody {
     body: Body,
     /// What was not given yet of the part that was asked for last.
     rest: Bytes,
-    _kept: (Kept, Option<Busy>),
-    given: Arc<Given>,
+    _kept: (CallPermit, Option<Busy>),
+    given: Arc<TakenParts>,
     watch: Option<JoinHandle<()>>,
 }
 
@@ -162,9 +164,9 @@ pub(super) struct Keeping {
 /// one when it can send more. Twice their number, and one more while the next
 /// one is not there: then it is not the client that is waited for.
 #[derive(Debug, Default)]
-struct Given(AtomicU64);
+struct TakenParts(AtomicU64);
 
-impl Given {
+impl TakenParts {
     fn note(&self, is_ready: bool) {
         let parts = self.0.load(Ordering::Relaxed) & !1;
         let now = match is_ready {
@@ -178,7 +180,7 @@ impl Given {
     async fn left(&self) {
         let mut before = None;
         loop {
-            tokio::time::sleep(UNTAKEN).await;
+            tokio::time::sleep(UNTAKEN_TIMEOUT).await;
             let now = self.0.load(Ordering::Relaxed);
             let is_waited_for = now & 1 == 0;
             if is_waited_for && before == Some(now) {
@@ -189,16 +191,20 @@ impl Given {
     }
 }
 
-impl Keeping {
-    /// `cut` ends the connection of a client that does not take its answer.
-    pub(super) fn new(body: Body, kept: (Kept, Option<Busy>), cut: Option<Cut>) -> Self {
-        let given = Arc::new(Given::default());
+impl AnswerBody {
+    /// `kill_switch` ends the connection of a client that does not take its answer.
+    pub(super) fn new(
+        body: Body,
+        kept: (CallPermit, Option<Busy>),
+        kill_switch: Option<KillSwitch>,
+    ) -> Self {
+        let given = Arc::new(TakenParts::default());
         let watched = Arc::clone(&given);
-        let watch = |cut: Cut| {
+        let watch = |kill_switch: KillSwitch| {
             tokio::spawn(async move {
                 watched.left().await;
                 tracing::debug!("a client does not take its answer: its connection is closed");
-                cut.now();
+                kill_switch.trigger();
             })
         };
         Self {
@@ -206,16 +212,16 @@ impl Keeping {
             rest: Bytes::new(),
             _kept: kept,
             given,
-            watch: cut.map(watch),
+            watch: kill_switch.map(watch),
         }
     }
 }
 
-impl HttpBody for Keeping {
+impl HttpBody for AnswerBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> PolledFrame {
         let this = &mut *self;
         if this.rest.is_empty() {
             let frame = match ready_or_note(&this.given, Pin::new(&mut this.body), context) {
@@ -231,7 +237,7 @@ impl HttpBody for Keeping {
         } else {
             this.given.note(true);
         }
-        let piece = this.rest.split_to(this.rest.len().min(PIECE));
+        let piece = this.rest.split_to(this.rest.len().min(MAX_PIECE_BYTES));
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
@@ -247,13 +253,17 @@ impl HttpBody for Keeping {
     }
 }
 
-fn ready_or_note(given: &Given, body: Pin<&mut Body>, context: &mut Context<'_>) -> Polled {
+fn ready_or_note(
+    given: &TakenParts,
+    body: Pin<&mut Body>,
+    context: &mut Context<'_>,
+) -> PolledFrame {
     let frame = body.poll_frame(context);
     given.note(frame.is_ready());
     frame
 }
 
-impl Drop for Keeping {
+impl Drop for AnswerBody {
     fn drop(&mut self) {
         if let Some(watch) = &self.watch {
             watch.abort();

@@ -20,10 +20,12 @@ use super::validate;
 use crate::redrive::{Progress, Redrive, RedriveError};
 use crate::store::dead_letters::{LetterCollection, LetterEntry, LetterPosition};
 
-/// Answers waiting for the caller to read them.
-const WAITING: usize = 4;
+/// The most answers that wait for the caller to read them.
+const ANSWER_BUFFER: usize = 4;
 
+/// The answers of a method that streams them.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// The result of a method that streams its answers.
 type Streamed<T> = Result<Response<Answers<T>>, Status>;
 
 /// Answers for whoever works with dead letters: over the network, or in the
@@ -287,7 +289,7 @@ fn streamed<F>(
 where
     F: Future<Output = Result<(), RedriveError>> + Send + 'static,
 {
-    let (to, progress) = mpsc::channel(WAITING);
+    let (to, progress) = mpsc::channel(ANSWER_BUFFER);
     let job = job(to);
     let (failed, failure) = mpsc::channel(1);
     // A task of its own: a caller that goes away must not cut it off half-way.

@@ -11,31 +11,32 @@ use tonic::codegen::{Service, http};
 use tonic::{Code, Status};
 use tower::Layer;
 
-use super::body::{Keeping, Timely};
+use super::body::{AnswerBody, TimedBody};
 use super::gate::Gate;
 use super::guard::{Guard, account};
-use super::limits::Kept;
-use super::rate::Rate;
-use crate::listener::{Activity, Busy, Cut, Peer};
+use super::limits::CallPermit;
+use super::rate::RateLimiter;
+use crate::listener::{Activity, Busy, KillSwitch, Peer};
 
 /// Largest metadata of a call, as HTTP/2 measures it: names, values, and 32
 /// bytes for each. More is refused with RESOURCE_EXHAUSTED.
 pub(super) const MAX_METADATA_BYTES: usize = 16 << 10;
 
 /// The only calls of which the requests are a stream, which lasts.
-const REFLECTION: &str = "/grpc.reflection.";
+const REFLECTION_PREFIX: &str = "/grpc.reflection.";
 /// What probes and tools ask for takes no place.
-const FREE: &str = "/grpc.";
+const UNCOUNTED_PREFIX: &str = "/grpc.";
 
 /// Marks an answer that lasts for as long as its client wants, and of which it
 /// takes as much as it likes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lasting;
+pub(super) struct LongLived;
 
 /// How the library reports a request that is no such Protobuf message.
-const NOT_DECODED: &str = "failed to decode Protobuf message";
+const DECODE_ERROR: &str = "failed to decode Protobuf message";
 
-/// All services behind the edge: nothing is done for a call that is refused here.
+/// All services, with the checks in front: nothing is done for a call that is refused
+/// here.
 #[derive(Debug, Clone)]
 pub(super) struct Edge<S> {
     services: S,
@@ -46,10 +47,11 @@ pub(super) struct Edge<S> {
 /// of services.
 #[derive(Debug, Clone)]
 pub(super) struct Checks {
+    /// Identifies the caller and checks their role.
     pub(super) guard: Guard,
-    /// None: callers may make as many calls as they like.
-    pub(super) rate: Option<Rate>,
-    /// For methods that have no places of their own.
+    /// The calls a second of each caller; `None`: as many as they like.
+    pub(super) rate: Option<RateLimiter>,
+    /// The places of methods that have none of their own.
     pub(super) gate: Option<Gate>,
 }
 
@@ -79,7 +81,7 @@ impl Checks {
 }
 
 fn is_free(call: &http::Request<Body>) -> bool {
-    call.uri().path().starts_with(FREE)
+    call.uri().path().starts_with(UNCOUNTED_PREFIX)
 }
 
 impl<S> Service<http::Request<Body>> for Edge<S>
@@ -100,22 +102,22 @@ where
             return Box::pin(async move { Ok(refused.into_http()) });
         }
         let peer: Option<&Peer> = call.extensions().get();
-        let cut = peer.map(|peer| peer.cut.clone());
+        let kill_switch = peer.map(|peer| peer.kill_switch.clone());
         // Whoever only asks for health gives way to others all the same.
         let activity = peer.and_then(|peer| peer.activity.as_ref());
         let busy = activity.filter(|_| !is_free(&call)).map(Activity::begin);
         let answer: Self::Future = match &self.checks.gate {
             Some(gate) if !is_free(&call) => gate.call(&mut self.services, call),
             _ => {
-                let is_stream = call.uri().path().starts_with(REFLECTION);
+                let is_stream = call.uri().path().starts_with(REFLECTION_PREFIX);
                 let call = match is_stream {
                     true => call,
-                    false => call.map(|body| Body::new(Timely::new(body))),
+                    false => call.map(|body| Body::new(TimedBody::new(body))),
                 };
                 Box::pin(self.services.call(call))
             }
         };
-        let keep = |answer| keep(answer, cut, busy);
+        let keep = |answer| keep(answer, kill_switch, busy);
         Box::pin(async move { answer.await.map(blame_the_caller).map(keep) })
     }
 }
@@ -131,7 +133,7 @@ fn metadata_bytes(headers: &http::HeaderMap) -> usize {
 /// INVALID_ARGUMENT. The library says INTERNAL.
 fn blame_the_caller(answer: http::Response<Body>) -> http::Response<Body> {
     match Status::from_header_map(answer.headers()) {
-        Some(status) if status.message().starts_with(NOT_DECODED) => {
+        Some(status) if status.message().starts_with(DECODE_ERROR) => {
             Status::new(Code::InvalidArgument, status.message()).into_http()
         }
         _ => answer,
@@ -141,16 +143,18 @@ fn blame_the_caller(answer: http::Response<Body>) -> http::Response<Body> {
 /// What was taken for a call is kept until its answer is out.
 fn keep(
     mut answer: http::Response<Body>,
-    cut: Option<Cut>,
+    kill_switch: Option<KillSwitch>,
     busy: Option<Busy>,
 ) -> http::Response<Body> {
-    let cut = match answer.extensions_mut().remove::<Lasting>() {
+    let kill_switch = match answer.extensions_mut().remove::<LongLived>() {
         // What is held for a slow client is bounded all the same.
-        Some(Lasting) => None,
-        None => cut,
+        Some(LongLived) => None,
+        None => kill_switch,
     };
-    match answer.extensions_mut().remove::<Kept>() {
-        Some(kept) => answer.map(|body| Body::new(Keeping::new(body, (kept, busy), cut))),
+    match answer.extensions_mut().remove::<CallPermit>() {
+        Some(kept) => {
+            answer.map(|body| Body::new(AnswerBody::new(body, (kept, busy), kill_switch)))
+        }
         None => answer,
     }
 }

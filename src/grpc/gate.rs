@@ -11,19 +11,20 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 
 use super::admission::Sharer;
-use super::body::Admitted;
+use super::body::AdmittedBody;
 use super::failure;
 use super::guard::account;
 use super::health::StoreState;
-use super::limits::{Cost, Deadline, Kept, Limits};
+use super::limits::{CallPermit, Cost, Deadline, Limits};
 
 /// Methods whose answers hold letters, of which each may have megabytes.
-const LARGE: &[&str] = &[
+const LARGE_ANSWER_METHODS: &[&str] = &[
     "/chatcounters.v1.DeadLetterService/GetDeadLetter",
     "/chatcounters.v1.DeadLetterService/ListDeadLetters",
     "/chatcounters.v1.DeadLetterService/ListDeadLetterAudit",
 ];
 
+/// The answer of a service that cannot fail.
 type Answer = Result<http::Response<Body>, Infallible>;
 
 /// Lets calls in. Clones have the same places.
@@ -34,6 +35,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
+    /// Makes a gate that takes places from these limits.
     pub(super) fn new(limits: Limits, store: StoreState) -> Self {
         let limits = Arc::new(limits);
         Self { limits, store }
@@ -57,7 +59,7 @@ impl Gate {
         let deadline = self.limits.deadline(call.headers());
         let entering = self.entering(&call, deadline);
         let (parts, body) = call.into_parts();
-        let (body, entered) = Admitted::new(body, entering);
+        let (body, entered) = AdmittedBody::new(body, entering);
         let answer = services.call(http::Request::from_parts(parts, Body::new(body)));
         let kept = Arc::clone(&entered);
         let answer = tokio::spawn(async move {
@@ -88,8 +90,8 @@ impl Gate {
         &self,
         call: &http::Request<Body>,
         deadline: Deadline,
-    ) -> BoxFuture<'static, Result<Kept, Status>> {
-        let cost = match LARGE.contains(&call.uri().path()) {
+    ) -> BoxFuture<'static, Result<CallPermit, Status>> {
+        let cost = match LARGE_ANSWER_METHODS.contains(&call.uri().path()) {
             true => Cost::Large,
             false => Cost::Work,
         };

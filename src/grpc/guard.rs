@@ -88,6 +88,7 @@ fn shown(call: &http::Request<Body>) -> Result<Shown<'_>, Refusal> {
     })
 }
 
+/// Explains why a call is refused before its body is read.
 enum Refused {
     NoMethod,
     Unknown(Refusal),
@@ -121,15 +122,16 @@ impl Refused {
 /// What somebody may not do although their role may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Denied {
-    /// The tenant is not theirs.
+    /// The tenant is not one of the caller's.
     Tenant,
-    /// It takes all tenants.
+    /// The call is about all tenants, and the caller has some.
     AllTenants,
-    /// The user is somebody else.
+    /// The user is not the caller.
     User,
 }
 
 impl Denied {
+    /// Returns `PERMISSION_DENIED` with the reason for programs.
     pub(super) fn status(self) -> Status {
         let (reason, message) = match self {
             Denied::Tenant => ("TENANT_DENIED", "the tenant is not one of the caller's"),

@@ -13,24 +13,26 @@ use tonic_health::server::HealthReporter;
 use crate::shutdown::Shutdown;
 use crate::store::read::{ReadError, Reader};
 
-const INTERVAL: Duration = Duration::from_secs(1);
+/// The time between the end of a probe and the next one.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A probe unanswered for so long says that the store is not reachable.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A probe unanswered for so long is given up, and another one sent.
-const LOST: Duration = Duration::from_secs(30);
+const LATE_PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long calls wait for a store that is not reachable: the time of an
 /// election, so that callers see a delay rather than errors.
-const GRACE: Duration = Duration::from_secs(3);
+const OUTAGE_TOLERANCE: Duration = Duration::from_secs(3);
 
-/// What is known of the store.
+/// Tells whether the store can be reached, as the latest probe found.
 #[derive(Debug, Clone)]
-pub(super) struct StoreState(watch::Receiver<Known>);
+pub(super) struct StoreState(watch::Receiver<Reachability>);
 
+/// Whether the store can be reached, and since when it cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
+enum Reachability {
     Reachable,
     UnreachableSince(Instant),
 }
@@ -38,14 +40,14 @@ enum Known {
 impl StoreState {
     /// Whether the latest probe failed.
     pub(super) fn is_unreachable(&self) -> bool {
-        *self.0.borrow() != Known::Reachable
+        *self.0.borrow() != Reachability::Reachable
     }
 
     /// Whether it has not been reachable for longer than callers are to wait.
     pub(super) fn is_lost(&self) -> bool {
         match *self.0.borrow() {
-            Known::Reachable => false,
-            Known::UnreachableSince(since) => since.elapsed() >= GRACE,
+            Reachability::Reachable => false,
+            Reachability::UnreachableSince(since) => since.elapsed() >= OUTAGE_TOLERANCE,
         }
     }
 
@@ -54,8 +56,8 @@ impl StoreState {
         let mut known = self.0.clone();
         loop {
             let give_up = match *known.borrow_and_update() {
-                Known::UnreachableSince(since) => Some(since + GRACE),
-                Known::Reachable => None,
+                Reachability::UnreachableSince(since) => Some(since + OUTAGE_TOLERANCE),
+                Reachability::Reachable => None,
             };
             tokio::select! {
                 () = sleep_until_some(give_up) => return,
@@ -75,15 +77,15 @@ async fn sleep_until_some(at: Option<Instant>) {
     }
 }
 
-/// A probe under way.
-type Asking = JoinHandle<Result<bool, ReadError>>;
+/// A probe that is not answered yet.
+type RunningProbe = JoinHandle<Result<bool, ReadError>>;
 
 /// Probes the store and keeps the health service truthful.
 pub(super) struct Probe {
     reader: Reader,
     reporter: HealthReporter,
     services: &'static [&'static str],
-    known: watch::Sender<Known>,
+    known: watch::Sender<Reachability>,
     ready: watch::Sender<bool>,
     /// Whether a stop is near: nothing is said to be serving any more.
     leaving: AtomicBool,
@@ -97,7 +99,7 @@ impl Probe {
         services: &'static [&'static str],
         ready: watch::Sender<bool>,
     ) -> (Self, StoreState) {
-        let (known, state) = watch::channel(Known::UnreachableSince(Instant::now()));
+        let (known, state) = watch::channel(Reachability::UnreachableSince(Instant::now()));
         let probe = Self {
             reader,
             reporter,
@@ -121,7 +123,7 @@ impl Probe {
         }
         if let Some(asking) = asking {
             // An end of the process in the middle of it would make the driver panic.
-            let _ = tokio::time::timeout(PATIENCE, asking).await;
+            let _ = tokio::time::timeout(PROBE_TIMEOUT, asking).await;
         }
         self.tell(ServingStatus::NotServing).await;
         self.ready.send_replace(false);
@@ -140,12 +142,12 @@ impl Probe {
     }
 
     /// `asking` is the probe under way, whenever this is dropped.
-    async fn probe_forever(&self, asking: &mut Option<Asking>) {
+    async fn probe_forever(&self, asking: &mut Option<RunningProbe>) {
         loop {
             let reader = self.reader.clone();
             // Spawned: the driver's futures are not to be dropped half-way.
             let probe = asking.insert(tokio::spawn(async move { reader.probe().await }));
-            match tokio::time::timeout(PATIENCE, &mut *probe).await {
+            match tokio::time::timeout(PROBE_TIMEOUT, &mut *probe).await {
                 Ok(outcome) => self.learn(reason(outcome)).await,
                 Err(_elapsed) => {
                     self.learn(Some("no answer".to_owned())).await;
@@ -153,12 +155,12 @@ impl Probe {
                 }
             }
             *asking = None;
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(PROBE_INTERVAL).await;
         }
     }
 
-    async fn await_late(&self, probe: &mut Asking) {
-        if let Ok(outcome) = tokio::time::timeout(LOST, probe).await {
+    async fn await_late(&self, probe: &mut RunningProbe) {
+        if let Ok(outcome) = tokio::time::timeout(LATE_PROBE_TIMEOUT, probe).await {
             self.learn(reason(outcome)).await;
         }
     }
@@ -173,9 +175,9 @@ impl Probe {
         let mut announce = false;
         self.known.send_if_modified(|known| {
             let next = match (*known, &failure) {
-                (_, None) => Known::Reachable,
-                (Known::Reachable, Some(_)) => Known::UnreachableSince(now),
-                (since @ Known::UnreachableSince(_), Some(_)) => since,
+                (_, None) => Reachability::Reachable,
+                (Reachability::Reachable, Some(_)) => Reachability::UnreachableSince(now),
+                (since @ Reachability::UnreachableSince(_), Some(_)) => since,
             };
             announce = *known != next;
             *known = next;
@@ -225,15 +227,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_is_lost_after_the_grace_and_found_again() {
-        let long_ago = Instant::now().checked_sub(GRACE).unwrap();
-        let (known, state) = watch::channel(Known::Reachable);
+        let long_ago = Instant::now().checked_sub(OUTAGE_TOLERANCE).unwrap();
+        let (known, state) = watch::channel(Reachability::Reachable);
         let state = StoreState(state);
         assert!(!is_lost(&state).await);
-        known.send_replace(Known::UnreachableSince(Instant::now()));
+        known.send_replace(Reachability::UnreachableSince(Instant::now()));
         assert!(!is_lost(&state).await);
-        known.send_replace(Known::UnreachableSince(long_ago));
+        known.send_replace(Reachability::UnreachableSince(long_ago));
         assert!(is_lost(&state).await);
-        known.send_replace(Known::Reachable);
+        known.send_replace(Reachability::Reachable);
         assert!(!is_lost(&state).await);
     }
 }

@@ -15,35 +15,36 @@ use crate::config;
 /// Until when a call is to be answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
-    /// The reads' own limit.
+    /// The time at which reads of the store give up.
     pub(super) soft: Instant,
     /// When the call is answered without them. Before the caller's, so that
     /// the caller learns why.
     pub(super) hard: Instant,
 }
 
-/// Calls that wait for an event at once. They cost some memory and nothing else.
-const WAITING: usize = 4_096;
-/// Calls that read at once after they have waited: an event that many wait for
+/// The most calls that wait for an event at once. They cost some memory and nothing
+/// else.
+const MAX_WAITING_CALLS: usize = 4_096;
+/// The most calls that read at once after they have waited: an event that many wait for
 /// must not take the places of all others.
-const RESUMED: usize = 64;
-/// Histories replayed at once. Each may take 200 MB.
-const HISTORIES: usize = 2;
-/// Histories under way at once: what is not replayed waits its turn.
-const HISTORIES_UNDER_WAY: usize = 16;
+const MAX_RESUMED_READS: usize = 64;
+/// The most histories replayed at once. Each may take 200 MB.
+const MAX_HISTORY_REPLAYS: usize = 2;
+/// The most calls for histories at once: what is not replayed waits its turn.
+const MAX_HISTORY_CALLS: usize = 16;
 
-/// Streams that watch, at once.
-const WATCHES: usize = 1_000;
+/// The most streams that watch at once.
+const MAX_WATCH_STREAMS: usize = 1_000;
 
-/// Calls of operators under way at once, jobs among them.
-const WORK: usize = 32;
-/// Those of them at once whose answers may be as large as a letter.
-const LARGE: usize = 4;
+/// The most calls of operators at once, jobs among them.
+const MAX_OPERATOR_CALLS: usize = 32;
+/// The most of them at once whose answers may be as large as a letter.
+const MAX_LARGE_ANSWERS: usize = 4;
 
 /// After how long a caller that was refused may try again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// Bounds of time and number.
+/// The deadlines of calls, and the places that bound how many there are.
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
     default_deadline: Duration,
@@ -61,7 +62,7 @@ pub(super) struct Limits {
 /// What a call keeps while it is under way: free again when all clones are gone,
 /// of which its read has one, and its answer.
 #[derive(Debug, Clone)]
-pub(super) struct Kept {
+pub(super) struct CallPermit {
     _place: Option<Arc<Place>>,
     _turn: Option<Arc<OwnedSemaphorePermit>>,
 }
@@ -69,30 +70,31 @@ pub(super) struct Kept {
 /// How much a call costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cost {
-    /// Some documents.
+    /// A read of some documents.
     Read,
-    /// All that ever happened to something.
+    /// A replay of all that ever happened to something.
     History,
-    /// What operators do.
+    /// A call of an operator.
     Work,
-    /// The same, with an answer that may be large.
+    /// A call of an operator whose answer may be large.
     Large,
 }
 
 impl Limits {
+    /// Makes the limits that the configuration asks for.
     pub(super) fn new(config: &config::Grpc) -> Self {
         let max_deadline = Duration::from_millis(config.max_deadline_ms);
         Self {
             default_deadline: Duration::from_millis(config.default_deadline_ms).min(max_deadline),
             max_deadline,
             reads: Places::new(config.max_concurrent_requests),
-            waiting: Places::new(WAITING),
-            resumed: Arc::new(Semaphore::new(RESUMED)),
-            histories: Places::new(HISTORIES_UNDER_WAY),
-            turns: Arc::new(Semaphore::new(HISTORIES)),
-            watches: Places::new(WATCHES),
-            work: Places::new(WORK),
-            large: Arc::new(Semaphore::new(LARGE)),
+            waiting: Places::new(MAX_WAITING_CALLS),
+            resumed: Arc::new(Semaphore::new(MAX_RESUMED_READS)),
+            histories: Places::new(MAX_HISTORY_CALLS),
+            turns: Arc::new(Semaphore::new(MAX_HISTORY_REPLAYS)),
+            watches: Places::new(MAX_WATCH_STREAMS),
+            work: Places::new(MAX_OPERATOR_CALLS),
+            large: Arc::new(Semaphore::new(MAX_LARGE_ANSWERS)),
         }
     }
 
@@ -112,7 +114,7 @@ impl Limits {
         cost: Cost,
         sharers: Vec<Sharer>,
         deadline: Deadline,
-    ) -> Result<Kept, Status> {
+    ) -> Result<CallPermit, Status> {
         let (places, turns) = match cost {
             Cost::Read => (&self.reads, None),
             Cost::History => (&self.histories, Some(&self.turns)),
@@ -124,16 +126,16 @@ impl Limits {
             Some(turns) => Some(turn(turns, deadline).await?),
             None => None,
         };
-        Ok(Kept {
+        Ok(CallPermit {
             _place: Some(Arc::new(place)),
             _turn: turn,
         })
     }
 
-    /// Lets a stream last.
-    pub(super) fn watch(&self, sharers: Vec<Sharer>) -> Result<Kept, Status> {
+    /// Lets a stream of a watch last for as long as the result is kept.
+    pub(super) fn watch(&self, sharers: Vec<Sharer>) -> Result<CallPermit, Status> {
         let place = self.watches.take(sharers).map_err(shed)?;
-        Ok(Kept {
+        Ok(CallPermit {
             _place: Some(Arc::new(place)),
             _turn: None,
         })
@@ -150,9 +152,9 @@ impl Limits {
         cost: Cost,
         sharers: Vec<Sharer>,
         deadline: Deadline,
-    ) -> Result<Kept, Status> {
+    ) -> Result<CallPermit, Status> {
         match cost {
-            Cost::Read => Ok(Kept {
+            Cost::Read => Ok(CallPermit {
                 _place: None,
                 _turn: Some(turn(&self.resumed, deadline).await?),
             }),

@@ -21,20 +21,22 @@ use crate::maintenance::{Verified, Verifier};
 use crate::store::verify::Reason;
 use crate::store::{Store, StoreError};
 
-/// Answers waiting for the caller to read them.
-const WAITING: usize = 64;
-/// How often progress is told.
-const PROGRESS: Duration = Duration::from_secs(1);
+/// The most answers that wait for the caller to read them.
+const ANSWER_BUFFER: usize = 64;
+/// The time between two answers that tell of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Answers from the store.
+/// Answers `MaintenanceService`.
 #[derive(Debug)]
 pub(super) struct Maintenance {
     store: Store,
-    /// One at a time of each.
+    /// One verification at a time.
     verifying: Arc<Semaphore>,
+    /// One rebuild at a time.
     rebuilding: Arc<Semaphore>,
 }
 
+/// An answer of `VerifyCounters`.
 type Answer = Result<v1::VerifyCountersResponse, Status>;
 
 impl Maintenance {
@@ -70,8 +72,8 @@ impl MaintenanceService for Maintenance {
             true => 0,
             false => self.store.estimated_dialogs().await.map_err(failed)?,
         };
-        let (answers, stream) = mpsc::channel(WAITING);
-        let call = Call {
+        let (answers, stream) = mpsc::channel(ANSWER_BUFFER);
+        let call = Verification {
             sweep,
             estimated_dialogs,
             answers,
@@ -109,11 +111,11 @@ impl MaintenanceService for Maintenance {
 }
 
 /// When to ask again while another job is under way: they take seconds to hours.
-const UNDER_WAY: Duration = Duration::from_secs(10);
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 fn only_one(free: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Status> {
     let permit = Arc::clone(free).try_acquire_owned();
-    permit.map_err(|_| try_again_after(UNDER_WAY, &format!("another {what} is under way")))
+    permit.map_err(|_| try_again_after(RETRY_AFTER, &format!("another {what} is under way")))
 }
 
 /// The line in the log for who has what verified.
@@ -129,14 +131,14 @@ fn tell_begun(caller: &Caller, scope: &SweepScope, repair: Option<&Reason>) {
 }
 
 /// A verification under way.
-struct Call {
+struct Verification {
     sweep: Sweep,
     estimated_dialogs: u64,
     answers: mpsc::Sender<Answer>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Call {
+impl Verification {
     async fn run(mut self) {
         // An error of sending says that the caller is gone: so the work ends.
         if let Err(error) = self.verify().await {
@@ -154,7 +156,7 @@ impl Call {
                     return Ok(());
                 }
             }
-            if told.elapsed() >= PROGRESS {
+            if told.elapsed() >= PROGRESS_INTERVAL {
                 told = Instant::now();
                 if self.answers.send(Ok(self.progress(false))).await.is_err() {
                     return Ok(());

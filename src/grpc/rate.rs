@@ -11,32 +11,36 @@ use tonic::Status;
 
 use super::limits::try_again_after;
 
-/// Callers that are remembered. One that is not has a full bucket.
-const CALLERS: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
+/// The most callers whose buckets are remembered. One that is not has a full bucket.
+const MAX_REMEMBERED_CALLERS: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
 /// The buckets of all callers. Clones are the same.
 #[derive(Debug, Clone)]
-pub(super) struct Rate {
+pub(super) struct RateLimiter {
     per_second: f64,
     buckets: Arc<Mutex<LruCache<String, Bucket>>>,
 }
 
+/// The calls that a caller may still make, as of a time.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     calls: f64,
     at: Instant,
 }
 
-impl Rate {
+impl RateLimiter {
     /// None when callers may make as many as they like (0).
     pub(super) fn new(per_second: u32) -> Option<Self> {
         (per_second > 0).then(|| Self {
             per_second: f64::from(per_second),
-            buckets: Arc::new(Mutex::new(LruCache::new(CALLERS))),
+            buckets: Arc::new(Mutex::new(LruCache::new(MAX_REMEMBERED_CALLERS))),
         })
     }
 
-    /// Takes one from a caller's bucket.
+    /// Takes one call from a caller's bucket.
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED`, with the time after which there is one, when it is empty.
     pub(super) fn take(&self, caller: &str, now: Instant) -> Result<(), Status> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let full = || Bucket {
@@ -72,8 +76,8 @@ mod tests {
 
     #[test]
     fn a_second_s_worth_at_once_and_then_as_it_fills() {
-        assert!(Rate::new(0).is_none());
-        let rate = Rate::new(10).unwrap();
+        assert!(RateLimiter::new(0).is_none());
+        let rate = RateLimiter::new(10).unwrap();
         let began = Instant::now();
         let taken = (0..20).filter(|_| rate.take("a", began).is_ok()).count();
         assert_eq!(taken, 10);

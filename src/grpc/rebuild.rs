@@ -16,11 +16,12 @@ use crate::shutdown;
 use crate::store::Store;
 use crate::store::rebuild::Phase;
 
-/// How often progress is told.
-const TICK: Duration = Duration::from_secs(1);
-/// Answers waiting for the caller to read them.
-const WAITING: usize = 4;
+/// The time between two answers that tell of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// The most answers that wait for the caller to read them.
+const ANSWER_BUFFER: usize = 4;
 
+/// An answer of `RebuildCounters`.
 pub(super) type Answer = Result<v1::RebuildCountersResponse, Status>;
 
 /// Begins a rebuild, or goes on with one, and tells how far it is.
@@ -30,7 +31,7 @@ pub(super) fn begin(
     by: String,
     permit: OwnedSemaphorePermit,
 ) -> ReceiverStream<Answer> {
-    let (answers, stream) = mpsc::channel(WAITING);
+    let (answers, stream) = mpsc::channel(ANSWER_BUFFER);
     let of = tenant.as_ref().map_or("all", |tenant| tenant.as_str());
     info!(by, tenant = of, "a rebuild begins, or goes on");
     tokio::spawn(async move {
@@ -52,7 +53,7 @@ async fn run(
     let (trigger, stop) = shutdown::channel();
     let (progress, seen) = watch::channel(RebuildProgress::default());
     let mut working = std::pin::pin!(rebuild(store, tenant, by, stop, progress));
-    let mut tick = tokio::time::interval(TICK);
+    let mut tick = tokio::time::interval(PROGRESS_INTERVAL);
     let mut listening = true;
     let outcome = loop {
         tokio::select! {

@@ -7,18 +7,20 @@
 
 use crate::event::{DialogId, Micros, TenantId};
 use crate::history::{Origin, Position};
-use crate::serving::watching::Since;
+use crate::serving::watching::ResumePoint;
 use crate::store::commit_log::Cut;
 use crate::store::read::{self, DialogOrder, PlaceInOrder};
 use crate::store::rebuild::fence::WriterId;
 
+/// The version of the spelling of tokens, which begins each of them.
 const VERSION: &str = "1";
+/// The hexadecimal digits of the checksum.
 const CHECKSUM_DIGITS: usize = 16;
 
 /// A query that is answered part by part, each but the last with a token for the
 /// next.
 pub(super) trait Resumable {
-    /// Where an answer ends.
+    /// The place at which an answer ends.
     type Place;
 
     /// What tells this query from all others. Changing it, or the order of it,
@@ -198,22 +200,22 @@ impl Resumable for read::History {
 pub(super) struct StreamsOf<'a>(pub(super) &'a TenantId);
 
 impl Resumable for StreamsOf<'_> {
-    type Place = Since;
+    type Place = ResumePoint;
 
     fn parts(&self) -> Vec<String> {
         vec!["watch".to_owned(), self.0.to_string()]
     }
 
-    fn spell(since: &Since) -> String {
+    fn spell(since: &ResumePoint) -> String {
         let commits = since.cut.iter();
         let commits = commits.map(|(writer, last)| format!(" {writer}:{last}"));
-        let Since {
+        let ResumePoint {
             untold, subjects, ..
         } = since;
         format!("{untold} {subjects}") + &commits.collect::<String>()
     }
 
-    fn parse(text: &str) -> Option<Since> {
+    fn parse(text: &str) -> Option<ResumePoint> {
         let mut parts = text.split(' ');
         let untold = parts.next()?.parse().ok()?;
         let subjects = parts.next()?.parse().ok()?;
@@ -222,7 +224,7 @@ impl Resumable for StreamsOf<'_> {
             Some((WriterId::parse(writer)?, last.parse().ok()?))
         };
         let cut: Option<Cut> = parts.map(commit).collect();
-        Some(Since {
+        Some(ResumePoint {
             untold,
             subjects,
             cut: cut?,
@@ -291,7 +293,7 @@ mod tests {
         let token = by_id("t", "u", false).token(&dialog);
         assert_eq!(token, "154976b1eef6fdfd66469616c6f67");
         let tenant = TenantId::new("t").unwrap();
-        let since = Since {
+        let since = ResumePoint {
             untold: 5,
             subjects: 7,
             cut: Cut::default(),

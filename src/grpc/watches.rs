@@ -18,34 +18,34 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::event::TenantId;
 use crate::listener::Peer;
 use crate::serving::Serving;
-use crate::serving::watching::{Batch, Handle, Subject, Unwatchable, Update, Watch};
+use crate::serving::watching::{Subject, Update, UpdateBatch, Watch, WatchError, WatchHandle};
 use crate::shutdown::Shutdown;
 
 use super::admission::Sharer;
 use super::bounds::MAX_WATCHED;
-use super::edge::Lasting;
+use super::edge::LongLived;
 use super::guard::{Caller, account};
 use super::limits::{Limits, try_again_after};
 use super::token::{Resumable as _, StreamsOf};
 use super::v1;
 use super::validate::{self, Watched};
 
-/// Subjects of all streams, each as often as it is watched: some 300 bytes, and
-/// work for each change of it. A caller may have as many as are free.
-const MOST_OF_ALL: usize = 250_000;
-/// Streams of one connection, at most: half of its calls at once.
-const MOST_OF_CONNECTION: usize = 32;
+/// The most subjects of all streams, each as often as it is watched: some 300 bytes,
+/// and work for each change of it. A caller may have as many as are free.
+const MAX_WATCHED_BY_ALL: usize = 250_000;
+/// The most streams of one connection: half of its calls at once.
+const MAX_STREAMS_PER_CONNECTION: usize = 32;
 /// How long a stream lasts at most, give or take a tenth; mostly its connection
 /// is to end before. Whoever may no longer watch is asked for credentials again
 /// then.
-const AGE: Duration = Duration::from_secs(3_600);
-/// Over so long the ends of streams are spread, of a connection, and of all when
-/// the service stops.
-const SPREAD: Duration = Duration::from_secs(4);
-/// When to come back after that, at the latest.
-const COME_BACK: Duration = Duration::from_secs(1);
-/// When to try again where there is no room.
-const NO_ROOM: Duration = Duration::from_secs(10);
+const MAX_STREAM_AGE: Duration = Duration::from_secs(3_600);
+/// The time over which the ends of streams are spread: of those of a connection, and
+/// of all when the service stops.
+const END_SPREAD: Duration = Duration::from_secs(4);
+/// The longest time after which clients are told to open another stream.
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
+/// The time after which clients are told to try again where there is no room.
+const RETRY_AFTER_NO_ROOM: Duration = Duration::from_secs(10);
 
 /// The messages of a stream.
 pub(super) type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
@@ -55,28 +55,28 @@ pub(super) type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Sen
 pub(super) struct Watches {
     serving: Option<Serving>,
     limits: Limits,
-    open: Arc<Mutex<Open>>,
+    open: Arc<Mutex<OpenStreams>>,
     shutdown: Shutdown,
 }
 
 /// Streams by their names, and what connections and callers have of them.
 #[derive(Debug, Default)]
-struct Open {
-    streams: HashMap<String, Entry>,
+struct OpenStreams {
+    streams: HashMap<String, StreamEntry>,
     connections: HashMap<u64, usize>,
     /// Subjects of each caller, and of all.
     of_callers: HashMap<String, usize>,
     of_all: usize,
 }
 
-impl Open {
+impl OpenStreams {
     /// Gives a caller some subjects more, if there are as many.
     fn take(&mut self, account: &str, more: usize) -> Result<(), Status> {
         let held = self.of_callers.get(account).copied().unwrap_or(0);
-        let free = MOST_OF_ALL.saturating_sub(self.of_all);
+        let free = MAX_WATCHED_BY_ALL.saturating_sub(self.of_all);
         if held + more > free {
             return Err(try_again_after(
-                NO_ROOM,
+                RETRY_AFTER_NO_ROOM,
                 &format!(
                     "{held} are watched already by this caller, {free} more can be by anybody"
                 ),
@@ -100,36 +100,36 @@ impl Open {
 
 /// A stream, for whoever may change it.
 #[derive(Debug)]
-struct Entry {
+struct StreamEntry {
     account: String,
     tenant: TenantId,
-    handle: Handle,
+    handle: WatchHandle,
     of_users: bool,
-    /// How many it watches.
+    /// The number of subjects that it watches.
     subjects: usize,
 }
 
-/// What a message tells.
-struct Told {
+/// The content of one message of a stream.
+struct WatchMessage {
     watch_id: String,
     resume_token: String,
-    batch: Batch,
+    batch: UpdateBatch,
 }
 
-/// A stream that is open.
-struct Telling {
+/// An open stream, from which its messages come.
+struct OpenStream {
     /// Before the watch itself: nobody is to change one that is gone.
     _registered: Registered,
     watch: Watch,
     tenant: TenantId,
-    /// Until it was told.
+    /// The name of the stream, until a message had it.
     watch_id: Option<String>,
-    end: End,
+    end: StreamEnd,
     is_over: bool,
 }
 
-/// When a stream ends.
-struct End {
+/// The conditions on which a stream ends.
+struct StreamEnd {
     shutdown: Shutdown,
     at: Instant,
     /// How long after others it ends when all do.
@@ -138,9 +138,9 @@ struct End {
     leaves_at: Option<Instant>,
 }
 
-/// Takes a stream out of [`Open`] in the end.
+/// Takes a stream out of [`OpenStreams`] in the end.
 struct Registered {
-    open: Arc<Mutex<Open>>,
+    open: Arc<Mutex<OpenStreams>>,
     watch_id: String,
     connection: u64,
     account: String,
@@ -176,7 +176,7 @@ impl Watches {
         self.begin(request, watched, false)
     }
 
-    fn begin<T, M: From<Told> + Send + 'static>(
+    fn begin<T, M: From<WatchMessage> + Send + 'static>(
         &self,
         request: &Request<T>,
         watched: Watched,
@@ -206,7 +206,7 @@ impl Watches {
         let count = distinct.len();
         opened(&self.open).take(&account, count)?;
         let watch = serving.watch(tenant.clone(), subjects, interval, since);
-        let entry = Entry {
+        let entry = StreamEntry {
             account,
             tenant: tenant.clone(),
             handle: watch.handle(),
@@ -215,16 +215,16 @@ impl Watches {
         };
         let watch_id = registered.watch_id.clone();
         opened(&self.open).streams.insert(watch_id.clone(), entry);
-        let spread = SPREAD.mul_f64(random());
-        let by_age = Instant::now() + AGE.mul_f64(0.9 + 0.2 * random());
+        let spread = END_SPREAD.mul_f64(random());
+        let by_age = Instant::now() + MAX_STREAM_AGE.mul_f64(0.9 + 0.2 * random());
         let of_connection = peer.and_then(|peer| peer.ends_at);
         let of_connection = of_connection.map(|at| Instant::from_std(at) + spread);
-        let open = Telling {
+        let open = OpenStream {
             watch,
             tenant,
             watch_id: Some(watch_id),
             _registered: registered,
-            end: End {
+            end: StreamEnd {
                 shutdown: self.shutdown.clone(),
                 at: of_connection.map_or(by_age, |at| at.min(by_age)),
                 spread,
@@ -233,21 +233,21 @@ impl Watches {
             is_over: false,
         };
         let messages = stream::unfold(open, |mut open| async move {
-            let told = open.next().await?;
-            Some((told.map(M::from), open))
+            let message = open.next().await?;
+            Some((message.map(M::from), open))
         });
         let mut response: Response<Messages<M>> = Response::new(Box::pin(messages));
         response.extensions_mut().insert(kept);
-        response.extensions_mut().insert(Lasting);
+        response.extensions_mut().insert(LongLived);
         Ok(response)
     }
 
     fn register(&self, connection: u64, account: &str) -> Result<Registered, Status> {
         let mut open = opened(&self.open);
         let of_connection = open.connections.entry(connection).or_default();
-        if *of_connection >= MOST_OF_CONNECTION {
+        if *of_connection >= MAX_STREAMS_PER_CONNECTION {
             return Err(Status::resource_exhausted(format!(
-                "{MOST_OF_CONNECTION} streams are open on this connection, more leave its other calls no room: watch up to {MAX_WATCHED} at once on one stream, or open another connection"
+                "{MAX_STREAMS_PER_CONNECTION} streams are open on this connection, more leave its other calls no room: watch up to {MAX_WATCHED} at once on one stream, or open another connection"
             )));
         }
         *of_connection += 1;
@@ -308,15 +308,15 @@ impl Watches {
     }
 }
 
-impl Telling {
+impl OpenStream {
     /// The next message; `None` after the last.
-    async fn next(&mut self) -> Option<Result<Told, Status>> {
+    async fn next(&mut self) -> Option<Result<WatchMessage, Status>> {
         if self.is_over {
             return None;
         }
         let batch = match self.watch_id.is_some() {
             // What names the stream does not wait for anybody to be loaded.
-            true => Ok(Batch::default()),
+            true => Ok(UpdateBatch::default()),
             false => tokio::select! {
                 // First, however much there is to tell.
                 biased;
@@ -328,19 +328,19 @@ impl Telling {
             },
         };
         match batch {
-            Ok(batch) => Some(Ok(self.told(batch))),
-            Err(Unwatchable::NoRoom(subject)) => {
+            Ok(batch) => Some(Ok(self.message(batch))),
+            Err(WatchError::NoRoom(subject)) => {
                 self.is_over = true;
-                let why = Unwatchable::NoRoom(subject).to_string();
-                Some(Err(try_again_after(NO_ROOM, &why)))
+                let why = WatchError::NoRoom(subject).to_string();
+                Some(Err(try_again_after(RETRY_AFTER_NO_ROOM, &why)))
             }
         }
     }
 
-    fn told(&mut self, batch: Batch) -> Told {
+    fn message(&mut self, batch: UpdateBatch) -> WatchMessage {
         let since = batch.since.as_ref();
         let resume_token = since.map(|since| StreamsOf(&self.tenant).token(since));
-        Told {
+        WatchMessage {
             watch_id: self.watch_id.take().unwrap_or_default(),
             resume_token: resume_token.unwrap_or_default(),
             batch,
@@ -363,11 +363,11 @@ impl Drop for Registered {
     }
 }
 
-fn opened(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
+fn opened(open: &Mutex<OpenStreams>) -> MutexGuard<'_, OpenStreams> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl End {
+impl StreamEnd {
     /// Returns when the stream has its age, or the service stops: streams end one
     /// after the other, so that clients do not all come back together.
     async fn comes(&mut self) {
@@ -386,7 +386,7 @@ impl End {
 }
 
 fn come_back() -> Status {
-    let wait = COME_BACK.mul_f64(0.1 + 0.9 * random());
+    let wait = MAX_RECONNECT_DELAY.mul_f64(0.1 + 0.9 * random());
     Status::with_error_details(
         Code::Unavailable,
         "the stream has had its time: open another one with the last resume_token",
@@ -400,9 +400,9 @@ fn random() -> f64 {
     random as f64 / f64::from(u32::MAX)
 }
 
-impl From<Told> for v1::WatchUserStatsResponse {
-    fn from(told: Told) -> Self {
-        let updates = told.batch.updates.into_iter();
+impl From<WatchMessage> for v1::WatchUserStatsResponse {
+    fn from(message: WatchMessage) -> Self {
+        let updates = message.batch.updates.into_iter();
         let updates = updates.filter_map(|update| match update {
             Update::User {
                 stats,
@@ -416,28 +416,28 @@ impl From<Told> for v1::WatchUserStatsResponse {
             Update::Dialog(_) => None,
         });
         Self {
-            watch_id: told.watch_id,
+            watch_id: message.watch_id,
             updates: updates.collect(),
-            all_told: told.batch.all_given,
-            resume_token: told.resume_token,
-            as_of: told.batch.as_of.map(Into::into),
+            all_told: message.batch.all_given,
+            resume_token: message.resume_token,
+            as_of: message.batch.as_of.map(Into::into),
         }
     }
 }
 
-impl From<Told> for v1::WatchDialogStatsResponse {
-    fn from(told: Told) -> Self {
-        let updates = told.batch.updates.into_iter();
+impl From<WatchMessage> for v1::WatchDialogStatsResponse {
+    fn from(message: WatchMessage) -> Self {
+        let updates = message.batch.updates.into_iter();
         let updates = updates.filter_map(|update| match update {
             Update::Dialog(stats) => Some(stats.into()),
             Update::User { .. } => None,
         });
         Self {
-            watch_id: told.watch_id,
+            watch_id: message.watch_id,
             dialog_stats: updates.collect(),
-            all_told: told.batch.all_given,
-            resume_token: told.resume_token,
-            as_of: told.batch.as_of.map(Into::into),
+            all_told: message.batch.all_given,
+            resume_token: message.resume_token,
+            as_of: message.batch.as_of.map(Into::into),
         }
     }
 }

@@ -36,18 +36,21 @@ use super::admission::Places;
 use super::edge::Checks;
 use super::service::Counters;
 use super::v1::counter_service_server::{CounterServiceServer, SERVICE_NAME};
-use super::{KEEPALIVE, MAX_ANSWER_BYTES, MAX_HEADER_LIST_BYTES, PENDING_RESETS, STREAMS};
+use super::{
+    KEEPALIVE_INTERVAL, MAX_ANSWER_BYTES, MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST_BYTES,
+    MAX_PENDING_RESETS,
+};
 use crate::config;
-use crate::listener::{End, One};
+use crate::listener::{EndSignal, SingleConnection};
 use call::Site;
 
 /// How long a client of HTTP/1 may take for the header of a request, and rest
 /// between two.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a browser may remember what pages of a site may ask.
-const REMEMBERED: Duration = Duration::from_secs(3_600);
-/// What the library shows of a connection that fails.
-type Failed = Box<dyn std::error::Error + Send + Sync>;
+/// The time for which a browser may remember what pages of a site may ask.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3_600);
+/// The error with which a connection of the library fails.
+type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Answers the requests of all connections.
 #[derive(Debug, Clone)]
@@ -78,7 +81,11 @@ impl Web {
 
     /// Serves one connection, until its end comes and what is under way is
     /// answered.
-    pub(super) async fn serve(self, mut one: One, end: End) -> Result<(), Failed> {
+    pub(super) async fn serve(
+        self,
+        mut one: SingleConnection,
+        end: EndSignal,
+    ) -> Result<(), ConnectionError> {
         let Some(Ok(connection)) = one.next().await else {
             return Ok(());
         };
@@ -100,10 +107,10 @@ impl Web {
         server
             .http2()
             .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
-            .max_pending_accept_reset_streams(PENDING_RESETS)
+            .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
             .max_header_list_size(MAX_HEADER_LIST_BYTES)
-            .keep_alive_interval(KEEPALIVE);
+            .keep_alive_interval(KEEPALIVE_INTERVAL);
         let serving = server.serve_connection(TokioIo::new(connection), service);
         let mut serving = std::pin::pin!(serving);
         tokio::select! {
@@ -144,5 +151,5 @@ fn origins(allowed: &str) -> CorsLayer {
             own("grpc-message"),
             own("grpc-status-details-bin"),
         ])
-        .max_age(REMEMBERED)
+        .max_age(PREFLIGHT_MAX_AGE)
 }

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
 use rustls::pki_types::CertificateDer;
-use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
@@ -19,18 +18,20 @@ use tonic::transport::server::Connected;
 
 use super::places::Activity;
 
-/// Who is at the other end: in the extensions of every request.
+/// The client at the other end of a connection: in the extensions of every request.
 #[derive(Debug, Clone)]
-pub struct Peer {
-    /// Its address, or that of the proxy before it.
+pub(crate) struct Peer {
+    /// The address of the other end, or of the proxy before it.
     pub address: SocketAddr,
-    /// The connection, among all that this process has ever had.
+    /// The number of the connection, among all that this process has ever had.
     pub connection: u64,
-    /// What it proved at the handshake, where that is asked for.
+    /// The certificate that it proved at the handshake to be its own, where that is
+    /// asked for.
     pub certificate: Option<Arc<PeerCertificate>>,
-    /// Ends the connection.
-    pub cut: Cut,
-    /// To be told of each call: one without any gives way to others.
+    /// Ends the connection on the spot.
+    pub kill_switch: KillSwitch,
+    /// Counts the calls that are under way: a connection without any gives way to
+    /// others.
     pub activity: Option<Activity>,
     /// When the connection has its age, and is to end gently.
     pub ends_at: Option<Instant>,
@@ -38,11 +39,11 @@ pub struct Peer {
 
 /// Ends a connection on the spot, from wherever it is known that it must end.
 #[derive(Debug, Clone, Default)]
-pub struct Cut(Arc<(AtomicBool, AtomicWaker)>);
+pub(crate) struct KillSwitch(Arc<(AtomicBool, AtomicWaker)>);
 
-impl Cut {
-    /// Whatever is read or written from now on fails.
-    pub fn now(&self) {
+impl KillSwitch {
+    /// Makes whatever is read or written from now on fail.
+    pub(crate) fn trigger(&self) {
         self.0.0.store(true, Ordering::Release);
         self.0.1.wake();
     }
@@ -57,24 +58,22 @@ impl Cut {
 impl Peer {
     /// The peer of a request, if a [`Connection`] brought it. What tonic says of
     /// its own connections it does not say of ours.
-    pub fn of<T>(request: &tonic::Request<T>) -> Option<&Peer> {
+    pub(crate) fn of<T>(request: &tonic::Request<T>) -> Option<&Peer> {
         request.extensions().get()
     }
 
-    /// Its address.
-    pub fn address_of<T>(request: &tonic::Request<T>) -> Option<SocketAddr> {
+    /// Returns the address of the peer of a request.
+    pub(crate) fn address_of<T>(request: &tonic::Request<T>) -> Option<SocketAddr> {
         Peer::of(request).map(|peer| peer.address)
     }
 }
 
-/// A client's certificate, which an authority of ours has signed.
+/// The certificate of a client, which an authority of ours has signed. A connection
+/// outlives it: whoever looks at it looks at its time as well.
 #[derive(Debug)]
-pub struct PeerCertificate {
-    /// As sent: its own first.
+pub(crate) struct PeerCertificate {
+    /// The certificates as sent, the client's own first.
     pub chain: Vec<CertificateDer<'static>>,
-    /// When the first of them ends. A connection outlives that; what is asked
-    /// on it must not.
-    pub not_after: OffsetDateTime,
 }
 
 /// Bytes there and back, with TLS or without.
@@ -84,7 +83,7 @@ impl<T: AsyncRead + AsyncWrite + fmt::Debug + Unpin + Send> Duplex for T {}
 
 /// A connection whose client has begun to speak.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     stream: Box<dyn Duplex>,
     peer: Peer,
     /// What was read before the server had it, and how much of it was given.
@@ -94,6 +93,7 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Makes a connection of a stream on which nothing was read yet.
     pub(super) fn new(
         stream: impl Duplex + 'static,
         address: SocketAddr,
@@ -104,7 +104,7 @@ impl Connection {
             address,
             connection: NEXT.fetch_add(1, Ordering::Relaxed),
             certificate,
-            cut: Cut::default(),
+            kill_switch: KillSwitch::default(),
             activity: None,
             ends_at: None,
         };
@@ -117,7 +117,7 @@ impl Connection {
         }
     }
 
-    /// Gives these bytes first.
+    /// Has these bytes read first, which were read from the stream already.
     pub(super) fn beginning_with(mut self, bytes: Vec<u8>) -> Self {
         self.begun = (bytes, 0);
         self
@@ -135,12 +135,13 @@ impl Connection {
         self._alive = Some(alive);
     }
 
+    /// Has the calls on this connection counted.
     pub(super) fn is_known_by(&mut self, activity: Activity) {
         self.peer.activity = Some(activity);
     }
 
-    /// Who is at its other end.
-    pub fn peer(&self) -> &Peer {
+    /// Returns the client at the other end.
+    pub(crate) fn peer(&self) -> &Peer {
         &self.peer
     }
 
@@ -149,7 +150,7 @@ impl Connection {
     fn uncut(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let is_over = |cut: &mut Pin<Box<Sleep>>| cut.as_mut().poll(context).is_ready();
         let is_over = self.cut.as_mut().is_some_and(is_over);
-        match is_over || self.peer.cut.is_done(context) {
+        match is_over || self.peer.kill_switch.is_done(context) {
             true => Err(io::ErrorKind::TimedOut.into()),
             false => Ok(()),
         }

@@ -4,17 +4,19 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
-/// For the metrics port (256), the broker, the database, logs and files.
-const OWN: u64 = 512;
-/// Few enough for any process that can work at all.
-const LEAST: usize = 16;
+/// The descriptors left for the metrics port (256), the broker, the database, logs and
+/// files.
+const RESERVED_DESCRIPTORS: u64 = 512;
+/// The fewest connections of a listener, whatever the limit: any process that can work
+/// at all can have them.
+const MIN_CONNECTIONS: usize = 16;
 
 /// Of the connections that each listener is configured for, as many as the
 /// process can have. Raises the soft limit of descriptors to what is needed, as
 /// far as the hard one lets it.
-pub fn share(configured: &[(&'static str, usize)]) -> Vec<usize> {
+pub(crate) fn share(configured: &[(&'static str, usize)]) -> Vec<usize> {
     let wanted: u64 = configured.iter().map(|(_, number)| *number as u64).sum();
-    let needed = wanted.saturating_add(OWN);
+    let needed = wanted.saturating_add(RESERVED_DESCRIPTORS);
     let limit = raise(needed);
     let shares: Vec<usize> = shares(configured, limit.unwrap_or(u64::MAX));
     for ((name, number), share) in configured.iter().zip(&shares) {
@@ -31,7 +33,7 @@ pub fn share(configured: &[(&'static str, usize)]) -> Vec<usize> {
 fn shares(configured: &[(&'static str, usize)], limit: u64) -> Vec<usize> {
     let wanted: u64 = configured.iter().map(|(_, number)| *number as u64).sum();
     // Of few, half.
-    let free = limit - OWN.min(limit / 2);
+    let free = limit - RESERVED_DESCRIPTORS.min(limit / 2);
     let share = |(_, number): &(&'static str, usize)| {
         if wanted <= free {
             return *number;
@@ -39,7 +41,7 @@ fn shares(configured: &[(&'static str, usize)], limit: u64) -> Vec<usize> {
         let part = u128::from(free) * *number as u128 / u128::from(wanted.max(1));
         usize::try_from(part)
             .unwrap_or(*number)
-            .max(LEAST)
+            .max(MIN_CONNECTIONS)
             .min(*number)
     };
     configured.iter().map(share).collect()

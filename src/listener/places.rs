@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// A number of places. Clones share them.
+/// A bounded number of places for connections. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Places(Arc<Mutex<Taken>>);
+pub(crate) struct Places(Arc<Mutex<Taken>>);
 
+/// The places that are taken, and who would have to give way.
 #[derive(Debug)]
 struct Taken {
     limit: usize,
@@ -23,41 +24,41 @@ struct Taken {
     idle: BTreeMap<u64, u64>,
 }
 
-/// Who has a place.
+/// A connection that has a place.
 #[derive(Debug)]
 struct Holder {
-    loser: oneshot::Sender<()>,
-    /// Its turn among the silent, or the idle.
+    eviction: oneshot::Sender<()>,
+    /// The turn among the silent, or the idle; `None` while it is busy.
     turn: Option<u64>,
-    /// What it has under way.
+    /// The number of calls that it has under way.
     busy: usize,
 }
 
 /// A place, until it is dropped. It may be [lost](Place::lost) to somebody who
 /// comes later, while its holder has said nothing, or has nothing under way.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     places: Places,
     number: u64,
     lost: Option<oneshot::Receiver<()>>,
 }
 
-/// Who gave way to somebody new.
+/// The way in which room was made for a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// Nobody had to.
+pub(crate) enum Admission {
+    /// A place was free.
     Free,
-    /// One that had said nothing yet.
-    OfSilent,
-    /// One that had nothing under way.
-    OfIdle,
-    /// Nobody could.
+    /// A connection that had said nothing yet gave way.
+    ReplacedSilent,
+    /// A connection that had nothing under way gave way.
+    ReplacedIdle,
+    /// All are taken, and none can be taken away.
     Full,
 }
 
 impl Places {
-    /// So many.
-    pub fn new(limit: usize) -> Self {
+    /// Makes so many places.
+    pub(crate) fn new(limit: usize) -> Self {
         Self(Arc::new(Mutex::new(Taken {
             limit,
             count: 0,
@@ -69,21 +70,21 @@ impl Places {
     }
 
     /// A place, unless all have something under way; and who gave way for it.
-    pub fn take(&self) -> (Option<Place>, Way) {
+    pub(crate) fn take(&self) -> (Option<Place>, Admission) {
         let mut taken = self.lock();
-        let way = match taken.count >= taken.limit {
-            false => Way::Free,
+        let admission = match taken.count >= taken.limit {
+            false => Admission::Free,
             true => taken.one_gives_way(),
         };
-        if way == Way::Full {
-            return (None, way);
+        if admission == Admission::Full {
+            return (None, admission);
         }
         let number = taken.turn();
-        let (loser, lost) = oneshot::channel();
+        let (eviction, lost) = oneshot::channel();
         taken.count += 1;
         taken.silent.insert(number, number);
         let holder = Holder {
-            loser,
+            eviction,
             turn: Some(number),
             busy: 0,
         };
@@ -93,7 +94,7 @@ impl Places {
             number,
             lost: Some(lost),
         };
-        (Some(place), way)
+        (Some(place), admission)
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -109,22 +110,22 @@ impl Taken {
 
     /// Those who say nothing are gone at once. The others may take a while, so
     /// that none more has to give way while many who lost their place are there.
-    fn one_gives_way(&mut self) -> Way {
+    fn one_gives_way(&mut self) -> Admission {
         let is_crowded = self.count >= self.limit + self.limit.div_ceil(8);
-        let (number, way) = match (self.silent.pop_first(), self.idle.first_key_value()) {
-            (Some((_, number)), _) => (number, Way::OfSilent),
+        let (number, admission) = match (self.silent.pop_first(), self.idle.first_key_value()) {
+            (Some((_, number)), _) => (number, Admission::ReplacedSilent),
             (None, Some((turn, number))) if !is_crowded => {
                 let (turn, number) = (*turn, *number);
                 self.idle.remove(&turn);
-                (number, Way::OfIdle)
+                (number, Admission::ReplacedIdle)
             }
-            (None, _) => return Way::Full,
+            (None, _) => return Admission::Full,
         };
         if let Some(holder) = self.holders.remove(&number) {
             // Whoever had it may be gone already: all the better.
-            let _ = holder.loser.send(());
+            let _ = holder.eviction.send(());
         }
-        way
+        admission
     }
 
     fn rest(&mut self, number: u64) {
@@ -138,14 +139,14 @@ impl Taken {
 
 impl Place {
     /// Returns when the place is another's.
-    pub async fn lost(&mut self) {
+    pub(crate) async fn lost(&mut self) {
         if let Some(lost) = &mut self.lost {
             let _ = lost.await;
         }
     }
 
     /// The same, apart from the place itself.
-    pub fn when_lost(&mut self) -> impl Future<Output = ()> + Send + 'static {
+    pub(crate) fn when_lost(&mut self) -> impl Future<Output = ()> + Send + 'static {
         let lost = self.lost.take();
         async move {
             let is_lost = match lost {
@@ -159,7 +160,7 @@ impl Place {
     }
 
     /// Its holder has spoken: it is lost only while nothing is under way.
-    pub fn heard(&self) -> Activity {
+    pub(crate) fn heard(&self) -> Activity {
         let mut taken = self.places.lock();
         if taken.silent.remove(&self.number).is_some() {
             taken.rest(self.number);
@@ -188,18 +189,18 @@ impl Drop for Place {
 
 /// Says what the holder of a place has under way.
 #[derive(Debug, Clone)]
-pub struct Activity {
+pub(crate) struct Activity {
     places: Places,
     number: u64,
 }
 
 /// Something under way; over when this is dropped.
 #[derive(Debug)]
-pub struct Busy(Activity);
+pub(crate) struct Busy(Activity);
 
 impl Activity {
-    /// Something begins.
-    pub fn begin(&self) -> Busy {
+    /// Marks that something begins, until the result is dropped.
+    pub(crate) fn begin(&self) -> Busy {
         let mut taken = self.places.lock();
         if let Some(holder) = taken.holders.get_mut(&self.number) {
             holder.busy += 1;
@@ -244,8 +245,8 @@ mod tests {
         let mut second = places.take().0.unwrap();
         let mut third = places.take().0.unwrap();
         let busy = first.heard().begin();
-        let (fourth, way) = places.take();
-        assert_eq!(way, Way::OfSilent);
+        let (fourth, admission) = places.take();
+        assert_eq!(admission, Admission::ReplacedSilent);
         assert!(!is_lost(&mut first).await);
         assert!(is_lost(&mut second).await);
         assert!(!is_lost(&mut third).await);
@@ -253,11 +254,11 @@ mod tests {
 
         let fourth = fourth.unwrap();
         let others = [fourth.heard().begin(), third.heard().begin()];
-        assert!(matches!(places.take(), (None, Way::Full)));
+        assert!(matches!(places.take(), (None, Admission::Full)));
         assert!(!is_lost(&mut third).await);
         drop((first, busy));
-        let (fifth, way) = places.take();
-        assert!(fifth.is_some() && way == Way::Free);
+        let (fifth, admission) = places.take();
+        assert!(fifth.is_some() && admission == Admission::Free);
         drop(others);
     }
 
@@ -269,8 +270,8 @@ mod tests {
         let (active, _) = (first.heard(), second.heard());
         let calls = [active.begin(), active.begin()];
         drop(calls);
-        let (third, way) = places.take();
-        assert_eq!(way, Way::OfIdle);
+        let (third, admission) = places.take();
+        assert_eq!(admission, Admission::ReplacedIdle);
         assert!(is_lost(&mut second).await, "the first was active after it");
         drop(second);
         let _busy = third.unwrap().heard();

@@ -5,18 +5,20 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+/// The first bytes of every HTTP/2 connection (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Length, type, flags and stream of a frame.
-const FRAME_HEADER: usize = 9;
+/// The bytes of length, type, flags and stream of a frame.
+const FRAME_HEADER_BYTES: usize = 9;
+/// The type of a SETTINGS frame.
 const SETTINGS: u8 = 4;
-/// Two hundred settings. HTTP/2 has six.
+/// The largest SETTINGS frame that is read: two hundred settings, where HTTP/2 has six.
 const MAX_SETTINGS_BYTES: usize = 1_200;
 
 /// Reads all of it, and not a byte more. What cannot become a preface is
 /// refused with the first byte that is wrong.
 pub(super) async fn read(client: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(128);
-    let begin = PREFACE.len() + FRAME_HEADER;
+    let begin = PREFACE.len() + FRAME_HEADER_BYTES;
     while bytes.len() < begin {
         let missing = (begin - bytes.len()) as u64;
         if (&mut *client).take(missing).read_buf(&mut bytes).await? == 0 {

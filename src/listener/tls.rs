@@ -27,17 +27,17 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use files::Files;
 
-/// How long a client may take until both sides have agreed.
+/// The longest time that a handshake may take.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes at the same time, from the client's first message on. The oldest
 /// gives way: those who only begin one cannot keep others out.
-const HANDSHAKES: usize = 256;
-/// How often the files are looked at.
-const POLL: Duration = Duration::from_secs(10);
+const MAX_HANDSHAKES: usize = 256;
+/// The time between two looks at the files.
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is served with, and what it is made of.
+/// The TLS configuration of a listener, and the files that it is made of.
 #[derive(Debug)]
-pub struct Tls {
+pub(crate) struct Tls {
     files: Files,
     /// What was in the files when they were read.
     fingerprint: [u8; 32],
@@ -45,9 +45,9 @@ pub struct Tls {
     handshakes: Places,
 }
 
-/// A configuration that is as it must be.
+/// A TLS configuration that was read from files.
 #[derive(Debug)]
-pub struct Loaded {
+pub(crate) struct LoadedTls {
     config: ServerConfig,
     /// The server's own certificate.
     pub certificate: Certificate,
@@ -59,7 +59,9 @@ pub struct Loaded {
 ///
 /// # Errors
 /// What is wrong with which file.
-pub async fn inspect(listener: &config::Listener<'_>) -> Result<Option<Certificate>, FileError> {
+pub(crate) async fn inspect(
+    listener: &config::Listener<'_>,
+) -> Result<Option<Certificate>, FileError> {
     match Files::of(listener) {
         Some(files) => Ok(Some(files.load().await?.certificate)),
         None => Ok(None),
@@ -85,13 +87,13 @@ impl Tls {
             files,
             fingerprint,
             current: RwLock::new(Arc::new(loaded.config)),
-            handshakes: Places::new(HANDSHAKES),
+            handshakes: Places::new(MAX_HANDSHAKES),
         }))
     }
 
     /// Agrees with a client, and says which certificate it has proved to be its
     /// own, if one was asked for.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<Agreed> {
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<Handshaken> {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let (Some(mut place), _) = self.handshakes.take() else {
             return Err(io::ErrorKind::ConnectionAborted.into());
@@ -117,7 +119,7 @@ impl Tls {
         let mut seen = self.fingerprint;
         loop {
             tokio::select! {
-                () = tokio::time::sleep(POLL) => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
                 () = shutdown.requested() => return,
             }
             let now = self.files.fingerprint().await;
@@ -146,7 +148,7 @@ impl Tls {
     }
 }
 
-impl Loaded {
+impl LoadedTls {
     fn told(&self, section: &'static str, metrics: &Metrics) {
         metrics.certificate_ends(section, self.not_after.unix_timestamp());
         metrics.certificate_unusable(section, false);
@@ -157,17 +159,17 @@ impl Loaded {
 }
 
 /// A client that TLS is spoken with, and its certificate.
-type Agreed = (TlsStream<TcpStream>, Option<Arc<PeerCertificate>>);
+type Handshaken = (TlsStream<TcpStream>, Option<Arc<PeerCertificate>>);
 
 fn certificate(stream: &TlsStream<TcpStream>) -> io::Result<Option<Arc<PeerCertificate>>> {
     let (_, session) = stream.get_ref();
     let Some(chain) = session.peer_certificates() else {
         return Ok(None);
     };
+    // What cannot be read says of nobody who they are.
     let own = chain.first().and_then(|own| files::parsed(own));
-    let own = own.ok_or(io::ErrorKind::InvalidData)?;
+    own.ok_or(io::ErrorKind::InvalidData)?;
     Ok(Some(Arc::new(PeerCertificate {
         chain: chain.iter().map(|one| one.clone().into_owned()).collect(),
-        not_after: own.validity().not_after.to_datetime(),
     })))
 }

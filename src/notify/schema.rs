@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::cloudevents::{self, DIALOG, USER, USER_DIALOG};
 use crate::bus::notifier::Notification;
 use crate::event::{DialogId, Micros, TenantId, UserId};
-use crate::grpc::described::Described;
+use crate::grpc::schemas::MessageSchemas;
 use crate::store::read::{Counts, DialogStats, UserDialogStats, UserStats};
 
 const PATH: &str = concat!(
@@ -25,7 +25,7 @@ fn of_type(event_type: &str, message: &str, needed: &[&str]) -> Value {
 }
 
 fn schema() -> Value {
-    let described = Described::all();
+    let described = MessageSchemas::all();
     let of_message = |name: &str| {
         let mut schema = described.schema(name);
         // For answers that may be of before the question.

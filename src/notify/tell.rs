@@ -17,7 +17,7 @@ use crate::bus::notifier::{Notification, Notifier};
 use crate::config::{Notify, NotifyFormat};
 use crate::event::{DialogId, Micros, SenderType, TenantId, UserId};
 use crate::failpoint::{self, Point};
-use crate::serving::{Remembered, Serving};
+use crate::serving::{MemoryQuery, Serving};
 use crate::store::read::{
     AsOfCut, Cause, ChangedUsers, DialogStats, Dialogs, PlaceInShares, Query, ReadError, Reader,
     Sources, TypesOf, UserDialogStats, UserStats, WithCut,
@@ -284,7 +284,7 @@ impl Teller {
     /// An answer that has everything in it that it is to tell of.
     async fn ask<Q>(&self, errand: Errand<'_>, query: Q) -> Result<Q::Answer, NotifyError>
     where
-        Q: Remembered<Answer: 'static> + 'static,
+        Q: MemoryQuery<Answer: 'static> + 'static,
     {
         let query = WithCut(query);
         if let (Some(serving), AskedOf::Memory) = (&self.serving, errand.asked_of)

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::shared::{AsOf, Memory, Shared};
+use super::shared::{AsOf, Memory, SharedState};
 use crate::failpoint::{self, Point};
 use crate::shutdown::Shutdown;
 use crate::store::commit_log::Cut;
@@ -18,41 +18,42 @@ use crate::store::rebuild::fence::WriterId;
 use crate::store::{StoreError, detached};
 use crate::telemetry::metrics::Forgotten;
 
-/// How long a round may take. A store that is slower is asked by each read.
-const ROUND: Duration = Duration::from_secs(2);
-/// A server that shows less than is known is asked again after so long.
-const BEHIND: Duration = Duration::from_millis(20);
-/// A server that goes on showing less shows what is: a backup was restored.
-const RESTORED: Duration = Duration::from_secs(60);
-/// Commits that are fetched to bring the model up, at most. Past that those in
+/// The longest time that a round may take. A store that is slower is asked by each read.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time after which a server that shows less than is known is asked again.
+const BEHIND_RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// The time after which a server that goes on showing less is believed: a backup was
+/// restored.
+const RESTORED_AFTER: Duration = Duration::from_secs(60);
+/// The most commits that are fetched to bring the model up. Past that those in
 /// memory are sooner read anew.
-pub(super) const MOST_FETCHED: i64 = 2_000;
-/// How long a writer without numbers is taken to go on writing.
-const UNNUMBERED: Duration = Duration::from_secs(10);
-/// So often commits are taken over while nobody reads, so that they do not pile
-/// up, nor a read has to take them all over.
-const UNASKED: Duration = Duration::from_millis(200);
+pub(super) const MAX_FETCHED_COMMITS: i64 = 2_000;
+/// The time for which a writer without numbers is taken to go on writing.
+const UNNUMBERED_WRITER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time between two rounds while nobody reads: commits are taken over, so that they
+/// do not pile up, nor a read has to take them all over.
+const UNASKED_INTERVAL: Duration = Duration::from_millis(200);
 /// The same while somebody is watched: as long as commits of other replicas may
 /// go unnoticed. Those of this process are taken over at once.
-const WATCHED: Duration = Duration::from_millis(25);
+const WATCHED_INTERVAL: Duration = Duration::from_millis(25);
 
 /// A round of the follower: a question that was asked, and all that it showed
 /// was applied.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Round {
-    /// Counted from 1.
+    /// The number of the round, from 1.
     pub number: u64,
-    /// Whether memory is up to it.
+    /// Whether memory has come to what the round showed.
     pub succeeded: bool,
 }
 
 /// Asks the store how far it is, and moves the model on. One for all reads.
 #[derive(Debug)]
 pub(super) struct Follower {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     ended: watch::Sender<Round>,
     /// What is known to be committed.
-    known: Known,
+    known: KnownCommits,
     /// Since when the store shows less than that.
     behind_since: Option<Instant>,
     /// Commits of this process that the model has not come to yet.
@@ -61,14 +62,14 @@ pub(super) struct Follower {
 
 /// The most that was seen to be committed.
 #[derive(Debug, Default)]
-struct Known {
+struct KnownCommits {
     commits: BTreeMap<WriterId, i64>,
     unnumbered: BTreeMap<WriterId, i64>,
     removed: i64,
     epoch: i64,
 }
 
-impl Known {
+impl KnownCommits {
     /// Whether a server shows less. A primary that was just elected may. A
     /// writer that is not to be found was removed, if more were removed than was
     /// known.
@@ -102,11 +103,11 @@ impl Known {
 }
 
 impl Follower {
-    pub(super) fn new(shared: Arc<Shared>, ended: watch::Sender<Round>) -> Self {
+    pub(super) fn new(shared: Arc<SharedState>, ended: watch::Sender<Round>) -> Self {
         Self {
             shared,
             ended,
-            known: Known::default(),
+            known: KnownCommits::default(),
             behind_since: None,
             pending: BTreeMap::new(),
         }
@@ -118,8 +119,8 @@ impl Follower {
         loop {
             let is_watched = !self.shared.memory().hub.is_empty();
             let unasked = match is_watched {
-                true => WATCHED,
-                false => UNASKED,
+                true => WATCHED_INTERVAL,
+                false => UNASKED_INTERVAL,
             };
             tokio::select! {
                 () = self.shared.asked.notified() => {}
@@ -134,7 +135,7 @@ impl Follower {
                 asked: began,
                 shown: SystemTime::now(),
             };
-            let round = tokio::time::timeout(ROUND, self.round()).await;
+            let round = tokio::time::timeout(ROUND_TIMEOUT, self.round()).await;
             self.shared
                 .metrics
                 .round_seconds
@@ -179,7 +180,7 @@ impl Follower {
             if !self.known.exceeds(&position) || self.is_restored() {
                 break position;
             }
-            tokio::time::sleep(BEHIND).await;
+            tokio::time::sleep(BEHIND_RETRY_INTERVAL).await;
         };
         self.behind_since = None;
         let later = self.take_own();
@@ -207,7 +208,7 @@ impl Follower {
     /// not show it again.
     fn is_restored(&mut self) -> bool {
         let since = *self.behind_since.get_or_insert_with(Instant::now);
-        let restored = since.elapsed() > RESTORED;
+        let restored = since.elapsed() > RESTORED_AFTER;
         if restored {
             warn!("the database has fewer commits than it had: what was in memory is read anew");
             let mut memory = self.shared.memory();
@@ -227,7 +228,7 @@ impl Follower {
             let why = self.why_forget(&memory, &from, &to, &position);
             memory.removed = position.removed;
             if memory.unnumbered != position.unnumbered && memory.as_of.is_some() {
-                memory.idle_until = Some(Instant::now() + UNNUMBERED);
+                memory.idle_until = Some(Instant::now() + UNNUMBERED_WRITER_TIMEOUT);
             }
             if why.is_some() || was_empty {
                 memory.generations = position.generations;
@@ -281,7 +282,7 @@ impl Follower {
         } else if !to.covers(from) {
             // A writer was removed, and with it perhaps commits not seen yet.
             Some(Forgotten::WriterRemoved)
-        } else if from.until(to).map(fetched).sum::<i64>() > MOST_FETCHED {
+        } else if from.until(to).map(fetched).sum::<i64>() > MAX_FETCHED_COMMITS {
             Some(Forgotten::TooFar)
         } else {
             None
@@ -289,7 +290,7 @@ impl Follower {
     }
 
     /// All that there is of what was committed after one cut up to another.
-    async fn records(&mut self, from: &Cut, to: &Cut) -> Result<Vec<Told>, StoreError> {
+    async fn records(&mut self, from: &Cut, to: &Cut) -> Result<Vec<CommittedRecord>, StoreError> {
         let (mut records, mut missing) = (Vec::new(), Vec::new());
         for (writer, first, last) in from.until(to) {
             for number in first..=last {
@@ -320,7 +321,7 @@ impl Follower {
 }
 
 /// A commit, with what it changed.
-type Told = (WriterId, i64, Arc<Record>);
+type CommittedRecord = (WriterId, i64, Arc<Record>);
 
 fn lengthen(spans: &mut Vec<Span>, writer: WriterId, number: i64) {
     match spans.last_mut() {

@@ -11,62 +11,62 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Serving;
-use super::model::{Ended, Load, Loaded, Wanted};
+use super::model::{LoadEnd, LoadKeys, LoadTicket, LoadedRows};
 use crate::event::{DialogId, TenantId, UserId};
 use crate::shutdown::Shutdown;
 use crate::store::commit_log::Cut;
 use crate::store::read::{ReadError, Shares};
 
-/// Processors for each load that is under way: a load keeps about one busy, here
+/// The processors for each load that is under way: a load keeps about one busy, here
 /// or where the store is.
-const PROCESSORS_A_LOAD: usize = 2;
-/// Users, or dialogs, from which on a load takes no further wish. The last wish is
-/// taken whole, so a load may have more. Those who come meanwhile wait for the
-/// next.
-const MOST_WANTED: usize = 16;
-/// Bytes of the bound of memory for each document that a load may read: a
+const PROCESSORS_PER_LOAD: usize = 2;
+/// The users, or dialogs, from which on a load takes no further request. The last
+/// request is taken whole, so a load may have more. Those who come meanwhile wait for
+/// the next.
+const MAX_KEYS_PER_LOAD: usize = 16;
+/// The bytes of the bound of memory for each document that a load may read: a
 /// document takes some 650 bytes until it is put in, and a user of a million
 /// dialogs is not to be read in vain.
-const BYTES_A_DOCUMENT: usize = 4_000;
+const BYTES_PER_DOCUMENT: usize = 4_000;
 /// A load that takes longer is given up, and those who wait ask the store.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What became of a load.
+/// The outcome of a load.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
-    /// All of it is in memory, or was overtaken and is to be wished for again.
+enum LoadOutcome {
+    /// All of it is in memory, or was overtaken and is to be asked for again.
     LookAgain,
     /// These are not in memory: they were not read, or there is no room for them.
-    Without(Wanted),
+    Without(LoadKeys),
     /// It could not be read or put in, or is too much for one load. Some of it may
     /// be in memory.
     Failed,
 }
 
-impl Outcome {
-    /// What it is for somebody who wished for these.
-    fn of(&self, wanted: &Wanted) -> Fulfilled {
+impl LoadOutcome {
+    /// The outcome for somebody who asked for these.
+    fn of(&self, wanted: &LoadKeys) -> LoadResult {
         match self {
-            Outcome::LookAgain => Fulfilled::Perhaps,
-            Outcome::Without(missing) => {
+            LoadOutcome::LookAgain => LoadResult::Perhaps,
+            LoadOutcome::Without(missing) => {
                 let mut users = wanted.users.iter();
                 let mut dialogs = wanted.dialogs.iter();
                 let is_missing = users.any(|user| missing.users.contains(user))
                     || dialogs.any(|dialog| missing.dialogs.contains(dialog));
                 match is_missing {
-                    true => Fulfilled::NoRoom,
-                    false => Fulfilled::Perhaps,
+                    true => LoadResult::NoRoom,
+                    false => LoadResult::Perhaps,
                 }
             }
-            Outcome::Failed => Fulfilled::Failed,
+            LoadOutcome::Failed => LoadResult::Failed,
         }
     }
 }
 
-/// What became of a wish.
+/// The outcome of a load for one of those who asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fulfilled {
-    /// What was wished for may be in memory.
+pub(super) enum LoadResult {
+    /// What was asked for may be in memory.
     Perhaps,
     /// There is no room for some of it.
     NoRoom,
@@ -74,32 +74,32 @@ pub(super) enum Fulfilled {
     Failed,
 }
 
-/// What a read needs that is not in memory.
+/// A request of a read to load what it needs and is not in memory.
 #[derive(Debug)]
-pub(super) struct Wish {
+pub(super) struct LoadRequest {
     tenant: TenantId,
-    wanted: Wanted,
+    wanted: LoadKeys,
     deadline: Instant,
-    ended: oneshot::Sender<Fulfilled>,
+    ended: oneshot::Sender<LoadResult>,
 }
 
-impl Wish {
+impl LoadRequest {
     pub(super) fn new(
         tenant: TenantId,
-        wanted: Wanted,
+        wanted: LoadKeys,
         deadline: Instant,
-    ) -> (Self, oneshot::Receiver<Fulfilled>) {
+    ) -> (Self, oneshot::Receiver<LoadResult>) {
         let (ended, waiting) = oneshot::channel();
-        let wish = Self {
+        let request = Self {
             tenant,
             wanted,
             deadline,
             ended,
         };
-        (wish, waiting)
+        (request, waiting)
     }
 
-    fn end(self, outcome: &Outcome) {
+    fn end(self, outcome: &LoadOutcome) {
         // Who is gone does not mind.
         let _ = self.ended.send(outcome.of(&self.wanted));
     }
@@ -109,64 +109,67 @@ impl Wish {
     }
 }
 
-/// Loads what is wished for.
+/// Loads what reads ask for, a few batches at a time.
 #[derive(Debug)]
-pub(super) struct Loads {
+pub(super) struct Loader {
     serving: Serving,
     most_documents: usize,
     places: Arc<Semaphore>,
 }
 
-/// Wishes that one load fulfils.
+/// The requests that one load answers.
 #[derive(Debug, Default)]
-struct Batch {
+struct LoadBatch {
     users: HashSet<UserId>,
     dialogs: HashSet<DialogId>,
-    wishes: Vec<Wish>,
+    requests: Vec<LoadRequest>,
 }
 
-impl Batch {
-    fn add(&mut self, wish: Wish) {
-        self.users.extend(wish.wanted.users.iter().cloned());
-        self.dialogs.extend(wish.wanted.dialogs.iter().cloned());
-        self.wishes.push(wish);
+impl LoadBatch {
+    fn add(&mut self, request: LoadRequest) {
+        self.users.extend(request.wanted.users.iter().cloned());
+        self.dialogs.extend(request.wanted.dialogs.iter().cloned());
+        self.requests.push(request);
     }
 
     fn is_full(&self) -> bool {
-        self.users.len().max(self.dialogs.len()) >= MOST_WANTED
+        self.users.len().max(self.dialogs.len()) >= MAX_KEYS_PER_LOAD
     }
 
-    fn wanted(&self) -> Wanted {
-        Wanted {
+    fn wanted(&self) -> LoadKeys {
+        LoadKeys {
             users: self.users.iter().cloned().collect(),
             dialogs: self.dialogs.iter().cloned().collect(),
         }
     }
 
-    fn end(self, outcome: &Outcome) {
-        self.wishes.into_iter().for_each(|wish| wish.end(outcome));
+    fn end(self, outcome: &LoadOutcome) {
+        self.requests
+            .into_iter()
+            .for_each(|request| request.end(outcome));
     }
 }
 
 fn at_once() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    (processors / PROCESSORS_A_LOAD).max(1)
+    (processors / PROCESSORS_PER_LOAD).max(1)
 }
 
-impl Loads {
+impl Loader {
+    /// Makes a loader for a model of so many bytes.
     pub(super) fn new(serving: Serving, most_bytes: usize) -> Self {
         Self {
             serving,
-            most_documents: most_bytes / BYTES_A_DOCUMENT,
+            most_documents: most_bytes / BYTES_PER_DOCUMENT,
             places: Arc::new(Semaphore::new(at_once())),
         }
     }
 
     /// Goes on until the shutdown.
-    pub(super) async fn run(self, mut wishes: mpsc::Receiver<Wish>, shutdown: Shutdown) {
+    pub(super) async fn run(self, mut requests: mpsc::Receiver<LoadRequest>, shutdown: Shutdown) {
         loop {
             let first = tokio::select! {
-                wish = wishes.recv() => wish,
+                request = requests.recv() => request,
                 () = shutdown.requested() => None,
             };
             let Some(first) = first else {
@@ -176,7 +179,7 @@ impl Loads {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
                 return;
             };
-            let more = std::iter::from_fn(|| wishes.try_recv().ok());
+            let more = std::iter::from_fn(|| requests.try_recv().ok());
             let mut place = Some(place);
             for (tenant, batch) in batches(std::iter::once(first).chain(more)) {
                 let place = match place.take() {
@@ -196,36 +199,36 @@ impl Loads {
     }
 }
 
-/// By tenant; none takes a further wish once it is full.
-fn batches(wishes: impl Iterator<Item = Wish>) -> Vec<(TenantId, Batch)> {
-    let mut open: HashMap<TenantId, Batch> = HashMap::new();
+/// Batches by tenant; none takes a further request once it is full.
+fn batches(requests: impl Iterator<Item = LoadRequest>) -> Vec<(TenantId, LoadBatch)> {
+    let mut open: HashMap<TenantId, LoadBatch> = HashMap::new();
     let mut full = Vec::new();
-    for wish in wishes.filter(|wish| !wish.is_void()) {
-        let tenant = wish.tenant.clone();
+    for request in requests.filter(|request| !request.is_void()) {
+        let tenant = request.tenant.clone();
         let batch = open.entry(tenant.clone()).or_default();
-        batch.add(wish);
+        batch.add(request);
         if batch.is_full() {
             full.push((tenant, std::mem::take(batch)));
         }
     }
     let rest = open
         .into_iter()
-        .filter(|(_, batch)| !batch.wishes.is_empty());
+        .filter(|(_, batch)| !batch.requests.is_empty());
     full.into_iter().chain(rest).collect()
 }
 
 /// Loads a batch; one by one where it is too much at once.
-async fn load(serving: &Serving, tenant: &TenantId, batch: Batch, most: usize) {
+async fn load(serving: &Serving, tenant: &TenantId, batch: LoadBatch, most: usize) {
     match once(serving, tenant, batch.wanted(), most).await {
         Some(outcome) => batch.end(&outcome),
-        None if batch.wishes.len() == 1 => batch.end(&Outcome::Failed),
+        None if batch.requests.len() == 1 => batch.end(&LoadOutcome::Failed),
         None => {
-            for wish in batch.wishes {
-                if wish.is_void() {
+            for request in batch.requests {
+                if request.is_void() {
                     continue;
                 }
-                let outcome = once(serving, tenant, wish.wanted.clone(), most).await;
-                wish.end(&outcome.unwrap_or(Outcome::Failed));
+                let outcome = once(serving, tenant, request.wanted.clone(), most).await;
+                request.end(&outcome.unwrap_or(LoadOutcome::Failed));
             }
         }
     }
@@ -235,13 +238,13 @@ async fn load(serving: &Serving, tenant: &TenantId, batch: Batch, most: usize) {
 async fn once(
     serving: &Serving,
     tenant: &TenantId,
-    wanted: Wanted,
+    wanted: LoadKeys,
     most: usize,
-) -> Option<Outcome> {
+) -> Option<LoadOutcome> {
     let shared = &serving.shared;
     let loads = begin(serving, tenant, wanted.clone());
-    let deadline = Instant::now() + PATIENCE;
-    let Wanted { users, dialogs } = &wanted;
+    let deadline = Instant::now() + LOAD_TIMEOUT;
+    let LoadKeys { users, dialogs } = &wanted;
     let going_on = || {
         shared.loads_went_on.fetch_add(1, Ordering::Relaxed);
     };
@@ -251,7 +254,7 @@ async fn once(
     let ended = match shares.await {
         Ok(Some(shares)) => {
             let outcome = put_in(serving, loads, shares).await;
-            if let Outcome::Without(missing) = &outcome {
+            if let LoadOutcome::Without(missing) = &outcome {
                 for user in &missing.users {
                     shared.too_large.note(tenant, user);
                 }
@@ -268,7 +271,7 @@ async fn once(
         Err(error) => {
             tell(&error);
             abandon(serving, loads);
-            Outcome::Failed
+            LoadOutcome::Failed
         }
     };
     Some(ended)
@@ -276,17 +279,17 @@ async fn once(
 
 /// Begins a load for each part, all of which are read together: memory is not
 /// kept from others for as long as it takes to put all of them in.
-fn begin(serving: &Serving, tenant: &TenantId, wanted: Wanted) -> Vec<(Wanted, Load)> {
+fn begin(serving: &Serving, tenant: &TenantId, wanted: LoadKeys) -> Vec<(LoadKeys, LoadTicket)> {
     let shared = &serving.shared;
     let mut memory = shared.memory();
     // From before the read on, so that nothing that is committed meanwhile is
     // missed.
     shared.feed.follow(true);
-    let mut begin = |part: Wanted| (part.clone(), memory.model.begin_load(tenant, part));
+    let mut begin = |part: LoadKeys| (part.clone(), memory.model.begin_load(tenant, part));
     wanted.apart().into_iter().map(&mut begin).collect()
 }
 
-fn abandon(serving: &Serving, loads: impl IntoIterator<Item = (Wanted, Load)>) {
+fn abandon(serving: &Serving, loads: impl IntoIterator<Item = (LoadKeys, LoadTicket)>) {
     let mut memory = serving.shared.memory();
     for (_, load) in loads {
         memory.model.abandon_load(load);
@@ -294,14 +297,18 @@ fn abandon(serving: &Serving, loads: impl IntoIterator<Item = (Wanted, Load)>) {
 }
 
 /// Puts what was read into the model, once that is as far.
-async fn put_in(serving: &Serving, loads: Vec<(Wanted, Load)>, mut shares: Shares) -> Outcome {
+async fn put_in(
+    serving: &Serving,
+    loads: Vec<(LoadKeys, LoadTicket)>,
+    mut shares: Shares,
+) -> LoadOutcome {
     let at = Cut::from(&shares.position);
     let mut loads = loads.into_iter();
     if serving.round().await.is_none() {
         abandon(serving, loads);
-        return Outcome::Failed;
+        return LoadOutcome::Failed;
     }
-    let mut missing = Wanted::default();
+    let mut missing = LoadKeys::default();
     while let Some((part, load)) = loads.next() {
         let loaded = read_of(&part, &mut shares);
         let ended = {
@@ -314,24 +321,24 @@ async fn put_in(serving: &Serving, loads: Vec<(Wanted, Load)>, mut shares: Share
             }
         };
         match ended {
-            // What was overtaken is wished for again by the reads that need it.
-            Some(Ended::Held | Ended::Void | Ended::OutOfStep) => {}
-            Some(Ended::Without(part)) => missing.join(part),
+            // What was overtaken is asked for again by the reads that need it.
+            Some(LoadEnd::Complete | LoadEnd::Void | LoadEnd::OutOfStep) => {}
+            Some(LoadEnd::Without(part)) => missing.join(part),
             None => {
                 abandon(serving, loads);
-                return Outcome::Failed;
+                return LoadOutcome::Failed;
             }
         }
         tokio::task::yield_now().await;
     }
     match missing.is_empty() {
-        true => Outcome::LookAgain,
-        false => Outcome::Without(missing),
+        true => LoadOutcome::LookAgain,
+        false => LoadOutcome::Without(missing),
     }
 }
 
 /// What was read of a part. Others may have shares of the same dialogs.
-fn read_of(part: &Wanted, shares: &mut Shares) -> Loaded {
+fn read_of(part: &LoadKeys, shares: &mut Shares) -> LoadedRows {
     let mut users = Vec::with_capacity(part.users.len());
     for user in &part.users {
         let rows = shares.users.remove(user).unwrap_or_default();
@@ -340,7 +347,7 @@ fn read_of(part: &Wanted, shares: &mut Shares) -> Loaded {
     let of_users = users.iter().flat_map(|(_, rows)| rows);
     let dialogs = of_users.map(|row| &row.dialog).chain(&part.dialogs);
     let known = |id: &DialogId| Some((id.clone(), shares.dialogs.get(id)?.clone()));
-    Loaded {
+    LoadedRows {
         dialogs: dialogs.filter_map(known).collect(),
         users,
     }

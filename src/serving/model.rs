@@ -32,12 +32,12 @@ mod consumed;
 mod dialog;
 mod entries;
 mod loads;
+mod lru;
 mod memory;
 mod orders;
 mod pins;
 mod put_in;
 mod ranks;
-mod recency;
 mod table;
 mod totals;
 mod types;
@@ -53,40 +53,41 @@ use crate::store::commit_log::Record;
 use crate::store::rebuild::fence::WriterId;
 
 use crate::store::commit_log::Cut;
-use apply::For;
+use apply::AppliedTo;
 use entries::Entries;
-use loads::Loads;
+use loads::PendingLoads;
 
-pub use loads::{Ended, Load, Loaded, Wanted};
-pub use pins::{NotPinned, Pin, Touched};
+pub(crate) use loads::{LoadEnd, LoadKeys, LoadTicket, LoadedRows};
+pub(crate) use pins::{NotPinned, Pin, Touched};
 
 /// Of the memory, one in so many parts is for the records kept for loads.
-const KEPT_SHARE: usize = 8;
+const RETAINED_SHARE: usize = 8;
 /// The same for the names of senders' types: with more, there is an end to them.
 const TYPES_SHARE: usize = 8;
 /// The same for one user with all dialogs.
 const USER_SHARE: usize = 4;
 
-/// Counters that are kept ready. See the module.
+/// The counters that are kept ready: see the module.
 #[derive(Debug)]
 pub struct Model {
     most_bytes: usize,
     cut: Cut,
     entries: Entries,
-    loads: Loads,
+    loads: PendingLoads,
     evictions: u64,
 }
 
-/// How much is held.
+/// The users, dialogs and bytes that a model holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Users.
+pub struct MemoryUse {
+    /// The number of users.
     pub users: usize,
-    /// Dialogs, of these users or by themselves.
+    /// The number of dialogs, of these users or by themselves.
     pub dialogs: usize,
-    /// What all takes, with what is kept for loads.
+    /// The bytes that all of it takes, with what is kept for loads.
     pub bytes: usize,
-    /// Users, and dialogs by themselves, that were let go for want of room.
+    /// The number of users, and of dialogs by themselves, that were evicted for want of
+    /// room.
     pub evictions: u64,
 }
 
@@ -97,12 +98,12 @@ impl Model {
             most_bytes,
             cut: Cut::default(),
             entries: Entries::default(),
-            loads: Loads::default(),
+            loads: PendingLoads::default(),
             evictions: 0,
         }
     }
 
-    /// Up to where everything is applied.
+    /// Returns the cut up to which everything is applied.
     pub fn cut(&self) -> &Cut {
         &self.cut
     }
@@ -113,14 +114,14 @@ impl Model {
         self.entries.is_empty() && self.loads.is_empty()
     }
 
-    /// What all of it takes.
+    /// Returns the bytes that all of it takes.
     pub fn bytes(&self) -> usize {
         self.entries.bytes() + self.loads.bytes()
     }
 
-    /// How much is held.
-    pub fn held(&self) -> Held {
-        Held {
+    /// Returns how much is held.
+    pub fn held(&self) -> MemoryUse {
+        MemoryUse {
             users: self.entries.users.len(),
             dialogs: self.entries.dialogs.len(),
             bytes: self.bytes(),
@@ -158,8 +159,8 @@ impl Model {
             self.loads.keep(*writer, *number, record);
         }
         let of_all = records.iter().map(|(_, _, record)| &**record);
-        let changes = self.entries.pick(of_all, For::All);
-        self.entries.apply(changes, For::All);
+        let changes = self.entries.pick(of_all, AppliedTo::All);
+        self.entries.apply(changes, AppliedTo::All);
         self.cut.join(to);
         self.settle();
         true
@@ -180,7 +181,7 @@ impl Model {
 
     /// Says who is to be read from the store. To be called before the read
     /// begins: from now on records are kept for it.
-    pub fn begin_load(&mut self, tenant: &TenantId, wanted: Wanted) -> Load {
+    pub fn begin_load(&mut self, tenant: &TenantId, wanted: LoadKeys) -> LoadTicket {
         let load = self.loads.begin(tenant, wanted, self.cut.clone());
         self.settle();
         load
@@ -188,9 +189,9 @@ impl Model {
 
     /// Puts in what was read as of `at`. That must be no later than where this
     /// stands, and no earlier than where it stood when the load began.
-    pub fn end_load(&mut self, load: Load, at: &Cut, loaded: Loaded) -> Ended {
+    pub fn end_load(&mut self, load: LoadTicket, at: &Cut, loaded: LoadedRows) -> LoadEnd {
         let Some(load) = self.loads.end(&load) else {
-            return Ended::Void;
+            return LoadEnd::Void;
         };
         let in_step = self.cut.covers(at) && at.covers(&load.began_at);
         if in_step {
@@ -201,18 +202,18 @@ impl Model {
         self.settle();
         match in_step {
             true => self.held_of(load),
-            false => Ended::OutOfStep,
+            false => LoadEnd::OutOfStep,
         }
     }
 
     /// Says that a read came to nothing.
-    pub fn abandon_load(&mut self, load: Load) {
+    pub fn abandon_load(&mut self, load: LoadTicket) {
         self.loads.end(&load);
         self.loads.trim();
     }
 
     /// One user would push everybody else out.
-    fn drop_too_large(&mut self, load: &loads::UnderWay) {
+    fn drop_too_large(&mut self, load: &loads::PendingLoad) {
         for user in &load.wanted.users {
             if let Some(user) = self.entries.user(&load.tenant, user)
                 && self.entries.weight(user) > self.most_bytes / USER_SHARE
@@ -223,7 +224,7 @@ impl Model {
         }
     }
 
-    fn held_of(&self, load: loads::UnderWay) -> Ended {
+    fn held_of(&self, load: loads::PendingLoad) -> LoadEnd {
         let mut missing = load.wanted;
         let tenant = &load.tenant;
         missing
@@ -233,20 +234,22 @@ impl Model {
             .dialogs
             .retain(|id| self.entries.dialog(tenant, id).is_none());
         match missing.is_empty() {
-            true => Ended::Held,
-            false => Ended::Without(missing),
+            true => LoadEnd::Complete,
+            false => LoadEnd::Without(missing),
         }
     }
 
     /// Lets go of what there is no room for.
     fn settle(&mut self) {
-        while self.loads.bytes_kept() > self.most_bytes / KEPT_SHARE && self.loads.void_oldest() {}
+        while self.loads.retained_bytes() > self.most_bytes / RETAINED_SHARE
+            && self.loads.void_oldest()
+        {}
         if self.entries.types.bytes() > self.most_bytes / TYPES_SHARE {
             self.evictions += self.entries.users.len() as u64;
             self.entries.clear();
         }
         while self.bytes() > self.most_bytes {
-            if self.entries.let_go() {
+            if self.entries.evict() {
                 self.evictions += 1;
             } else if !self.loads.void_oldest() {
                 // Only empty tables are left.

@@ -18,24 +18,24 @@ use crate::store::rebuild::generation::Generations;
 use crate::store::{CommitFeed, Store};
 use crate::telemetry::metrics::{MemoryUse, ServingMetrics};
 
-/// Users of whom something is remembered that only saves work.
-const REMEMBERED: usize = 10_000;
-/// And for how long.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+/// The most users of whom something is remembered that only saves work.
+const MAX_RECENT_USERS: usize = 10_000;
+/// The time for which a user is remembered so.
+const RECENT_FOR: Duration = Duration::from_secs(60);
 
-/// What all parts share.
+/// The state that reads, the follower and loads share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedState {
     pub store: Store,
     pub feed: CommitFeed,
     memory: Mutex<Memory>,
-    /// Somebody waits for a round.
+    /// Notified when somebody waits for a round.
     pub asked: Notify,
     pub metrics: ServingMetrics,
-    /// Users for whom there is no room.
-    pub too_large: Recent,
-    /// Users who were asked about in a way that is not worth a load.
-    pub asked_once: Recent,
+    /// The users for whom there is no room.
+    pub too_large: RecentUsers,
+    /// The users who were asked about in a way that is not worth a load.
+    pub asked_once: RecentUsers,
     /// Counts whatever loads have read: those who wait for their turn go on
     /// waiting while it moves.
     pub loads_went_on: AtomicU64,
@@ -45,13 +45,13 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Memory {
     pub model: Model,
-    /// Those who watch.
+    /// The streams of those who watch.
     pub hub: Hub,
-    /// Where the documents are.
+    /// The generations that the documents were read from.
     pub generations: Generations,
-    /// How far writers are who do not number their commits.
+    /// The positions of writers who do not number their commits.
     pub unnumbered: BTreeMap<WriterId, i64>,
-    /// Writers that were removed so far.
+    /// The number of writers that were removed so far.
     pub removed: i64,
     /// Until when such writers are taken to be at work: nothing can be held.
     pub idle_until: Option<Instant>,
@@ -61,14 +61,16 @@ pub(super) struct Memory {
     pub as_of: Option<AsOf>,
 }
 
-/// When the store was asked.
+/// The time at which the store was asked.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AsOf {
+    /// The time by the monotonic clock, for ages.
     pub asked: Instant,
+    /// The same by the wall clock, for clients.
     pub shown: SystemTime,
 }
 
-impl Shared {
+impl SharedState {
     /// Shows in the metrics how much the model holds.
     pub(super) fn show(&self, model: &Model) {
         let held = model.held();
@@ -100,12 +102,13 @@ impl Shared {
             }),
             asked: Notify::new(),
             metrics,
-            too_large: Recent::default(),
-            asked_once: Recent::default(),
+            too_large: RecentUsers::default(),
+            asked_once: RecentUsers::default(),
             loads_went_on: AtomicU64::new(0),
         }
     }
 
+    /// Locks the memory. After a panic in the middle of a change it is empty.
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(|poisoned| {
             // Somebody panicked in the middle of a change.
@@ -128,28 +131,29 @@ impl Memory {
 
 /// Users who were noted of late; the longest ago go first.
 #[derive(Debug)]
-pub(super) struct Recent(Mutex<LruCache<(TenantId, UserId), Instant>>);
+pub(super) struct RecentUsers(Mutex<LruCache<(TenantId, UserId), Instant>>);
 
-impl Default for Recent {
+impl Default for RecentUsers {
     fn default() -> Self {
-        let most = std::num::NonZeroUsize::new(REMEMBERED).unwrap_or(std::num::NonZeroUsize::MIN);
+        let most =
+            std::num::NonZeroUsize::new(MAX_RECENT_USERS).unwrap_or(std::num::NonZeroUsize::MIN);
         Self(Mutex::new(LruCache::new(most)))
     }
 }
 
-impl Recent {
+impl RecentUsers {
     /// Notes a user. Tells whether they were noted of late already.
     pub(super) fn note(&self, tenant: &TenantId, user: &UserId) -> bool {
         let now = Instant::now();
         let before = self.noted().put((tenant.clone(), user.clone()), now);
-        before.is_some_and(|before| now.duration_since(before) < REMEMBERED_FOR)
+        before.is_some_and(|before| now.duration_since(before) < RECENT_FOR)
     }
 
     /// Whether a user was noted of late.
     pub(super) fn has(&self, tenant: &TenantId, user: &UserId) -> bool {
         let noted = self.noted();
         let at = noted.peek(&(tenant.clone(), user.clone()));
-        at.is_some_and(|at| at.elapsed() < REMEMBERED_FOR)
+        at.is_some_and(|at| at.elapsed() < RECENT_FOR)
     }
 
     fn noted(&self) -> MutexGuard<'_, LruCache<(TenantId, UserId), Instant>> {

@@ -25,9 +25,9 @@ use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::follow::MOST_FETCHED;
-use super::load::Fulfilled;
-use super::model::{Touched, Wanted};
+use super::follow::MAX_FETCHED_COMMITS;
+use super::load::LoadResult;
+use super::model::{LoadKeys, Touched};
 use super::{Serving, shared::Memory};
 use crate::event::{DialogId, TenantId, UserId};
 use crate::failpoint::{self, Point};
@@ -39,23 +39,23 @@ pub(super) use hub::Hub;
 use hub::StreamId;
 use stream::fingerprint;
 
-/// Subjects of a stream that are loaded together.
-const LOADED_TOGETHER: usize = 64;
-/// How long a load may take before it is tried again.
-const LOAD: Duration = Duration::from_secs(10);
-/// Before a load that failed is tried again.
-const PAUSE: Duration = Duration::from_millis(250);
+/// The most subjects of a stream that are loaded together.
+const MAX_SUBJECTS_PER_LOAD: usize = 64;
+/// The longest time that a load may take before it is tried again.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time before a load that failed is tried again.
+const LOAD_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Loads in a row after which somebody is still not held, although each of them
 /// ended well: there is no room.
-const TRIES: u32 = 20;
-/// A stream of which nobody changes says after so long that it is at work.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How often it is looked whether memory has come to where a client was.
-const LOOKS: u32 = 5;
-/// Memory that was found to be up to date longer ago than this may not be.
-const FRESH: Duration = Duration::from_secs(5);
+const MAX_LOAD_ATTEMPTS: u32 = 20;
+/// The time after which a stream says that it is at work although nobody changes.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
+/// The number of times that a stream waits for memory to come to where its client was.
+const MAX_CATCH_UP_WAITS: u32 = 5;
+/// The time for which memory counts as up to date after it was found to be.
+const MAX_AS_OF_AGE: Duration = Duration::from_secs(5);
 
-/// Somebody who is watched.
+/// A user or a dialog that is watched.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Subject {
     /// A user over all dialogs, and in each.
@@ -64,16 +64,16 @@ pub enum Subject {
     Dialog(DialogId),
 }
 
-/// How somebody stands.
+/// The counters of a subject that have changed, as they are now.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Update {
     /// A user.
     User {
-        /// Over all dialogs.
+        /// The counters over all dialogs.
         stats: UserStats,
-        /// In those in which something has changed for them.
+        /// The counters in the dialogs in which something has changed for the user.
         dialogs: Vec<UserDialogStats>,
-        /// Whether that may be so in others, too.
+        /// Whether something may have changed in other dialogs, too.
         more: bool,
     },
     /// A dialog.
@@ -82,7 +82,7 @@ pub enum Update {
 
 /// Where a client was given everything: what a stream can be resumed from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Since {
+pub struct ResumePoint {
     /// Of all that commit records do not tell: a rebuild, writers that were
     /// removed, and what those without records did. With another, nothing can be
     /// told.
@@ -93,15 +93,15 @@ pub struct Since {
     pub cut: Cut,
 }
 
-/// What a stream gives at once: all as of one moment.
+/// The updates that a stream gives at once, all as of one moment.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub struct UpdateBatch {
     /// Those who have changed, or were not given before.
     pub updates: Vec<Update>,
     /// From here on everybody who is watched was given once.
     pub all_given: bool,
     /// Where to resume from, now and then.
-    pub since: Option<Since>,
+    pub since: Option<ResumePoint>,
     /// Everything that was committed before this was given; `None` while some of
     /// it was not, or the store does not answer.
     pub as_of: Option<SystemTime>,
@@ -109,16 +109,16 @@ pub struct Batch {
 
 /// What there is to give, if anything.
 struct Turn {
-    batch: Batch,
+    batch: UpdateBatch,
     /// It says where to go on from to a client that has more than it was told so.
     says_where: bool,
     /// When there is something to be given again, unless something changes.
     next: Option<Instant>,
 }
 
-/// Why a stream ends.
+/// Explains why a stream ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unwatchable {
+pub enum WatchError {
     /// Somebody is too much for memory, or all who are watched are.
     #[error(
         "there is no room to watch {}: serving.memory_mib is as large as it takes to hold all who are watched twice",
@@ -136,19 +136,19 @@ pub struct Watch {
     loading: Option<Loading>,
     opened: bool,
     /// Where the client was, until that has been looked at.
-    since: Option<Since>,
+    since: Option<ResumePoint>,
     /// Loads in a row that ended well and of which nobody was held.
     tries: u32,
 }
 
 /// Changes what a stream watches, from wherever.
 #[derive(Debug, Clone)]
-pub struct Handle {
+pub struct WatchHandle {
     serving: Serving,
     stream: StreamId,
 }
 
-/// What a stream waits for.
+/// A load or a read that a stream waits for.
 struct Loading(BoxFuture<'static, Loaded>);
 
 enum Loaded {
@@ -174,7 +174,7 @@ impl Serving {
         tenant: TenantId,
         subjects: Vec<Subject>,
         interval: Duration,
-        since: Option<Since>,
+        since: Option<ResumePoint>,
     ) -> Watch {
         let distinct: HashSet<&Subject> = subjects.iter().collect();
         let set = fingerprint(distinct);
@@ -197,7 +197,7 @@ impl Serving {
     }
 }
 
-impl Handle {
+impl WatchHandle {
     /// Watches some no longer, and then others; returns how many it watched, and
     /// how many it does. `None`, and nothing is changed, when these would be more
     /// than so many, or the stream is gone.
@@ -215,8 +215,8 @@ impl Handle {
 
 impl Watch {
     /// What changes what it watches, for as long as it is there.
-    pub fn handle(&self) -> Handle {
-        Handle {
+    pub fn handle(&self) -> WatchHandle {
+        WatchHandle {
             serving: self.serving.clone(),
             stream: self.stream,
         }
@@ -226,9 +226,9 @@ impl Watch {
     /// while at most.
     ///
     /// # Errors
-    /// [`Unwatchable`]: the stream is of no more use.
-    pub async fn next(&mut self) -> Result<Batch, Unwatchable> {
-        let heartbeat = Instant::now() + HEARTBEAT;
+    /// [`WatchError`]: the stream is of no more use.
+    pub async fn next(&mut self) -> Result<UpdateBatch, WatchError> {
+        let heartbeat = Instant::now() + HEARTBEAT_INTERVAL;
         loop {
             let Turn {
                 batch,
@@ -262,11 +262,13 @@ impl Watch {
         let (given, reached) = hub.give(self.stream, model);
         let stream = hub.stream(self.stream);
         let has_given_all = stream.is_some_and(|stream| stream.has_given_all());
-        let as_of = memory.as_of.filter(|as_of| as_of.asked.elapsed() < FRESH);
-        let batch = Batch {
+        let as_of = memory
+            .as_of
+            .filter(|as_of| as_of.asked.elapsed() < MAX_AS_OF_AGE);
+        let batch = UpdateBatch {
             updates: given.updates,
             all_given: given.all,
-            since: reached.map(|reached| Since {
+            since: reached.map(|reached| ResumePoint {
                 untold: memory.untold(),
                 subjects: reached.set,
                 cut: reached.cut,
@@ -281,7 +283,7 @@ impl Watch {
     }
 
     /// What is to be waited for so that everybody can be given.
-    fn wanted(&mut self) -> Result<Option<Loading>, Unwatchable> {
+    fn wanted(&mut self) -> Result<Option<Loading>, WatchError> {
         let serving = self.serving.clone();
         if !std::mem::replace(&mut self.opened, true) {
             // As of now, not as of when it was last asked.
@@ -292,8 +294,8 @@ impl Watch {
         }
         let mut memory = serving.shared.memory();
         let (hub, model) = memory.watched();
-        let pinning = hub.pin_wanted(self.stream, LOADED_TOGETHER, model);
-        let pinning = pinning.map_err(Unwatchable::NoRoom)?;
+        let pinning = hub.pin_wanted(self.stream, MAX_SUBJECTS_PER_LOAD, model);
+        let pinning = pinning.map_err(WatchError::NoRoom)?;
         let Some(stream) = hub.stream(self.stream) else {
             return Ok(None);
         };
@@ -305,8 +307,8 @@ impl Watch {
             self.wake.notify_one();
         }
         if let Some(first) = pinning.missing.first() {
-            if self.tries > TRIES || serving.is_too_large(&tenant, first) {
-                return Err(Unwatchable::NoRoom(first.clone()));
+            if self.tries > MAX_LOAD_ATTEMPTS || serving.is_too_large(&tenant, first) {
+                return Err(WatchError::NoRoom(first.clone()));
             }
             let loaded = serving.loaded(tenant, pinning.missing);
             return Ok(Some(Loading::new(loaded)));
@@ -372,17 +374,20 @@ async fn finished(loading: &mut Option<Loading>) -> Loaded {
 impl Serving {
     /// Has these read into memory.
     async fn loaded(self, tenant: TenantId, subjects: Vec<Subject>) -> Loaded {
-        let mut wanted = Wanted::default();
+        let mut wanted = LoadKeys::default();
         for subject in subjects {
             match subject {
                 Subject::User(user) => wanted.users.push(user),
                 Subject::Dialog(dialog) => wanted.dialogs.push(dialog),
             }
         }
-        match self.load(&tenant, wanted, Instant::now() + LOAD).await {
-            Fulfilled::Perhaps | Fulfilled::NoRoom => Loaded::Perhaps,
-            Fulfilled::Failed => {
-                sleep(PAUSE).await;
+        match self
+            .load(&tenant, wanted, Instant::now() + LOAD_TIMEOUT)
+            .await
+        {
+            LoadResult::Perhaps | LoadResult::NoRoom => Loaded::Perhaps,
+            LoadResult::Failed => {
+                sleep(LOAD_RETRY_INTERVAL).await;
                 Loaded::LookAgain
             }
         }
@@ -397,10 +402,10 @@ impl Serving {
 
     /// What was touched since a client was given everything; `None` when that
     /// cannot be told.
-    async fn touched_since(&self, tenant: &TenantId, since: Since) -> Option<Touched> {
+    async fn touched_since(&self, tenant: &TenantId, since: ResumePoint) -> Option<Touched> {
         let spans = self.spans_since(&since).await?;
         let count: i64 = spans.iter().map(|span| span.to + 1 - span.from).sum();
-        if count > MOST_FETCHED {
+        if count > MAX_FETCHED_COMMITS {
             return None;
         }
         let store = self.shared.store.clone();
@@ -419,8 +424,8 @@ impl Serving {
 
     /// The commits that memory has and a client was not given. Waits until memory
     /// has come to where the client was.
-    async fn spans_since(&self, since: &Since) -> Option<Vec<Span>> {
-        for _ in 0..LOOKS {
+    async fn spans_since(&self, since: &ResumePoint) -> Option<Vec<Span>> {
+        for _ in 0..MAX_CATCH_UP_WAITS {
             {
                 let memory = self.shared.memory();
                 if memory.untold() != since.untold {
@@ -446,7 +451,7 @@ impl Memory {
         (&mut self.hub, &mut self.model)
     }
 
-    /// See [`Since::untold`]. Another version may make another number of it.
+    /// See [`ResumePoint::untold`]. Another version may make another number of it.
     fn untold(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.generations.epoch.hash(&mut hasher);

@@ -8,7 +8,7 @@ use chat_counters::auth::Authenticator;
 use chat_counters::bus::Flow;
 use chat_counters::grpc::v1::counter_service_client::CounterServiceClient;
 use chat_counters::grpc::v1::*;
-use chat_counters::grpc::{Asked, Bound, DeadLetters, Guard};
+use chat_counters::grpc::{Backends, BoundServers, DeadLetters, Guard};
 use chat_counters::redrive::Redrive;
 use chat_counters::store::Store;
 use chat_counters::store::read::{CommitFeed, Reader};
@@ -69,11 +69,11 @@ impl Bench {
             ..config::Config::default()
         };
         let metrics = Metrics::new(&mut Registry::default());
-        let bound = Bound::bind(&config, &metrics).await.unwrap();
+        let bound = BoundServers::bind(&config, &metrics).await.unwrap();
         let address = format!("http://{}", bound.local_addr());
         let ready = tokio::sync::watch::Sender::new(false);
         let mut is_ready = ready.subscribe();
-        let asked = Asked {
+        let asked = Backends {
             reader: Reader::new(store.clone(), CommitFeed::new()),
             memory: None,
             store: store.clone(),

@@ -65,7 +65,7 @@ impl Issuer {
 
     fn verifier(&self, keys: &[Value]) -> Verifier {
         let set = KeySet::parse(&json!({ "keys": keys }).to_string()).unwrap();
-        let keys = Keys::File(Reread::of(set));
+        let keys = Keys::File(Reloaded::of(set));
         Verifier::new(
             "https://issuer",
             "counters",

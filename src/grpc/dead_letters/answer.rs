@@ -227,6 +227,8 @@ fn timestamp(at: OffsetDateTime) -> Timestamp {
     }
 }
 
+/// Converts a count, which no counter of letters makes too large, to the type that
+/// messages have.
 pub(super) fn int(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -16,21 +16,25 @@ use crate::grpc::validate::{Violations, millis};
 use crate::redrive::{Pace, Selection};
 use crate::store::dead_letters::LetterPosition;
 
-/// Ids named in one filter.
-const MAX_IDS: usize = 10_000;
-/// Shortest beginning of an id.
-const MIN_ID: usize = 6;
-/// Longest text of a condition, an actor or a reason.
+/// The most ids that one filter names.
+const MAX_FILTER_IDS: usize = 10_000;
+/// The fewest hexadecimal digits that stand for an id.
+const MIN_ID_DIGITS: usize = 6;
+/// The longest text of a condition, an actor or a reason, in bytes.
 const MAX_TEXT_BYTES: usize = 1_000;
 
-/// A page that is asked for.
-pub(super) struct Asked {
+/// A page of dead letters that is asked for.
+pub(super) struct LetterPage {
     pub(super) filter: Filter,
     pub(super) after: Option<LetterPosition>,
     pub(super) limit: usize,
 }
 
-pub(super) fn list(request: v1::ListDeadLettersRequest, who: &Identity) -> Result<Asked, Status> {
+/// Checks a request for a page of dead letters.
+pub(super) fn list(
+    request: v1::ListDeadLettersRequest,
+    who: &Identity,
+) -> Result<LetterPage, Status> {
     let mut found = Violations::default();
     let filter = found.filter("filter.", request.filter.unwrap_or_default(), who);
     let limit = found.page_size(request.page_size, MAX_LETTER_PAGE_SIZE);
@@ -43,7 +47,7 @@ pub(super) fn list(request: v1::ListDeadLettersRequest, who: &Identity) -> Resul
         return Err(found.into_status());
     };
     found.checked()?;
-    Ok(Asked {
+    Ok(LetterPage {
         filter,
         after,
         limit,
@@ -102,6 +106,7 @@ impl Resumable for Audit {
     }
 }
 
+/// Checks a request for the groups of dead letters.
 pub(super) fn groups(
     request: v1::ListDeadLetterGroupsRequest,
     who: &Identity,
@@ -112,6 +117,7 @@ pub(super) fn groups(
     Ok(filter)
 }
 
+/// Checks the id of a letter, or the beginning of one.
 pub(super) fn id(id: &str) -> Result<LetterId, Status> {
     let mut found = Violations::default();
     match found.letter("id", id) {
@@ -142,8 +148,8 @@ pub(super) fn selection(
             "true when no condition is given, so that nothing is selected by mistake",
         );
     }
-    found.said("selection.actor", &actor, false);
-    found.said("selection.reason", &reason, reason_needed);
+    found.remark("selection.actor", &actor, false);
+    found.remark("selection.reason", &reason, reason_needed);
     found.checked()?;
     Ok(on_account(caller, filter, actor, reason))
 }
@@ -156,8 +162,8 @@ pub(super) fn edit(
     let v1::EditDeadLetterRequest { actor, reason, .. } = request;
     let mut found = Violations::default();
     let id = found.letter("id", &request.id);
-    found.said("actor", actor, false);
-    found.said("reason", reason, !request.validate_only);
+    found.remark("actor", actor, false);
+    found.remark("reason", reason, !request.validate_only);
     let Some(id) = id else {
         return Err(found.into_status());
     };
@@ -187,6 +193,7 @@ fn on_account(caller: &Caller, filter: Filter, claimed: String, reason: String) 
     }
 }
 
+/// Returns how fast a request wants letters to be replayed.
 pub(super) fn pace(request: &v1::ReplayDeadLettersRequest) -> Pace {
     let default = Pace::default();
     Pace {
@@ -214,12 +221,12 @@ pub(super) fn audit(
 
 impl Violations {
     fn letter(&mut self, field: &str, id: &str) -> Option<LetterId> {
-        let parsed = LetterId::parse(id).filter(|_| id.len() >= MIN_ID);
+        let parsed = LetterId::parse(id).filter(|_| id.len() >= MIN_ID_DIGITS);
         if parsed.is_none() {
             self.add(
                 field,
                 format!(
-                    "the {MIN_ID} to {} hexadecimal digits of a letter's id, found {:?}",
+                    "the {MIN_ID_DIGITS} to {} hexadecimal digits of a letter's id, found {:?}",
                     LetterId::CHARACTERS,
                     shortened(id, LetterId::CHARACTERS),
                 ),
@@ -228,7 +235,7 @@ impl Violations {
         parsed
     }
 
-    fn said(&mut self, field: &str, text: &str, needed: bool) {
+    fn remark(&mut self, field: &str, text: &str, needed: bool) {
         if needed && text.trim().is_empty() {
             self.add(field, "a reason for the record, found nothing");
         }
@@ -239,10 +246,10 @@ impl Violations {
 
     /// The filter, with whose letters the caller may mean: it cannot be left out.
     fn filter(&mut self, path: &str, filter: v1::DeadLetterFilter, who: &Identity) -> Filter {
-        if filter.ids.len() > MAX_IDS {
-            self.add(format!("{path}ids"), format!("at most {MAX_IDS}"));
+        if filter.ids.len() > MAX_FILTER_IDS {
+            self.add(format!("{path}ids"), format!("at most {MAX_FILTER_IDS}"));
         }
-        let ids = filter.ids.iter().take(MAX_IDS).enumerate();
+        let ids = filter.ids.iter().take(MAX_FILTER_IDS).enumerate();
         let ids = ids.filter_map(|(i, id)| self.letter(&format!("{path}ids[{i}]"), id));
         let ids = ids.collect();
         for (i, reason) in filter.reasons.iter().enumerate() {
@@ -255,7 +262,7 @@ impl Violations {
             }
         }
         let mut condition = |field: &str, text: String| {
-            self.said(&format!("{path}{field}"), &text, false);
+            self.remark(&format!("{path}{field}"), &text, false);
             (!text.is_empty()).then_some(text)
         };
         let group = condition("group_id", filter.group_id);

@@ -14,12 +14,12 @@ use crate::store::read;
 /// The oldest answer that can be asked for.
 const MAX_STALENESS_MS: u64 = 60_000;
 
-/// A question about a user's dialogs, by the order that they are to have.
+/// A query for a user's dialogs, by the order that they are to have.
 #[derive(Debug)]
 pub(in crate::grpc) enum Listing {
-    /// By dialog id.
+    /// The dialogs are ordered by id.
     ById(read::DialogsOfUser),
-    /// In an order that moves.
+    /// The dialogs are in an order that moves.
     InOrder(read::DialogsInOrder),
 }
 
@@ -36,6 +36,7 @@ pub(in crate::grpc) fn staleness(millis: i32) -> Result<Duration, Status> {
     }
 }
 
+/// Checks a `GetUserStatsRequest`.
 pub(in crate::grpc) fn user(
     request: &v1::GetUserStatsRequest,
     who: &Identity,
@@ -51,6 +52,7 @@ pub(in crate::grpc) fn user(
     Ok((read::Users { tenant, users }, after))
 }
 
+/// Checks a `BatchGetUserStatsRequest`.
 pub(in crate::grpc) fn users(
     request: &v1::BatchGetUserStatsRequest,
     who: &Identity,
@@ -64,6 +66,7 @@ pub(in crate::grpc) fn users(
     Ok((read::Users { tenant, users }, None))
 }
 
+/// Checks a `GetUserDialogStatsRequest`.
 pub(in crate::grpc) fn user_in_dialog(
     request: &v1::GetUserDialogStatsRequest,
     who: &Identity,
@@ -85,6 +88,7 @@ pub(in crate::grpc) fn user_in_dialog(
     Ok((query, after))
 }
 
+/// Checks a `ListUserDialogStatsRequest`.
 pub(in crate::grpc) fn dialogs_of_user(
     request: &v1::ListUserDialogStatsRequest,
     who: &Identity,
@@ -127,6 +131,7 @@ pub(in crate::grpc) fn dialogs_of_user(
     Ok((listing, None))
 }
 
+/// Checks a `GetDialogStatsRequest`.
 pub(in crate::grpc) fn dialog(
     request: &v1::GetDialogStatsRequest,
     who: &Identity,
@@ -142,6 +147,7 @@ pub(in crate::grpc) fn dialog(
     Ok((read::Dialogs { tenant, dialogs }, after))
 }
 
+/// Checks a `BatchGetDialogStatsRequest`.
 pub(in crate::grpc) fn dialogs(
     request: &v1::BatchGetDialogStatsRequest,
     who: &Identity,
@@ -155,6 +161,7 @@ pub(in crate::grpc) fn dialogs(
     Ok((read::Dialogs { tenant, dialogs }, None))
 }
 
+/// Checks a `GetMessageStatsRequest`.
 pub(in crate::grpc) fn message(
     request: &v1::GetMessageStatsRequest,
     who: &Identity,
@@ -170,6 +177,7 @@ pub(in crate::grpc) fn message(
     Ok((read::Messages { tenant, messages }, after))
 }
 
+/// Checks a `BatchGetMessageStatsRequest`.
 pub(in crate::grpc) fn messages(
     request: &v1::BatchGetMessageStatsRequest,
     who: &Identity,

@@ -16,6 +16,7 @@ use crate::store::read;
 /// each.
 const MAX_REPLAYED: usize = 500_000;
 
+/// Checks a `ListCounterHistoryRequest`.
 pub(in crate::grpc) fn history(
     request: &v1::ListCounterHistoryRequest,
     who: &Identity,
@@ -58,7 +59,7 @@ fn belongs(counter: &Counter, scope: &read::Scope) -> bool {
 }
 
 impl Violations {
-    /// Whose history.
+    /// Returns the subject whose history is asked for.
     fn scope(
         &mut self,
         request: &v1::ListCounterHistoryRequest,

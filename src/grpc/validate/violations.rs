@@ -23,10 +23,12 @@ pub(in crate::grpc) struct Violations {
 }
 
 impl Violations {
+    /// Tells whether nothing was found.
     pub(in crate::grpc) fn is_empty(&self) -> bool {
         self.told.is_empty() && self.denied.is_none()
     }
 
+    /// Notes what the caller may not ask, which is then told alone.
     pub(in crate::grpc) fn deny(&mut self, denied: Denied) {
         self.denied = Some(denied);
     }
@@ -78,6 +80,7 @@ impl Violations {
         Some(users)
     }
 
+    /// Notes that a field is not as it must be, and what was expected.
     pub(in crate::grpc) fn add(&mut self, field: impl Into<String>, expected: impl Into<String>) {
         if self.told.len() < MAX_VIOLATIONS {
             self.told.push(FieldViolation::new(field, expected));
@@ -86,6 +89,7 @@ impl Violations {
         }
     }
 
+    /// Checks one id.
     pub(in crate::grpc) fn id<T>(
         &mut self,
         field: impl Into<String>,
@@ -95,6 +99,7 @@ impl Violations {
         new(id).map_err(|e| self.add(field, e.to_string())).ok()
     }
 
+    /// Checks the ids of a batch.
     pub(super) fn ids<T>(
         &mut self,
         field: &str,
@@ -104,6 +109,7 @@ impl Violations {
         self.ids_up_to(MAX_BATCH_IDS, field, ids, new)
     }
 
+    /// Checks ids, at most so many.
     pub(super) fn ids_up_to<T>(
         &mut self,
         most: usize,
@@ -156,6 +162,8 @@ impl Violations {
         self.token("page_token", query, token, expected)
     }
 
+    /// Opens a token of a query: `None` for an empty one, and for one of something
+    /// else, which is noted.
     pub(super) fn token<Q: Resumable>(
         &mut self,
         field: &str,
@@ -184,6 +192,7 @@ impl Violations {
         }
     }
 
+    /// Returns the status that tells all that was found.
     pub(in crate::grpc) fn into_status(self) -> Status {
         if let Some(denied) = self.denied {
             return denied.status();

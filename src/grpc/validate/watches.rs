@@ -12,7 +12,7 @@ use crate::grpc::bounds::MAX_WATCHED;
 use crate::grpc::guard::Denied;
 use crate::grpc::token::StreamsOf;
 use crate::grpc::v1;
-use crate::serving::watching::{Since, Subject};
+use crate::serving::watching::{ResumePoint, Subject};
 
 /// The time between two updates about one subject of a stream, in milliseconds.
 const INTERVAL_MS: RangeInclusive<u64> = 10..=60_000;
@@ -24,8 +24,10 @@ const DEFAULT_INTERVAL_MS: u64 = 100;
 pub(in crate::grpc) struct Watched {
     pub(in crate::grpc) tenant: TenantId,
     pub(in crate::grpc) subjects: Vec<Subject>,
+    /// The shortest time between two updates about one subject.
     pub(in crate::grpc) interval: Duration,
-    pub(in crate::grpc) since: Option<Since>,
+    /// Where the client was when it lost its stream, if it had one.
+    pub(in crate::grpc) since: Option<ResumePoint>,
 }
 
 /// How a stream is to be changed.
@@ -36,6 +38,7 @@ pub(in crate::grpc) struct WatchChange {
     pub(in crate::grpc) remove: Vec<Subject>,
 }
 
+/// Checks a `WatchUserStatsRequest`.
 pub(in crate::grpc) fn watched_users(
     request: &v1::WatchUserStatsRequest,
     who: &Identity,
@@ -51,6 +54,7 @@ pub(in crate::grpc) fn watched_users(
     )
 }
 
+/// Checks a `WatchDialogStatsRequest`.
 pub(in crate::grpc) fn watched_dialogs(
     request: &v1::WatchDialogStatsRequest,
     who: &Identity,
@@ -66,6 +70,7 @@ pub(in crate::grpc) fn watched_dialogs(
     )
 }
 
+/// Checks a `ChangeWatchRequest`.
 pub(in crate::grpc) fn watch_change(
     request: &v1::ChangeWatchRequest,
     who: &Identity,

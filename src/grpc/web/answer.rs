@@ -25,7 +25,7 @@ pub(super) trait Answer: Message + Serialize {
         None
     }
 
-    /// Whether it has `as_of`.
+    /// Tells whether it has `as_of`.
     fn is_dated(&self) -> bool {
         false
     }
@@ -68,7 +68,7 @@ impl Answer for v1::BatchGetDialogStatsResponse {}
 impl Answer for v1::BatchGetMessageStatsResponse {}
 
 impl Json {
-    /// Writes an answer.
+    /// Writes an answer as JSON.
     ///
     /// # Errors
     /// When JSON cannot express it: a bug.

@@ -39,14 +39,16 @@ const PASSED_ON: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("grpc
 /// A method of [`Counters`], as gRPC calls it too.
 pub(super) type CounterMethod<M, A> =
     for<'a> fn(&'a Counters, tonic::Request<M>) -> BoxFuture<'a, Answered<A>>;
+/// The result of a method.
 type Answered<A> = Result<tonic::Response<A>, Status>;
 
 /// Makes the message of a call from the parameters of a request.
 pub(super) type FromParameters<M> = fn(&mut Parameters) -> Result<M, Status>;
 
-/// What all handlers share.
+/// The state that all handlers share.
 #[derive(Debug, Clone)]
 pub(super) struct Site {
+    /// The methods of gRPC.
     pub(super) counters: Arc<Counters>,
     /// Places for streams of events: over HTTP/1 each has a connection of its own.
     pub(super) streams: Places,

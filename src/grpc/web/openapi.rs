@@ -11,9 +11,10 @@ use hyper::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 use super::super::bounds::MAX_BATCH_IDS;
-use super::super::described::Described;
+use super::super::schemas::MessageSchemas;
 use super::routes::{Parameter, ROUTES, Route};
 
+/// The document as it is served, made once.
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let text = serde_json::to_vec_pretty(&document()).unwrap_or_default();
     Bytes::from(text)
@@ -25,7 +26,7 @@ pub(super) async fn serve() -> impl IntoResponse {
 }
 
 fn document() -> Value {
-    let described = Described::all();
+    let described = MessageSchemas::all();
     let mut paths = Map::new();
     let mut used = BTreeSet::new();
     for route in ROUTES {

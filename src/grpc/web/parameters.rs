@@ -15,8 +15,11 @@ use crate::event::TenantId;
 /// The header with which a browser goes on from the last event that it has.
 pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 
+/// Parameters by name, in the order in which they are given.
 type Values = Vec<(String, String)>;
+/// The parameters in a path, as `axum` extracts them.
 pub(super) type Paths = Result<Path<Values>, PathRejection>;
+/// The parameters in a query, as `axum` extracts them.
 pub(super) type Queries = Result<Query<Values>, QueryRejection>;
 
 /// The value of [`LAST_EVENT_ID`], among the extensions of a request.

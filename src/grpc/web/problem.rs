@@ -30,6 +30,7 @@ pub(super) struct Problem {
     retry_after: Option<Duration>,
 }
 
+/// A field that is not as it must be, and what was expected.
 #[derive(Debug, Serialize)]
 struct Violation {
     field: String,
@@ -94,7 +95,7 @@ impl Problem {
         Self { status, ..self }
     }
 
-    /// JSON, in one line.
+    /// Writes the problem as JSON, in one line.
     pub(super) fn text(&self) -> String {
         // Of strings and numbers alone: it cannot fail.
         serde_json::to_string(self).unwrap_or_default()

@@ -15,6 +15,7 @@ use super::{messages, openapi};
 
 /// A path that can be asked, and the method of gRPC that answers.
 pub(super) struct Route {
+    /// The path, with the names of its parameters in braces.
     pub(super) path: &'static str,
     /// The method of `CounterService`.
     pub(super) method: &'static str,
@@ -26,6 +27,7 @@ pub(super) struct Route {
     pub(super) body: Option<&'static str>,
     /// The message of its answer, or of each event.
     pub(super) answer: &'static str,
+    /// Whether the answer is a stream of events.
     pub(super) is_stream: bool,
     /// Makes what handles a request to this route.
     handlers: fn(&'static Route) -> MethodRouter<Site>,
@@ -37,6 +39,7 @@ pub(super) struct Parameter {
     pub(super) name: &'static str,
     /// The type of JSON that it has in the document.
     pub(super) kind: &'static str,
+    /// What it means, for the document.
     pub(super) meaning: &'static str,
 }
 
@@ -63,6 +66,7 @@ const INTERVAL: Parameter = parameter(
     "integer",
     "Between two updates about one subject, in milliseconds",
 );
+/// The parameters of every read of one thing.
 const SINGLE: &[Parameter] = &[AFTER, STALENESS];
 
 /// Everything that can be asked.

@@ -11,15 +11,16 @@ use rustls::{RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::Loaded;
+use super::LoadedTls;
 use crate::config;
 use crate::pki::{Certificate, File, FileError};
 
-/// All that gRPC speaks.
+/// The protocols that are offered for gRPC (ALPN).
 const HTTP2: &[u8] = b"h2";
+/// The name of HTTP/1.1 in ALPN.
 const HTTP1: &[u8] = b"http/1.1";
 
-/// Where they are.
+/// The paths of the files of a listener's TLS.
 #[derive(Debug)]
 pub(super) struct Files {
     /// The section of the configuration.
@@ -62,7 +63,7 @@ impl Files {
     }
 
     /// A configuration from nothing.
-    pub(super) async fn load(&self) -> Result<Loaded, FileError> {
+    pub(super) async fn load(&self) -> Result<LoadedTls, FileError> {
         let certificates = self.file(0, &self.paths.cert_file);
         let chain = certificates.certificates().await?;
         let key_file = self.file(1, &self.paths.key_file);
@@ -84,7 +85,7 @@ impl Files {
             _ => vec![HTTP2.into()],
         };
         let of = format!("the certificate of {}.listen", self.section);
-        Ok(Loaded {
+        Ok(LoadedTls {
             config,
             certificate: Certificate::of(&of, &own).ok_or_else(unusable)?,
             not_after: not_after.to_datetime(),

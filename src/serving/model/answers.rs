@@ -8,7 +8,7 @@ use super::entries::Entries;
 use super::user::{User, user_in_dialog};
 
 impl Model {
-    /// A user over all their dialogs.
+    /// Returns the counters of a user over all their dialogs.
     pub fn user(&mut self, tenant: &TenantId, user: &UserId) -> Option<UserStats> {
         let number = self.entries.user(tenant, user)?;
         self.entries.touch_user(number);
@@ -34,14 +34,15 @@ impl Model {
         Some(self.entries.in_dialog(tenant, number, share, dialog))
     }
 
-    /// A dialog.
+    /// Returns the counters of a dialog.
     pub fn dialog(&mut self, tenant: &TenantId, dialog: &DialogId) -> Option<DialogStats> {
         let number = self.entries.dialog(tenant, dialog)?;
         self.entries.touch_dialog(number);
         Some(self.entries.dialogs[number as usize].stats(tenant))
     }
 
-    /// A user in each dialog that they are a member of, by dialog id.
+    /// Returns a user's counters in each dialog that they are a member of, by dialog
+    /// id.
     pub fn dialogs_of_user(&mut self, query: &DialogsOfUser) -> Option<Page> {
         let tenant = &query.tenant;
         let number = self.entries.user(tenant, &query.user)?;
@@ -77,6 +78,7 @@ impl Entries {
         })
     }
 
+    /// Returns the counters of a user in a dialog, of which they may have no share.
     pub(super) fn in_dialog(
         &self,
         tenant: &TenantId,

@@ -4,11 +4,11 @@ use crate::event::Micros;
 use crate::store::commit_log::{DialogChanged, Record, ShareChanged};
 
 use super::entries::Entries;
-use super::totals::Way;
+use super::totals::Direction;
 
 /// For whom records are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum For {
+pub(super) enum AppliedTo {
     /// Everybody who is held: all are where the records begin.
     All,
     /// Those just put in, who are not counted yet: the others, and their
@@ -21,6 +21,7 @@ pub(super) enum For {
 pub(super) struct Change<'r> {
     dialog: u32,
     at: Micros,
+    /// What the record says of the dialog.
     pub(super) of: &'r DialogChanged,
 }
 
@@ -30,7 +31,7 @@ impl Entries {
     pub(super) fn pick<'r>(
         &mut self,
         records: impl Iterator<Item = &'r Record> + Clone,
-        whom: For,
+        whom: AppliedTo,
     ) -> Vec<Change<'r>> {
         let mut changes = Vec::new();
         let mut put_in = false;
@@ -52,7 +53,7 @@ impl Entries {
     fn pick_from<'r>(
         &mut self,
         record: &'r Record,
-        whom: For,
+        whom: AppliedTo,
         changes: &mut Vec<Change<'r>>,
     ) -> bool {
         let mut put_in = false;
@@ -78,33 +79,33 @@ impl Entries {
         put_in
     }
 
-    fn has_a_share(&self, tenant: u32, changed: &DialogChanged, whom: For) -> bool {
+    fn has_a_share(&self, tenant: u32, changed: &DialogChanged, whom: AppliedTo) -> bool {
         let mut shares = changed.shares.iter();
         shares.any(|share| self.concerned(tenant, share, whom).is_some())
     }
 
-    fn concerned(&self, tenant: u32, share: &ShareChanged, whom: For) -> Option<u32> {
+    fn concerned(&self, tenant: u32, share: &ShareChanged, whom: AppliedTo) -> Option<u32> {
         let user = self.user_of(tenant, &share.user)?;
         let counted = self.users[user as usize].counted;
-        (whom == For::All || !counted).then_some(user)
+        (whom == AppliedTo::All || !counted).then_some(user)
     }
 
     /// Applies what was picked, of each dialog in the order in which it
     /// happened. Dialogs do not hang on each other, so theirs is any.
-    pub(super) fn apply(&mut self, mut changes: Vec<Change<'_>>, whom: For) {
+    pub(super) fn apply(&mut self, mut changes: Vec<Change<'_>>, whom: AppliedTo) {
         changes.sort_by_key(|change| (change.dialog, change.of.now.version));
         for of_dialog in changes.chunk_by(|one, other| one.dialog == other.dialog) {
             let dialog = of_dialog[0].dialog;
             // Those just put in are not watched yet.
-            let before = self.face(dialog).filter(|_| whom == For::All);
-            if whom == For::All {
-                self.count(dialog, Way::Out);
+            let before = self.face(dialog).filter(|_| whom == AppliedTo::All);
+            if whom == AppliedTo::All {
+                self.count(dialog, Direction::Out);
             }
             for change in of_dialog {
                 self.apply_one(change, whom);
             }
-            if whom == For::All {
-                self.count(dialog, Way::In);
+            if whom == AppliedTo::All {
+                self.count(dialog, Direction::In);
             }
             if let Some(before) = before {
                 self.note_touched(dialog, &before, of_dialog);
@@ -112,7 +113,7 @@ impl Entries {
         }
     }
 
-    fn apply_one(&mut self, change: &Change<'_>, whom: For) {
+    fn apply_one(&mut self, change: &Change<'_>, whom: AppliedTo) {
         let Change { dialog, at, of } = *change;
         // One that is held, or was read later, may have it already.
         if of.now.version > self.dialogs[dialog as usize].version {

@@ -3,7 +3,7 @@
 
 use super::memory::{heap, room_for};
 
-/// Types whose counts fit into the share itself.
+/// The number of types whose counts fit into the share itself.
 const FEW: usize = 3;
 
 /// A count for each type of the dialog, in the dialog's order of them.
@@ -14,7 +14,7 @@ pub(super) enum Consumed {
     Many(Box<Many>),
 }
 
-/// For any other.
+/// The counts for dialogs with more types.
 #[derive(Debug)]
 pub(super) struct Many {
     counts: Vec<i64>,
@@ -27,7 +27,7 @@ impl Default for Consumed {
 }
 
 impl Consumed {
-    /// The count of the dialog's type of that place.
+    /// Returns the count of the dialog's type at a place.
     pub(super) fn get(&self, place: usize) -> i64 {
         match self {
             Self::Few(counts) => counts.get(place).map_or(0, |count| i64::from(*count)),
@@ -35,6 +35,7 @@ impl Consumed {
         }
     }
 
+    /// Sets the count of the dialog's type at a place.
     pub(super) fn set(&mut self, place: usize, count: i64) {
         match (&mut *self, i32::try_from(count)) {
             (Self::Few(counts), Ok(count)) if place < FEW => counts[place] = count,
@@ -50,7 +51,7 @@ impl Consumed {
         }
     }
 
-    /// All counts are 0.
+    /// Sets all counts to 0.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

@@ -16,6 +16,7 @@ impl Moment {
     /// Before all others, as `None` is.
     pub(super) const NONE: Self = Self(-1);
 
+    /// Returns the point in time, if it is one.
     pub(super) fn get(self) -> Option<Micros> {
         Micros::new(self.0)
     }
@@ -30,6 +31,7 @@ impl From<Option<Micros>> for Moment {
 /// The counters of a dialog, and who of those held has a share of it.
 #[derive(Debug)]
 pub(super) struct Dialog {
+    /// The number of the tenant.
     pub(super) tenant: u32,
     pub(super) id: DialogId,
     /// Its place among what can be let go, while nobody who is held has a share.
@@ -47,12 +49,14 @@ pub(super) struct Dialog {
     pub(super) updated_at: Moment,
     /// By type of sender; shares count in this order. A type stays in it.
     pub(super) sequence: Vec<(TypeId, i64)>,
+    /// The users held who have a share of the dialog.
     pub(super) sharers: Vec<Sharer>,
 }
 
 /// A user who is held and has a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sharer {
+    /// The number of the user.
     pub(super) user: u32,
     /// Which of the user's shares.
     pub(super) share: u32,
@@ -124,6 +128,7 @@ impl Dialog {
         self.sequence.len() - 1
     }
 
+    /// Returns the counters of the dialog.
     pub(super) fn stats(&self, tenant: &TenantId) -> DialogStats {
         let row = DialogRow {
             version: self.version,

@@ -9,11 +9,11 @@ use slab::Slab;
 use crate::event::{DialogId, TenantId, UserId};
 
 use super::dialog::{Dialog, Sharer};
+use super::lru::{Evictable, LruList};
 use super::memory::{grow, room_for, table_slot, text};
 use super::pins::Pins;
-use super::recency::{Entry, Recency};
 use super::table::Table;
-use super::totals::Way;
+use super::totals::Direction;
 use super::types::Types;
 use super::user::{Share, User};
 
@@ -29,7 +29,7 @@ pub(super) struct Entries {
     tenants: Slab<Tenant>,
     pub(super) users: Slab<Box<User>>,
     pub(super) dialogs: Slab<Box<Dialog>>,
-    pub(super) recency: Recency,
+    pub(super) lru: LruList,
     pub(super) types: Types,
     pub(super) pins: Pins,
     hasher: RandomState,
@@ -37,6 +37,7 @@ pub(super) struct Entries {
     bytes: usize,
 }
 
+/// The users and dialogs of a tenant, by name.
 #[derive(Debug)]
 struct Tenant {
     id: TenantId,
@@ -53,19 +54,20 @@ impl Tenant {
 }
 
 impl Entries {
+    /// Tells whether nobody is held.
     pub(super) fn is_empty(&self) -> bool {
         self.tenants.is_empty()
     }
 
-    /// What all of it takes.
+    /// Returns the bytes that all entries take.
     pub(super) fn bytes(&self) -> usize {
         // A slot has a number beside what it holds, for when it is free.
         let slots = room_for::<[usize; 2]>(self.users.capacity())
             + room_for::<[usize; 2]>(self.dialogs.capacity());
-        self.bytes + slots + self.recency.bytes() + self.types.bytes()
+        self.bytes + slots + self.lru.bytes() + self.types.bytes()
     }
 
-    /// Forgets everything.
+    /// Forgets all users and dialogs.
     pub(super) fn clear(&mut self) {
         *self = Self {
             pins: self.pins.lose_all(),
@@ -73,6 +75,7 @@ impl Entries {
         };
     }
 
+    /// Returns the id of a tenant.
     pub(super) fn tenant_id(&self, number: u32) -> &TenantId {
         &self.tenants[number as usize].id
     }
@@ -87,6 +90,7 @@ impl Entries {
         self.user_of(self.tenant(tenant)?, user)
     }
 
+    /// Returns the number of a user of a tenant.
     pub(super) fn user_of(&self, tenant: u32, user: &UserId) -> Option<u32> {
         let users = &self.tenants[tenant as usize].users;
         let is_user = |number: u32| self.users[number as usize].id == *user;
@@ -98,6 +102,7 @@ impl Entries {
         self.dialog_of(self.tenant(tenant)?, dialog)
     }
 
+    /// Returns the number of a dialog of a tenant.
     pub(super) fn dialog_of(&self, tenant: u32, dialog: &DialogId) -> Option<u32> {
         let dialogs = &self.tenants[tenant as usize].dialogs;
         let is_dialog = |number: u32| self.dialogs[number as usize].id == *dialog;
@@ -219,7 +224,7 @@ impl Entries {
     /// Puts in a share by `put_in`, and the user among the dialog's sharers.
     pub(super) fn join(&mut self, user: u32, dialog: u32, put_in: impl FnOnce(&mut User)) -> u32 {
         if let Some(place) = self.dialogs[dialog as usize].place.take() {
-            self.recency.remove(place);
+            self.lru.remove(place);
             self.dialogs[dialog as usize].asked = true;
         }
         self.change_both(user, dialog, |shares, dialog, _| {
@@ -234,7 +239,7 @@ impl Entries {
     }
 
     /// Counts a dialog into the totals of those who have a share, or out of them.
-    pub(super) fn count(&mut self, dialog: u32, way: Way) {
+    pub(super) fn count(&mut self, dialog: u32, way: Direction) {
         let dialog = &self.dialogs[dialog as usize];
         for sharer in &dialog.sharers {
             let user = &mut self.users[sharer.user as usize];
@@ -250,25 +255,25 @@ impl Entries {
         let before = user.totals.bytes();
         for share in 0..user.shares.len() {
             let dialog = user.shares[share].dialog as usize;
-            user.count(share as u32, &self.dialogs[dialog], Way::In);
+            user.count(share as u32, &self.dialogs[dialog], Direction::In);
         }
         self.bytes = self.bytes + user.totals.bytes() - before;
         user.counted = true;
-        user.place = Some(self.recency.add(Entry::User(number)));
+        user.place = Some(self.lru.add(Evictable::User(number)));
     }
 
-    /// A user was asked for.
+    /// Marks a user as asked for.
     pub(super) fn touch_user(&mut self, number: u32) {
         if let Some(place) = self.users[number as usize].place {
-            self.recency.touch(place);
+            self.lru.touch(place);
         }
     }
 
-    /// A dialog was asked for by itself.
+    /// Marks a dialog as asked for by itself.
     pub(super) fn touch_dialog(&mut self, number: u32) {
         let dialog = &mut self.dialogs[number as usize];
         match dialog.place {
-            Some(place) => self.recency.touch(place),
+            Some(place) => self.lru.touch(place),
             None => dialog.asked = true,
         }
     }
@@ -282,10 +287,10 @@ impl Entries {
     }
 
     /// Lets go of what nobody asked for longest; `false` when there is nothing.
-    pub(super) fn let_go(&mut self) -> bool {
-        match self.recency.oldest() {
-            Some(Entry::User(number)) => self.remove_user(number),
-            Some(Entry::Dialog(number)) => self.remove_dialog(number),
+    pub(super) fn evict(&mut self) -> bool {
+        match self.lru.oldest() {
+            Some(Evictable::User(number)) => self.remove_user(number),
+            Some(Evictable::Dialog(number)) => self.remove_dialog(number),
             None => return false,
         }
         true
@@ -297,7 +302,7 @@ impl Entries {
         self.bytes -= user.bytes();
         self.pins.lose(user.pinned);
         if let Some(place) = user.place {
-            self.recency.remove(place);
+            self.lru.remove(place);
         }
         for share in &user.shares {
             self.leave(share);
@@ -325,7 +330,7 @@ impl Entries {
             return;
         }
         match std::mem::take(&mut dialog.asked) {
-            true => dialog.place = Some(self.recency.add(Entry::Dialog(number))),
+            true => dialog.place = Some(self.lru.add(Evictable::Dialog(number))),
             false => self.remove_dialog(number),
         }
     }
@@ -334,7 +339,7 @@ impl Entries {
         let dialog = self.dialogs.remove(number as usize);
         self.bytes -= dialog.bytes();
         if let Some(place) = dialog.place {
-            self.recency.remove(place);
+            self.lru.remove(place);
         }
         let hash = self.hasher.hash_one(&dialog.id);
         self.change_tenant(dialog.tenant, |tenant| tenant.dialogs.remove(hash, number));
@@ -353,7 +358,7 @@ impl Entries {
             self.pins.lose(user.pinned);
             user.place
                 .into_iter()
-                .for_each(|place| self.recency.remove(place));
+                .for_each(|place| self.lru.remove(place));
         }
         for number in tenant.dialogs.into_numbers() {
             let dialog = self.dialogs.remove(number as usize);
@@ -362,7 +367,7 @@ impl Entries {
             dialog
                 .place
                 .into_iter()
-                .for_each(|place| self.recency.remove(place));
+                .for_each(|place| self.lru.remove(place));
         }
     }
 

@@ -14,18 +14,18 @@ use crate::store::rebuild::fence::WriterId;
 
 use super::memory::{self, heap, room_for, text};
 
-/// Who is to be read.
+/// The users and dialogs that a load is to read.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
-    /// Users, with all their shares and the dialogs of these.
+pub struct LoadKeys {
+    /// The users to read, with all their shares and the dialogs of these.
     pub users: Vec<UserId>,
-    /// Dialogs by themselves.
+    /// The dialogs to read by themselves.
     pub dialogs: Vec<DialogId>,
 }
 
-/// What was read, all as of one moment.
+/// The rows that a load has read, all as of one moment.
 #[derive(Debug, Clone, Default)]
-pub struct Loaded {
+pub struct LoadedRows {
     /// All shares of each user; of a user who has none, none. A user who is not
     /// here was not read.
     pub users: Vec<(UserId, Vec<MembershipRow>)>,
@@ -34,21 +34,21 @@ pub struct Loaded {
     pub dialogs: Vec<(DialogId, DialogRow)>,
 }
 
-/// A read of the store, to be ended or abandoned.
+/// Names a load that is under way, to be ended or abandoned.
 #[derive(Debug)]
 #[must_use = "what is kept for it stays until it is ended or abandoned"]
-pub struct Load {
+pub struct LoadTicket {
     pub(super) number: u64,
 }
 
-/// How a load ended.
+/// The outcome of a load.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
+pub enum LoadEnd {
     /// All that was wanted is held.
-    Held,
+    Complete,
     /// Some is not held: it was not read, or there is no room for it. Whoever
     /// waits for it can be answered from what was read.
-    Without(Wanted),
+    Without(LoadKeys),
     /// What was read is of another time than what is known: of before the load
     /// began, or of after all that was applied. To be read again.
     OutOfStep,
@@ -57,13 +57,13 @@ pub enum Ended {
     Void,
 }
 
-impl Wanted {
-    /// Whether it is nobody.
+impl LoadKeys {
+    /// Tells whether it names nobody.
     pub fn is_empty(&self) -> bool {
         self.users.is_empty() && self.dialogs.is_empty()
     }
 
-    /// The same in parts that take little time each to put in.
+    /// Splits the keys into parts that take little time each to put in.
     pub fn apart(self) -> Vec<Self> {
         let dialogs = Self {
             dialogs: self.dialogs,
@@ -77,7 +77,7 @@ impl Wanted {
         parts.filter(|part| !part.is_empty()).collect()
     }
 
-    /// Adds those of another.
+    /// Adds the keys of another load.
     pub fn join(&mut self, other: Self) {
         self.users.extend(other.users);
         self.dialogs.extend(other.dialogs);
@@ -85,19 +85,19 @@ impl Wanted {
 }
 
 /// Equal by whom it names.
-impl PartialEq for Wanted {
+impl PartialEq for LoadKeys {
     fn eq(&self, other: &Self) -> bool {
         (&self.users, &self.dialogs) == (&other.users, &other.dialogs)
     }
 }
 
-impl Eq for Wanted {}
+impl Eq for LoadKeys {}
 
 /// A load that is under way.
 #[derive(Debug)]
-pub(super) struct UnderWay {
+pub(super) struct PendingLoad {
     pub(super) tenant: TenantId,
-    pub(super) wanted: Wanted,
+    pub(super) wanted: LoadKeys,
     /// Where the model stood when it began.
     pub(super) began_at: Cut,
     /// The first record that came after that.
@@ -105,9 +105,9 @@ pub(super) struct UnderWay {
     bytes: usize,
 }
 
-/// A record that was applied.
+/// A record that was applied while loads were under way.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct RetainedRecord {
     pub(super) writer: WriterId,
     pub(super) number: i64,
     pub(super) record: Arc<Record>,
@@ -116,19 +116,19 @@ pub(super) struct Kept {
 
 /// All loads, by number; a later one has a higher number.
 #[derive(Debug, Default)]
-pub(super) struct Loads {
+pub(super) struct PendingLoads {
     next: u64,
-    under_way: BTreeMap<u64, UnderWay>,
-    kept: VecDeque<Kept>,
+    pending: BTreeMap<u64, PendingLoad>,
+    kept: VecDeque<RetainedRecord>,
     /// Records that were kept and no longer are.
     dropped: u64,
-    bytes_kept: usize,
+    retained_bytes: usize,
     bytes: usize,
 }
 
-impl UnderWay {
+impl PendingLoad {
     fn weigh(&self) -> usize {
-        let Wanted { users, dialogs } = &self.wanted;
+        let LoadKeys { users, dialogs } = &self.wanted;
         let users: usize = users.iter().map(|id| 16 + text(id.as_str())).sum();
         let dialogs: usize = dialogs.iter().map(|id| 16 + text(id.as_str())).sum();
         let cut = self.began_at.len() * 2 * size_of::<(WriterId, i64)>();
@@ -136,23 +136,30 @@ impl UnderWay {
     }
 }
 
-impl Loads {
+impl PendingLoads {
+    /// Tells whether no load is under way.
     pub(super) fn is_empty(&self) -> bool {
-        self.under_way.is_empty()
+        self.pending.is_empty()
     }
 
     /// What loads and the records kept for them take.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes + self.bytes_kept()
+        self.bytes + self.retained_bytes()
     }
 
-    /// What the records take.
-    pub(super) fn bytes_kept(&self) -> usize {
-        self.bytes_kept + room_for::<Kept>(self.kept.capacity())
+    /// Returns the bytes that the retained records take.
+    pub(super) fn retained_bytes(&self) -> usize {
+        self.retained_bytes + room_for::<RetainedRecord>(self.kept.capacity())
     }
 
-    pub(super) fn begin(&mut self, tenant: &TenantId, wanted: Wanted, began_at: Cut) -> Load {
-        let mut load = UnderWay {
+    /// Begins a load of these keys, with the model at this cut.
+    pub(super) fn begin(
+        &mut self,
+        tenant: &TenantId,
+        wanted: LoadKeys,
+        began_at: Cut,
+    ) -> LoadTicket {
+        let mut load = PendingLoad {
             tenant: tenant.clone(),
             wanted,
             began_at,
@@ -163,18 +170,18 @@ impl Loads {
         self.bytes += load.bytes;
         let number = self.next;
         self.next += 1;
-        self.under_way.insert(number, load);
-        Load { number }
+        self.pending.insert(number, load);
+        LoadTicket { number }
     }
 
     /// Keeps a record that is applied, if a load is under way.
     pub(super) fn keep(&mut self, writer: WriterId, number: i64, record: &Arc<Record>) {
-        if self.under_way.is_empty() {
+        if self.pending.is_empty() {
             return;
         }
         let bytes = heap(2 * size_of::<usize>()) + memory::record(record);
-        self.bytes_kept += bytes;
-        self.kept.push_back(Kept {
+        self.retained_bytes += bytes;
+        self.kept.push_back(RetainedRecord {
             writer,
             number,
             record: record.clone(),
@@ -184,14 +191,17 @@ impl Loads {
 
     /// Takes a load out, with the records that came since it began; `None` when
     /// it is void. What is kept for nobody else is to be dropped later.
-    pub(super) fn end(&mut self, load: &Load) -> Option<UnderWay> {
-        let load = self.under_way.remove(&load.number)?;
+    pub(super) fn end(&mut self, load: &LoadTicket) -> Option<PendingLoad> {
+        let load = self.pending.remove(&load.number)?;
         self.bytes -= load.bytes;
         Some(load)
     }
 
     /// The records that came since a load began.
-    pub(super) fn since(&self, load: &UnderWay) -> impl Iterator<Item = &Kept> + Clone {
+    pub(super) fn since(
+        &self,
+        load: &PendingLoad,
+    ) -> impl Iterator<Item = &RetainedRecord> + Clone {
         let skipped = load.from - self.dropped;
         self.kept.range(skipped as usize..)
     }
@@ -200,10 +210,10 @@ impl Loads {
     pub(super) fn trim(&mut self) {
         let end = self.dropped + self.kept.len() as u64;
         // Loads begin one after another: the first one needs most.
-        let first = self.under_way.values().next();
+        let first = self.pending.values().next();
         let needed = first.map_or(end, |load| load.from);
         for kept in self.kept.drain(..(needed - self.dropped) as usize) {
-            self.bytes_kept -= kept.bytes;
+            self.retained_bytes -= kept.bytes;
         }
         self.dropped = needed;
         if self.kept.len() < self.kept.capacity() / 4 {
@@ -213,7 +223,7 @@ impl Loads {
 
     /// Makes the load void that needs most records; `false` when there is none.
     pub(super) fn void_oldest(&mut self) -> bool {
-        let oldest = self.under_way.pop_first();
+        let oldest = self.pending.pop_first();
         self.bytes -= oldest.as_ref().map_or(0, |(_, load)| load.bytes);
         self.trim();
         oldest.is_some()
@@ -222,7 +232,7 @@ impl Loads {
     /// Makes all loads of a tenant void.
     pub(super) fn void_of(&mut self, tenant: &TenantId) {
         let bytes = &mut self.bytes;
-        self.under_way.retain(|_, load| {
+        self.pending.retain(|_, load| {
             let stays = load.tenant != *tenant;
             *bytes -= if stays { 0 } else { load.bytes };
             stays
@@ -230,7 +240,7 @@ impl Loads {
         self.trim();
     }
 
-    /// Makes all loads void.
+    /// Makes all loads void, for everything was forgotten.
     pub(super) fn void_all(&mut self) {
         *self = Self {
             next: self.next,
@@ -241,9 +251,9 @@ impl Loads {
     /// What the records alone take, after all sums were summed up.
     #[cfg(test)]
     pub(super) fn recounted(&self) -> usize {
-        let loads: usize = self.under_way.values().map(|load| load.bytes).sum();
+        let loads: usize = self.pending.values().map(|load| load.bytes).sum();
         let kept: usize = self.kept.iter().map(|kept| kept.bytes).sum();
-        assert_eq!((self.bytes, self.bytes_kept), (loads, kept));
+        assert_eq!((self.bytes, self.retained_bytes), (loads, kept));
         kept
     }
 }

@@ -8,7 +8,7 @@ use super::Model;
 use super::apply::Change;
 use super::dialog::{Dialog, Moment};
 use super::entries::Entries;
-use super::recency::Entry;
+use super::lru::Evictable;
 use super::types::TypeId;
 
 /// Of the memory, one in so many parts may be taken by those who are pinned: the
@@ -27,7 +27,7 @@ pub struct Pin {
     serial: u64,
 }
 
-/// Why somebody is not pinned.
+/// Explains why somebody is not pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotPinned {
     /// They are not held: to be loaded first.
@@ -39,13 +39,13 @@ pub enum NotPinned {
 /// What changed about those who are pinned, by their numbers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Touched {
-    /// Users, each with the dialog in which something changed for them.
+    /// The users, each with the dialog in which something changed for them.
     pub users: Vec<(u32, u32)>,
-    /// Dialogs.
+    /// The dialogs whose own counters changed.
     pub dialogs: Vec<u32>,
 }
 
-/// What an entry knows of its being pinned.
+/// The pins on one entry.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pinned {
     serial: u64,
@@ -53,7 +53,7 @@ pub(super) struct Pinned {
     weight: usize,
 }
 
-/// All that is pinned.
+/// The account of all pins: how much they hold, and what changed about them.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     serial: u64,
@@ -115,14 +115,14 @@ impl Pins {
 
 /// What of a dialog those who are pinned can see.
 #[derive(Debug)]
-pub(super) struct Face {
+pub(super) struct VisibleState {
     counts: (i64, i64, i64),
     last_message_at: Moment,
     deleted: bool,
     sequence: Vec<(TypeId, i64)>,
 }
 
-impl Face {
+impl VisibleState {
     fn of(dialog: &Dialog) -> Self {
         Self {
             counts: (dialog.messages, dialog.members, dialog.topics),
@@ -152,12 +152,17 @@ impl Face {
 
 impl Entries {
     /// How a dialog looks before it changes; `None` when nobody looks.
-    pub(super) fn face(&self, dialog: u32) -> Option<Face> {
-        (self.pins.entries > 0).then(|| Face::of(&self.dialogs[dialog as usize]))
+    pub(super) fn face(&self, dialog: u32) -> Option<VisibleState> {
+        (self.pins.entries > 0).then(|| VisibleState::of(&self.dialogs[dialog as usize]))
     }
 
     /// Notes for whom a dialog has changed.
-    pub(super) fn note_touched(&mut self, number: u32, before: &Face, changes: &[Change<'_>]) {
+    pub(super) fn note_touched(
+        &mut self,
+        number: u32,
+        before: &VisibleState,
+        changes: &[Change<'_>],
+    ) {
         let dialog = &self.dialogs[number as usize];
         let touched = &mut self.pins.touched;
         if dialog.pinned.is_some() && before.differs(dialog) {
@@ -182,7 +187,7 @@ impl Entries {
 }
 
 impl Model {
-    /// Pins a user.
+    /// Pins a user who is held.
     ///
     /// # Errors
     /// [`NotPinned`].
@@ -197,14 +202,14 @@ impl Model {
                 *none = entries.pins.first(weight, self.most_bytes);
                 none.ok_or(NotPinned::NoRoom)?;
                 let place = user.place.take();
-                place.into_iter().for_each(|at| entries.recency.remove(at));
+                place.into_iter().for_each(|at| entries.lru.remove(at));
             }
         }
         let serial = user.pinned.map_or(0, |pinned| pinned.serial);
         Ok(Pin { number, serial })
     }
 
-    /// Pins a dialog.
+    /// Pins a dialog that is held.
     ///
     /// # Errors
     /// [`NotPinned`].
@@ -219,7 +224,7 @@ impl Model {
                 *none = entries.pins.first(weight, self.most_bytes);
                 none.ok_or(NotPinned::NoRoom)?;
                 let place = dialog.place.take();
-                place.into_iter().for_each(|at| entries.recency.remove(at));
+                place.into_iter().for_each(|at| entries.lru.remove(at));
             }
         }
         let serial = dialog.pinned.map_or(0, |pinned| pinned.serial);
@@ -233,7 +238,7 @@ impl Model {
             return;
         };
         if entries.pins.off(&mut user.pinned, pin.serial) {
-            user.place = Some(entries.recency.add(Entry::User(pin.number)));
+            user.place = Some(entries.lru.add(Evictable::User(pin.number)));
         }
     }
 

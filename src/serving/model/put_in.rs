@@ -6,16 +6,22 @@ use crate::event::{DialogId, TenantId, UserId};
 use crate::store::commit_log::Cut;
 use crate::store::read::{DialogRow, MembershipRow};
 
-use super::apply::For;
+use super::apply::AppliedTo;
 use super::entries::Entries;
-use super::loads::{Loaded, Loads, UnderWay};
+use super::loads::{LoadedRows, PendingLoad, PendingLoads};
 use super::user::Share;
 
 impl Entries {
     /// Puts in those of a load who are not held, brings them to where everybody
     /// else is, and counts them. Who is held stays as they are: what was read
     /// may be older.
-    pub(super) fn put_in(&mut self, load: &UnderWay, at: &Cut, loaded: Loaded, loads: &Loads) {
+    pub(super) fn put_in(
+        &mut self,
+        load: &PendingLoad,
+        at: &Cut,
+        loaded: LoadedRows,
+        loads: &PendingLoads,
+    ) {
         let tenant = &load.tenant;
         let mut read: HashMap<DialogId, DialogRow> = loaded.dialogs.into_iter().collect();
         for id in &load.wanted.dialogs {
@@ -30,8 +36,8 @@ impl Entries {
         }
         let after = loads.since(load);
         let after = after.filter(|kept| kept.number > at.of(kept.writer));
-        let changes = self.pick(after.map(|kept| &*kept.record), For::New);
-        self.apply(changes, For::New);
+        let changes = self.pick(after.map(|kept| &*kept.record), AppliedTo::New);
+        self.apply(changes, AppliedTo::New);
         for user in new {
             self.count_user(user);
         }

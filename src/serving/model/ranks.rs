@@ -57,6 +57,7 @@ impl Ranks {
         })
     }
 
+    /// Returns the bytes that the bits take.
     pub(super) fn bytes(&self) -> usize {
         room_for::<u64>(self.words.capacity())
     }

@@ -12,6 +12,7 @@ pub(super) struct Table {
     slots: HashTable<Slot>,
 }
 
+/// A number, and a part of the hash of what it stands for.
 #[derive(Debug)]
 struct Slot {
     hash: u32,
@@ -29,6 +30,7 @@ fn spread(part: u32) -> u64 {
 }
 
 impl Table {
+    /// Returns the number with this hash of which `is_it` is true.
     pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let hash = part(hash);
         let found = self
@@ -45,6 +47,7 @@ impl Table {
             .insert_unique(spread(hash), slot, |slot| spread(slot.hash));
     }
 
+    /// Takes a number out of the table.
     pub(super) fn remove(&mut self, hash: u64, number: u32) {
         let hash = spread(part(hash));
         if let Ok(slot) = self.slots.find_entry(hash, |slot| slot.number == number) {
@@ -56,10 +59,12 @@ impl Table {
         self.slots.is_empty()
     }
 
+    /// Returns the bytes that the table takes.
     pub(super) fn bytes(&self) -> usize {
         heap(self.slots.allocation_size())
     }
 
+    /// Returns all numbers, in no order.
     pub(super) fn into_numbers(self) -> impl Iterator<Item = u32> {
         self.slots.into_iter().map(|slot| slot.number)
     }

@@ -7,7 +7,7 @@ mod rules;
 pub(in crate::serving) mod store;
 
 use super::Model;
-use super::recency::Entry;
+use super::lru::Evictable;
 
 impl Model {
     /// What is said twice in memory says the same, and every byte is counted.
@@ -36,7 +36,7 @@ impl Model {
             }
         }
         if entries.users.is_empty() && entries.dialogs.is_empty() {
-            assert_eq!((bytes, entries.recency.oldest()), (0, None::<Entry>));
+            assert_eq!((bytes, entries.lru.oldest()), (0, None::<Evictable>));
         }
         if self.loads.is_empty() {
             assert_eq!(self.loads.recounted(), 0);

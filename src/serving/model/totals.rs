@@ -8,23 +8,25 @@ use super::memory::room_for;
 use super::types::{TypeId, Types};
 use super::user::Share;
 
-/// Which way a share is counted.
+/// Whether a share is added to the totals or taken out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// It is part of the totals from now on.
+pub(super) enum Direction {
+    /// The share is added to the totals.
     In,
-    /// It is no longer.
+    /// The share is taken out of the totals.
     Out,
 }
 
-/// What a list of the user's dialogs needs of a share.
+/// What a list of the user's dialogs needs to know of a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct ListFlags {
+    /// Whether the user is a member of the dialog.
     pub(super) member: bool,
+    /// Whether something in the dialog is unread.
     pub(super) unread: bool,
 }
 
-/// Sums over shares.
+/// The sums over all shares of a user.
 #[derive(Debug)]
 pub(super) struct Totals {
     dialogs: i64,
@@ -54,10 +56,10 @@ impl Default for Totals {
 impl Totals {
     /// What goes out must be what came in: neither the share nor its dialog may
     /// have changed between. Sums wrap, so that what went too far comes back.
-    pub(super) fn count(&mut self, share: &Share, dialog: &Dialog, way: Way) -> Seen {
+    pub(super) fn count(&mut self, share: &Share, dialog: &Dialog, way: Direction) -> ListFlags {
         let sign = match way {
-            Way::In => 1,
-            Way::Out => -1,
+            Direction::In => 1,
+            Direction::Out => -1,
         };
         let add = |sum: &mut i64, count: i64| *sum = sum.wrapping_add(count.wrapping_mul(sign));
         add(&mut self.version, dialog.version);
@@ -69,14 +71,14 @@ impl Totals {
             in_dialog += count;
             add(self.of_type(sender_type), count);
         }
-        let seen = Seen {
+        let seen = ListFlags {
             member: share.member && !dialog.deleted,
             unread: in_dialog > 0,
         };
         add(&mut self.dialogs, i64::from(seen.member));
         add(&mut self.unread_dialogs, i64::from(seen.unread));
         add(&mut self.unread, in_dialog);
-        if way == Way::In {
+        if way == Direction::In {
             let latest = share.updated_at.max(dialog.updated_at);
             self.updated_at = self.updated_at.max(latest);
         }
@@ -94,10 +96,13 @@ impl Totals {
         &mut self.by_type[place].1
     }
 
+    /// Returns the version of the user: the sum of the versions of all shares and of
+    /// their dialogs.
     pub(super) fn version(&self) -> i64 {
         self.version
     }
 
+    /// Returns the counters of the user.
     pub(super) fn stats(&self, tenant: &TenantId, user: &UserId, types: &Types) -> UserStats {
         let by_type = self.by_type.iter().filter(|(_, count)| *count != 0);
         UserStats {
@@ -115,6 +120,7 @@ impl Totals {
         }
     }
 
+    /// Returns the bytes that the sums take beside the user.
     pub(super) fn bytes(&self) -> usize {
         room_for::<(TypeId, i64)>(self.by_type.capacity())
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::memory::{table_slot, text};
 
-/// Names a sender's type.
+/// Stands for the name of a sender's type.
 pub(super) type TypeId = u32;
 
 /// Every type that was ever met. A service has a handful.
@@ -35,6 +35,7 @@ impl Types {
         &self.names[id as usize]
     }
 
+    /// Returns the bytes that all names take.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

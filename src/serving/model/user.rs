@@ -9,12 +9,13 @@ use super::dialog::{Dialog, Moment};
 use super::memory::{grow, heap, room_for, text};
 use super::pins::Pinned;
 use super::ranks::Ranks;
-use super::totals::{Totals, Way, unread};
+use super::totals::{Direction, Totals, unread};
 use super::types::Types;
 
 /// A user's share of a dialog.
 #[derive(Debug)]
 pub(super) struct Share {
+    /// The number of the dialog.
     pub(super) dialog: u32,
     /// Its place among the user's shares by dialog id.
     pub(super) rank: u32,
@@ -22,16 +23,19 @@ pub(super) struct Share {
     pub(super) place: u32,
     pub(super) member: bool,
     pub(super) version: i64,
+    /// The messages that the user has sent.
     pub(super) sent: i64,
+    /// The messages of the dialog that are not unread for the user, by sender's type.
     pub(super) consumed: Consumed,
     pub(super) joined_at: Moment,
     pub(super) read_until: Moment,
     pub(super) updated_at: Moment,
 }
 
-/// All of a user.
+/// A user who is held, with all their shares and the totals of these.
 #[derive(Debug)]
 pub(super) struct User {
+    /// The number of the tenant.
     pub(super) tenant: u32,
     pub(super) id: UserId,
     /// The place among what can be let go.
@@ -48,6 +52,7 @@ pub(super) struct User {
     pub(super) member: Ranks,
     /// Of dialogs with something unread.
     pub(super) unread: Ranks,
+    /// The sums over the shares.
     pub(super) totals: Totals,
     /// What the shares take beside themselves.
     beside: usize,
@@ -176,10 +181,10 @@ impl User {
     }
 
     /// Counts a share into the totals, or out of them.
-    pub(super) fn count(&mut self, share: u32, dialog: &Dialog, way: Way) {
+    pub(super) fn count(&mut self, share: u32, dialog: &Dialog, way: Direction) {
         let share = &self.shares[share as usize];
         let seen = self.totals.count(share, dialog, way);
-        if way == Way::In {
+        if way == Direction::In {
             self.member.set(share.rank, seen.member);
             self.unread.set(share.rank, seen.unread);
         }

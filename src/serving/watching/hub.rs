@@ -18,7 +18,7 @@ use crate::telemetry::metrics::WatchMetrics;
 #[derive(Debug)]
 pub(in crate::serving) struct Hub {
     streams: Slab<Stream>,
-    /// Streams that there were.
+    /// The number of streams that there were.
     serial: u64,
     users: Watchers,
     dialogs: Watchers,
@@ -37,7 +37,7 @@ pub(super) struct StreamId {
 pub(super) struct Pinning {
     /// Those who are to be loaded next.
     pub(super) missing: Vec<Subject>,
-    /// How many were pinned.
+    /// The number of subjects that were pinned.
     pub(super) pinned: usize,
 }
 
@@ -62,7 +62,7 @@ impl Hub {
         }
     }
 
-    /// Whether anybody watches.
+    /// Tells whether nobody watches.
     pub(in crate::serving) fn is_empty(&self) -> bool {
         self.streams.is_empty()
     }
@@ -137,7 +137,7 @@ impl Hub {
         (StreamId { number, serial }, wake)
     }
 
-    /// Closes a stream.
+    /// Closes a stream and takes its pins off.
     pub(super) fn close(&mut self, id: StreamId, model: &mut Model) {
         if self.stream(id).is_none() {
             return;

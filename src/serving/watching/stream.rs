@@ -16,16 +16,16 @@ use crate::event::TenantId;
 use crate::serving::model::{Model, Pin};
 use crate::store::commit_log::Cut;
 
-/// Subjects in one update of a stream, at most.
-const MOST_UPDATES: usize = 500;
-/// What they may take together, roughly, in bytes.
-const MOST_BYTES: usize = 256 << 10;
-/// What one counter's message takes beside the ids in it, roughly.
+/// The most subjects in one batch of a stream.
+const MAX_UPDATES: usize = 500;
+/// The bytes that the updates of a batch may take together, roughly.
+const MAX_BATCH_BYTES: usize = 256 << 10;
+/// The bytes that one counter's message takes beside the ids in it, roughly.
 const BYTES_BESIDE_IDS: usize = 120;
-/// Dialogs of a user that are named in one update; with more, it says so.
-const MOST_DIALOGS: usize = 20;
-/// A mark is set no sooner than this after the one before.
-const BETWEEN_MARKS: Duration = match cfg!(test) {
+/// The most dialogs of a user that one update names; with more, it says so.
+const MAX_UPDATE_DIALOGS: usize = 20;
+/// The shortest time between two marks.
+const MARK_INTERVAL: Duration = match cfg!(test) {
     true => Duration::ZERO,
     false => Duration::from_secs(1),
 };
@@ -33,7 +33,7 @@ const BETWEEN_MARKS: Duration = match cfg!(test) {
 /// When something is due, and as the how manieth it was noted.
 type Due = (Instant, u64);
 
-/// A stream.
+/// A stream: whom it watches, and what it has not given yet.
 #[derive(Debug)]
 pub(super) struct Stream {
     /// No other had it, or will have it.
@@ -46,7 +46,7 @@ pub(super) struct Stream {
     /// Stands for all of them: see [`fingerprint`].
     set: u64,
     due: BTreeMap<Due, u32>,
-    /// Changes noted so far.
+    /// The number of changes noted so far.
     noted: u64,
     /// Those to be loaded and pinned.
     wanted: VecDeque<u32>,
@@ -61,6 +61,7 @@ pub(super) struct Stream {
     marked_at: Option<Instant>,
     /// Something was given since it was last said up to where everything is.
     is_ahead: bool,
+    /// Notified when the stream has something to give.
     pub(super) wake: Arc<Notify>,
 }
 
@@ -77,6 +78,7 @@ struct Mark {
 /// What a stream has given all of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reached {
+    /// The cut of the commits of which everything was given.
     pub(super) cut: Cut,
     /// Of whom: see [`fingerprint`].
     pub(super) set: u64,
@@ -117,6 +119,7 @@ struct Dirty {
 /// What a stream is given at once.
 #[derive(Debug, Default)]
 pub(super) struct Given {
+    /// The updates, one for each subject that is due.
     pub(super) updates: Vec<Update>,
     /// Everybody who is watched was in an update, since this was last said.
     pub(super) all: bool,
@@ -148,7 +151,7 @@ impl Stream {
         }
     }
 
-    /// Subjects.
+    /// Returns the number of subjects.
     pub(super) fn len(&self) -> usize {
         self.subjects.len()
     }
@@ -199,7 +202,7 @@ impl Stream {
         subjects.iter().filter(new).count()
     }
 
-    /// Everybody with a pin.
+    /// Returns all subjects that have a pin.
     pub(super) fn pins(&self) -> impl Iterator<Item = (u32, &Subject, Pin)> {
         let subjects = self.subjects.iter();
         subjects.filter_map(|(place, watched)| Some((place as u32, &watched.subject, watched.pin?)))
@@ -265,7 +268,7 @@ impl Stream {
         });
         match dialog {
             Some(dialog) if dirty.dialogs.contains(&dialog) => {}
-            Some(dialog) if dirty.dialogs.len() < MOST_DIALOGS => dirty.dialogs.push(dialog),
+            Some(dialog) if dirty.dialogs.len() < MAX_UPDATE_DIALOGS => dirty.dialogs.push(dialog),
             _ => dirty.more = true,
         }
         let due = dirty.due;
@@ -320,8 +323,8 @@ impl Stream {
         }
         self.set_mark(model.cut(), now);
         let mut bytes = 0;
-        while given.updates.len() < MOST_UPDATES
-            && bytes < MOST_BYTES
+        while given.updates.len() < MAX_UPDATES
+            && bytes < MAX_BATCH_BYTES
             && let Some((due, place)) = self.due.first_key_value()
             && due.0 <= now
         {
@@ -348,7 +351,7 @@ impl Stream {
         self.set_mark(model.cut(), now);
         let next_due = self.due.first_key_value().map(|((at, _), _)| *at);
         // Whoever is cut off then is to go on from there, and not from long ago.
-        let next_mark = self.marked_at.map(|at| at + BETWEEN_MARKS);
+        let next_mark = self.marked_at.map(|at| at + MARK_INTERVAL);
         let next_mark = next_mark.filter(|_| self.is_ahead && self.mark.is_none());
         given.next = next_due.into_iter().chain(next_mark).min();
         given
@@ -374,7 +377,7 @@ impl Stream {
 
     /// Sets a mark, while everybody is known.
     fn set_mark(&mut self, cut: &Cut, now: Instant) {
-        let is_soon = |at: Instant| now < at + BETWEEN_MARKS;
+        let is_soon = |at: Instant| now < at + MARK_INTERVAL;
         let is_known = self.ungiven == 0 && self.is_whole();
         if is_known && self.mark.is_none() && !self.marked_at.is_some_and(is_soon) {
             self.mark = Some(Mark {

@@ -13,7 +13,7 @@ use super::stream::{Reached, fingerprint};
 use super::{Subject, Update};
 use crate::event::{DialogId, TenantId, UserId};
 use crate::serving::model::tests::store::{Happens, Store, Untold, What, dialog, tenant, user};
-use crate::serving::model::{Loaded, Model, Wanted};
+use crate::serving::model::{LoadKeys, LoadedRows, Model};
 use crate::store::read::{DialogStats, DialogsOfUser, UserDialogStats, UserStats};
 use crate::store::rebuild::fence::WriterId;
 use crate::telemetry::metrics::ServingMetrics;
@@ -304,7 +304,7 @@ impl Run {
         self.advance(None);
         let stream = self.clients[index].stream;
         let pinning = self.hub.pin_wanted(stream, 2, &mut self.model).unwrap();
-        let mut wanted = Wanted::default();
+        let mut wanted = LoadKeys::default();
         for subject in pinning.missing {
             match subject {
                 Subject::User(user) => wanted.users.push(user),
@@ -314,7 +314,7 @@ impl Run {
         let tenant = self.clients[index].tenant.clone();
         let load = self.model.begin_load(&tenant, wanted.clone());
         let state = self.store.state(self.at);
-        let loaded: Loaded = state.read(&tenant, &wanted);
+        let loaded: LoadedRows = state.read(&tenant, &wanted);
         self.model.end_load(load, &state.cut, loaded);
         self.follow();
         self.hub.pin_wanted(stream, 2, &mut self.model).unwrap();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::store::{dialog, micros, tenant, user};
 use crate::derive::state::DialogKey;
 use crate::event::SenderType;
-use crate::serving::model::{Ended, Loaded, Model, Wanted};
+use crate::serving::model::{LoadEnd, LoadKeys, LoadedRows, Model};
 use crate::store::commit_log::Cut;
 use crate::store::commit_log::{ConsumedChanged, DialogChanged, DialogNow, Record, ShareChanged};
 use crate::store::read::{
@@ -31,7 +31,7 @@ fn filled_within(users: usize, dialogs: usize, shared: bool) -> (Model, Duration
     let mut taken = Duration::ZERO;
     for n in 0..users {
         let first = if shared { 0 } else { n * dialogs };
-        let wanted = Wanted {
+        let wanted = LoadKeys {
             users: vec![user(n)],
             dialogs: Vec::new(),
         };
@@ -57,7 +57,7 @@ fn filled_within(users: usize, dialogs: usize, shared: bool) -> (Model, Duration
             };
             (dialog(d), row)
         };
-        let loaded = Loaded {
+        let loaded = LoadedRows {
             users: vec![(user(n), rows.collect())],
             dialogs: (first..first + dialogs).map(row).collect(),
         };
@@ -65,7 +65,7 @@ fn filled_within(users: usize, dialogs: usize, shared: bool) -> (Model, Duration
         let before = Instant::now();
         let ended = model.end_load(load, &Cut::default(), loaded);
         taken += before.elapsed();
-        assert_eq!(ended, Ended::Held);
+        assert_eq!(ended, LoadEnd::Complete);
     }
     (model, taken)
 }
@@ -236,14 +236,14 @@ fn coming_and_going() {
         let (mut model, put_in) = filled_within(100, dialogs, false);
         let put_in = put_in.as_micros() / 100;
         let before = Instant::now();
-        (0..50).for_each(|_| assert!(model.entries.let_go()));
-        let let_go = before.elapsed().as_micros() / 50;
+        (0..50).for_each(|_| assert!(model.entries.evict()));
+        let evict = before.elapsed().as_micros() / 50;
         let before = Instant::now();
         model.forget_tenant(&tenant(0));
         let forgotten = before.elapsed().as_micros() / 50;
         println!(
             "a user of {dialogs} dialogs of their own: {put_in} µs to put in, \
-             {let_go} µs to let go, {forgotten} µs to forget with the tenant"
+             {evict} µs to let go, {forgotten} µs to forget with the tenant"
         );
     }
 }

@@ -2,11 +2,11 @@
 
 use super::rules::{Pair, ROOMY, dialogs, users};
 use super::store::{What, dialog, tenant, user};
-use crate::serving::model::{Ended, NotPinned, Pin, Touched};
+use crate::serving::model::{LoadEnd, NotPinned, Pin, Touched};
 use crate::store::commit_log::Cut;
 
 fn pinned(pair: &mut Pair, n: usize) -> Pin {
-    assert_eq!(pair.load(&users(&[n])), Ended::Held);
+    assert_eq!(pair.load(&users(&[n])), LoadEnd::Complete);
     pair.model.pin_user(&tenant(0), &user(n)).unwrap()
 }
 
@@ -24,7 +24,7 @@ fn who_sees_something_else_is_noted_and_nobody_else() {
     pair.join(&[0, 1, 2], 0);
     pair.join(&[2], 1);
     let pins = [0, 1].map(|n| pinned(&mut pair, n).number);
-    assert_eq!(pair.load(&users(&[2])), Ended::Held);
+    assert_eq!(pair.load(&users(&[2])), LoadEnd::Complete);
     touched(&mut pair);
     pair.commit(2, 0, What::Send(0));
     assert_eq!(touched(&mut pair), pins);
@@ -45,7 +45,7 @@ fn who_sees_something_else_is_noted_and_nobody_else() {
 fn a_dialog_is_noted_when_its_own_counters_change() {
     let mut pair = Pair::new(ROOMY);
     pair.join(&[0], 0);
-    assert_eq!(pair.load(&dialogs(&[0])), Ended::Held);
+    assert_eq!(pair.load(&dialogs(&[0])), LoadEnd::Complete);
     let pin = pair.model.pin_dialog(&tenant(0), &dialog(0)).unwrap();
     pair.model.check();
     let noted = |pair: &mut Pair| {

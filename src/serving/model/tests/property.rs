@@ -8,7 +8,7 @@ use proptest::sample::Index;
 
 use super::store::{Happens, Store, Untold, What, dialog, tenant, user};
 use crate::event::{TenantId, UserId};
-use crate::serving::model::{Ended, Load, Model, Wanted};
+use crate::serving::model::{LoadEnd, LoadKeys, LoadTicket, Model};
 use crate::store::read::{DialogOrder, DialogsInOrder, DialogsOfUser};
 
 const TENANTS: usize = 2;
@@ -94,9 +94,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 struct Reading {
-    load: Load,
+    load: LoadTicket,
     tenant: TenantId,
-    wanted: Wanted,
+    wanted: LoadKeys,
     began_at: usize,
     void: bool,
 }
@@ -136,7 +136,7 @@ impl Run {
                 self.advance(to, records);
             }
             Step::Begin(n, users, dialogs) => {
-                let wanted = Wanted {
+                let wanted = LoadKeys {
                     users: users.into_iter().map(user).collect(),
                     dialogs: dialogs.into_iter().map(dialog).collect(),
                 };
@@ -227,12 +227,12 @@ impl Run {
         let ended = self.model.end_load(reading.load, &cut, loaded);
         let out_of_step = state > self.at || state < reading.began_at;
         match ended {
-            Ended::Void => assert!(void || !self.roomy, "not void"),
+            LoadEnd::Void => assert!(void || !self.roomy, "not void"),
             _ if void => panic!("a void load ended with {ended:?}"),
-            Ended::OutOfStep => assert!(out_of_step, "in step"),
+            LoadEnd::OutOfStep => assert!(out_of_step, "in step"),
             _ if out_of_step => panic!("a load out of step ended with {ended:?}"),
-            Ended::Without(_) => assert!(!self.roomy, "there is room"),
-            Ended::Held => {
+            LoadEnd::Without(_) => assert!(!self.roomy, "there is room"),
+            LoadEnd::Complete => {
                 for user in &reading.wanted.users {
                     assert!(self.model.user(&reading.tenant, user).is_some(), "not held");
                     if self.roomy {

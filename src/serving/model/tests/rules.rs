@@ -1,21 +1,21 @@
 //! Each rule by itself.
 
 use super::store::{Happens, State, Store, Untold, What, dialog, tenant, user};
-use crate::serving::model::{Ended, Held, Load, Loaded, Model, Wanted};
+use crate::serving::model::{LoadEnd, LoadKeys, LoadTicket, LoadedRows, MemoryUse, Model};
 use crate::store::commit_log::Cut;
 use crate::store::read::DialogsOfUser;
 
 pub(super) const ROOMY: usize = 1 << 30;
 
-pub(super) fn users(users: &[usize]) -> Wanted {
-    Wanted {
+pub(super) fn users(users: &[usize]) -> LoadKeys {
+    LoadKeys {
         users: users.iter().copied().map(user).collect(),
         dialogs: Vec::new(),
     }
 }
 
-pub(super) fn dialogs(dialogs: &[usize]) -> Wanted {
-    Wanted {
+pub(super) fn dialogs(dialogs: &[usize]) -> LoadKeys {
+    LoadKeys {
         users: Vec::new(),
         dialogs: dialogs.iter().copied().map(dialog).collect(),
     }
@@ -68,21 +68,21 @@ impl Pair {
         self.model.check();
     }
 
-    fn begin(&mut self, wanted: &Wanted) -> Load {
+    fn begin(&mut self, wanted: &LoadKeys) -> LoadTicket {
         self.model.begin_load(&tenant(0), wanted.clone())
     }
 
-    fn read(&self, wanted: &Wanted) -> (Cut, Loaded) {
+    fn read(&self, wanted: &LoadKeys) -> (Cut, LoadedRows) {
         (self.cut(), self.latest().read(&tenant(0), wanted))
     }
 
-    fn end(&mut self, load: Load, (at, loaded): (Cut, Loaded)) -> Ended {
+    fn end(&mut self, load: LoadTicket, (at, loaded): (Cut, LoadedRows)) -> LoadEnd {
         let ended = self.model.end_load(load, &at, loaded);
         self.model.check();
         ended
     }
 
-    pub(super) fn load(&mut self, wanted: &Wanted) -> Ended {
+    pub(super) fn load(&mut self, wanted: &LoadKeys) -> LoadEnd {
         let load = self.begin(wanted);
         let read = self.read(wanted);
         self.end(load, read)
@@ -110,7 +110,7 @@ fn a_record_that_comes_between_the_read_and_its_end_counts_once() {
     pair.commit(1, 0, What::Send(0));
     pair.commit(0, 1, What::Join);
     pair.follow();
-    assert_eq!(pair.end(load, read), Ended::Held);
+    assert_eq!(pair.end(load, read), LoadEnd::Complete);
     pair.is_right(0);
     let stats = pair.model.user(&tenant(0), &user(0)).unwrap();
     assert_eq!((stats.unread, stats.dialogs), (2, 2));
@@ -124,11 +124,11 @@ fn a_read_of_another_time_is_not_put_in() {
     pair.commit(1, 0, What::Send(0));
     pair.follow();
     let load = pair.begin(&users(&[0]));
-    assert_eq!(pair.end(load, before), Ended::OutOfStep);
+    assert_eq!(pair.end(load, before), LoadEnd::OutOfStep);
     let load = pair.begin(&users(&[0]));
     pair.commit(1, 0, What::Send(0));
     let ahead = pair.read(&users(&[0]));
-    assert_eq!(pair.end(load, ahead), Ended::OutOfStep);
+    assert_eq!(pair.end(load, ahead), LoadEnd::OutOfStep);
     assert!(!pair.has(0) && pair.model.is_empty());
 }
 
@@ -139,17 +139,17 @@ fn what_was_forgotten_is_not_brought_back_by_a_load() {
     let wanted = users(&[0]);
     let (load, read) = (pair.begin(&wanted), pair.read(&wanted));
     pair.model.reset(pair.cut());
-    assert_eq!(pair.end(load, read.clone()), Ended::Void);
+    assert_eq!(pair.end(load, read.clone()), LoadEnd::Void);
     let load = pair.begin(&wanted);
     pair.model.forget_tenant(&tenant(1));
-    assert_eq!(pair.end(load, read.clone()), Ended::Held);
+    assert_eq!(pair.end(load, read.clone()), LoadEnd::Complete);
     let load = pair.begin(&wanted);
     pair.model.forget_tenant(&tenant(0));
-    assert_eq!(pair.end(load, read.clone()), Ended::Void);
+    assert_eq!(pair.end(load, read.clone()), LoadEnd::Void);
     let load = pair.begin(&wanted);
     pair.store.commit(0, 9, &[], Untold::Of(0));
     pair.follow();
-    assert_eq!(pair.end(load, read), Ended::Void);
+    assert_eq!(pair.end(load, read), LoadEnd::Void);
     assert!(pair.model.is_empty());
 }
 
@@ -180,9 +180,9 @@ fn those_who_were_not_asked_for_longest_go_first() {
     let most_bytes = pair.model.bytes();
     pair.model = Model::new(most_bytes);
     pair.follow();
-    assert_eq!(pair.load(&users(&[0, 1, 2, 3, 4])), Ended::Held);
+    assert_eq!(pair.load(&users(&[0, 1, 2, 3, 4])), LoadEnd::Complete);
     assert!(pair.has(0));
-    assert_eq!(pair.load(&users(&[5])), Ended::Held);
+    assert_eq!(pair.load(&users(&[5])), LoadEnd::Complete);
     assert!(!pair.has(1) && pair.has(5) && pair.has(0));
     assert!(pair.model.held().evictions > 0);
 }
@@ -194,11 +194,11 @@ fn one_who_is_too_large_for_the_others_is_not_kept() {
         pair.join(&[0], n);
     }
     pair.join(&[1], 0);
-    assert_eq!(pair.load(&users(&[0])), Ended::Held);
+    assert_eq!(pair.load(&users(&[0])), LoadEnd::Complete);
     let too_small = pair.model.bytes() * 3;
     pair.model = Model::new(too_small);
     pair.follow();
-    assert_eq!(pair.load(&users(&[0, 1])), Ended::Without(users(&[0])));
+    assert_eq!(pair.load(&users(&[0, 1])), LoadEnd::Without(users(&[0])));
     assert!(pair.has(1));
     assert_eq!(pair.model.held().dialogs, 1);
 }
@@ -240,7 +240,7 @@ fn a_dialog_goes_with_its_last_user_unless_it_was_asked_for() {
     let user = pair.model.entries.user(&tenant(0), &super::store::user(0));
     pair.model.entries.remove_user(user.unwrap());
     assert!(pair.model.dialog(&tenant(0), &dialog(1)).is_some());
-    assert!(pair.model.entries.let_go());
+    assert!(pair.model.entries.evict());
     assert!(pair.model.is_empty());
 }
 
@@ -248,8 +248,8 @@ fn a_dialog_goes_with_its_last_user_unless_it_was_asked_for() {
 fn a_dialog_that_does_not_exist_is_known_not_to() {
     let mut pair = Pair::new(ROOMY);
     assert!(pair.model.dialog(&tenant(0), &dialog(7)).is_none());
-    assert_eq!(pair.load(&dialogs(&[7])), Ended::Held);
-    assert_eq!(pair.load(&users(&[0])), Ended::Held);
+    assert_eq!(pair.load(&dialogs(&[7])), LoadEnd::Complete);
+    assert_eq!(pair.load(&users(&[0])), LoadEnd::Complete);
     let nothing = pair.latest().in_dialog(&tenant(0), &user(0), &dialog(7));
     let found = pair.model.user_in_dialog(&tenant(0), &user(0), &dialog(7));
     assert_eq!(found, Some(nothing));
@@ -273,15 +273,15 @@ fn two_loads_of_one_user_and_one_who_goes_meanwhile() {
     let second = pair.begin(&users(&[0]));
     pair.commit(1, 0, What::Send(0));
     pair.follow();
-    assert_eq!(pair.end(first, read.clone()), Ended::Held);
+    assert_eq!(pair.end(first, read.clone()), LoadEnd::Complete);
     let third = pair.begin(&users(&[0]));
     let later = pair.read(&users(&[0]));
-    assert_eq!(pair.end(second, read), Ended::Held);
+    assert_eq!(pair.end(second, read), LoadEnd::Complete);
     pair.is_right(0);
-    pair.model.entries.let_go();
+    pair.model.entries.evict();
     pair.commit(1, 0, What::Send(0));
     pair.follow();
-    assert_eq!(pair.end(third, later), Ended::Held);
+    assert_eq!(pair.end(third, later), LoadEnd::Complete);
     pair.is_right(0);
 }
 
@@ -299,8 +299,8 @@ fn a_load_that_takes_too_long_is_void_and_what_was_kept_for_it_goes() {
         pair.commit(1, 0, What::Send(0));
     }
     pair.follow();
-    assert_eq!(pair.end(slow, read), Ended::Void);
-    assert_eq!(pair.end(quick, read_later), Ended::Held);
+    assert_eq!(pair.end(slow, read), LoadEnd::Void);
+    assert_eq!(pair.end(quick, read_later), LoadEnd::Complete);
     pair.is_right(0);
     let abandoned = pair.begin(&users(&[0]));
     pair.commit(1, 0, What::Send(0));
@@ -360,7 +360,7 @@ fn a_page_has_what_comes_after_a_dialog_and_says_whether_there_is_more() {
 #[test]
 fn what_is_held_is_counted() {
     let mut pair = Pair::new(ROOMY);
-    assert_eq!(pair.model.held(), Held::default());
+    assert_eq!(pair.model.held(), MemoryUse::default());
     pair.join(&[0, 1], 0);
     pair.load(&users(&[0, 1]));
     let held = pair.model.held();

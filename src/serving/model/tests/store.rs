@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::derive::state::DialogKey;
 use crate::event::{DialogId, Micros, SenderType, TenantId, UserId};
-use crate::serving::model::{Loaded, Wanted};
+use crate::serving::model::{LoadKeys, LoadedRows};
 use crate::store::commit_log::Cut;
 use crate::store::commit_log::{
     ConsumedChanged, DialogChanged, DialogNow, Facts, Record, ShareChanged,
@@ -95,7 +95,7 @@ fn add(counts: &mut Counts, name: &str, count: i64) {
 }
 
 impl Store {
-    pub fn new(writers: usize) -> Self {
+    pub(crate) fn new(writers: usize) -> Self {
         Self {
             writers: (0..writers).map(|_| WriterId::unique()).collect(),
             states: vec![State::default()],
@@ -103,26 +103,26 @@ impl Store {
         }
     }
 
-    pub fn latest(&self) -> usize {
+    pub(crate) fn latest(&self) -> usize {
         self.states.len() - 1
     }
 
-    pub fn state(&self, n: usize) -> &State {
+    pub(crate) fn state(&self, n: usize) -> &State {
         &self.states[n]
     }
 
     /// The records between two states.
-    pub fn between(&self, from: usize, to: usize) -> Vec<Numbered> {
+    pub(crate) fn between(&self, from: usize, to: usize) -> Vec<Numbered> {
         self.records[from..to].to_vec()
     }
 
     /// Whether a record between says nothing of a tenant.
-    pub fn untold(&self, tenant: &TenantId, from: usize, to: usize) -> bool {
+    pub(crate) fn untold(&self, tenant: &TenantId, from: usize, to: usize) -> bool {
         let mut records = self.records[from..to].iter();
         records.any(|(_, _, record)| record.untold.contains(tenant))
     }
 
-    pub fn commit(&mut self, writer: usize, at: i64, happens: &[Happens], untold: Untold) {
+    pub(crate) fn commit(&mut self, writer: usize, at: i64, happens: &[Happens], untold: Untold) {
         let mut state = self.states[self.latest()].clone();
         let mut changed = BTreeMap::new();
         for happens in happens {
@@ -287,8 +287,8 @@ impl State {
     }
 
     /// As it is to be read for a load.
-    pub fn read(&self, tenant: &TenantId, wanted: &Wanted) -> Loaded {
-        let mut loaded = Loaded::default();
+    pub(crate) fn read(&self, tenant: &TenantId, wanted: &LoadKeys) -> LoadedRows {
+        let mut loaded = LoadedRows::default();
         let mut dialogs: Vec<DialogId> = wanted.dialogs.clone();
         for user in &wanted.users {
             let shares: Vec<MembershipRow> = self.shares(tenant, user).cloned().collect();
@@ -305,7 +305,7 @@ impl State {
         loaded
     }
 
-    pub fn user(&self, tenant: &TenantId, user: &UserId) -> UserStats {
+    pub(crate) fn user(&self, tenant: &TenantId, user: &UserId) -> UserStats {
         let mut stats = UserStats::nothing(tenant, user);
         for share in self.shares(tenant, user) {
             stats.add(share, self.row(tenant, &share.dialog));
@@ -313,7 +313,7 @@ impl State {
         stats
     }
 
-    pub fn in_dialog(
+    pub(crate) fn in_dialog(
         &self,
         tenant: &TenantId,
         user: &UserId,
@@ -325,12 +325,12 @@ impl State {
         UserDialogStats::of(tenant, user, dialog, share, self.row(tenant, dialog))
     }
 
-    pub fn dialog(&self, tenant: &TenantId, dialog: &DialogId) -> DialogStats {
+    pub(crate) fn dialog(&self, tenant: &TenantId, dialog: &DialogId) -> DialogStats {
         DialogStats::of(tenant, dialog, self.row(tenant, dialog))
     }
 
     /// All dialogs that a page may have, in an order.
-    pub fn in_order(&self, query: &DialogsInOrder) -> Vec<UserDialogStats> {
+    pub(crate) fn in_order(&self, query: &DialogsInOrder) -> Vec<UserDialogStats> {
         let (tenant, user) = (&query.tenant, &query.user);
         let all = DialogsOfUser {
             tenant: tenant.clone(),
@@ -350,7 +350,7 @@ impl State {
     }
 
     /// As `store::read` goes about it.
-    pub fn page(&self, query: &DialogsOfUser) -> Page {
+    pub(crate) fn page(&self, query: &DialogsOfUser) -> Page {
         let mut page = Page::default();
         for share in self.shares(&query.tenant, &query.user) {
             if query

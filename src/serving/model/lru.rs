@@ -4,32 +4,33 @@ use slab::Slab;
 
 use super::memory::room_for;
 
-/// No node.
+/// Stands for no node.
 const NONE: u32 = u32::MAX;
 
-/// What can be let go.
+/// What can be evicted, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum Evictable {
     User(u32),
     Dialog(u32),
 }
 
+/// An entry in the list, with its neighbours.
 #[derive(Debug)]
 struct Node {
-    entry: Entry,
+    entry: Evictable,
     newer: u32,
     older: u32,
 }
 
-/// Entries, the one asked for last first.
+/// A list of entries, the most recently used first.
 #[derive(Debug)]
-pub(super) struct Recency {
+pub(super) struct LruList {
     nodes: Slab<Node>,
     newest: u32,
     oldest: u32,
 }
 
-impl Default for Recency {
+impl Default for LruList {
     fn default() -> Self {
         Self {
             nodes: Slab::new(),
@@ -39,9 +40,9 @@ impl Default for Recency {
     }
 }
 
-impl Recency {
+impl LruList {
     /// Puts an entry first; the number is its place for as long as it is in.
-    pub(super) fn add(&mut self, entry: Entry) -> u32 {
+    pub(super) fn add(&mut self, entry: Evictable) -> u32 {
         let node = Node {
             entry,
             newer: NONE,
@@ -52,7 +53,7 @@ impl Recency {
         place
     }
 
-    /// The entry was asked for.
+    /// Moves an entry to the front: it was asked for.
     pub(super) fn touch(&mut self, place: u32) {
         if place != self.newest {
             self.unlink(place);
@@ -60,16 +61,18 @@ impl Recency {
         }
     }
 
+    /// Takes an entry out of the list.
     pub(super) fn remove(&mut self, place: u32) {
         self.unlink(place);
         self.nodes.remove(place as usize);
     }
 
-    /// The one that nobody asked for longest.
-    pub(super) fn oldest(&self) -> Option<Entry> {
+    /// Returns the least recently used entry.
+    pub(super) fn oldest(&self) -> Option<Evictable> {
         self.nodes.get(self.oldest as usize).map(|node| node.entry)
     }
 
+    /// Returns the bytes that the list takes.
     pub(super) fn bytes(&self) -> usize {
         room_for::<(usize, Node)>(self.nodes.capacity())
     }
@@ -101,11 +104,11 @@ impl Recency {
 mod tests {
     use super::*;
 
-    fn in_order(mut recency: Recency, places: &[u32]) -> Vec<Entry> {
+    fn in_order(mut lru: LruList, places: &[u32]) -> Vec<Evictable> {
         let mut order = Vec::new();
-        while let Some(entry) = recency.oldest() {
-            let (Entry::User(n) | Entry::Dialog(n)) = entry;
-            recency.remove(places[n as usize]);
+        while let Some(entry) = lru.oldest() {
+            let (Evictable::User(n) | Evictable::Dialog(n)) = entry;
+            lru.remove(places[n as usize]);
             order.push(entry);
         }
         order
@@ -113,19 +116,22 @@ mod tests {
 
     #[test]
     fn the_one_asked_for_longest_ago_goes_first() {
-        let mut recency = Recency::default();
+        let mut lru = LruList::default();
         let entries = [
-            Entry::User(0),
-            Entry::Dialog(1),
-            Entry::User(2),
-            Entry::User(3),
+            Evictable::User(0),
+            Evictable::Dialog(1),
+            Evictable::User(2),
+            Evictable::User(3),
         ];
-        let places: Vec<u32> = entries.iter().map(|entry| recency.add(*entry)).collect();
-        recency.touch(places[0]);
-        recency.touch(places[0]);
-        recency.touch(places[2]);
-        recency.remove(places[3]);
-        let order = in_order(recency, &places);
-        assert_eq!(order, [Entry::Dialog(1), Entry::User(0), Entry::User(2)]);
+        let places: Vec<u32> = entries.iter().map(|entry| lru.add(*entry)).collect();
+        lru.touch(places[0]);
+        lru.touch(places[0]);
+        lru.touch(places[2]);
+        lru.remove(places[3]);
+        let order = in_order(lru, &places);
+        assert_eq!(
+            order,
+            [Evictable::Dialog(1), Evictable::User(0), Evictable::User(2)]
+        );
     }
 }

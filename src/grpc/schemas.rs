@@ -9,20 +9,22 @@ use serde_json::{Map, Value, json};
 
 use super::DESCRIPTORS;
 
-const PACKAGE: &str = ".chatcounters.v1.";
+/// Begins the names of messages of ours in descriptors.
+const PACKAGE_PREFIX: &str = ".chatcounters.v1.";
+/// The name of a point in time in descriptors.
 const TIMESTAMP: &str = ".google.protobuf.Timestamp";
 /// Numbers of fields in descriptors, by which comments name their places.
-const MESSAGES: i32 = 4;
-const FIELDS: i32 = 2;
+const FILE_MESSAGES_TAG: i32 = 4;
+const MESSAGE_FIELDS_TAG: i32 = 2;
 
-/// The messages, as they were written down.
-pub(crate) struct Described {
+/// The JSON Schemas of the messages of `chatcounters.v1`.
+pub(crate) struct MessageSchemas {
     messages: BTreeMap<String, (DescriptorProto, Vec<i32>)>,
     comments: BTreeMap<Vec<i32>, String>,
 }
 
-impl Described {
-    /// Those of the files that are compiled in.
+impl MessageSchemas {
+    /// Reads the descriptors that are compiled in.
     pub(crate) fn all() -> Self {
         let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default();
         let mut all = Self {
@@ -30,7 +32,9 @@ impl Described {
             comments: BTreeMap::new(),
         };
         let ours = files.file.into_iter().enumerate();
-        for (number, file) in ours.filter(|(_, file)| file.package() == PACKAGE.trim_matches('.')) {
+        for (number, file) in
+            ours.filter(|(_, file)| file.package() == PACKAGE_PREFIX.trim_matches('.'))
+        {
             all.add(i32::try_from(number).unwrap_or(i32::MAX), file);
         }
         all
@@ -45,7 +49,7 @@ impl Described {
             }
         }
         for (at, message) in file.message_type.into_iter().enumerate() {
-            let place = placed(&[MESSAGES, i32::try_from(at).unwrap_or(i32::MAX)]);
+            let place = placed(&[FILE_MESSAGES_TAG, i32::try_from(at).unwrap_or(i32::MAX)]);
             self.messages
                 .insert(message.name().to_owned(), (message, place));
         }
@@ -60,7 +64,7 @@ impl Described {
             return;
         };
         for field in &message.field {
-            let inner = field.type_name().strip_prefix(PACKAGE);
+            let inner = field.type_name().strip_prefix(PACKAGE_PREFIX);
             if let Some(inner) = inner.filter(|inner| self.messages.contains_key(*inner)) {
                 self.reach(inner, used);
             }
@@ -76,7 +80,10 @@ impl Described {
         for (number, field) in message.field.iter().enumerate() {
             let mut schema = field_schema(message, field);
             let mut place = place.clone();
-            place.extend([FIELDS, i32::try_from(number).unwrap_or(i32::MAX)]);
+            place.extend([
+                MESSAGE_FIELDS_TAG,
+                i32::try_from(number).unwrap_or(i32::MAX),
+            ]);
             if let Some(words) = self.comments.get(&place) {
                 schema["description"] = words.as_str().into();
             }
@@ -120,7 +127,7 @@ fn single(field: &FieldDescriptorProto) -> Value {
             json!({ "type": "string", "format": "date-time" })
         }
         Type::Message => {
-            let name = field.type_name().trim_start_matches(PACKAGE);
+            let name = field.type_name().trim_start_matches(PACKAGE_PREFIX);
             json!({ "$ref": format!("#/components/schemas/{name}") })
         }
         _ => json!({ "type": "integer" }),

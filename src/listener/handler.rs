@@ -15,24 +15,24 @@ use tracing::{debug, warn};
 use super::connection::Connection;
 use super::places::Place;
 use super::tls::{HANDSHAKE_TIMEOUT, Tls};
-use super::{Settings, Speaks, TOLD_EVERY, preface};
+use super::{LOG_INTERVAL, Protocol, Settings, preface};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
-/// How long a client may take to begin to speak HTTP/2, or HTTP.
+/// The longest time that a client may take to begin to speak HTTP/2, or HTTP.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may take to go that has lost its place.
-const LEAVING: Duration = Duration::from_secs(5);
-/// How long a client of HTTP may leave untaken what was sent to it.
-const UNTAKEN: Duration = Duration::from_secs(30);
-/// Silence after which the system asks whether the other side is there.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+/// The longest time that a connection may take to go once it has lost its place.
+const EVICTION_GRACE: Duration = Duration::from_secs(5);
+/// The longest time that a client of HTTP may leave unacknowledged what was sent to it.
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(30);
+/// The silence after which the system asks whether the other side is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 
-/// Why a connection ended before a server had it.
+/// Explains why a connection ended before a server had it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// All places were taken.
+    /// All places were taken, and none could be taken away.
     Full,
     /// It had said nothing yet, and its place went to another.
     GaveWay,
@@ -56,6 +56,7 @@ impl Refusal {
         Refusal::Handshake,
     ];
 
+    /// Returns the label of the metric.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Refusal::Full => "full",
@@ -69,23 +70,23 @@ impl Refusal {
 }
 
 /// A stream with one connection in it, which does not end after that.
-pub type One = Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>>;
+pub(crate) type SingleConnection = Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>>;
 
 /// Ends when a connection is to end.
-pub type End = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type EndSignal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What the tasks of all connections share.
+/// Handles connections: what the tasks of all of them share.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct ConnectionHandler {
     pub(super) settings: Settings,
     tls: Option<Arc<Tls>>,
-    /// Of handshakes that failed.
-    told: Mutex<Throttle>,
+    /// Keeps the log of failed handshakes short.
+    handshake_log: Mutex<Throttle>,
     metrics: Metrics,
     shutdown: Shutdown,
 }
 
-impl Door {
+impl ConnectionHandler {
     pub(super) fn new(
         settings: Settings,
         tls: Option<Arc<Tls>>,
@@ -95,13 +96,13 @@ impl Door {
         Self {
             settings,
             tls,
-            told: Mutex::new(Throttle::new(TOLD_EVERY)),
+            handshake_log: Mutex::new(Throttle::new(LOG_INTERVAL)),
             metrics,
             shutdown,
         }
     }
 
-    /// All that a connection lives through.
+    /// Handles a connection from the moment that it is accepted to its end.
     pub(super) async fn connection<S, F, E>(
         self: Arc<Self>,
         stream: TcpStream,
@@ -109,18 +110,18 @@ impl Door {
         mut place: Place,
         server: S,
     ) where
-        S: Fn(One, End) -> F,
+        S: Fn(SingleConnection, EndSignal) -> F,
         F: Future<Output = Result<(), E>> + Send,
         E: std::fmt::Display,
     {
         let _open = self.metrics.connection_open(self.settings.name);
         let born = Instant::now();
-        let welcomed = tokio::select! {
-            welcomed = self.welcome(stream, address) => welcomed,
+        let established = tokio::select! {
+            established = self.establish(stream, address) => established,
             () = place.lost() => Err(Refusal::GaveWay),
             () = self.shutdown.requested() => return,
         };
-        let mut connection = match welcomed {
+        let mut connection = match established {
             Ok(connection) => connection,
             Err(refusal) => return self.refused(refusal),
         };
@@ -131,15 +132,15 @@ impl Door {
         connection.hold(alive);
         let lost = place.when_lost().shared();
         let end = self.end(born + age, gone, lost.clone());
-        let cut = connection.peer().cut.clone();
+        let kill_switch = connection.peer().kill_switch.clone();
         let one = stream::once(async { Ok(connection) });
         let one = Box::pin(one.chain(stream::pending()));
         let serving = server(one, Box::pin(end));
         let evicted = async {
             lost.await;
-            tokio::time::sleep(LEAVING).await;
+            tokio::time::sleep(EVICTION_GRACE).await;
             // It was asked to go, and does not.
-            cut.now();
+            kill_switch.trigger();
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -150,16 +151,21 @@ impl Door {
         }
     }
 
-    /// Brings a connection to where a server can have it.
-    async fn welcome(&self, stream: TcpStream, address: SocketAddr) -> Result<Connection, Refusal> {
+    /// Brings a connection to where a server can have it: TLS is agreed on, and the
+    /// client has begun to speak.
+    async fn establish(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Result<Connection, Refusal> {
         // Neither is worth a connection.
         let _ = stream.set_nodelay(true);
-        let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
+        let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_IDLE);
         let socket = socket2::SockRef::from(&stream);
         let _ = socket.set_tcp_keepalive(&keepalive);
-        if self.settings.speaks == Speaks::Http {
+        if self.settings.protocol == Protocol::Http {
             // HTTP/1 asks nobody whether they are there, or take what was sent.
-            let _ = socket.set_tcp_user_timeout(Some(UNTAKEN));
+            let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT));
         }
         let mut connection = match &self.tls {
             None => Connection::new(stream, address, None),
@@ -168,7 +174,7 @@ impl Door {
                 let (stream, certificate) = match agreed.await {
                     Ok(Ok(agreed)) => agreed,
                     Ok(Err(error)) => {
-                        self.not_agreed(address, &error);
+                        self.log_failed_handshake(address, &error);
                         return Err(Refusal::Handshake);
                     }
                     Err(_) => return Err(Refusal::Silent),
@@ -177,9 +183,9 @@ impl Door {
             }
         };
         let begun = async {
-            match self.settings.speaks {
-                Speaks::Http2 => preface::read(&mut connection).await,
-                Speaks::Http => preface::read_some(&mut connection).await,
+            match self.settings.protocol {
+                Protocol::Http2 => preface::read(&mut connection).await,
+                Protocol::Http => preface::read_some(&mut connection).await,
             }
         };
         match tokio::time::timeout(PREFACE_TIMEOUT, begun).await {
@@ -190,13 +196,16 @@ impl Door {
     }
 
     /// Tells of a client that may be at a loss why it cannot connect.
-    fn not_agreed(&self, address: SocketAddr, error: &io::Error) {
+    fn log_failed_handshake(&self, address: SocketAddr, error: &io::Error) {
         // Whoever looks only whether the port is open says nothing and goes.
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return;
         }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(times) = told.pass(Instant::now()) {
+        let mut throttle = self
+            .handshake_log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(times) = throttle.pass(Instant::now()) {
             let listener = self.settings.name;
             warn!(listener, %address, %error, times, "no TLS was agreed on with a client");
         }
@@ -221,6 +230,7 @@ impl Door {
         }
     }
 
+    /// Counts a connection that was refused.
     pub(super) fn refused(&self, refusal: Refusal) {
         let (name, kind) = (self.settings.name, refusal.as_str());
         self.metrics.connections_refused(name, kind, 1);

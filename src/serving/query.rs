@@ -1,6 +1,6 @@
 //! The questions that memory answers.
 
-use super::model::{Model, Wanted};
+use super::model::{LoadKeys, Model};
 use crate::store::read::{
     AsOfCut, ChangedUsers, Dialogs, DialogsInOrder, DialogsOfUser, Query, UserInDialog, Users,
     WithCut,
@@ -8,21 +8,21 @@ use crate::store::read::{
 
 /// A question that can be answered from memory, once all that it is about is
 /// there.
-pub trait Remembered: Query {
+pub trait MemoryQuery: Query {
     /// Whether the store answers from a few documents, however much the user
     /// has: then it is not worth a load to be asked once.
-    const IS_OF_FEW_DOCUMENTS: bool = false;
+    const IS_CHEAP_IN_STORE: bool = false;
 
     /// The answer, as of the model's cut.
     ///
     /// # Errors
     /// What is not in memory and is needed.
-    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted>;
+    fn answer_from(&self, model: &mut Model) -> Result<Self::Answer, LoadKeys>;
 }
 
-impl Remembered for Users {
-    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
-        let mut wanted = Wanted::default();
+impl MemoryQuery for Users {
+    fn answer_from(&self, model: &mut Model) -> Result<Self::Answer, LoadKeys> {
+        let mut wanted = LoadKeys::default();
         let mut answer = Vec::with_capacity(self.users.len());
         for user in &self.users {
             match model.user(&self.tenant, user) {
@@ -34,10 +34,10 @@ impl Remembered for Users {
     }
 }
 
-impl Remembered for UserInDialog {
-    const IS_OF_FEW_DOCUMENTS: bool = true;
+impl MemoryQuery for UserInDialog {
+    const IS_CHEAP_IN_STORE: bool = true;
 
-    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
+    fn answer_from(&self, model: &mut Model) -> Result<Self::Answer, LoadKeys> {
         let Self {
             tenant,
             user,
@@ -45,7 +45,7 @@ impl Remembered for UserInDialog {
         } = self;
         model
             .user_in_dialog(tenant, user, dialog)
-            .ok_or_else(|| Wanted {
+            .ok_or_else(|| LoadKeys {
                 users: match model.user(tenant, user) {
                     Some(_) => Vec::new(),
                     None => vec![user.clone()],
@@ -55,29 +55,29 @@ impl Remembered for UserInDialog {
     }
 }
 
-impl Remembered for DialogsOfUser {
-    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
-        model.dialogs_of_user(self).ok_or_else(|| Wanted {
+impl MemoryQuery for DialogsOfUser {
+    fn answer_from(&self, model: &mut Model) -> Result<Self::Answer, LoadKeys> {
+        model.dialogs_of_user(self).ok_or_else(|| LoadKeys {
             users: vec![self.user.clone()],
-            ..Wanted::default()
+            ..LoadKeys::default()
         })
     }
 }
 
-impl Remembered for DialogsInOrder {
-    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
-        model.dialogs_in_order(self).ok_or_else(|| Wanted {
+impl MemoryQuery for DialogsInOrder {
+    fn answer_from(&self, model: &mut Model) -> Result<Self::Answer, LoadKeys> {
+        model.dialogs_in_order(self).ok_or_else(|| LoadKeys {
             users: vec![self.user.clone()],
-            ..Wanted::default()
+            ..LoadKeys::default()
         })
     }
 }
 
-impl<Q: Remembered> Remembered for WithCut<Q> {
-    const IS_OF_FEW_DOCUMENTS: bool = Q::IS_OF_FEW_DOCUMENTS;
+impl<Q: MemoryQuery> MemoryQuery for WithCut<Q> {
+    const IS_CHEAP_IN_STORE: bool = Q::IS_CHEAP_IN_STORE;
 
-    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
-        let answer = self.0.remembered(model)?;
+    fn answer_from(&self, model: &mut Model) -> Result<Self::Answer, LoadKeys> {
+        let answer = self.0.answer_from(model)?;
         let as_of = AsOfCut {
             cut: model.cut().clone(),
             epoch: None,
@@ -86,9 +86,9 @@ impl<Q: Remembered> Remembered for WithCut<Q> {
     }
 }
 
-impl Remembered for ChangedUsers {
-    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
-        let mut wanted = Wanted::default();
+impl MemoryQuery for ChangedUsers {
+    fn answer_from(&self, model: &mut Model) -> Result<Self::Answer, LoadKeys> {
+        let mut wanted = LoadKeys::default();
         let mut answer = Vec::with_capacity(self.users.len());
         for (user, dialogs) in &self.users {
             let Some(stats) = model.user(&self.tenant, user) else {
@@ -108,9 +108,9 @@ impl Remembered for ChangedUsers {
     }
 }
 
-impl Remembered for Dialogs {
-    fn remembered(&self, model: &mut Model) -> Result<Self::Answer, Wanted> {
-        let mut wanted = Wanted::default();
+impl MemoryQuery for Dialogs {
+    fn answer_from(&self, model: &mut Model) -> Result<Self::Answer, LoadKeys> {
+        let mut wanted = LoadKeys::default();
         let mut answer = Vec::with_capacity(self.dialogs.len());
         for dialog in &self.dialogs {
             match model.dialog(&self.tenant, dialog) {
@@ -122,7 +122,7 @@ impl Remembered for Dialogs {
     }
 }
 
-impl Wanted {
+impl LoadKeys {
     /// The answer, if nothing more is needed for it.
     fn or<A>(self, answer: A) -> Result<A, Self> {
         match self.users.is_empty() && self.dialogs.is_empty() {
