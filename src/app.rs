@@ -80,7 +80,7 @@ struct Context {
 impl Context {
     fn new(config: Config, metrics: Metrics, store: Store, shutdown: Shutdown) -> Self {
         let feed = CommitFeed::default();
-        let flow = Flow::shown_in(metrics.bus_blocked.clone());
+        let flow = Flow::shown_in(metrics.bus.blocked.clone());
         Self {
             reader: Reader::new(store.clone(), feed.clone()),
             redrive: Redrive::new(store.clone(), &config, flow.clone()),
@@ -125,7 +125,7 @@ impl Service {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         let store = Store::connect(&config.store).await?;
-        let store = store.counting_in(metrics.store_transactions.clone());
+        let store = store.counting_in(metrics.commits.transactions.clone());
         let (guard, identities) = guard(&config, &metrics)?;
         let grpc = BoundServers::bind(&config, &metrics).await?;
         let metrics_listener = match config.metrics.listen.as_str() {

@@ -370,7 +370,7 @@ impl Lane {
                     continue;
                 }
             };
-            self.shared.metrics.settled(kind);
+            self.shared.metrics.events.settle(kind);
             self.shared.types.settled(&work.event);
             work.delivery.ack();
         }
@@ -378,7 +378,7 @@ impl Lane {
 
     /// One event that is not counted, whatever is tried.
     fn dead_letter(&self, work: Work, failure: Failure) {
-        self.shared.metrics.settled("dead_lettered");
+        self.shared.metrics.events.settle("dead_lettered");
         self.shared.types.settled(&work.event);
         work.delivery.dead_letter(failure);
     }

@@ -114,7 +114,7 @@ impl Listener {
         let socket = TcpListener::bind(listener.listen).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         for refusal in Refusal::ALL {
-            metrics.connections_refused(settings.name, refusal.as_str(), 0);
+            metrics.listeners.refuse(settings.name, refusal.as_str(), 0);
         }
         Ok(Self {
             address,

@@ -62,7 +62,7 @@ impl Pipeline {
                     Err(failure) => self.refuse(failure, delivery),
                 },
                 Ok(Decoded::Ignored { event_type }) => {
-                    self.metrics.ignored(&event_type);
+                    self.metrics.events.ignore(&event_type);
                     delivery.ack();
                 }
                 Err(failure) => self.refuse(failure, delivery),
@@ -80,7 +80,7 @@ impl Pipeline {
         // Not a warning: a producer that sends thousands of these would drown
         // the log. The dead letter says it all, the metric says how many.
         debug!(reason = %failure.reason, error = %failure.error, "dead-lettering an event");
-        self.metrics.settled("dead_lettered");
+        self.metrics.events.settle("dead_lettered");
         delivery.dead_letter(failure);
     }
 }

@@ -150,10 +150,10 @@ impl Context {
             self.shutdown.clone(),
         );
         tasks.spawn("dead letters' index", register);
-        let unsent = self.metrics.dead_letters_unsent.clone();
+        let unsent = self.metrics.bus.dead_letters_unsent.clone();
         let send = redrive::send(self.redrive.clone(), unsent, self.shutdown.clone());
         tasks.spawn("unsent dead letters", send);
-        let waiting = self.metrics.dead_letters_waiting.clone();
+        let waiting = self.metrics.bus.dead_letters_waiting.clone();
         let watch = redrive::watch(self.redrive.clone(), waiting, self.shutdown.clone());
         tasks.spawn("dead-letter queue", watch);
     }

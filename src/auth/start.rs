@@ -133,8 +133,8 @@ impl Sources {
     pub async fn run(self, metrics: Metrics, shutdown: Shutdown) {
         let broken = |source: &'static str| {
             let metrics = metrics.clone();
-            metrics.auth_source(source, false);
-            move |broken| metrics.auth_source(source, broken)
+            metrics.auth.source_broken(source, false);
+            move |broken| metrics.auth.source_broken(source, broken)
         };
         let tokens = self
             .tokens
@@ -151,7 +151,7 @@ impl Sources {
             let done = move |good: bool| {
                 broken(!good);
                 if good {
-                    metrics.auth_keys_are_fresh();
+                    metrics.auth.keys_fetched();
                 }
             };
             fetcher.run(done, shutdown.clone())

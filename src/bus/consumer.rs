@@ -177,12 +177,12 @@ impl Consumer {
 
     /// Until the store takes events.
     async fn rest(&self, shutdown: &Shutdown) {
-        self.metrics.consumer_paused.set(1);
+        self.metrics.bus.consumer_paused.set(1);
         tokio::select! {
             () = self.outage.ended() => info!("the store takes events again: consuming"),
             () = shutdown.requested() => {}
         }
-        self.metrics.consumer_paused.set(0);
+        self.metrics.bus.consumer_paused.set(0);
     }
 
     fn held_for(&self) -> Duration {
@@ -218,7 +218,7 @@ impl Consumer {
     }
 
     fn count_restart(&self, kind: &'static str) {
-        let restarts = &self.metrics.consumer_restarts;
+        let restarts = &self.metrics.bus.consumer_restarts;
         restarts.get_or_create(&Label { kind }).inc();
     }
 

@@ -252,12 +252,12 @@ impl Consuming {
 
     /// Counts a delivery in.
     fn receive(&self, delivery: lapin::message::Delivery) -> Delivery {
-        self.metrics.deliveries.inc();
+        self.metrics.bus.deliveries.inc();
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let weight = self.scales.take(delivery.data.len());
         let delivery = Delivery::new(delivery, Arc::clone(&self.back), weight);
         if delivery.is_altered() {
-            self.metrics.deliveries_altered.inc();
+            self.metrics.bus.deliveries_altered.inc();
         }
         delivery
     }

@@ -84,13 +84,13 @@ impl Upkeep {
         };
         match looked {
             Ok(link) => {
-                self.metrics.topology_broken.set(0);
-                self.metrics.bus_answers();
+                self.metrics.bus.topology_broken.set(0);
+                self.metrics.bus.has_answered();
                 self.trouble.over("events find their way to the queue");
                 self.link = Some(link);
             }
             Err(error) => {
-                self.metrics.topology_broken.set(1);
+                self.metrics.bus.topology_broken.set(1);
                 self.trouble.failed(&error);
             }
         }
@@ -116,7 +116,7 @@ impl Upkeep {
             return topology::bind(link, &self.bus).await;
         }
         self.mend(link).await?;
-        self.metrics.topology_restored.inc();
+        self.metrics.bus.topology_restored.inc();
         warn!(
             exchange = self.bus.exchange,
             queue = self.bus.queue,

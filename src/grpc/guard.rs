@@ -45,7 +45,7 @@ impl Guard {
             Err(Refused::NotAllowed(..)) => "denied",
             Err(Refused::NoMethod) => return Err(Refused::NoMethod.status()),
         };
-        self.metrics.asked_who(outcome);
+        self.metrics.auth.asked(outcome);
         match checked {
             Ok(identity) => {
                 if let Some(identity) = identity {

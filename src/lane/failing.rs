@@ -46,7 +46,7 @@ impl Lane {
         let label = Label {
             kind: class.as_str(),
         };
-        let retries = &self.shared.metrics.commit_retries;
+        let retries = &self.shared.metrics.commits.retries;
         retries.get_or_create(&label).inc();
         let (stubborn, for_itself) = match class {
             Class::Conflict => {

@@ -373,11 +373,15 @@ impl Writer {
         };
         let metrics = &self.metrics;
         metrics
-            .commit_seconds
+            .commits
+            .seconds
             .observe(started.elapsed().as_secs_f64());
-        metrics.batch_events.observe(changes.taken.len() as f64);
+        metrics
+            .commits
+            .batch_events
+            .observe(changes.taken.len() as f64);
         for disagreement in &changes.disagreements {
-            metrics.disagreed(*disagreement);
+            metrics.events.disagrees(*disagreement);
         }
         if let Some(committed) = committed {
             self.feed.committed(committed, &changes.taken);

@@ -114,7 +114,7 @@ impl ConnectionHandler {
         F: Future<Output = Result<(), E>> + Send,
         E: std::fmt::Display,
     {
-        let _open = self.metrics.connection_open(self.settings.name);
+        let _open = self.metrics.listeners.open(self.settings.name);
         let born = Instant::now();
         let established = tokio::select! {
             established = self.establish(stream, address) => established,
@@ -233,7 +233,7 @@ impl ConnectionHandler {
     /// Counts a connection that was refused.
     pub(super) fn refused(&self, refusal: Refusal) {
         let (name, kind) = (self.settings.name, refusal.as_str());
-        self.metrics.connections_refused(name, kind, 1);
+        self.metrics.listeners.refuse(name, kind, 1);
     }
 }
 

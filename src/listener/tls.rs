@@ -140,7 +140,7 @@ impl Tls {
                     *current = Arc::new(loaded.config);
                 }
                 Err(error) => {
-                    metrics.certificate_unusable(section, true);
+                    metrics.listeners.certificate_unusable(section, true);
                     error!(listener = section, %error, "TLS files have changed and cannot be used, the old ones are kept");
                 }
             }
@@ -150,8 +150,10 @@ impl Tls {
 
 impl LoadedTls {
     fn told(&self, section: &'static str, metrics: &Metrics) {
-        metrics.certificate_ends(section, self.not_after.unix_timestamp());
-        metrics.certificate_unusable(section, false);
+        metrics
+            .listeners
+            .certificate_ends(section, self.not_after.unix_timestamp());
+        metrics.listeners.certificate_unusable(section, false);
         if let Some(soon) = self.certificate.ends_soon() {
             warn!(listener = section, "{soon}");
         }

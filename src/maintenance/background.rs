@@ -44,10 +44,10 @@ async fn round(
                 continue;
             }
         };
-        metrics.verified_dialogs.inc();
+        metrics.verification.dialogs.inc();
         let differences = verified.differences.len();
         if let Some(first) = verified.differences.first() {
-            metrics.differences.inc_by(differences as u64);
+            metrics.verification.differences.inc_by(differences as u64);
             error!(tenant = %key.tenant, dialog = %key.dialog, differences,
                 first = %first,
                 "counters differ from the recorded facts; see `chat-counters verify`");

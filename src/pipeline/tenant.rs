@@ -41,7 +41,7 @@ impl TenantWatch {
         if tenant_of(key) == Some(tenant) {
             return Ok(());
         }
-        self.metrics.wrong_tenants.inc();
+        self.metrics.events.wrong_tenants.inc();
         let refused = self.check == CheckTenant::DeadLetter;
         if let Some(events) = self.throttle.pass(Instant::now()) {
             warn!(

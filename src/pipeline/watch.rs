@@ -40,7 +40,7 @@ impl TimeWatch {
     }
 
     fn tell(&mut self, event: &Event, stated: StatedTime, why: Implausible) {
-        self.metrics.implausible(why);
+        self.metrics.events.is_implausible(why);
         let (throttle, advice) = match why {
             Implausible::Past => (
                 &mut self.past,

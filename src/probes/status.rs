@@ -53,7 +53,7 @@ impl Status {
     /// Seconds since the broker last answered the question that it is asked once
     /// a second; `None` when it never did.
     fn silence(&self) -> Option<i64> {
-        since(self.metrics.bus_answered.get())
+        since(self.metrics.bus.answered_at.get())
     }
 
     /// Each part in a line of its own.
@@ -70,21 +70,21 @@ impl Status {
         };
         let consuming = match (
             *self.consuming.borrow(),
-            self.metrics.consumer_paused.get() == 1,
+            self.metrics.bus.consumer_paused.get() == 1,
         ) {
             (true, _) => "yes",
             (false, true) => "paused, as the store takes nothing",
             (false, false) => "no",
         };
-        let blocked = match self.metrics.bus_blocked.get() {
+        let blocked = match self.metrics.bus.blocked.get() {
             0 => "no",
             _ => "the broker takes no messages: dead letters wait in the database",
         };
-        let topology = match self.metrics.topology_broken.get() {
+        let topology = match self.metrics.bus.topology_broken.get() {
             0 => "events find their way to the queue",
             _ => "not certain that events find their way to the queue",
         };
-        let progress = match since(self.metrics.last_settled.get()) {
+        let progress = match since(self.metrics.events.last_settled_at.get()) {
             None => "no event settled yet".to_owned(),
             Some(seconds) => format!("last event settled {seconds} s ago"),
         };
@@ -138,10 +138,10 @@ mod tests {
         assert!(status.is_ready() && !status.is_whole());
         status.consuming.send_replace(true);
         assert!(status.is_whole());
-        metrics.bus_answered.set(now() - 60);
+        metrics.bus.answered_at.set(now() - 60);
         assert!(status.is_ready() && !status.is_whole());
         assert!(status.verbose().contains("broker: silent for 6"));
-        metrics.bus_answered.set(now());
+        metrics.bus.answered_at.set(now());
         assert!(status.is_whole());
         trigger.leave();
         assert!(!status.is_ready() && !status.is_whole());

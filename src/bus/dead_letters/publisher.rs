@@ -280,13 +280,18 @@ impl DeadLetterPublisher {
         let FailedMessage { message, failure } = letter;
         let kind = failure.reason.as_str();
         self.metrics
+            .bus
             .dead_letters
             .get_or_create(&Label { kind })
             .inc();
         if failure.reason == Reason::TooLarge {
             // No one else sees these; the pipeline counts all others.
             let kind = "dead_lettered";
-            self.metrics.events.get_or_create(&Label { kind }).inc();
+            self.metrics
+                .events
+                .settled
+                .get_or_create(&Label { kind })
+                .inc();
         }
         let details = decode::read(&properties, &message.body, &self.publishing.bus);
         if let Some(raw) = raw::raw_message(&properties, message.body) {
