@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 use crate::telemetry::metrics::TransactionCounts;
 
 pub use error::{Class, StoreError};
-pub use lease::{Lease, Renewed};
+pub(crate) use lease::Renewed;
 pub use load::{Loader, MAX_TAIL};
 pub(crate) use load::{MessageCounters, ServedShare};
 pub use migrate::Retention;

@@ -20,7 +20,7 @@ use crate::failpoint::{self, Point};
 use crate::lane::{Writer, partition_of};
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
-use crate::store::rebuild::replay::{JournalFollower, is_history_lost};
+use crate::store::rebuild::replay::JournalFollower;
 use crate::store::rebuild::{Claim, Phase, Rebuilding};
 use crate::store::{Class, Store, StoreError};
 
@@ -225,7 +225,7 @@ impl Work<'_> {
                     failing = false;
                 }
                 Ok(RebuildStep::Stopped) => return self.interrupted().await,
-                Err(RebuildError::Store(error)) if is_history_lost(&error) => {
+                Err(RebuildError::Store(error)) if error.is_history_lost() => {
                     return Err(RebuildError::HistoryLost);
                 }
                 Err(RebuildError::Store(error)) if error.class() != Class::Permanent => {

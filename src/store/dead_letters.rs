@@ -12,12 +12,14 @@ mod document;
 mod index;
 mod index_version;
 mod job_counts;
+mod job_records;
 mod jobs;
 mod listing;
 mod unsent;
 
 pub use document::{LetterEntry, StoredLetter};
-pub use index::{IndexSnapshot, LetterCollection, SelectionState};
+pub use index::LetterCollection;
+pub(crate) use index::{IndexSnapshot, SelectionState};
 pub use jobs::{FailedLetter, Job, JobId, JobKind, JobRequest, JobTally, LetterEdit};
 pub use listing::{LetterGroup, LetterPage, LetterPosition};
-pub use unsent::{UnsentId, UnsentTotals};
+pub(crate) use unsent::UnsentId;

@@ -113,6 +113,8 @@ pub(crate) enum FailureKind {
     Unreachable,
     /// The operation ran into its time limit on the server.
     TimedOut,
+    /// The server no longer has the changes that a change stream is to go on with.
+    HistoryLost,
     /// The server no longer keeps the point in time of the snapshot.
     SnapshotTooOld,
     /// The server cannot read at the point in time of the snapshot: a new one may do.
@@ -125,11 +127,15 @@ pub(crate) enum FailureKind {
     Other,
 }
 
+/// The server's error code for a document whose key is taken.
+const DUPLICATE_KEY: i32 = 11_000;
+
 /// The server's error codes that say something of their own. Codes that are not listed
 /// are [`FailureKind::Other`].
-const CODES: [(i32, FailureKind); 31] = {
+const CODES: [(i32, FailureKind); 33] = {
     use FailureKind::{
-        Conflict, DataRefused, SnapshotTooOld, SnapshotUnavailable, TimedOut, Unreachable,
+        Conflict, DataRefused, HistoryLost, SnapshotTooOld, SnapshotUnavailable, TimedOut,
+        Unreachable,
     };
     [
         (6, Unreachable),      // HostUnreachable
@@ -145,24 +151,26 @@ const CODES: [(i32, FailureKind); 31] = {
         (13_435, Unreachable), // NotPrimaryNoSecondaryOk
         (13_436, Unreachable), // NotPrimaryOrSecondary
         (50, TimedOut),        // MaxTimeMSExpired
+        (280, HistoryLost),    // ChangeStreamFatalError
+        (286, HistoryLost),    // ChangeStreamHistoryLost
         (239, SnapshotTooOld),
         (246, SnapshotUnavailable),
-        (112, Conflict),       // WriteConflict
-        (11_000, Conflict),    // DuplicateKey
-        (2, DataRefused),      // BadValue: also an $inc past the range of int64
-        (9, DataRefused),      // FailedToParse
-        (14, DataRefused),     // TypeMismatch
-        (15, DataRefused),     // Overflow
-        (28, DataRefused),     // PathNotViable
-        (40, DataRefused),     // ConflictingUpdateOperators
-        (52, DataRefused),     // DollarPrefixedFieldName
-        (56, DataRefused),     // EmptyFieldName
-        (121, DataRefused),    // DocumentValidationFailure
-        (257, DataRefused),    // TransactionTooLarge
-        (10_334, DataRefused), // BSONObjectTooLarge
-        (17_280, DataRefused), // KeyTooLong
-        (17_419, DataRefused), // the resulting document is too large (update)
-        (17_420, DataRefused), // the resulting document is too large (replacement)
+        (112, Conflict),           // WriteConflict
+        (DUPLICATE_KEY, Conflict), // DuplicateKey
+        (2, DataRefused),          // BadValue: also an $inc past the range of int64
+        (9, DataRefused),          // FailedToParse
+        (14, DataRefused),         // TypeMismatch
+        (15, DataRefused),         // Overflow
+        (28, DataRefused),         // PathNotViable
+        (40, DataRefused),         // ConflictingUpdateOperators
+        (52, DataRefused),         // DollarPrefixedFieldName
+        (56, DataRefused),         // EmptyFieldName
+        (121, DataRefused),        // DocumentValidationFailure
+        (257, DataRefused),        // TransactionTooLarge
+        (10_334, DataRefused),     // BSONObjectTooLarge
+        (17_280, DataRefused),     // KeyTooLong
+        (17_419, DataRefused),     // the resulting document is too large (update)
+        (17_420, DataRefused),     // the resulting document is too large (replacement)
     ]
 };
 
@@ -204,9 +212,11 @@ impl FailureKind {
         match self {
             Self::Conflict | Self::SnapshotUnavailable => Class::Conflict,
             Self::DataRefused => Class::Permanent,
-            Self::Unreachable | Self::TimedOut | Self::SnapshotTooOld | Self::Other => {
-                Class::Retryable
-            }
+            Self::Unreachable
+            | Self::TimedOut
+            | Self::HistoryLost
+            | Self::SnapshotTooOld
+            | Self::Other => Class::Retryable,
         }
     }
 }
@@ -239,13 +249,13 @@ impl StoreError {
 
     /// Tells whether the server could not be asked at all, or was not in a state to
     /// answer, so that whoever asked should try again later.
-    pub fn is_unreachable(&self) -> bool {
+    pub(crate) fn is_unreachable(&self) -> bool {
         self.kind() == FailureKind::Unreachable
     }
 
     /// Tells whether the server refused this very write for a reason that may not go
     /// away by itself, so that it may well accept others.
-    pub fn may_be_of_these_events(&self) -> bool {
+    pub(crate) fn may_be_of_these_events(&self) -> bool {
         let is_refused = match self {
             StoreError::Write { .. } => true,
             StoreError::Driver(error) => matches!(error.kind.as_ref(), ErrorKind::Command(_)),
@@ -256,12 +266,17 @@ impl StoreError {
 
     /// Tells whether a snapshot's point in time is so long ago that the server no
     /// longer keeps it.
-    pub fn is_snapshot_too_old(&self) -> bool {
+    pub(crate) fn is_snapshot_too_old(&self) -> bool {
         self.kind() == FailureKind::SnapshotTooOld
     }
 
+    /// Tells whether the server no longer has the changes that are to be followed.
+    pub(crate) fn is_history_lost(&self) -> bool {
+        self.kind() == FailureKind::HistoryLost
+    }
+
     /// Tells whether the writer was fenced off, and must enrol anew.
-    pub fn is_fenced_off(&self) -> bool {
+    pub(crate) fn is_fenced_off(&self) -> bool {
         matches!(self, StoreError::Moved { collection, .. } if *collection == WRITERS)
     }
 
@@ -274,9 +289,21 @@ impl StoreError {
     }
 
     /// Tells whether the outcome of a commit is unknown: it may have happened.
-    pub fn is_unknown_commit(&self) -> bool {
+    pub(crate) fn is_unknown_commit(&self) -> bool {
         matches!(self, StoreError::Driver(e) if e.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT))
     }
+}
+
+/// Returns how many documents of an insertion were there already; `None` if anything
+/// else went wrong.
+pub(super) fn duplicates_alone(error: &Error) -> Option<u64> {
+    let ErrorKind::InsertMany(failed) = error.kind.as_ref() else {
+        return None;
+    };
+    let errors = failed.write_errors.as_deref().unwrap_or_default();
+    let alone = failed.write_concern_error.is_none()
+        && errors.iter().all(|error| error.code == DUPLICATE_KEY);
+    alone.then_some(errors.len() as u64)
 }
 
 #[cfg(test)]

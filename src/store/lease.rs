@@ -115,7 +115,7 @@ impl LeaseKind {
 
 /// The right to be the only one, until it is lost or given up.
 #[derive(Debug, Clone)]
-pub struct Lease {
+pub(crate) struct Lease {
     store: Store,
     kind: LeaseKind,
     holder: ObjectId,
@@ -123,7 +123,7 @@ pub struct Lease {
 
 impl Lease {
     /// How often a lease is renewed: several times before it ends.
-    pub const RENEWAL: Duration = Duration::from_secs(2);
+    pub(crate) const RENEWAL: Duration = Duration::from_secs(2);
 
     /// The filter that finds the document if the lease is still this one's.
     pub(super) fn still_held(&self) -> Document {
@@ -135,7 +135,7 @@ impl Lease {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn renew(&self) -> Result<bool, StoreError> {
+    pub(crate) async fn renew(&self) -> Result<bool, StoreError> {
         let meta = self.store.meta::<Document>();
         let renewed = vec![self.kind.extend()];
         let changed = meta.update_one(self.still_held(), renewed).await?;
@@ -146,7 +146,7 @@ impl Lease {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn give_up(self) -> Result<(), StoreError> {
+    pub(crate) async fn give_up(self) -> Result<(), StoreError> {
         let meta = self.store.meta::<Document>();
         meta.update_one(self.still_held(), self.kind.end()).await?;
         Ok(())
@@ -155,7 +155,7 @@ impl Lease {
 
 /// A lease that a task renews for as long as this is kept.
 #[derive(Debug)]
-pub struct Renewed {
+pub(crate) struct Renewed {
     lease: Lease,
     renewed: watch::Receiver<Instant>,
     renewing: JoinHandle<()>,
@@ -163,7 +163,7 @@ pub struct Renewed {
 
 impl Renewed {
     /// Renews the lease from now on.
-    pub fn new(lease: Lease) -> Self {
+    pub(crate) fn new(lease: Lease) -> Self {
         let (renews, renewed) = watch::channel(Instant::now());
         let renewing = tokio::spawn(renew(lease.clone(), renews));
         Self {
@@ -174,19 +174,19 @@ impl Renewed {
     }
 
     /// Returns the lease that is renewed.
-    pub fn lease(&self) -> &Lease {
+    pub(crate) fn lease(&self) -> &Lease {
         &self.lease
     }
 
     /// Tells whether somebody else may have the lease, since it could not be renewed
     /// for so long. To be asked right before what only its holder is to do: this
     /// process may have been frozen.
-    pub fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.renewing.is_finished() || self.renewed.borrow().elapsed() >= SAFE_AFTER_RENEWAL
     }
 
     /// Stops renewing the lease, and lets the next one in.
-    pub async fn give_up(self) {
+    pub(crate) async fn give_up(self) {
         self.renewing.abort();
         // An error says that the store is away: the lease ends by itself.
         let _ = self.lease.clone().give_up().await;
@@ -222,7 +222,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn lease(&self, purpose: &str) -> Result<Result<Lease, String>, StoreError> {
+    pub(crate) async fn lease(&self, purpose: &str) -> Result<Result<Lease, String>, StoreError> {
         self.take_lease(DEAD_LETTERS, purpose).await
     }
 
@@ -264,7 +264,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn lease_taken(&self) -> Result<bool, StoreError> {
+    pub(crate) async fn lease_taken(&self) -> Result<bool, StoreError> {
         let meta = self.meta::<Document>();
         Ok(meta.find_one(DEAD_LETTERS.taken()).await?.is_some())
     }

@@ -215,7 +215,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn notifier_lease(&self) -> Result<Option<Lease>, StoreError> {
+    pub(crate) async fn notifier_lease(&self) -> Result<Option<Lease>, StoreError> {
         let lease = self.take_lease(NOTIFICATIONS, "publishing notifications");
         Ok(lease.await?.ok())
     }
@@ -224,7 +224,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn notification_cursor(&self) -> Result<Option<SavedCursor>, StoreError> {
+    pub(crate) async fn notification_cursor(&self) -> Result<Option<SavedCursor>, StoreError> {
         let age = doc! { "$subtract": ["$$NOW", "$as_of"] };
         let fields = doc! { "cursor": 1, "age": { "$toDouble": age } };
         let meta = self.meta::<Document>();
@@ -252,7 +252,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn save_notification_cursor(
+    pub(crate) async fn save_notification_cursor(
         &self,
         lease: &Lease,
         cursor: &Cursor,
@@ -271,7 +271,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn tenants(
+    pub(crate) async fn tenants(
         &self,
         generations: &Generations,
     ) -> Result<BTreeSet<TenantId>, StoreError> {

@@ -228,9 +228,10 @@ impl From<Error> for ReadError {
                 Self::NoSnapshot(error)
             }
             FailureKind::Unreachable => Self::Unreachable(error),
-            FailureKind::Conflict | FailureKind::DataRefused | FailureKind::Other => {
-                Self::Driver(error)
-            }
+            FailureKind::Conflict
+            | FailureKind::DataRefused
+            | FailureKind::HistoryLost
+            | FailureKind::Other => Self::Driver(error),
         }
     }
 }

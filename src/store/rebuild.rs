@@ -6,7 +6,8 @@
 
 pub mod fence;
 pub mod generation;
-pub mod replay;
+pub(crate) mod replay;
 mod state;
 
-pub use state::{Claim, Phase, Rebuilding};
+pub use state::Phase;
+pub(crate) use state::{Claim, Rebuilding};

@@ -99,6 +99,9 @@ async fn every_service_says_unavailable_while_the_primary_steps_down() -> Result
     let service = world.service().await?;
     world.publish(&[join("j", "d", "bob", 1)]).await?;
     service.has_settled(1).await?;
+    let committed = "name=\"commit\",outcome=\"committed\"";
+    let transactions = "chat_counters_store_transactions_total";
+    assert!(service.counter(transactions, committed).await? >= 1);
 
     let mut wrong = Vec::new();
     for (failure, how) in failures() {

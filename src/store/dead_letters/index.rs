@@ -18,7 +18,6 @@ use std::collections::HashMap;
 use futures::TryStreamExt as _;
 use mongodb::Collection;
 use mongodb::bson::{Bson, DateTime, Document, doc};
-use mongodb::error::{Error, ErrorKind};
 use mongodb::options::Hint;
 use serde::Deserialize;
 
@@ -26,6 +25,7 @@ use super::document::{LetterDocument, StoredLetter};
 use super::jobs::JobId;
 use crate::deadletter::{Letter, LetterId};
 use crate::store::documents::collection::{DEAD_LETTERS, DISCARDED_LETTERS};
+use crate::store::error::duplicates_alone;
 use crate::store::{Store, StoreError};
 
 /// The state of an entry whose letter was acted upon.
@@ -33,8 +33,6 @@ pub(super) const ACTED: &str = "acted";
 /// The state that earlier versions give an entry whose letter was not in the queue any
 /// more.
 pub(super) const GONE: &str = "gone";
-/// The server's error code for a document whose `_id` is taken.
-const DUPLICATE_KEY: i32 = 11_000;
 
 /// A collection that letters are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +55,7 @@ impl LetterCollection {
 
 /// What a job has to do with a letter that has an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SelectionState {
+pub(crate) enum SelectionState {
     /// The job has not selected the letter.
     NotSelected,
     /// The job is to act upon the letter.
@@ -68,23 +66,23 @@ pub enum SelectionState {
 
 /// The number of copies of each letter, as the index had it before a pass.
 #[derive(Debug, Default)]
-pub struct IndexSnapshot(HashMap<LetterId, i64>);
+pub(crate) struct IndexSnapshot(HashMap<LetterId, i64>);
 
 impl IndexSnapshot {
     /// Returns the number of letters, copies included.
-    pub fn letters(&self) -> usize {
+    pub(crate) fn letters(&self) -> usize {
         let all: i64 = self.0.values().sum();
         usize::try_from(all).unwrap_or(0)
     }
 
     /// Returns how many letters these are, copies included.
-    pub fn letters_of<'i>(&self, ids: impl Iterator<Item = &'i LetterId>) -> u64 {
+    pub(crate) fn letters_of<'i>(&self, ids: impl Iterator<Item = &'i LetterId>) -> u64 {
         let copies = ids.map(|id| self.copies(id).max(1).cast_unsigned());
         copies.sum()
     }
 
     /// Returns the number of copies of a letter; 1 for one that the index did not know.
-    pub fn copies(&self, id: &LetterId) -> i64 {
+    pub(crate) fn copies(&self, id: &LetterId) -> i64 {
         self.0.get(id).copied().unwrap_or(1)
     }
 }
@@ -169,7 +167,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn selection_states(
+    pub(crate) async fn selection_states(
         &self,
         ids: impl IntoIterator<Item = &LetterId>,
         job: Option<&JobId>,
@@ -196,7 +194,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn forget_letters(&self, ids: &[LetterId]) -> Result<(), StoreError> {
+    pub(crate) async fn forget_letters(&self, ids: &[LetterId]) -> Result<(), StoreError> {
         let mut acted = one_of(ids);
         acted.insert("state", ACTED);
         let letters = self.letters_in::<Document>(LetterCollection::Queue);
@@ -223,7 +221,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn revive(&self, ids: &[LetterId]) -> Result<(), StoreError> {
+    pub(crate) async fn revive(&self, ids: &[LetterId]) -> Result<(), StoreError> {
         let mut acted = one_of(ids);
         acted.insert("state", ACTED);
         let free = doc! { "$unset": { "job": "", "state": "", "selected": "" } };
@@ -236,7 +234,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn keep_discarded<'l>(
+    pub(crate) async fn keep_discarded<'l>(
         &self,
         letters: impl IntoIterator<Item = &'l Letter>,
         job: &JobId,
@@ -264,7 +262,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn selected_discarded(
+    pub(crate) async fn selected_discarded(
         &self,
         job: &JobId,
         limit: usize,
@@ -336,7 +334,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn index_snapshot(&self) -> Result<IndexSnapshot, StoreError> {
+    pub(crate) async fn index_snapshot(&self) -> Result<IndexSnapshot, StoreError> {
         let letters = self.letters_in::<EntryRow>(LetterCollection::Queue);
         // Their jobs count them as missing when they end.
         let gone = doc! { "job": { "$exists": true }, "state": GONE };
@@ -352,7 +350,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn reconcile_index(
+    pub(crate) async fn reconcile_index(
         &self,
         before: IndexSnapshot,
         found: &HashMap<LetterId, i64>,
@@ -379,16 +377,4 @@ impl Store {
 pub(super) fn one_of(ids: &[LetterId]) -> Document {
     let ids: Vec<_> = ids.iter().map(LetterId::as_str).collect();
     doc! { "_id": { "$in": ids } }
-}
-
-/// Returns how many documents of an insertion were there already; `None` if anything
-/// else went wrong.
-pub(super) fn duplicates_alone(error: &Error) -> Option<u64> {
-    let ErrorKind::InsertMany(failed) = error.kind.as_ref() else {
-        return None;
-    };
-    let errors = failed.write_errors.as_deref().unwrap_or_default();
-    let alone = failed.write_concern_error.is_none()
-        && errors.iter().all(|error| error.code == DUPLICATE_KEY);
-    alone.then_some(errors.len() as u64)
 }

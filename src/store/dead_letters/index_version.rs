@@ -19,7 +19,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn is_index_current(&self) -> Result<bool, StoreError> {
+    pub(crate) async fn is_index_current(&self) -> Result<bool, StoreError> {
         let current = doc! { "_id": DEAD_LETTERS.id, "rules": { "$gte": INDEX_RULES } };
         Ok(self.meta::<Document>().find_one(current).await?.is_some())
     }
@@ -28,7 +28,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn note_index_current(&self) -> Result<(), StoreError> {
+    pub(crate) async fn note_index_current(&self) -> Result<(), StoreError> {
         let meta = self.meta::<Document>();
         let note = doc! { "$max": { "rules": INDEX_RULES } };
         meta.update_one(doc! { "_id": DEAD_LETTERS.id }, note)

@@ -93,7 +93,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; selecting again then takes what is there by then.
-    pub async fn select_letters(
+    pub(crate) async fn select_letters(
         &self,
         collection: LetterCollection,
         filter: &Filter,
@@ -128,7 +128,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn open_letters(
+    pub(crate) async fn open_letters(
         &self,
         collection: LetterCollection,
         job: &JobId,
@@ -145,7 +145,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn mark_acted(&self, job: &JobId, ids: &[LetterId]) -> Result<(), StoreError> {
+    pub(crate) async fn mark_acted(&self, job: &JobId, ids: &[LetterId]) -> Result<(), StoreError> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -164,7 +164,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn give_up(
+    pub(crate) async fn give_up(
         &self,
         collection: LetterCollection,
         job: &JobId,
@@ -194,7 +194,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn put_back(&self, job: &JobId, ids: &[LetterId]) -> Result<(), StoreError> {
+    pub(crate) async fn put_back(&self, job: &JobId, ids: &[LetterId]) -> Result<(), StoreError> {
         self.settle(&EntryChange {
             collection: LetterCollection::Discarded,
             which: of_job(ids, job),

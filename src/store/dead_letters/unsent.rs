@@ -14,31 +14,32 @@ use mongodb::options::Hint;
 use serde::{Deserialize, Serialize};
 
 use super::document::LetterDocument;
-use super::index::{duplicates_alone, fitting};
+use super::index::fitting;
 use crate::deadletter::Letter;
 use crate::store::documents::collection::UNSENT_LETTERS;
+use crate::store::error::duplicates_alone;
 use crate::store::lease::{self, Lease};
 use crate::store::{Store, StoreError};
 
 /// The name of a letter that waits. It is made before the letter is stored, so that
 /// storing it twice is storing it once. Later ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct UnsentId(ObjectId);
+pub(crate) struct UnsentId(ObjectId);
 
 impl UnsentId {
     /// Makes a name that no other has.
-    pub fn unique() -> Self {
+    pub(crate) fn unique() -> Self {
         Self(ObjectId::new())
     }
 }
 
 /// How much waits for the dead-letter queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct UnsentTotals {
+pub(crate) struct UnsentTotals {
     /// The number of letters.
-    pub letters: u64,
+    pub(crate) letters: u64,
     /// The size of their bodies, in bytes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -62,7 +63,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; some may be stored then.
-    pub async fn keep_unsent<'l>(
+    pub(crate) async fn keep_unsent<'l>(
         &self,
         letters: impl IntoIterator<Item = (UnsentId, &'l Letter)>,
     ) -> Result<(), StoreError> {
@@ -86,7 +87,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn unsent(&self) -> Result<UnsentTotals, StoreError> {
+    pub(crate) async fn unsent(&self) -> Result<UnsentTotals, StoreError> {
         #[derive(Deserialize)]
         struct Sums {
             letters: i64,
@@ -119,7 +120,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn next_unsent(
+    pub(crate) async fn next_unsent(
         &self,
         most: usize,
         bytes: usize,
@@ -149,7 +150,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn forget_unsent(&self, ids: &[UnsentId]) -> Result<(), StoreError> {
+    pub(crate) async fn forget_unsent(&self, ids: &[UnsentId]) -> Result<(), StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
         let these = doc! { "_id": { "$in": ids } };
         let documents = self.unsent_documents::<Document>();
@@ -161,7 +162,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn refuse_unsent(&self, id: UnsentId, cause: &str) -> Result<(), StoreError> {
+    pub(crate) async fn refuse_unsent(&self, id: UnsentId, cause: &str) -> Result<(), StoreError> {
         let note = doc! { "$set": { "refused": cause } };
         let documents = self.unsent_documents::<Document>();
         documents.update_one(doc! { "_id": id.0 }, note).await?;
@@ -172,7 +173,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn sender_lease(&self) -> Result<Option<Lease>, StoreError> {
+    pub(crate) async fn sender_lease(&self) -> Result<Option<Lease>, StoreError> {
         Ok(self
             .take_lease(lease::UNSENT_LETTERS, "sending letters")
             .await?

@@ -15,7 +15,7 @@ use mongodb::bson::raw::RawDocument;
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, Timestamp, deserialize_from_slice, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
-use mongodb::{ClientSession, SessionCursor, error};
+use mongodb::{ClientSession, SessionCursor};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -37,11 +37,11 @@ const MAX_AWAIT_TIME: Duration = Duration::from_millis(100);
 
 /// A moment of the journal, which tells what was committed before from what came later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Since {
+pub(crate) struct Since {
     /// The cluster time from which on the change stream has what is committed later.
-    pub time: Timestamp,
+    pub(crate) time: Timestamp,
     /// The latest time of writing of what was committed before.
-    pub newest: DateTime,
+    pub(crate) newest: DateTime,
 }
 
 impl Store {
@@ -49,7 +49,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn journal_is_whole(&self) -> Result<bool, StoreError> {
+    pub(crate) async fn journal_is_whole(&self) -> Result<bool, StoreError> {
         let journal = self.database().collection::<Document>(collection::JOURNAL);
         let origin = journal.find_one(doc! { "_id": { "t": "", "e": ORIGIN } });
         Ok(origin.await?.is_some())
@@ -59,7 +59,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn journal_now(&self) -> Result<Since, StoreError> {
+    pub(crate) async fn journal_now(&self) -> Result<Since, StoreError> {
         // Causally consistent: the second answer may come from a new primary,
         // which for a moment would not show all that the old one had shown.
         let store = self.pinned();
@@ -93,7 +93,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn estimated_records(&self) -> Result<u64, StoreError> {
+    pub(crate) async fn estimated_records(&self) -> Result<u64, StoreError> {
         let journal = self.database().collection::<Document>(collection::JOURNAL);
         Ok(journal.estimated_document_count().await?)
     }
@@ -103,7 +103,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn read_journal(
+    pub(crate) async fn read_journal(
         &self,
         tenant: Option<&TenantId>,
         from: Option<DateTime>,
@@ -137,8 +137,8 @@ impl Store {
     /// the change stream on, or else from a moment of the journal on.
     ///
     /// # Errors
-    /// Any [`StoreError`]; see [`is_history_lost`].
-    pub async fn follow_journal(
+    /// Any [`StoreError`]; see [`StoreError::is_history_lost`].
+    pub(crate) async fn follow_journal(
         &self,
         tenant: Option<&TenantId>,
         since: Since,
@@ -168,7 +168,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn mark_journal(&self) -> Result<Marker, StoreError> {
+    pub(crate) async fn mark_journal(&self) -> Result<Marker, StoreError> {
         let marker = Marker(ObjectId::new());
         self.meta::<Document>()
             .replace_one(doc! { "_id": MARKER }, doc! { "mark": marker.0 })
@@ -180,34 +180,20 @@ impl Store {
 
 /// A marker in the change stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Marker(ObjectId);
-
-/// Tells whether the server no longer has the changes that are to be followed.
-pub fn is_history_lost(error: &StoreError) -> bool {
-    const CHANGE_STREAM_FATAL: i32 = 280;
-    const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
-    match error {
-        StoreError::Driver(error) => matches!(
-            error.kind.as_ref(),
-            error::ErrorKind::Command(refused)
-                if [CHANGE_STREAM_FATAL, CHANGE_STREAM_HISTORY_LOST].contains(&refused.code)
-        ),
-        _ => false,
-    }
-}
+pub(crate) struct Marker(ObjectId);
 
 /// Some records of the journal.
 #[derive(Debug, Default)]
-pub struct Chunk {
+pub(crate) struct Chunk {
     /// The events that count, in the order of writing.
-    pub events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
     /// The number of all records that were read.
-    pub records: u64,
+    pub(crate) records: u64,
 }
 
 /// Reads the records that were in the journal at a moment.
 #[derive(Debug)]
-pub struct JournalReader {
+pub(crate) struct JournalReader {
     session: ClientSession,
     cursor: SessionCursor<RawDocumentBuf>,
 }
@@ -217,7 +203,10 @@ impl JournalReader {
     ///
     /// # Errors
     /// Any [`StoreError`]; the reader is of no use then.
-    pub async fn next(&mut self, most: u64) -> Result<Option<(Chunk, DateTime)>, StoreError> {
+    pub(crate) async fn next(
+        &mut self,
+        most: u64,
+    ) -> Result<Option<(Chunk, DateTime)>, StoreError> {
         let mut chunk = Chunk::default();
         let mut last = None;
         let mut records = self.cursor.stream(&mut self.session);
@@ -232,7 +221,7 @@ impl JournalReader {
 }
 
 /// Reads the records that are added to the journal.
-pub struct JournalFollower {
+pub(crate) struct JournalFollower {
     changes: ChangeStream<RawDocumentBuf>,
 }
 
@@ -248,7 +237,11 @@ impl JournalFollower {
     ///
     /// # Errors
     /// Any [`StoreError`]; the follower is of no use then.
-    pub async fn next(&mut self, most: u64, marker: Marker) -> Result<(Chunk, bool), StoreError> {
+    pub(crate) async fn next(
+        &mut self,
+        most: u64,
+        marker: Marker,
+    ) -> Result<(Chunk, bool), StoreError> {
         let mut chunk = Chunk::default();
         while chunk.records < most {
             match self.changes.next_if_any().await? {
@@ -280,7 +273,7 @@ impl JournalFollower {
 
     /// Returns the position from which to follow again, when all that was handed out is
     /// dealt with.
-    pub fn position(&self) -> Option<ResumeToken> {
+    pub(crate) fn position(&self) -> Option<ResumeToken> {
         self.changes.resume_token()
     }
 }

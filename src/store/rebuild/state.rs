@@ -33,7 +33,7 @@ pub enum Phase {
 
 /// A rebuild that this process drives, as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Rebuilding {
+pub(crate) struct Rebuilding {
     token: ObjectId,
     /// The tenant whose counters are rebuilt; `None` for all.
     tenant: Option<String>,
@@ -54,7 +54,7 @@ pub struct Rebuilding {
 
 /// What came of asking for the lease of the rebuild under way.
 #[derive(Debug)]
-pub enum Claim {
+pub(crate) enum Claim {
     /// This process drives the rebuild now.
     Ours(Box<Rebuilding>),
     /// There is no rebuild under way.
@@ -74,7 +74,7 @@ impl Rebuilding {
     ///
     /// # Errors
     /// When what is stored names no tenant.
-    pub fn tenant(&self) -> Result<Option<TenantId>, StoreError> {
+    pub(crate) fn tenant(&self) -> Result<Option<TenantId>, StoreError> {
         let tenant = self.tenant.as_deref().map(TenantId::new).transpose();
         tenant.map_err(|error| {
             StoreError::Answer(format!("`{}` has a tenant with {error}", REBUILD.id))
@@ -82,17 +82,17 @@ impl Rebuilding {
     }
 
     /// Returns the generation that is written.
-    pub fn generation(&self) -> Generation {
+    pub(crate) fn generation(&self) -> Generation {
         self.generation
     }
 
     /// Returns how far the rebuild is.
-    pub fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         self.phase
     }
 
     /// Returns the moment of the journal at which the rebuild began.
-    pub fn since(&self) -> Since {
+    pub(crate) fn since(&self) -> Since {
         Since {
             time: self.since,
             newest: self.newest,
@@ -100,39 +100,39 @@ impl Rebuilding {
     }
 
     /// Returns the time of the record from which to read on.
-    pub fn read_to(&self) -> Option<DateTime> {
+    pub(crate) fn read_to(&self) -> Option<DateTime> {
         self.read_to
     }
 
     /// Returns the position from which to follow the change stream on.
-    pub fn followed_to(&self) -> Option<ResumeToken> {
+    pub(crate) fn followed_to(&self) -> Option<ResumeToken> {
         self.followed_to.clone()
     }
 
     /// Returns the number of records replayed so far; some count twice, after an
     /// interruption.
-    pub fn replayed(&self) -> u64 {
+    pub(crate) fn replayed(&self) -> u64 {
         u64::try_from(self.replayed).unwrap_or(0)
     }
 
     /// Adds to the number of records replayed, whichever way they were read.
-    pub fn note_replayed(&mut self, records: u64) {
+    pub(crate) fn note_replayed(&mut self, records: u64) {
         self.replayed += i64::try_from(records).unwrap_or(i64::MAX);
     }
 
     /// Records how far the journal was read.
-    pub fn note_read(&mut self, to: DateTime) {
+    pub(crate) fn note_read(&mut self, to: DateTime) {
         self.read_to = Some(to);
     }
 
     /// Records how far the journal was followed.
-    pub fn note_followed(&mut self, to: Option<ResumeToken>) {
+    pub(crate) fn note_followed(&mut self, to: Option<ResumeToken>) {
         self.phase = Phase::Following;
         self.followed_to = to.or(self.followed_to.take());
     }
 
     /// Records that readers see the new collections.
-    pub fn note_switched(&mut self) {
+    pub(crate) fn note_switched(&mut self) {
         self.phase = Phase::Cleaning;
     }
 }
@@ -142,7 +142,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn claim_rebuild(&self, by: &str) -> Result<Claim, StoreError> {
+    pub(crate) async fn claim_rebuild(&self, by: &str) -> Result<Claim, StoreError> {
         let token = ObjectId::new();
         let said = doc! { "$set": { "by": { "$literal": by } } };
         let take = vec![REBUILD.hand_to(token), said, REBUILD.extend()];
@@ -170,7 +170,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; of class conflict when another one was begun.
-    pub async fn begin_rebuild(
+    pub(crate) async fn begin_rebuild(
         &self,
         tenant: Option<&TenantId>,
         by: &str,
@@ -219,7 +219,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn save_rebuild(&self, rebuilding: &Rebuilding) -> Result<bool, StoreError> {
+    pub(crate) async fn save_rebuild(&self, rebuilding: &Rebuilding) -> Result<bool, StoreError> {
         let ours = REBUILD.held_by(rebuilding.token);
         let change = vec![stored(rebuilding)?, REBUILD.extend()];
         let changed = self.meta::<Document>().update_one(ours, change).await?;
@@ -230,7 +230,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn release_rebuild(&self, rebuilding: &Rebuilding) -> Result<(), StoreError> {
+    pub(crate) async fn release_rebuild(&self, rebuilding: &Rebuilding) -> Result<(), StoreError> {
         let ours = REBUILD.held_by(rebuilding.token);
         let meta = self.meta::<Document>();
         meta.update_one(ours, REBUILD.end()).await?;
@@ -242,7 +242,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn note_before_switch(
+    pub(crate) async fn note_before_switch(
         &self,
         rebuilding: &mut Rebuilding,
     ) -> Result<bool, StoreError> {
@@ -260,7 +260,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; running it again goes on where it stopped.
-    pub async fn clean_up_rebuild(&self, rebuilding: &Rebuilding) -> Result<(), StoreError> {
+    pub(crate) async fn clean_up_rebuild(&self, rebuilding: &Rebuilding) -> Result<(), StoreError> {
         if !self.save_rebuild(rebuilding).await? {
             return Ok(());
         }
@@ -275,7 +275,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; running it again goes on where it stopped.
-    pub async fn forget_rebuild(&self, rebuilding: &Rebuilding) -> Result<(), StoreError> {
+    pub(crate) async fn forget_rebuild(&self, rebuilding: &Rebuilding) -> Result<(), StoreError> {
         let used = self.latest_generations().await?.in_use();
         for found in self.database().list_collection_names().await? {
             // Later ones may be of a rebuild that somebody else has begun.
