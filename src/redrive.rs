@@ -171,7 +171,7 @@ impl Redrive {
         permitted: Option<&[String]>,
     ) -> Result<StoredLetter, RedriveError> {
         for collection in [LetterCollection::Queue, LetterCollection::Discarded] {
-            let mut found = self.store.letters_named(collection, id, permitted).await?;
+            let mut found = self.store.find_letters(collection, id, permitted).await?;
             match (found.pop(), found.pop()) {
                 (None, _) => {}
                 (Some(letter), None) => return Ok(letter),
@@ -193,9 +193,9 @@ impl Redrive {
     pub async fn index_state(&self) -> Result<IndexState, RedriveError> {
         // Together: a broker that does not answer is waited for.
         let (indexed, unsent, busy, depth) = futures::join!(
-            self.store.indexed_copies(),
-            self.store.unsent(),
-            self.store.lease_taken(),
+            self.store.count_indexed_letters(),
+            self.store.unsent_totals(),
+            self.store.is_dead_letter_lease_taken(),
             self.queue_depth.query(),
         );
         Ok(IndexState {

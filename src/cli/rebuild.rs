@@ -22,7 +22,7 @@ use crate::maintenance::rebuild::{
 };
 use crate::shutdown;
 use crate::store::Store;
-use crate::store::rebuild::Phase;
+use crate::store::rebuild::RebuildPhase;
 use v1::maintenance_service_client::MaintenanceServiceClient;
 
 const TEMPLATE: &str = "{bar:30} {pos}/{len} records, {per_sec}  {msg}  {elapsed}, {eta} left";
@@ -223,14 +223,14 @@ impl RebuildJob {
     fn show(&mut self, now: RebuildProgress) {
         self.before.get_or_insert(now.replayed);
         self.replayed = now.replayed;
-        if self.everyone && now.phase == Phase::Replaying {
+        if self.everyone && now.phase == RebuildPhase::Replaying {
             self.bar.set_length(now.estimated);
         }
         self.bar.set_position(now.replayed);
         self.bar.set_message(match now.phase {
-            Phase::Replaying => "replaying the journal",
-            Phase::Following => "following what was added",
-            Phase::Cleaning => "switched over, removing what is old",
+            RebuildPhase::Replaying => "replaying the journal",
+            RebuildPhase::Following => "following what was added",
+            RebuildPhase::Cleaning => "switched over, removing what is old",
         });
     }
 
@@ -275,9 +275,9 @@ fn progress_of(answer: &v1::RebuildCountersResponse) -> RebuildProgress {
     let count = |count: i64| u64::try_from(count).unwrap_or(0);
     RebuildProgress {
         phase: match answer.phase() {
-            v1::RebuildPhase::Unspecified | v1::RebuildPhase::Replaying => Phase::Replaying,
-            v1::RebuildPhase::Following => Phase::Following,
-            v1::RebuildPhase::Cleaning => Phase::Cleaning,
+            v1::RebuildPhase::Unspecified | v1::RebuildPhase::Replaying => RebuildPhase::Replaying,
+            v1::RebuildPhase::Following => RebuildPhase::Following,
+            v1::RebuildPhase::Cleaning => RebuildPhase::Cleaning,
         },
         replayed: count(answer.replayed),
         estimated: count(answer.estimated_records),

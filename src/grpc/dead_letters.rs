@@ -303,7 +303,7 @@ where
 }
 
 fn place(last: &LetterEntry) -> Option<LetterPosition> {
-    let at = last.letter.last_failed_at?.unix_timestamp_nanos() / 1_000_000;
+    let at = last.details.last_failed_at?.unix_timestamp_nanos() / 1_000_000;
     Some(LetterPosition {
         millis: i64::try_from(at).ok()?,
         id: last.id.clone(),

@@ -14,7 +14,7 @@ use crate::event::TenantId;
 use crate::maintenance::rebuild::{RebuildError, RebuildOutcome, RebuildProgress, rebuild};
 use crate::shutdown;
 use crate::store::Store;
-use crate::store::rebuild::Phase;
+use crate::store::rebuild::RebuildPhase;
 
 /// The time between two answers that tell of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -85,9 +85,9 @@ async fn run(
 
 fn answer(progress: RebuildProgress, done: bool) -> v1::RebuildCountersResponse {
     let phase = match progress.phase {
-        Phase::Replaying => v1::RebuildPhase::Replaying,
-        Phase::Following => v1::RebuildPhase::Following,
-        Phase::Cleaning => v1::RebuildPhase::Cleaning,
+        RebuildPhase::Replaying => v1::RebuildPhase::Replaying,
+        RebuildPhase::Following => v1::RebuildPhase::Following,
+        RebuildPhase::Cleaning => v1::RebuildPhase::Cleaning,
     };
     v1::RebuildCountersResponse {
         phase: phase.into(),

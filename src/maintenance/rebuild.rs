@@ -21,7 +21,7 @@ use crate::lane::{Writer, partition_of};
 use crate::retry::Backoff;
 use crate::shutdown::Shutdown;
 use crate::store::rebuild::replay::JournalFollower;
-use crate::store::rebuild::{Claim, Phase, Rebuilding};
+use crate::store::rebuild::{RebuildClaim, RebuildPhase, RebuildState};
 use crate::store::{Class, Store, StoreError};
 
 /// Writers side by side.
@@ -88,7 +88,7 @@ pub enum RebuildError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RebuildProgress {
     /// In which step.
-    pub phase: Phase,
+    pub phase: RebuildPhase,
     /// Records replayed, some of them twice after an interruption.
     pub replayed: u64,
     /// Records in the journal, about; of all tenants.
@@ -98,7 +98,7 @@ pub struct RebuildProgress {
 impl Default for RebuildProgress {
     fn default() -> Self {
         Self {
-            phase: Phase::Replaying,
+            phase: RebuildPhase::Replaying,
             replayed: 0,
             estimated: 0,
         }
@@ -156,14 +156,14 @@ pub async fn rebuild(
 /// [`RebuildError`].
 pub async fn abandon(store: &Store, by: &str) -> Result<bool, RebuildError> {
     match store.claim_rebuild(by).await? {
-        Claim::None => Ok(false),
-        Claim::Busy { by, seconds } => Err(RebuildError::Busy { by, seconds }),
-        Claim::Ours(mut rebuilding) => {
+        RebuildClaim::None => Ok(false),
+        RebuildClaim::Busy { by, seconds } => Err(RebuildError::Busy { by, seconds }),
+        RebuildClaim::Ours(mut rebuilding) => {
             if store.note_before_switch(&mut rebuilding).await? {
                 store.release_rebuild(&rebuilding).await?;
                 return Err(RebuildError::SwitchedOver);
             }
-            store.forget_rebuild(&rebuilding).await?;
+            store.remove_rebuild(&rebuilding).await?;
             Ok(true)
         }
     }
@@ -173,10 +173,10 @@ async fn begin(
     store: &Store,
     tenant: Option<&TenantId>,
     by: &str,
-) -> Result<Rebuilding, RebuildError> {
+) -> Result<RebuildState, RebuildError> {
     match store.claim_rebuild(by).await? {
-        Claim::Busy { by, seconds } => Err(RebuildError::Busy { by, seconds }),
-        Claim::Ours(rebuilding) => {
+        RebuildClaim::Busy { by, seconds } => Err(RebuildError::Busy { by, seconds }),
+        RebuildClaim::Ours(rebuilding) => {
             let begun = rebuilding.tenant()?;
             if begun.as_ref() == tenant {
                 return Ok(*rebuilding);
@@ -186,7 +186,7 @@ async fn begin(
                 begun: begun.map_or("all tenants".into(), |tenant| tenant.to_string()),
             })
         }
-        Claim::None => {
+        RebuildClaim::None => {
             if !store.journal_is_whole().await? {
                 return Err(RebuildError::NotWhole);
             }
@@ -199,7 +199,7 @@ async fn begin(
 struct Work<'s> {
     store: &'s Store,
     tenant: Option<TenantId>,
-    rebuilding: Rebuilding,
+    rebuilding: RebuildState,
     writers: Vec<Writer>,
     stop: Shutdown,
     progress: watch::Sender<RebuildProgress>,
@@ -211,9 +211,9 @@ impl Work<'_> {
         let mut failing = false;
         loop {
             let step = match self.rebuilding.phase() {
-                Phase::Replaying => self.replay().await,
-                Phase::Following => self.follow().await,
-                Phase::Cleaning => {
+                RebuildPhase::Replaying => self.replay().await,
+                RebuildPhase::Following => self.follow().await,
+                RebuildPhase::Cleaning => {
                     self.tell();
                     self.store.clean_up_rebuild(&self.rebuilding).await?;
                     return Ok(RebuildOutcome::SwitchedOver);

@@ -23,7 +23,7 @@ use crate::failpoint::{self, Point};
 use crate::store::commit_log::{Cut, Position, Record, Span};
 use crate::store::read::{MOST_SHARES, Members, MembersOf, SharesAfter};
 use crate::store::rebuild::fence::WriterId;
-use crate::store::{Cursor, Renewed, Store, StoreError, Walk, detached};
+use crate::store::{NotificationCursor, Renewed, Store, StoreError, TenantWalk, detached};
 
 /// Messages that a round comes to, roughly, and that are worked on together: what is
 /// more waits for the next, and becomes less meanwhile where it is about the same
@@ -53,7 +53,7 @@ pub(super) struct Rounds<'l> {
     store: Store,
     teller: Teller,
     lease: &'l Renewed,
-    cursor: Cursor,
+    cursor: NotificationCursor,
     /// Everything that was committed before this is told, or to be told anew.
     as_of: Instant,
     /// How long before `as_of` that was, for a cursor that was found.
@@ -92,7 +92,10 @@ impl<'l> Rounds<'l> {
         let is_first = saved.is_none();
         let (cursor, age) = match saved {
             Some(saved) => (saved.cursor, saved.age),
-            None => (Cursor::at(&store.position().await?), Duration::ZERO),
+            None => (
+                NotificationCursor::at(&store.position().await?),
+                Duration::ZERO,
+            ),
         };
         let fan_out_limit = teller.config.fan_out_limit;
         let mut rounds = Self {
@@ -170,7 +173,7 @@ impl<'l> Rounds<'l> {
         }
     }
 
-    async fn save(&mut self, cursor: Cursor) -> Result<(), NotifyError> {
+    async fn save(&mut self, cursor: NotificationCursor) -> Result<(), NotifyError> {
         let (store, lease) = (self.store.clone(), self.lease.lease().clone());
         let (saves, age) = (cursor.clone(), self.age + self.as_of.elapsed());
         let saved =
@@ -188,7 +191,7 @@ impl<'l> Rounds<'l> {
     async fn note_unrecorded(
         &mut self,
         position: &Position,
-        to: &mut Cursor,
+        to: &mut NotificationCursor,
     ) -> Result<(), NotifyError> {
         let (before, now) = (&self.cursor.generations, &position.generations);
         let age = self.age + self.as_of.elapsed();
@@ -219,7 +222,7 @@ impl<'l> Rounds<'l> {
         Ok(())
     }
 
-    async fn tell_all_anew(&self, to: &mut Cursor) -> Result<(), NotifyError> {
+    async fn tell_all_anew(&self, to: &mut NotificationCursor) -> Result<(), NotifyError> {
         let (store, generations) = (self.store.clone(), to.generations.clone());
         let tenants = detached(async move { store.tenants(&generations).await }).await?;
         warn!(
@@ -235,7 +238,11 @@ impl<'l> Rounds<'l> {
 
     /// Reads commit records on the way to a cut, as many as one round may have, and
     /// moves the cursor past them.
-    async fn gather(&mut self, target: &Cut, to: &mut Cursor) -> Result<Gathered, NotifyError> {
+    async fn gather(
+        &mut self,
+        target: &Cut,
+        to: &mut NotificationCursor,
+    ) -> Result<Gathered, NotifyError> {
         let mut gathered = Gathered::default();
         let mut without = Vec::new();
         loop {
@@ -273,7 +280,7 @@ impl<'l> Rounds<'l> {
         &mut self,
         Span { writer, from, .. }: Span,
         target: &Cut,
-        to: &mut Cursor,
+        to: &mut NotificationCursor,
     ) -> Result<(), NotifyError> {
         let alone = Span {
             writer,
@@ -318,7 +325,7 @@ impl<'l> Rounds<'l> {
         &mut self,
         notifier: &Notifier,
         portion: &Portion<'_>,
-        (floor, to): (&Cursor, &mut Cursor),
+        (floor, to): (&NotificationCursor, &mut NotificationCursor),
     ) -> Result<(), NotifyError> {
         let mut members = BTreeMap::new();
         for (tenant, dialogs) in portion.to_all() {
@@ -360,7 +367,7 @@ impl<'l> Rounds<'l> {
         &self,
         tenant: &TenantId,
         dialogs: &[DialogId],
-        floor: &Cursor,
+        floor: &NotificationCursor,
     ) -> Result<Members, NotifyError> {
         let mut members = Members::new();
         for dialogs in dialogs.chunks(DIALOGS) {
@@ -379,7 +386,7 @@ impl<'l> Rounds<'l> {
         &mut self,
         tenant: TenantId,
         error: NotifyError,
-        to: &mut Cursor,
+        to: &mut NotificationCursor,
     ) -> Result<(), NotifyError> {
         if !error.is_of_one_tenant() || !self.is_prompt().await {
             return Err(error);
@@ -413,7 +420,7 @@ impl<'l> Rounds<'l> {
     async fn tell_anew(
         &mut self,
         notifier: &Notifier,
-        (floor, to): (&Cursor, &mut Cursor),
+        (floor, to): (&NotificationCursor, &mut NotificationCursor),
     ) -> Result<(), NotifyError> {
         let Some(tenant) = self.next_anew(to) else {
             return Ok(());
@@ -437,10 +444,10 @@ impl<'l> Rounds<'l> {
     /// refused comes once more when the walk is renewed.
     async fn tell_page(
         &self,
-        (notifier, floor): (&Notifier, &Cursor),
+        (notifier, floor): (&Notifier, &NotificationCursor),
         tenant: &TenantId,
-        mut walk: Walk,
-    ) -> (Option<Walk>, Result<(), NotifyError>) {
+        mut walk: TenantWalk,
+    ) -> (Option<TenantWalk>, Result<(), NotifyError>) {
         let query = SharesAfter {
             tenant: tenant.clone(),
             after: walk.after().cloned(),
@@ -463,7 +470,7 @@ impl<'l> Rounds<'l> {
     }
 
     /// Whose turn it is of those who are told anew.
-    fn next_anew(&self, to: &Cursor) -> Option<TenantId> {
+    fn next_anew(&self, to: &NotificationCursor) -> Option<TenantId> {
         let now = Instant::now();
         let rests = |tenant: &TenantId| self.aside.get(tenant).is_some_and(|of| of.until > now);
         let from = match &self.last_anew {

@@ -22,7 +22,7 @@ use crate::store::read::{
     AsOfCut, Cause, ChangedUsers, DialogStats, Dialogs, PlaceInShares, Query, ReadError, Reader,
     Sources, TypesOf, UserDialogStats, UserStats, WithCut,
 };
-use crate::store::{Cursor, Renewed, detached};
+use crate::store::{NotificationCursor, Renewed, detached};
 use crate::telemetry::metrics::{About, NotifyMetrics};
 
 /// How long one question to memory and store may take.
@@ -51,7 +51,7 @@ pub(super) struct Errand<'a> {
     pub(super) notifier: &'a Notifier,
     pub(super) lease: &'a Renewed,
     /// All of it must be in what is told.
-    pub(super) floor: &'a Cursor,
+    pub(super) floor: &'a NotificationCursor,
     pub(super) asked_of: AskedOf,
 }
 
@@ -299,7 +299,7 @@ impl Teller {
     pub(super) async fn read_in_time<Q>(
         &self,
         query: Q,
-        floor: &Cursor,
+        floor: &NotificationCursor,
     ) -> Result<Q::Answer, NotifyError>
     where
         Q: Query<Answer: 'static> + 'static,
@@ -372,7 +372,7 @@ fn in_chat3(
 }
 
 /// A server that has just become the primary may not show everything yet.
-fn in_time<A>((as_of, answer): (AsOfCut, A), floor: &Cursor) -> Result<A, NotifyError> {
+fn in_time<A>((as_of, answer): (AsOfCut, A), floor: &NotificationCursor) -> Result<A, NotifyError> {
     let is_of_epoch = |epoch| epoch >= floor.generations.epoch;
     match as_of.cut.covers(&floor.cut) && as_of.epoch.is_none_or(is_of_epoch) {
         true => Ok(answer),

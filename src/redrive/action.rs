@@ -88,7 +88,7 @@ impl Action {
             Action::Discard => {
                 let fitting = letters.iter().filter(|scanned| kept_whole(scanned).is_ok());
                 store
-                    .keep_discarded(fitting.map(|scanned| &scanned.letter), job)
+                    .store_discarded(fitting.map(|scanned| &scanned.letter), job)
                     .await?;
                 Ok(letters.iter().map(kept_whole).collect())
             }

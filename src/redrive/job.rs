@@ -418,7 +418,7 @@ impl Redrive {
     ) -> Result<Renewed, RedriveError> {
         let deadline = Instant::now() + patience;
         loop {
-            match self.store.lease(purpose).await? {
+            match self.store.take_dead_letter_lease(purpose).await? {
                 Ok(lease) => {
                     let lease = Renewed::new(lease);
                     // The holder before may have been killed in the middle of one.

@@ -202,7 +202,7 @@ impl<'a> Walk<'a> {
             }
             let job = reporter.job();
             self.store
-                .give_up(LetterCollection::Queue, job, &failed)
+                .release_failed(LetterCollection::Queue, job, &failed)
                 .await?;
             let ids: Vec<_> = done.iter().map(|letter| letter.letter.id.clone()).collect();
             self.store.mark_acted(job, &ids).await?;
@@ -231,6 +231,6 @@ impl<'a> Walk<'a> {
         let (single, _several): (Vec<_>, Vec<_>) = ids.partition(|id| self.before.copies(id) <= 1);
         self.pass.remove(letters).await?;
         failpoint::pass(Point::Removed);
-        Ok(self.store.forget_letters(&single).await?)
+        Ok(self.store.remove_acted(&single).await?)
     }
 }

@@ -105,7 +105,7 @@ impl Redrive {
         };
         let job = JobId::unique();
         let together = (CHUNK, scan::batch_bytes(&self.bus));
-        let letters = self.store.letters_whole(filter, together).await?;
+        let letters = self.store.read_letters(filter, together).await?;
         let letters = letters.map_ok(|some| stream::iter(some).map(Ok::<_, StoreError>));
         let mut letters = std::pin::pin!(letters.try_flatten());
         let mut events: Vec<Event> = Vec::with_capacity(CHUNK);
@@ -116,7 +116,7 @@ impl Redrive {
                 entry, properties, ..
             } = &kept;
             let sendable =
-                republish::check_replayable(&entry.letter, properties, job.as_str(), frame_max);
+                republish::check_replayable(&entry.details, properties, job.as_str(), frame_max);
             if let Err(unsent) = sendable {
                 plan.stays(entry, &unsent);
                 continue;
@@ -124,7 +124,7 @@ impl Redrive {
             // Copies are sent once.
             copies += kept.entry.copies.saturating_sub(1);
             // What may be what ends the process is not opened here.
-            let ends_processes = kept.entry.letter.reason == Some(Reason::DeliveryLimit);
+            let ends_processes = kept.entry.details.reason == Some(Reason::DeliveryLimit);
             let Some(body) = kept.body.filter(|_| !ends_processes) else {
                 plan.not_examined += 1;
                 continue;

@@ -123,7 +123,7 @@ impl Batch {
         if !self.are_queued {
             room(store).await?;
             let unsent = self.unsent.iter().copied().zip(letters);
-            return store.keep_unsent(unsent).await;
+            return store.store_unsent(unsent).await;
         }
         store.index_letters(letters.clone()).await?;
         let back = letters.filter(|letter| letter.details.replayed_by.is_some());
@@ -136,7 +136,7 @@ impl Batch {
 async fn room(store: &Store) -> Result<(), StoreError> {
     let mut is_told = false;
     loop {
-        let unsent = store.unsent().await?;
+        let unsent = store.unsent_totals().await?;
         if unsent.letters < MAX_UNSENT && unsent.bytes < MAX_UNSENT_BYTES {
             return Ok(());
         }

@@ -28,7 +28,7 @@ pub async fn send(redrive: Redrive, unsent: Gauge, shutdown: Shutdown) {
             () = shutdown.requested() => return,
         }
         // An error is told by those for whom it is in the way.
-        let Ok(waiting) = redrive.store.unsent().await else {
+        let Ok(waiting) = redrive.store.unsent_totals().await else {
             continue;
         };
         unsent.set(i64::try_from(waiting.letters).unwrap_or(i64::MAX));
@@ -128,7 +128,7 @@ impl Redrive {
         self.store.count_failed_again(&back).await?;
         failpoint::pass(Point::KeptIndexed);
         let ids: Vec<_> = sent.iter().map(|(unsent, _)| *unsent).collect();
-        self.store.forget_unsent(&ids).await?;
+        self.store.remove_unsent(&ids).await?;
         match was_refused {
             Some(refused) => Err(refused.into()),
             None => Ok(Some(ids.len() as u64)),

@@ -79,13 +79,13 @@ impl Redrive {
             }
         }
         self.store
-            .give_up(LetterCollection::Discarded, job, &failed)
+            .release_failed(LetterCollection::Discarded, job, &failed)
             .await?;
         self.store.index_letters(&done).await?;
         let ids: Vec<_> = done.into_iter().map(|letter| letter.id).collect();
-        self.store.revive(&ids).await?;
+        self.store.keep_in_queue(&ids).await?;
         failpoint::pass(Point::Marked);
-        self.store.put_back(job, &ids).await?;
+        self.store.remove_undiscarded(job, &ids).await?;
         failpoint::pass(Point::Removed);
         Ok((ids.len() as u64, failed.len() as u64))
     }

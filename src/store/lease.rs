@@ -222,7 +222,10 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn lease(&self, purpose: &str) -> Result<Result<Lease, String>, StoreError> {
+    pub(crate) async fn take_dead_letter_lease(
+        &self,
+        purpose: &str,
+    ) -> Result<Result<Lease, String>, StoreError> {
         self.take_lease(DEAD_LETTERS, purpose).await
     }
 
@@ -264,7 +267,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn lease_taken(&self) -> Result<bool, StoreError> {
+    pub(crate) async fn is_dead_letter_lease_taken(&self) -> Result<bool, StoreError> {
         let meta = self.meta::<Document>();
         Ok(meta.find_one(DEAD_LETTERS.taken()).await?.is_some())
     }

@@ -20,7 +20,7 @@ use crate::event::{DialogId, InvalidId, TenantId, UserId};
 /// What is published: every commit up to the cut and, of the tenants that are to be told
 /// of anew, the shares up to a place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cursor {
+pub struct NotificationCursor {
     /// The last commit of each writer.
     pub cut: Cut,
     /// The generation that each tenant's documents were in.
@@ -31,13 +31,13 @@ pub struct Cursor {
     /// How often writers had been removed.
     pub removed: i64,
     /// The tenants of which some changes are not known: all that they have is told.
-    pub anew: BTreeMap<TenantId, Walk>,
+    pub anew: BTreeMap<TenantId, TenantWalk>,
 }
 
 /// A walk through all shares of a tenant, in a circle: whatever changes on the way
 /// has it go on until it is where it was then, and not begin anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Walk {
+pub struct TenantWalk {
     /// The last share that was told; `None` at the beginning.
     after: Option<PlaceInShares>,
     /// Where it ends; `None` at the end of all shares.
@@ -46,7 +46,7 @@ pub struct Walk {
     again: Option<PlaceInShares>,
 }
 
-impl Walk {
+impl TenantWalk {
     /// Returns the share after which the next ones begin; `None` for the first.
     pub fn after(&self) -> Option<&PlaceInShares> {
         self.after.as_ref()
@@ -77,7 +77,7 @@ impl Walk {
     }
 }
 
-impl Cursor {
+impl NotificationCursor {
     /// Makes a cursor that stands at a position: what was before it is not published.
     pub fn at(position: &Position) -> Self {
         Self {
@@ -97,9 +97,9 @@ impl Cursor {
 
 /// A cursor as it was found in the database.
 #[derive(Debug)]
-pub struct SavedCursor {
+pub struct SavedNotificationCursor {
     /// The cursor itself.
-    pub cursor: Cursor,
+    pub cursor: NotificationCursor,
     /// How long ago the cursor had everything that was committed, by the server's clock.
     pub age: Duration,
 }
@@ -139,7 +139,7 @@ struct PlaceDocument {
     d: String,
 }
 
-impl TryFrom<CursorDocument> for Cursor {
+impl TryFrom<CursorDocument> for NotificationCursor {
     type Error = StoreError;
 
     fn try_from(stored: CursorDocument) -> Result<Self, StoreError> {
@@ -154,7 +154,7 @@ impl TryFrom<CursorDocument> for Cursor {
                     dialog: DialogId::new(&at.d)?,
                 })
             };
-            let walk = Walk {
+            let walk = TenantWalk {
                 after: of.after.map(place).transpose()?,
                 until: of.until.map(place).transpose()?,
                 again: of.again.map(place).transpose()?,
@@ -175,8 +175,8 @@ impl TryFrom<CursorDocument> for Cursor {
     }
 }
 
-impl From<&Cursor> for Document {
-    fn from(cursor: &Cursor) -> Self {
+impl From<&NotificationCursor> for Document {
+    fn from(cursor: &NotificationCursor) -> Self {
         let number = |(writer, n): (WriterId, i64)| doc! { "w": writer.id(), "n": n };
         let of_tenant = |(tenant, g): (&TenantId, super::rebuild::generation::Generation)| {
             doc! { "t": tenant.as_str(), "g": i64::from(g.number()) }
@@ -224,7 +224,9 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn notification_cursor(&self) -> Result<Option<SavedCursor>, StoreError> {
+    pub(crate) async fn notification_cursor(
+        &self,
+    ) -> Result<Option<SavedNotificationCursor>, StoreError> {
         let age = doc! { "$subtract": ["$$NOW", "$as_of"] };
         let fields = doc! { "cursor": 1, "age": { "$toDouble": age } };
         let meta = self.meta::<Document>();
@@ -240,7 +242,7 @@ impl Store {
             return Ok(None);
         };
         let millis = found.age.unwrap_or(f64::MAX).clamp(0.0, 1e15);
-        Ok(Some(SavedCursor {
+        Ok(Some(SavedNotificationCursor {
             cursor: cursor.try_into()?,
             age: Duration::from_millis(millis as u64),
         }))
@@ -255,7 +257,7 @@ impl Store {
     pub(crate) async fn save_notification_cursor(
         &self,
         lease: &Lease,
-        cursor: &Cursor,
+        cursor: &NotificationCursor,
         age: Duration,
     ) -> Result<bool, StoreError> {
         let literal = Bson::Document(doc! { "$literal": Document::from(cursor) });
@@ -302,7 +304,7 @@ mod tests {
         let generations =
             doc! { "epoch": 7_i64, "everyone": 2_i64, "tenants": [{ "t": "$t", "g": 3_i64 }] };
         let generations: GenerationsDocument = deserialize_from_document(generations).unwrap();
-        let cursor = Cursor {
+        let cursor = NotificationCursor {
             cut: Cut::from_iter([(WriterId::unique(), 3), (WriterId::unique(), 1)]),
             generations: generations.try_into().unwrap(),
             unnumbered: BTreeMap::from([(WriterId::unique(), 5)]),
@@ -310,17 +312,17 @@ mod tests {
             anew: BTreeMap::from([
                 (
                     tenant("$t"),
-                    Walk {
+                    TenantWalk {
                         after: Some(place.clone()),
                         until: None,
                         again: Some(place),
                     },
                 ),
-                (tenant("other"), Walk::default()),
+                (tenant("other"), TenantWalk::default()),
             ]),
         };
         let stored: CursorDocument = deserialize_from_document(Document::from(&cursor)).unwrap();
-        assert_eq!(Cursor::try_from(stored).unwrap(), cursor);
+        assert_eq!(NotificationCursor::try_from(stored).unwrap(), cursor);
     }
     /// Whatever renews a walk, and however often, each share is told after the last
     /// time that it was.
@@ -332,7 +334,7 @@ mod tests {
         };
         let shares: Vec<_> = (0..10).map(place).collect();
         for renewals in [&[][..], &[1], &[3], &[1, 2], &[2, 5, 6], &[4, 4, 7, 9]] {
-            let (mut walk, mut untold) = (Walk::default(), shares.clone());
+            let (mut walk, mut untold) = (TenantWalk::default(), shares.clone());
             for page in 1.. {
                 let from =
                     shares.partition_point(|at| walk.after().is_some_and(|after| at <= after));

@@ -9,5 +9,5 @@ pub mod generation;
 pub(crate) mod replay;
 mod state;
 
-pub use state::Phase;
-pub(crate) use state::{Claim, Rebuilding};
+pub use state::RebuildPhase;
+pub(crate) use state::{RebuildClaim, RebuildState};

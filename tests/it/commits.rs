@@ -14,7 +14,7 @@ use chat_counters::maintenance::rebuild::{RebuildOutcome, RebuildProgress, rebui
 use chat_counters::outage::Outage;
 use chat_counters::retry::Backoff;
 use chat_counters::shutdown;
-use chat_counters::store::rebuild::Phase;
+use chat_counters::store::rebuild::RebuildPhase;
 use chat_counters::store::{Class, CommitFeed, Reader, Retention, Store};
 use chat_counters::telemetry::metrics::Metrics;
 use prometheus_client::registry::Registry;
@@ -54,7 +54,9 @@ impl Pause {
         let _ = match self {
             Pause::Never => return,
             Pause::UntilFollowing(mut seen) => {
-                let following = seen.wait_for(|now| now.phase != Phase::Replaying).await;
+                let following = seen
+                    .wait_for(|now| now.phase != RebuildPhase::Replaying)
+                    .await;
                 following.map(drop)
             }
             Pause::UntilOver(mut seen) => seen.wait_for(|_| false).await.map(drop),

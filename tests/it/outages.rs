@@ -319,14 +319,17 @@ async fn what_is_counted_of_dead_letters_outlives_a_crash_of_the_database() -> R
         LEFT,
         "nothing is shown by this test: the server's own count is right"
     );
-    assert_eq!(store.entries(LetterCollection::Queue).await?, LEFT);
+    assert_eq!(store.count_entries(LetterCollection::Queue).await?, LEFT);
     assert_eq!(
         store
             .count_letters(LetterCollection::Queue, &Filter::default())
             .await?,
         3 * LEFT
     );
-    assert_eq!(u64::try_from(store.indexed_copies().await?)?, 3 * LEFT);
+    assert_eq!(
+        u64::try_from(store.count_indexed_letters().await?)?,
+        3 * LEFT
+    );
     let groups = store.letter_groups(&Filter::default()).await?;
     let counts: Vec<_> = groups.iter().map(|group| group.count).collect();
     assert_eq!(counts, [3 * LEFT / 2, 3 * LEFT / 2]);

@@ -116,7 +116,7 @@ impl Way {
             return;
         };
         let ended = async {
-            while store.lease_taken().await.unwrap_or(false) {
+            while store.is_dead_letter_lease_taken().await.unwrap_or(false) {
                 tokio::time::sleep(LOOK).await;
             }
         };

@@ -22,7 +22,7 @@ pub struct LetterEntry {
     /// The name of the letter.
     pub id: LetterId,
     /// What the letter says of itself. Both of its times are there.
-    pub letter: DeadLetter,
+    pub details: DeadLetter,
     /// The name of the group of letters with the same cause.
     pub group: String,
     /// The length of the body, in bytes.
@@ -56,7 +56,7 @@ impl StoredLetter {
         let properties = self.properties;
         Ok(Letter {
             id: self.entry.id,
-            details: self.entry.letter,
+            details: self.entry.details,
             raw: RawMessage { properties, body },
         })
     }
@@ -175,7 +175,7 @@ impl LetterDocument {
         } = self.into_stored();
         Letter {
             id: entry.id,
-            details: entry.letter,
+            details: entry.details,
             raw: RawMessage {
                 properties,
                 body: body.unwrap_or_default(),
@@ -189,7 +189,7 @@ impl LetterDocument {
 
     pub(super) fn into_stored(self) -> StoredLetter {
         let count = |count: i64| u64::try_from(count).unwrap_or(0);
-        let letter = DeadLetter {
+        let details = DeadLetter {
             reason: Some(self.reason.as_str())
                 .filter(|name| *name != UNKNOWN)
                 .and_then(Reason::named),
@@ -212,7 +212,7 @@ impl LetterDocument {
         StoredLetter {
             entry: LetterEntry {
                 id: LetterId::stored(self.id),
-                letter,
+                details,
                 group: self.group,
                 body_bytes: count(self.bytes),
                 copies: count(self.copies),

@@ -194,7 +194,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn forget_letters(&self, ids: &[LetterId]) -> Result<(), StoreError> {
+    pub(crate) async fn remove_acted(&self, ids: &[LetterId]) -> Result<(), StoreError> {
         let mut acted = one_of(ids);
         acted.insert("state", ACTED);
         let letters = self.letters_in::<Document>(LetterCollection::Queue);
@@ -204,7 +204,7 @@ impl Store {
 
     /// Removes what is left of the letters that a job has acted upon: the entries of
     /// those that had copies.
-    pub(super) async fn forget_acted(
+    pub(super) async fn remove_acted_of_job(
         &self,
         collection: LetterCollection,
         job: &JobId,
@@ -221,7 +221,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn revive(&self, ids: &[LetterId]) -> Result<(), StoreError> {
+    pub(crate) async fn keep_in_queue(&self, ids: &[LetterId]) -> Result<(), StoreError> {
         let mut acted = one_of(ids);
         acted.insert("state", ACTED);
         let free = doc! { "$unset": { "job": "", "state": "", "selected": "" } };
@@ -234,7 +234,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn keep_discarded<'l>(
+    pub(crate) async fn store_discarded<'l>(
         &self,
         letters: impl IntoIterator<Item = &'l Letter>,
         job: &JobId,
@@ -293,7 +293,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn entries(&self, collection: LetterCollection) -> Result<u64, StoreError> {
+    pub async fn count_entries(&self, collection: LetterCollection) -> Result<u64, StoreError> {
         let letters = self.letters_in::<Document>(collection);
         let all = letters.count_documents(doc! { "_id": { "$gte": Bson::MinKey } });
         let all = all.hint(Hint::Keys(doc! { "_id": 1 })).await?;
@@ -306,8 +306,8 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn indexed_copies(&self) -> Result<i64, StoreError> {
-        let entries = self.entries(LetterCollection::Queue).await?;
+    pub async fn count_indexed_letters(&self) -> Result<i64, StoreError> {
+        let entries = self.count_entries(LetterCollection::Queue).await?;
         let further =
             self.further_copies(LetterCollection::Queue, doc! { "state": { "$ne": GONE } });
         let letters = entries.saturating_add(further.await?);

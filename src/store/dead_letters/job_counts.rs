@@ -164,7 +164,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn give_up(
+    pub(crate) async fn release_failed(
         &self,
         collection: LetterCollection,
         job: &JobId,
@@ -194,7 +194,11 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn put_back(&self, job: &JobId, ids: &[LetterId]) -> Result<(), StoreError> {
+    pub(crate) async fn remove_undiscarded(
+        &self,
+        job: &JobId,
+        ids: &[LetterId],
+    ) -> Result<(), StoreError> {
         self.settle(&EntryChange {
             collection: LetterCollection::Discarded,
             which: of_job(ids, job),

@@ -173,7 +173,7 @@ impl Store {
         let this = doc! { "_id": job.as_str() };
         let jobs = self.jobs::<Document>();
         jobs.update_one(this, vec![end]).await?;
-        self.forget_acted(collection, job).await
+        self.remove_acted_of_job(collection, job).await
     }
 
     /// Returns the names of the other jobs on letters of a collection that were begun and

@@ -104,7 +104,7 @@ impl Store {
         filter: &Filter,
     ) -> Result<u64, StoreError> {
         let entries = match filter.is_empty() {
-            true => self.entries(collection).await?,
+            true => self.count_entries(collection).await?,
             false => {
                 let letters = self.letters_in::<Document>(collection);
                 letters.count_documents(matching(filter)).await?
@@ -118,7 +118,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn letters_named(
+    pub async fn find_letters(
         &self,
         collection: LetterCollection,
         id: &LetterId,
@@ -137,7 +137,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`], also while they are read.
-    pub async fn letters_whole(
+    pub async fn read_letters(
         &self,
         filter: &Filter,
         limits: (usize, usize),

@@ -63,7 +63,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; some may be stored then.
-    pub(crate) async fn keep_unsent<'l>(
+    pub(crate) async fn store_unsent<'l>(
         &self,
         letters: impl IntoIterator<Item = (UnsentId, &'l Letter)>,
     ) -> Result<(), StoreError> {
@@ -87,7 +87,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn unsent(&self) -> Result<UnsentTotals, StoreError> {
+    pub(crate) async fn unsent_totals(&self) -> Result<UnsentTotals, StoreError> {
         #[derive(Deserialize)]
         struct Sums {
             letters: i64,
@@ -150,7 +150,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn forget_unsent(&self, ids: &[UnsentId]) -> Result<(), StoreError> {
+    pub(crate) async fn remove_unsent(&self, ids: &[UnsentId]) -> Result<(), StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
         let these = doc! { "_id": { "$in": ids } };
         let documents = self.unsent_documents::<Document>();

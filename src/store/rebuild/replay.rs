@@ -37,7 +37,7 @@ const MAX_AWAIT_TIME: Duration = Duration::from_millis(100);
 
 /// A moment of the journal, which tells what was committed before from what came later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Since {
+pub(crate) struct JournalMoment {
     /// The cluster time from which on the change stream has what is committed later.
     pub(crate) time: Timestamp,
     /// The latest time of writing of what was committed before.
@@ -59,7 +59,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn journal_now(&self) -> Result<Since, StoreError> {
+    pub(crate) async fn journal_now(&self) -> Result<JournalMoment, StoreError> {
         // Causally consistent: the second answer may come from a new primary,
         // which for a moment would not show all that the old one had shown.
         let store = self.pinned();
@@ -83,7 +83,7 @@ impl Store {
             .sort(doc! { "applied_at": -1 })
             .session(&mut session)
             .await?;
-        Ok(Since {
+        Ok(JournalMoment {
             time,
             newest: newest.map_or(DateTime::MIN, |record| record.applied_at),
         })
@@ -107,7 +107,7 @@ impl Store {
         &self,
         tenant: Option<&TenantId>,
         from: Option<DateTime>,
-        since: Since,
+        since: JournalMoment,
     ) -> Result<JournalReader, StoreError> {
         let mut written = doc! { "$lte": since.newest };
         if let Some(from) = from {
@@ -141,7 +141,7 @@ impl Store {
     pub(crate) async fn follow_journal(
         &self,
         tenant: Option<&TenantId>,
-        since: Since,
+        since: JournalMoment,
         after: Option<ResumeToken>,
     ) -> Result<JournalFollower, StoreError> {
         let mut wanted = doc! { "ns.coll": collection::JOURNAL, "operationType": "insert" };
@@ -168,8 +168,8 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn mark_journal(&self) -> Result<Marker, StoreError> {
-        let marker = Marker(ObjectId::new());
+    pub(crate) async fn mark_journal(&self) -> Result<StreamMarker, StoreError> {
+        let marker = StreamMarker(ObjectId::new());
         self.meta::<Document>()
             .replace_one(doc! { "_id": MARKER }, doc! { "mark": marker.0 })
             .upsert(true)
@@ -180,11 +180,11 @@ impl Store {
 
 /// A marker in the change stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Marker(ObjectId);
+pub(crate) struct StreamMarker(ObjectId);
 
 /// Some records of the journal.
 #[derive(Debug, Default)]
-pub(crate) struct Chunk {
+pub(crate) struct JournalChunk {
     /// The events that count, in the order of writing.
     pub(crate) events: Vec<Event>,
     /// The number of all records that were read.
@@ -206,8 +206,8 @@ impl JournalReader {
     pub(crate) async fn next(
         &mut self,
         most: u64,
-    ) -> Result<Option<(Chunk, DateTime)>, StoreError> {
-        let mut chunk = Chunk::default();
+    ) -> Result<Option<(JournalChunk, DateTime)>, StoreError> {
+        let mut chunk = JournalChunk::default();
         let mut last = None;
         let mut records = self.cursor.stream(&mut self.session);
         while chunk.records < most {
@@ -240,9 +240,9 @@ impl JournalFollower {
     pub(crate) async fn next(
         &mut self,
         most: u64,
-        marker: Marker,
-    ) -> Result<(Chunk, bool), StoreError> {
-        let mut chunk = Chunk::default();
+        marker: StreamMarker,
+    ) -> Result<(JournalChunk, bool), StoreError> {
+        let mut chunk = JournalChunk::default();
         while chunk.records < most {
             match self.changes.next_if_any().await? {
                 Some(change) if self.add(&mut chunk, &change, marker)? => {
@@ -258,9 +258,9 @@ impl JournalFollower {
 
     fn add(
         &self,
-        chunk: &mut Chunk,
+        chunk: &mut JournalChunk,
         change: &RawDocument,
-        marker: Marker,
+        marker: StreamMarker,
     ) -> Result<bool, StoreError> {
         let namespace = change.get_document("ns").map_err(unreadable)?;
         let document = change.get_document("fullDocument").map_err(unreadable)?;
@@ -278,7 +278,7 @@ impl JournalFollower {
     }
 }
 
-impl Chunk {
+impl JournalChunk {
     /// Adds a record, and returns when it was written.
     fn add(&mut self, record: &RawDocument) -> Result<DateTime, StoreError> {
         self.records += 1;

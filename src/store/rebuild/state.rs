@@ -13,7 +13,7 @@ use mongodb::options::ReturnDocument;
 use serde::{Deserialize, Serialize};
 
 use super::generation::{GENERATIONS, Generation, Generations};
-use super::replay::Since;
+use super::replay::JournalMoment;
 use crate::event::TenantId;
 use crate::store::documents::{collection, id};
 use crate::store::lease::REBUILD;
@@ -22,7 +22,7 @@ use crate::store::{Store, StoreError};
 /// How far a rebuild is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum RebuildPhase {
     /// It reads the journal as that was at the beginning.
     Replaying,
     /// It reads what was added to the journal since.
@@ -33,14 +33,14 @@ pub enum Phase {
 
 /// A rebuild that this process drives, as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Rebuilding {
+pub(crate) struct RebuildState {
     token: ObjectId,
     /// The tenant whose counters are rebuilt; `None` for all.
     tenant: Option<String>,
     generation: Generation,
     /// The generation that was served before, from which the rebuild cleans up.
     before: Generation,
-    phase: Phase,
+    phase: RebuildPhase,
     since: Timestamp,
     newest: DateTime,
     /// All records that were written before this time are replayed.
@@ -54,9 +54,9 @@ pub(crate) struct Rebuilding {
 
 /// What came of asking for the lease of the rebuild under way.
 #[derive(Debug)]
-pub(crate) enum Claim {
+pub(crate) enum RebuildClaim {
     /// This process drives the rebuild now.
-    Ours(Box<Rebuilding>),
+    Ours(Box<RebuildState>),
     /// There is no rebuild under way.
     None,
     /// Another process drives the rebuild.
@@ -69,7 +69,7 @@ pub(crate) enum Claim {
     },
 }
 
-impl Rebuilding {
+impl RebuildState {
     /// Returns the tenant whose counters are rebuilt; `None` for all.
     ///
     /// # Errors
@@ -87,13 +87,13 @@ impl Rebuilding {
     }
 
     /// Returns how far the rebuild is.
-    pub(crate) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> RebuildPhase {
         self.phase
     }
 
     /// Returns the moment of the journal at which the rebuild began.
-    pub(crate) fn since(&self) -> Since {
-        Since {
+    pub(crate) fn since(&self) -> JournalMoment {
+        JournalMoment {
             time: self.since,
             newest: self.newest,
         }
@@ -127,13 +127,13 @@ impl Rebuilding {
 
     /// Records how far the journal was followed.
     pub(crate) fn note_followed(&mut self, to: Option<ResumeToken>) {
-        self.phase = Phase::Following;
+        self.phase = RebuildPhase::Following;
         self.followed_to = to.or(self.followed_to.take());
     }
 
     /// Records that readers see the new collections.
     pub(crate) fn note_switched(&mut self) {
-        self.phase = Phase::Cleaning;
+        self.phase = RebuildPhase::Cleaning;
     }
 }
 
@@ -142,17 +142,17 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn claim_rebuild(&self, by: &str) -> Result<Claim, StoreError> {
+    pub(crate) async fn claim_rebuild(&self, by: &str) -> Result<RebuildClaim, StoreError> {
         let token = ObjectId::new();
         let said = doc! { "$set": { "by": { "$literal": by } } };
         let take = vec![REBUILD.hand_to(token), said, REBUILD.extend()];
         let claimed = self
-            .meta::<Rebuilding>()
+            .meta::<RebuildState>()
             .find_one_and_update(REBUILD.free(), take)
             .return_document(ReturnDocument::After)
             .await?;
         if let Some(rebuilding) = claimed {
-            return Ok(Claim::Ours(Box::new(rebuilding)));
+            return Ok(RebuildClaim::Ours(Box::new(rebuilding)));
         }
         let fields = doc! { "by": 1, "left": REBUILD.left_millis() };
         let found = self
@@ -160,10 +160,12 @@ impl Store {
             .find_one(doc! { "_id": REBUILD.id })
             .projection(fields)
             .await?;
-        Ok(found.map_or(Claim::None, |theirs| Claim::Busy {
-            seconds: theirs.left as i64 / 1_000 + 1,
-            by: theirs.by,
-        }))
+        Ok(
+            found.map_or(RebuildClaim::None, |theirs| RebuildClaim::Busy {
+                seconds: theirs.left as i64 / 1_000 + 1,
+                by: theirs.by,
+            }),
+        )
     }
 
     /// Begins a rebuild, with empty collections of a new generation.
@@ -174,7 +176,7 @@ impl Store {
         &self,
         tenant: Option<&TenantId>,
         by: &str,
-    ) -> Result<Rebuilding, StoreError> {
+    ) -> Result<RebuildState, StoreError> {
         let numbered = self
             .meta::<Numbered>()
             .find_one_and_update(
@@ -191,13 +193,13 @@ impl Store {
             ))
         })?;
         self.create_generation(generation).await?;
-        let Since { time, newest } = self.journal_now().await?;
-        let rebuilding = Rebuilding {
+        let JournalMoment { time, newest } = self.journal_now().await?;
+        let rebuilding = RebuildState {
             token: ObjectId::new(),
             tenant: tenant.map(ToString::to_string),
             generation,
             before: generation,
-            phase: Phase::Replaying,
+            phase: RebuildPhase::Replaying,
             since: time,
             newest,
             read_to: None,
@@ -219,7 +221,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn save_rebuild(&self, rebuilding: &Rebuilding) -> Result<bool, StoreError> {
+    pub(crate) async fn save_rebuild(&self, rebuilding: &RebuildState) -> Result<bool, StoreError> {
         let ours = REBUILD.held_by(rebuilding.token);
         let change = vec![stored(rebuilding)?, REBUILD.extend()];
         let changed = self.meta::<Document>().update_one(ours, change).await?;
@@ -230,7 +232,10 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub(crate) async fn release_rebuild(&self, rebuilding: &Rebuilding) -> Result<(), StoreError> {
+    pub(crate) async fn release_rebuild(
+        &self,
+        rebuilding: &RebuildState,
+    ) -> Result<(), StoreError> {
         let ours = REBUILD.held_by(rebuilding.token);
         let meta = self.meta::<Document>();
         meta.update_one(ours, REBUILD.end()).await?;
@@ -244,7 +249,7 @@ impl Store {
     /// Any [`StoreError`].
     pub(crate) async fn note_before_switch(
         &self,
-        rebuilding: &mut Rebuilding,
+        rebuilding: &mut RebuildState,
     ) -> Result<bool, StoreError> {
         let tenant = rebuilding.tenant()?;
         let serving = serving(&self.latest_generations().await?, tenant.as_ref());
@@ -260,14 +265,17 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; running it again goes on where it stopped.
-    pub(crate) async fn clean_up_rebuild(&self, rebuilding: &Rebuilding) -> Result<(), StoreError> {
+    pub(crate) async fn clean_up_rebuild(
+        &self,
+        rebuilding: &RebuildState,
+    ) -> Result<(), StoreError> {
         if !self.save_rebuild(rebuilding).await? {
             return Ok(());
         }
         if let Some(tenant) = rebuilding.tenant()? {
             self.remove_tenant(&tenant, rebuilding.before).await?;
         }
-        self.forget_rebuild(rebuilding).await
+        self.remove_rebuild(rebuilding).await
     }
 
     /// Removes the document of the rebuild, and the collections of all generations up to
@@ -275,7 +283,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; running it again goes on where it stopped.
-    pub(crate) async fn forget_rebuild(&self, rebuilding: &Rebuilding) -> Result<(), StoreError> {
+    pub(crate) async fn remove_rebuild(&self, rebuilding: &RebuildState) -> Result<(), StoreError> {
         let used = self.latest_generations().await?.in_use();
         for found in self.database().list_collection_names().await? {
             // Later ones may be of a rebuild that somebody else has begun.
@@ -339,7 +347,7 @@ struct Holder {
 }
 
 /// The stage of an update that stores a rebuild as it is, but for the lease's end.
-fn stored(rebuilding: &Rebuilding) -> Result<Document, StoreError> {
+fn stored(rebuilding: &RebuildState) -> Result<Document, StoreError> {
     let document = match serialize_to_bson(rebuilding) {
         Ok(Bson::Document(document)) => document,
         Ok(other) => return Err(StoreError::Answer(format!("a rebuild encoded as {other}"))),
