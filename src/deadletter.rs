@@ -8,6 +8,7 @@ mod letter;
 use std::fmt;
 
 use crate::derive::Refusal;
+use crate::event::decode::DecodeError;
 pub use cause::{GroupId, cause};
 pub use filter::Filter;
 pub use letter::{DeadLetter, Letter, LetterId, RawMessage, UNKNOWN};
@@ -112,6 +113,16 @@ pub struct Failure {
     pub reason: Reason,
     /// What was wrong, in words.
     pub error: String,
+}
+
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Self {
+        let (reason, error) = match error {
+            DecodeError::Undecodable(error) => (Reason::Undecodable, error),
+            DecodeError::Invalid(error) => (Reason::InvalidEvent, error),
+        };
+        Self { reason, error }
+    }
 }
 
 impl From<Refusal> for Failure {

@@ -8,6 +8,7 @@
 
 pub mod decode;
 mod event_type;
+pub(crate) mod record_type;
 pub mod stated;
 
 use std::fmt;

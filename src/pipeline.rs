@@ -65,7 +65,7 @@ impl Pipeline {
                     self.metrics.events.ignore(&event_type);
                     delivery.ack();
                 }
-                Err(failure) => self.refuse(failure, delivery),
+                Err(error) => self.refuse(error.into(), delivery),
             }
         }
     }

@@ -12,14 +12,13 @@ use super::output::{self, Output, or_dash, table};
 use super::remote::{self, Connection};
 use super::when::point;
 use super::{ExitCode, Failure, Global};
+use crate::event::record_type::DRIFT;
 use crate::grpc::bounds::MAX_PAGE_SIZE;
 use crate::grpc::{moment, v1};
 use v1::counter_service_client::CounterServiceClient;
 
 /// How often a sum is tried again that events disturbed between two pages.
 const TRIES: u32 = 3;
-/// The type of an entry for what no event accounts for.
-const DRIFT: &str = "counters.drift";
 
 /// Show every change of counters, with the event that it comes from
 #[derive(Debug, Args)]

@@ -9,19 +9,21 @@
 //! quote a string: that could be message content.
 
 mod lookup;
+mod outline;
 mod wire;
 
 use std::sync::Arc;
 
-use crate::deadletter::{Failure, Reason};
 use crate::event::{
-    DialogId, Event, EventId, EventType, Fact, InvalidId, MADE_BEFORE_MICROS, MAX_ID_BYTES,
-    MessageId, Micros, NewMessage, Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
+    DialogId, Event, EventId, EventType, Fact, InvalidId, MADE_BEFORE_MICROS, MessageId, Micros,
+    NewMessage, Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
     stated::{StatedTime, StatedTimes},
 };
 use lookup::{Place, Value, first_hit, missing};
 use serde_json::value::RawValue;
 use wire::Body;
+
+pub use outline::{Outline, outline};
 
 /// What a body turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +35,19 @@ pub enum Decoded {
         /// The `eventType`, as the producer sent it.
         event_type: String,
     },
+}
+
+/// Why a body is no event. The text says what was expected, what was found and where,
+/// and never holds message content.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The body is not UTF-8, not JSON or not a JSON object.
+    #[error("{0}")]
+    Undecodable(String),
+    /// The body is a counter event without a field that it needs, or with one that is
+    /// out of bounds or of a wrong type.
+    #[error("{0}")]
+    Invalid(String),
 }
 
 /// Reads bodies. Cloning shares what it knows.
@@ -67,26 +82,22 @@ impl Decoder {
     /// Decodes one message body.
     ///
     /// # Errors
-    /// [`Reason::Undecodable`] when it is not UTF-8, not JSON or not an object;
-    /// [`Reason::InvalidEvent`] when it is a counter event without a field that
-    /// it needs, or with one that is out of bounds or of a wrong type.
-    pub fn decode(&self, body: &[u8]) -> Result<Decoded, Failure> {
+    /// [`DecodeError::Undecodable`] and [`DecodeError::Invalid`].
+    pub fn decode(&self, body: &[u8]) -> Result<Decoded, DecodeError> {
         let text = std::str::from_utf8(body).map_err(|e| {
-            undecodable(format!(
+            DecodeError::Undecodable(format!(
                 "expected UTF-8, found an invalid byte at offset {}",
                 e.valid_up_to()
             ))
         })?;
-        self.decode_object(&object(text)?).map_err(|error| Failure {
-            reason: Reason::InvalidEvent,
-            error,
-        })
+        let decoded = self.decode_object(&object(text)?);
+        decoded.map_err(DecodeError::Invalid)
     }
 }
 
-fn object(text: &str) -> Result<Body<'_>, Failure> {
+fn object(text: &str) -> Result<Body<'_>, DecodeError> {
     let no_json = |e: serde_json::Error| {
-        undecodable(format!(
+        DecodeError::Undecodable(format!(
             "expected JSON, found {} at line {} column {}",
             describe(&e),
             e.line(),
@@ -98,51 +109,10 @@ fn object(text: &str) -> Result<Body<'_>, Failure> {
         return wire::read(text).map_err(no_json);
     }
     let value: &RawValue = serde_json::from_str(text).map_err(no_json)?;
-    Err(undecodable(format!(
+    Err(DecodeError::Undecodable(format!(
         "expected a JSON object, found {}",
         wire::kind(value.get())
     )))
-}
-
-/// What a body says it is about, whether or not it can be counted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Outline {
-    /// The `eventType`, as the producer sent it.
-    pub event_type: Option<String>,
-    /// The tenant that the body names.
-    pub tenant: Option<String>,
-    /// The id of the event.
-    pub event: Option<String>,
-    /// The dialog that the body names.
-    pub dialog: Option<String>,
-}
-
-/// Reads as much of a body as can be read; nothing, of one that is no JSON
-/// object.
-pub fn outline(body: &[u8]) -> Outline {
-    let json = std::str::from_utf8(body).ok();
-    let Some(body) = json.and_then(|json| object(json).ok()) else {
-        return Outline::default();
-    };
-    let said = |places: &[Place<'_>]| {
-        let text = text(places).ok().flatten();
-        // What is longer is none of these, whatever it is.
-        let text = text.filter(|text| text.len() <= MAX_ID_BYTES);
-        text.map(str::to_owned)
-    };
-    Outline {
-        event_type: said(&body.event_type()),
-        tenant: said(&body.tenant_id()),
-        event: said(&body.event_id()),
-        dialog: said(&body.dialog_id()),
-    }
-}
-
-fn undecodable(error: String) -> Failure {
-    Failure {
-        reason: Reason::Undecodable,
-        error,
-    }
 }
 
 /// serde_json's own text can quote the input (an unknown key, say): only the

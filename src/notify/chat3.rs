@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::bus::headers;
 use crate::bus::notifier::Notification;
-use crate::event::{Micros, SenderType};
+use crate::event::{Micros, SenderType, record_type};
 use crate::store::read::{Cause, Counts, DialogStats, UserDialogStats, UserStats};
 
 const CONTENT_TYPE: &str = "application/json";
@@ -17,9 +17,6 @@ const CONTENT_TYPE: &str = "application/json";
 const FORM: u8 = 4;
 /// Types that Chat3's clients know. All others count as the first.
 const TYPES: [&str; 3] = ["user", "contact", "bot"];
-/// In the place of an event's type where a change has none: all that a user has is
-/// told anew, or the journal no longer has the event.
-const NO_EVENT: &str = "counters.changed";
 
 /// What the messages of one user have in common.
 pub(super) struct Addressee<'a> {
@@ -336,7 +333,7 @@ fn event_id(cause: Option<&Cause>, about: &About<'_>) -> String {
 }
 
 fn event_type(cause: Option<&Cause>) -> &str {
-    cause.map_or(NO_EVENT, |cause| &cause.event_type)
+    cause.map_or(record_type::CHANGED, |cause| &cause.event_type)
 }
 
 fn by_type(unread: &Counts) -> [OfType; 3] {

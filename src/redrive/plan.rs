@@ -132,7 +132,7 @@ impl Redrive {
             match self.decoder.decode(&body) {
                 Ok(Decoded::Event(event, _)) => events.push(event),
                 Ok(Decoded::Ignored { .. }) => plan.ignored += 1,
-                Err(failure) => failures.add(&failure),
+                Err(error) => failures.add(&error.into()),
             }
             if events.len() == CHUNK {
                 failures.add_refused(&forecaster.add(&events).await?);

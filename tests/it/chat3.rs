@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use chat_counters::bus::{EventHeaders, Publisher};
+use chat_counters::deadletter::Failure;
 use chat_counters::event::decode::{Decoded, Decoder};
 use chat_counters::event::{Event, Fact, Micros, NewMessage};
 use chat_counters::grpc::v1;
@@ -141,7 +142,7 @@ fn each_body_does_what_its_row_says() {
         let found = match decoder.decode(row.body.get().as_bytes()) {
             Ok(Decoded::Event(event, _)) => told(&event),
             Ok(Decoded::Ignored { event_type }) => format!("ignored as {event_type}"),
-            Err(failure) => format!("{}: {}", failure.reason, failure.error),
+            Err(error) => Failure::from(error).to_string(),
         };
         assert_eq!(found, row.does, "{}", row.name);
     }

@@ -2,7 +2,7 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 
-fn decode(body: &[u8]) -> Result<Decoded, Failure> {
+fn decode(body: &[u8]) -> Result<Decoded, DecodeError> {
     Decoder::default().decode(body)
 }
 
@@ -18,10 +18,7 @@ fn event(body: &Json) -> Event {
 
 fn invalid(body: &Json) -> String {
     match decode(body.to_string().as_bytes()) {
-        Err(Failure {
-            reason: Reason::InvalidEvent,
-            error,
-        }) => {
+        Err(DecodeError::Invalid(error)) => {
             schema::assert_agrees(body, false);
             error
         }
@@ -226,9 +223,8 @@ fn bodies_that_are_no_objects_are_undecodable() {
         (b"\"secret\"", "expected a JSON object, found a string"),
     ];
     for (body, expected) in rows {
-        let failure = decode(body).unwrap_err();
-        assert_eq!(failure.reason, Reason::Undecodable);
-        assert_eq!(failure.error, expected);
+        let error = decode(body).unwrap_err();
+        assert_eq!(error, DecodeError::Undecodable(expected.to_owned()));
     }
 }
 
@@ -341,7 +337,8 @@ fn said(body: &str) -> String {
     match decode(body.as_bytes()) {
         Ok(Decoded::Event(event, _)) => format!("event {}", event.fact.event_type()),
         Ok(Decoded::Ignored { event_type }) => format!("ignored {event_type}"),
-        Err(failure) => format!("{} {}", failure.reason, failure.error),
+        Err(DecodeError::Undecodable(error)) => format!("undecodable {error}"),
+        Err(DecodeError::Invalid(error)) => format!("invalid_event {error}"),
     }
 }
 

@@ -7,10 +7,8 @@ use serde::Serialize;
 use super::message::{STATED_TIME, STATED_TYPE};
 use crate::derive::changes::{Taken, Trace};
 use crate::derive::state::CountingFacts;
+use crate::event::record_type::ORIGIN;
 use crate::event::{Event, Fact};
-
-/// The `type` of a journal's first record.
-pub(crate) const ORIGIN: &str = "counters.origin";
 
 #[derive(Serialize)]
 struct RecordId<'a> {

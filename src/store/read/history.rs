@@ -10,6 +10,7 @@ use crate::derive::state::{CountingFacts, Watermark};
 use crate::event::EventType::{
     DialogDelete, MemberAdd, MemberRemove, MessageCreate, MessageDelete, TopicCreate,
 };
+use crate::event::record_type::{BALANCE, DRIFT, REPAIR};
 use crate::event::{DialogId, MessageId, Micros, Reaction, SenderType, Status, TenantId, UserId};
 use crate::history::share::{self, StateBefore, View};
 use crate::history::{
@@ -18,7 +19,6 @@ use crate::history::{
 };
 use crate::store::documents::id::part;
 use crate::store::documents::{collection, id, membership, message as message_field, reaction};
-use crate::store::verify::REPAIR;
 
 mod reach;
 
@@ -31,10 +31,6 @@ use super::snapshot::{
 };
 use super::stats::{Counts, DialogStats, MessageStats, UserDialogStats};
 use reach::Records;
-
-/// Types of entries that no event of the bus stands behind.
-const BALANCE: &str = "counters.balance";
-const DRIFT: &str = "counters.drift";
 
 /// Whose history.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use mongodb::bson::raw::RawBsonRef;
 
 use crate::counter::Counter;
 use crate::derive::state::{CountingFacts, Watermark};
+use crate::event::record_type::REPAIR;
 use crate::event::{EventType, MessageId, Micros, Reaction, SenderType, Status, UserId};
 use crate::history::message::{MessageEffect, MessageRecord};
 use crate::history::{Created, DialogEffect, DialogRecord, Repair};
-use crate::store::verify::REPAIR;
 
 use super::rows::{Malformed, boolean, date, integer, key, micros, text, wrong};
 

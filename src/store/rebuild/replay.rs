@@ -19,11 +19,11 @@ use mongodb::{ClientSession, SessionCursor};
 use serde::Deserialize;
 use std::time::Duration;
 
+use crate::event::record_type;
 use crate::event::{
     DialogId, Event, EventId, EventType, Fact, InvalidId, MADE_BEFORE_MICROS, MessageId,
     NewMessage, Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
 };
-use crate::store::documents::journal::ORIGIN;
 use crate::store::documents::message::{STATED_TIME, STATED_TYPE};
 use crate::store::documents::{collection, micros};
 use crate::store::{Store, StoreError};
@@ -51,7 +51,7 @@ impl Store {
     /// Any [`StoreError`].
     pub(crate) async fn journal_is_whole(&self) -> Result<bool, StoreError> {
         let journal = self.database().collection::<Document>(collection::JOURNAL);
-        let origin = journal.find_one(doc! { "_id": { "t": "", "e": ORIGIN } });
+        let origin = journal.find_one(doc! { "_id": { "t": "", "e": record_type::ORIGIN } });
         Ok(origin.await?.is_some())
     }
 
@@ -285,7 +285,7 @@ impl JournalChunk {
         let applied_at = record.get_datetime("applied_at").map_err(unreadable)?;
         // Repairs, and the record before all others, are of no event.
         let kind = record.get_str("type").map_err(unreadable)?;
-        if !kind.starts_with("counters.") {
+        if !kind.starts_with(record_type::PREFIX) {
             let record: Record = deserialize_from_slice(record.as_bytes()).map_err(unreadable)?;
             self.events.push(record.event()?);
         }

@@ -11,6 +11,7 @@ use mongodb::bson::{
 use super::recount::Recounted;
 use crate::derive::state::{DialogKey, MembershipKey, MessageKey};
 use crate::event::TenantId;
+use crate::event::record_type::REPAIR;
 use crate::store::commit::{Verb, Write, prove};
 use crate::store::commit_log::{Record, written_at};
 use crate::store::documents::{
@@ -20,9 +21,6 @@ use crate::store::rebuild::fence::Enrolment;
 use crate::store::rebuild::generation::Generation;
 use crate::store::{Store, StoreError};
 use crate::verify::{Difference, Field, Subject};
-
-/// The `type` of a repair's record in the journal.
-pub const REPAIR: &str = "counters.repair";
 
 /// Why a repair is made, for its record.
 #[derive(Debug, Clone)]
