@@ -32,6 +32,7 @@ mod consumer;
 pub(crate) mod dead_letters;
 mod delivery;
 mod error;
+mod failure_log;
 mod field_table;
 mod filter;
 mod flow;
@@ -44,7 +45,6 @@ mod session;
 mod settle;
 mod tls;
 mod topology;
-mod trouble;
 pub mod upkeep;
 mod watchdog;
 

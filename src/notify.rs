@@ -38,14 +38,14 @@ mod told;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use crate::bus::notifier::Notifier;
 use crate::bus::{BusError, Flow};
-use crate::config::{Bus, Config, Notify, NotifyFormat};
+use crate::config::{Bus, Config, Notify, NotifyFormat, Retry};
 use crate::lane::Backlog;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, FailureStreak};
 use crate::serving::{self, Serving};
 use crate::shutdown::Shutdown;
 use crate::store::read::{ReadError, Reader};
@@ -119,7 +119,7 @@ pub struct Notifications {
     bus: Bus,
     config: Notify,
     retention: Duration,
-    retry: (Duration, Duration),
+    retry: Retry,
     flow: Flow,
     metrics: NotifyMetrics,
 }
@@ -137,7 +137,6 @@ impl Notifications {
         if config.notify.format == NotifyFormat::Off {
             return None;
         }
-        let millis = Duration::from_millis;
         let bytes = usize::try_from(config.notify.memory_mib).unwrap_or(usize::MAX) << 20;
         let serving = (bytes > 0).then(|| {
             // The commits of this process are told to one who follows, and that is
@@ -153,7 +152,7 @@ impl Notifications {
             bus: config.bus.clone(),
             config: config.notify.clone(),
             retention: Retention::of(&config.store).commits,
-            retry: (millis(config.retry.initial_ms), millis(config.retry.max_ms)),
+            retry: config.retry.clone(),
             flow,
             metrics,
         })
@@ -181,17 +180,17 @@ impl Notifications {
     /// Tries for the lease, and publishes while it lasts.
     async fn keep_trying(self: Arc<Self>, shutdown: Shutdown) {
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
-        let mut failures = Failures::default();
+        let mut failures = FailureStreak::default();
         while !shutdown.is_requested() {
             let pause = match self.publish(&shutdown).await {
                 Ok(()) => {
                     backoff.reset();
-                    failures.are_over();
+                    log_success(&mut failures);
                     LOOK
                 }
                 Err(error) => {
                     self.metrics.failed();
-                    failures.add(&error);
+                    log_failure(&mut failures, &error);
                     backoff.next_delay().max(LOOK)
                 }
             };
@@ -226,8 +225,8 @@ impl Notifications {
         let asks = (self.store.clone(), self.teller());
         let mut rounds = Rounds::begin(asks, lease, self.retention).await?;
         info!(exchange = self.config.exchange, "publishing notifications");
-        let (mut notifier, mut failures) = (None, Failures::default());
-        let mut backoff = Backoff::new(self.retry.0, self.retry.1);
+        let (mut notifier, mut failures) = (None, FailureStreak::default());
+        let mut backoff = Backoff::configured(&self.retry);
         let mut ticks = tokio::time::interval(Duration::from_millis(self.config.interval_ms));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -235,7 +234,7 @@ impl Notifications {
             let error = match self.round(&mut rounds, &mut notifier).await {
                 Ok(is_behind) => {
                     backoff.reset();
-                    failures.are_over();
+                    log_success(&mut failures);
                     if is_behind {
                         ticks.reset_immediately();
                     }
@@ -248,8 +247,8 @@ impl Notifications {
                 Err(error) => error,
             };
             self.metrics.failed();
-            failures.add(&error);
-            if matches!(error, NotifyError::Bus(_)) && failures.last_for() > UNREACHABLE {
+            log_failure(&mut failures, &error);
+            if matches!(error, NotifyError::Bus(_)) && failures.lasts() > UNREACHABLE {
                 return Err(error);
             }
             // Whatever it was about, what is unconfirmed is published again.
@@ -282,33 +281,16 @@ impl Notifications {
     }
 }
 
-/// Failures in a row: each cause is told once, and when they are over.
-#[derive(Default)]
-struct Failures {
-    since: Option<Instant>,
-    last: String,
+fn log_failure(failures: &mut FailureStreak, error: &NotifyError) {
+    let text = error.to_string();
+    if failures.is_new_cause(&text) {
+        warn!(error = text, "notifications wait");
+    }
 }
 
-impl Failures {
-    fn add(&mut self, error: &NotifyError) {
-        self.since.get_or_insert_with(Instant::now);
-        let text = error.to_string();
-        if self.last != text {
-            warn!(error = text, "notifications wait");
-            self.last = text;
-        }
-    }
-
-    /// For how long nothing has succeeded.
-    fn last_for(&self) -> Duration {
-        self.since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
-    fn are_over(&mut self) {
-        if let Some(since) = self.since.take() {
-            let seconds = since.elapsed().as_secs_f64();
-            info!(seconds, "notifications go on");
-            self.last.clear();
-        }
+fn log_success(failures: &mut FailureStreak) {
+    if let Some(ended) = failures.end() {
+        let seconds = ended.lasted.as_secs_f64();
+        info!(seconds, "notifications go on");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// Spaces units of work evenly in time.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct RateLimit {
     per_second: f64,
     /// The longest time that is made up for when work was late.
@@ -30,10 +30,37 @@ impl RateLimit {
         Self { catch_up, ..self }
     }
 
+    /// Takes the time that is made up for as lost before `now`, so that as many units as
+    /// fit into it may begin at once.
+    pub(crate) fn with_burst(self, now: Instant) -> Self {
+        let due = now.checked_sub(self.catch_up);
+        Self {
+            due: due.unwrap_or(self.due),
+            ..self
+        }
+    }
+
+    /// Lets these units begin now, if they may.
+    ///
+    /// # Errors
+    /// How long to wait until they may.
+    pub(crate) fn try_begin(&mut self, units: u32, now: Instant) -> Result<(), Duration> {
+        let wait = self.due.saturating_duration_since(now);
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        self.begin(units, now);
+        Ok(())
+    }
+
     /// Waits until these units may begin.
     pub(crate) async fn wait_for(&mut self, units: u32) {
         sleep_until(self.due).await;
-        let made_up_for = Instant::now().checked_sub(self.catch_up);
+        self.begin(units, Instant::now());
+    }
+
+    fn begin(&mut self, units: u32, now: Instant) {
+        let made_up_for = now.checked_sub(self.catch_up);
         let from = self.due.max(made_up_for.unwrap_or(self.due));
         self.due = from + Duration::from_secs_f64(f64::from(units) / self.per_second);
     }

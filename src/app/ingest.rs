@@ -17,7 +17,7 @@ use crate::notify::Notifications;
 use crate::outage::Outage;
 use crate::pipeline::Pipeline;
 use crate::redrive;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, FailureStreak};
 use crate::store::inspect::{self, InspectError};
 use crate::store::{Retention, Store};
 
@@ -235,11 +235,8 @@ async fn end_stale_transactions(store: &Store) -> Infallible {
 async fn migrate(context: &Context) -> Result<(), InspectError> {
     let (config, store) = (&context.config, &context.store);
     let retention = Retention::of(&config.store);
-    let mut backoff = Backoff::new(
-        Duration::from_millis(config.retry.initial_ms),
-        Duration::from_millis(config.retry.max_ms),
-    );
-    let mut told = false;
+    let mut backoff = Backoff::configured(&config.retry);
+    let mut failures = FailureStreak::default();
     loop {
         let migrated = tokio::select! {
             migrated = store.migrate(retention) => migrated,
@@ -248,7 +245,7 @@ async fn migrate(context: &Context) -> Result<(), InspectError> {
         let Err(error) = migrated else {
             return Ok(());
         };
-        if !std::mem::replace(&mut told, true) {
+        if failures.is_first() {
             if let Some(error) = InspectError::of_store(&config.store, &error).await {
                 return Err(error);
             }

@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
 
 use super::{KeySet, KeySetError};
+use crate::retry::FailureStreak;
 use crate::shutdown::Shutdown;
 
 /// The time between two fetches when no token names an unknown key.
@@ -128,7 +129,7 @@ impl Fetcher {
     /// Fetches until the stop: from time to time, and soon when a key is
     /// missed. Tells `done` of each fetch whether it brought keys.
     pub(super) async fn run(self, done: impl Fn(bool) + Send, shutdown: Shutdown) {
-        let mut failing = false;
+        let mut failures = FailureStreak::default();
         loop {
             let begun = Instant::now();
             let outcome = tokio::select! {
@@ -139,11 +140,11 @@ impl Fetcher {
             match outcome {
                 Ok(keys) => {
                     self.fetched.replace(keys, SystemTime::now());
-                    if std::mem::take(&mut failing) {
+                    if failures.end().is_some() {
                         info!(url = %self.url, "the issuer's keys are to be had again");
                     }
                 }
-                Err(error) if !std::mem::replace(&mut failing, true) => {
+                Err(error) if failures.is_first() => {
                     warn!(%error, url = %self.url, "the issuer's keys cannot be fetched; those fetched before hold for a day");
                 }
                 Err(_) => {}
@@ -154,7 +155,7 @@ impl Fetcher {
             };
             let asked = async {
                 tokio::time::sleep_until(begun + apart).await;
-                if !failing {
+                if failures.failures() == 0 {
                     let _ = timeout(REFRESH_INTERVAL, self.fetched.wanted.notified()).await;
                 }
             };

@@ -12,10 +12,10 @@ use super::connect;
 use super::dead_letters::{DeadLetterPublisher, FailedMessage, UnsettledLetter};
 use super::delivery::Delivery;
 use super::error::BusError;
+use super::failure_log::FailureLog;
 use super::flow::Flow;
 use super::intake::{Intake, Window};
 use super::session::{Consuming, End, Session};
-use super::trouble::Trouble;
 use crate::config;
 use crate::outage::Outage;
 use crate::retry::Backoff;
@@ -33,7 +33,7 @@ pub struct Consumer {
     outage: Outage,
     flow: Flow,
     backoff: Backoff,
-    trouble: Trouble,
+    failures: FailureLog,
     /// A session that is open already.
     next: Option<Session>,
 }
@@ -55,12 +55,12 @@ impl Consumer {
         (outage, flow): (Outage, Flow),
     ) -> Result<Consumer, BusError> {
         let intake = Intake::new(config.prefetch_bytes);
-        let mut trouble = Trouble::new("consuming nothing");
+        let mut failures = FailureLog::new("consuming nothing");
         let next = match Session::open(&config, &intake).await {
             Ok(session) => Some(session),
             Err(error) if error.is_for_operator() => return Err(error),
             Err(error) => {
-                trouble.failed(&error);
+                failures.failed(&error);
                 None
             }
         };
@@ -70,11 +70,11 @@ impl Consumer {
             intake,
             outage,
             flow,
-            backoff: backoff(&retry),
+            backoff: Backoff::configured(&retry),
             retry,
             metrics,
             health: watch::Sender::new(false),
-            trouble,
+            failures,
             next,
         })
     }
@@ -104,8 +104,13 @@ impl Consumer {
         let (bus, metrics) = (self.bus.clone(), self.metrics.clone());
         let flow = self.flow.clone();
         let framed = (bus, connect::requested_frame_max(&self.bus).await);
-        let publishing =
-            DeadLetterPublisher::new(framed, backoff(&self.retry), metrics, flow, unsettled);
+        let publishing = DeadLetterPublisher::new(
+            framed,
+            Backoff::configured(&self.retry),
+            metrics,
+            flow,
+            unsettled,
+        );
         let mut tasks = JoinSet::new();
         tasks.spawn(publishing.run(incoming, shutdown.clone()));
         self.sessions(sink, &shutdown, letters).await;
@@ -134,7 +139,7 @@ impl Consumer {
                     continue;
                 }
             };
-            self.trouble.over("consuming");
+            self.failures.succeeded("consuming");
             self.health.send_replace(true);
             let heeded = (&self.outage, shutdown);
             let end = consuming.forward(&self.bus, &mut self.window, &sink, heeded);
@@ -213,7 +218,7 @@ impl Consumer {
         self.health.send_replace(false);
         self.window.restart();
         self.count_restart(kind);
-        self.trouble.failed(error);
+        self.failures.failed(error);
         self.pause(began, shutdown).await;
     }
 
@@ -242,7 +247,7 @@ impl Consumer {
             };
             match opened {
                 Ok(session) => return Some(session),
-                Err(error) => self.trouble.failed(&error),
+                Err(error) => self.failures.failed(&error),
             }
             tokio::select! {
                 biased;
@@ -263,11 +268,4 @@ impl Consumer {
             () = self.backoff.wait() => {}
         }
     }
-}
-
-fn backoff(retry: &config::Retry) -> Backoff {
-    Backoff::new(
-        Duration::from_millis(retry.initial_ms),
-        Duration::from_millis(retry.max_ms),
-    )
 }

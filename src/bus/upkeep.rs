@@ -15,8 +15,8 @@ use tracing::warn;
 
 use super::connect::{Link, in_time};
 use super::error::{BusError, amqp_code, short};
+use super::failure_log::FailureLog;
 use super::topology;
-use super::trouble::Trouble;
 use crate::config;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -43,7 +43,7 @@ pub async fn run(bus: config::Bus, metrics: Metrics, shutdown: Shutdown) {
         bus,
         metrics,
         link: None,
-        trouble: Trouble::new("cannot look whether events find their way to the queue"),
+        failures: FailureLog::new("cannot look whether events find their way to the queue"),
         forbidden: false,
         known: false,
     };
@@ -69,7 +69,7 @@ struct Upkeep {
     bus: config::Bus,
     metrics: Metrics,
     link: Option<Link>,
-    trouble: Trouble,
+    failures: FailureLog,
     /// Whether it was told that there can be no witness.
     forbidden: bool,
     /// Whether everything was as it must be before.
@@ -86,12 +86,13 @@ impl Upkeep {
             Ok(link) => {
                 self.metrics.bus.topology_broken.set(0);
                 self.metrics.bus.has_answered();
-                self.trouble.over("events find their way to the queue");
+                self.failures
+                    .succeeded("events find their way to the queue");
                 self.link = Some(link);
             }
             Err(error) => {
                 self.metrics.bus.topology_broken.set(1);
-                self.trouble.failed(&error);
+                self.failures.failed(&error);
             }
         }
     }

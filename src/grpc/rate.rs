@@ -1,5 +1,4 @@
-//! How many calls a second each caller may make: a bucket that fills at that
-//! rate, and holds a second's worth.
+//! How many calls a second each caller may make, of which a second's worth at once.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,53 +9,44 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::limits::try_again_after;
+use crate::rate_limit::RateLimit;
 
-/// The most callers whose buckets are remembered. One that is not has a full bucket.
+/// The most callers that are remembered. One that is not has made no calls.
 const MAX_REMEMBERED_CALLERS: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
-/// The buckets of all callers. Clones are the same.
+/// The limits of all callers. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct RateLimiter {
-    per_second: f64,
-    buckets: Arc<Mutex<LruCache<String, Bucket>>>,
-}
-
-/// The calls that a caller may still make, as of a time.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    calls: f64,
-    at: Instant,
+    per_second: u32,
+    callers: Arc<Mutex<LruCache<String, RateLimit>>>,
 }
 
 impl RateLimiter {
-    /// None when callers may make as many as they like (0).
+    /// `None` when callers may make as many calls as they like (0).
     pub(super) fn new(per_second: u32) -> Option<Self> {
         (per_second > 0).then(|| Self {
-            per_second: f64::from(per_second),
-            buckets: Arc::new(Mutex::new(LruCache::new(MAX_REMEMBERED_CALLERS))),
+            per_second,
+            callers: Arc::new(Mutex::new(LruCache::new(MAX_REMEMBERED_CALLERS))),
         })
     }
 
-    /// Takes one call from a caller's bucket.
+    /// Lets a caller make one call.
     ///
     /// # Errors
-    /// `RESOURCE_EXHAUSTED`, with the time after which there is one, when it is empty.
+    /// `RESOURCE_EXHAUSTED`, with the time after which there may be one, when there were
+    /// too many.
     pub(super) fn take(&self, caller: &str, now: Instant) -> Result<(), Status> {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = || Bucket {
-            calls: self.per_second,
-            at: now,
-        };
-        let bucket = buckets.get_or_insert_mut_ref(caller, full);
-        let since = now.duration_since(bucket.at).as_secs_f64();
-        bucket.calls = (bucket.calls + since * self.per_second).min(self.per_second);
-        bucket.at = now;
-        if bucket.calls < 1.0 {
-            let wait = Duration::from_secs_f64((1.0 - bucket.calls) / self.per_second);
-            return Err(self.refused(wait));
-        }
-        bucket.calls -= 1.0;
-        Ok(())
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = callers.get_or_insert_mut_ref(caller, || self.unused(now));
+        let allowed = limit.try_begin(1, now);
+        allowed.map_err(|wait| self.refused(wait))
+    }
+
+    /// The limit of a caller who has made no calls: a second's worth may come at once.
+    fn unused(&self, now: Instant) -> RateLimit {
+        let others = Duration::from_secs(1) - Duration::from_secs(1) / self.per_second;
+        let limit = RateLimit::per_second(self.per_second.into());
+        limit.catching_up(others).with_burst(now)
     }
 
     fn refused(&self, wait: Duration) -> Status {

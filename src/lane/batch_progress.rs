@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Work;
 use crate::config;
 use crate::derive::LoadMode;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, FailureStreak};
 
 /// The shortest and the longest delay after a conflict: somebody else has just
 /// succeeded, so that there is little to wait for.
@@ -21,7 +21,8 @@ pub(super) struct BatchProgress {
     pub(super) mode: LoadMode,
     pub(super) outage: Backoff,
     pub(super) conflict: Backoff,
-    pub(super) failing: bool,
+    /// Attempts in a row that failed for want of the store.
+    pub(super) failures: FailureStreak,
     /// How many attempts in a row have ended in a conflict.
     conflicts: u32,
 }
@@ -32,12 +33,9 @@ impl BatchProgress {
             limit: batch.len(),
             queue: batch.into(),
             mode,
-            outage: Backoff::new(
-                Duration::from_millis(retry.initial_ms),
-                Duration::from_millis(retry.max_ms),
-            ),
+            outage: Backoff::configured(retry),
             conflict: Backoff::new(CONFLICT_DELAY.0, CONFLICT_DELAY.1),
-            failing: false,
+            failures: FailureStreak::default(),
             conflicts: 0,
         }
     }
@@ -49,7 +47,7 @@ impl BatchProgress {
         self.conflict.reset();
         self.conflicts = 0;
         self.limit = self.limit.saturating_mul(2);
-        std::mem::take(&mut self.failing)
+        self.failures.end().is_some()
     }
 
     /// One more conflict; how many there were in a row.

@@ -62,7 +62,7 @@ impl Lane {
         if class == Class::Conflict && stubborn {
             self.end_stale_transactions().await;
         }
-        if class == Class::Retryable && !std::mem::replace(&mut progress.failing, true) {
+        if class == Class::Retryable && progress.failures.is_first() {
             warn!(error = %failed, events = progress.queue.len(),
                 "the store does not take events; retrying until it does");
         }

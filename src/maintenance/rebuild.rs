@@ -18,7 +18,7 @@ use crate::derive::LoadMode;
 use crate::event::{Event, TenantId};
 use crate::failpoint::{self, Point};
 use crate::lane::{Writer, partition_of};
-use crate::retry::Backoff;
+use crate::retry::{Backoff, FailureStreak};
 use crate::shutdown::Shutdown;
 use crate::store::rebuild::replay::JournalFollower;
 use crate::store::rebuild::{RebuildClaim, RebuildPhase, RebuildState};
@@ -208,7 +208,7 @@ struct Work<'s> {
 impl Work<'_> {
     async fn drive(&mut self) -> Result<RebuildOutcome, RebuildError> {
         let mut backoff = Backoff::new(DELAY.0, DELAY.1);
-        let mut failing = false;
+        let mut failures = FailureStreak::default();
         loop {
             let step = match self.rebuilding.phase() {
                 RebuildPhase::Replaying => self.replay().await,
@@ -222,14 +222,14 @@ impl Work<'_> {
             match step {
                 Ok(RebuildStep::Next) => {
                     backoff.reset();
-                    failing = false;
+                    failures.end();
                 }
                 Ok(RebuildStep::Stopped) => return self.interrupted().await,
                 Err(RebuildError::Store(error)) if error.is_history_lost() => {
                     return Err(RebuildError::HistoryLost);
                 }
                 Err(RebuildError::Store(error)) if error.class() != Class::Permanent => {
-                    if !std::mem::replace(&mut failing, true) {
+                    if failures.is_first() {
                         warn!(%error, "the rebuild is held up; trying again until it goes on");
                     }
                     tokio::select! {

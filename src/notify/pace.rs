@@ -1,4 +1,7 @@
 //! How fast notifications go: as fast as they can, unless events wait to be counted.
+//!
+//! No [rate limit](crate::rate_limit): how much one round costs the others is known
+//! only by how long it took, so each round is followed by a rest in proportion.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,9 +12,9 @@ use crate::lane::Backlog;
 
 /// While events wait, notifications rest so many times as long as they have worked.
 /// Their work is the broker's, the database's and the consumers' as well.
-const RESTS: u32 = 15;
-/// No rest is longer.
-const LONGEST: Duration = Duration::from_secs(5);
+const REST_PER_WORK: u32 = 15;
+/// The longest rest.
+const MAX_REST: Duration = Duration::from_secs(5);
 
 /// Leaves the machine to counting, while that has more to do than it can.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ impl Pace {
                 .works_since
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            tokio::time::sleep((since.elapsed() * RESTS).min(LONGEST)).await;
+            tokio::time::sleep((since.elapsed() * REST_PER_WORK).min(MAX_REST)).await;
         }
         self.begin();
     }

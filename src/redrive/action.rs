@@ -1,7 +1,7 @@
 //! What a job does with a letter of the queue.
 
 use super::RedriveError;
-use super::pace::Pacer;
+use super::pace::ReplayPacer;
 use crate::bus::dead_letters::republish::{RepublishError, Republisher};
 use crate::bus::dead_letters::scan::ScannedLetter;
 use crate::deadletter::{LetterId, MAX_KEPT_BYTES, RawMessage};
@@ -22,7 +22,7 @@ pub(super) enum Action {
 /// How letters are sent.
 pub(super) struct Sending {
     pub(super) republisher: Republisher,
-    pub(super) pacer: Pacer,
+    pub(super) pacer: ReplayPacer,
     /// With this body instead of their own.
     pub(super) body: Option<Vec<u8>>,
 }

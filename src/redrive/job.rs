@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::action::{Action, Sending};
-use super::pace::{Pace, Pacer};
+use super::pace::{Pace, ReplayPacer};
 use super::pass::{Ended, Task, Walk};
 use super::{Redrive, RedriveError};
 use crate::bus::BlockedTimeout;
@@ -179,7 +179,7 @@ impl Redrive {
                     "eventType: expected the type of a counter event, found {event_type:?}, which changes no counter"
                 )));
             }
-            Err(failure) => return Err(RedriveError::NotThisBody(failure.error)),
+            Err(error) => return Err(RedriveError::NotThisBody(error.to_string())),
         };
         let tenant = event.tenant.as_str();
         if permitted.is_some_and(|permitted| permitted.iter().all(|of| of != tenant)) {
@@ -233,7 +233,7 @@ impl Redrive {
     async fn sending(&self, pace: Pace, body: Option<Vec<u8>>) -> Result<Action, RedriveError> {
         Ok(Action::Replay(Box::new(Sending {
             republisher: Republisher::open(&self.bus, &self.flow, BlockedTimeout::Answer).await?,
-            pacer: Pacer::new(pace),
+            pacer: ReplayPacer::new(pace),
             body,
         })))
     }

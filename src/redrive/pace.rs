@@ -6,20 +6,21 @@ use crate::bus::BusError;
 use crate::bus::dead_letters::republish::Republisher;
 use crate::rate_limit::RateLimit;
 
-/// Letters sent together at most.
-const MOST: usize = 256;
-/// How often the length of the service's queue is looked at.
-const LOOK: Duration = Duration::from_millis(100);
-/// Parts of a second that a rate is divided into.
-const PARTS: u32 = 10;
+/// The most letters that are sent together.
+const MAX_BATCH_LETTERS: usize = 256;
+/// How long a replay waits before it looks again how many events wait in the service's
+/// queue.
+const BRAKE_INTERVAL: Duration = Duration::from_millis(100);
+/// At a rate, the letters sent together are those of a second divided by this.
+const BATCHES_PER_SECOND: u32 = 10;
 
 /// Bounds of a replay's speed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// Letters a second; `None`: as fast as it goes.
+    /// The letters sent a second; `None` for as fast as it goes.
     pub rate: Option<u32>,
-    /// Events that may wait in the service's queue before the replay waits for
-    /// live traffic to be counted.
+    /// The number of events that may wait in the service's queue before the replay waits
+    /// for live traffic to be counted.
     pub brake_at: u32,
 }
 
@@ -32,14 +33,14 @@ impl Default for Pace {
     }
 }
 
-/// Keeps to a [`Pace`].
+/// Keeps a replay to its [`Pace`].
 #[derive(Debug)]
-pub(super) struct Pacer {
+pub(super) struct ReplayPacer {
     pace: Pace,
     limit: Option<RateLimit>,
 }
 
-impl Pacer {
+impl ReplayPacer {
     pub(super) fn new(pace: Pace) -> Self {
         let rate = pace.rate.map(|rate| f64::from(rate.max(1)));
         Self {
@@ -49,24 +50,26 @@ impl Pacer {
         }
     }
 
-    /// How many letters may go together: a tenth of a second's, but one.
+    /// How many letters may go together: at a rate those of a tenth of a second, and one
+    /// at least.
     pub(super) fn batch(&self) -> usize {
-        let tenth = self.pace.rate.map(|rate| (rate / PARTS).max(1) as usize);
-        tenth.unwrap_or(MOST).min(MOST)
+        let rate = self.pace.rate;
+        let tenth = rate.map(|rate| (rate / BATCHES_PER_SECOND).max(1) as usize);
+        tenth.unwrap_or(MAX_BATCH_LETTERS).min(MAX_BATCH_LETTERS)
     }
 
-    /// Waits until so many letters may go. `false` while the brake is on: to be
-    /// asked again.
+    /// Waits until so many letters may go. `false` while too many events wait in the
+    /// service's queue: to be asked again.
     ///
     /// # Errors
-    /// When the broker is lost.
+    /// When the connection to the broker is lost.
     pub(super) async fn wait(
         &mut self,
         republisher: &Republisher,
         letters: usize,
     ) -> Result<bool, BusError> {
         if republisher.waiting_events().await? > self.pace.brake_at {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(BRAKE_INTERVAL).await;
             return Ok(false);
         }
         if let Some(limit) = &mut self.limit {

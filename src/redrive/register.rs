@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use crate::bus::dead_letters::UnsettledLetter;
 use crate::config;
 use crate::outage::Outage;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, FailureStreak};
 use crate::shutdown::Shutdown;
 use crate::store::dead_letters::UnsentId;
 use crate::store::{Class, Store, StoreError};
@@ -38,11 +38,8 @@ pub async fn register(
 ) {
     let mut next = None;
     while let Some(batch) = Batch::next(&mut letters, &mut next).await {
-        let mut backoff = Backoff::new(
-            Duration::from_millis(retry.initial_ms),
-            Duration::from_millis(retry.max_ms),
-        );
-        let mut failing = false;
+        let mut backoff = Backoff::configured(&retry);
+        let mut failures = FailureStreak::default();
         loop {
             let began = Instant::now();
             let noted = tokio::select! {
@@ -63,7 +60,7 @@ pub async fn register(
                     "the store refuses entries of dead letters; they are in the queue");
                 break;
             }
-            if !std::mem::replace(&mut failing, true) {
+            if failures.is_first() {
                 warn!(error = %failed, letters = batch.letters.len(),
                     "dead letters cannot be entered into the index; retrying until they can");
             }
@@ -73,7 +70,7 @@ pub async fn register(
                 () = shutdown.requested() => return,
             }
         }
-        if failing {
+        if failures.end().is_some() {
             info!("dead letters are entered into the index again");
         }
         batch.letters.into_iter().for_each(UnsettledLetter::settle);
@@ -134,13 +131,13 @@ impl Batch {
 
 /// Returns once more letters may wait in the database.
 async fn room(store: &Store) -> Result<(), StoreError> {
-    let mut is_told = false;
+    let mut waits = FailureStreak::default();
     loop {
         let unsent = store.unsent_totals().await?;
         if unsent.letters < MAX_UNSENT && unsent.bytes < MAX_UNSENT_BYTES {
             return Ok(());
         }
-        if !std::mem::replace(&mut is_told, true) {
+        if waits.is_first() {
             warn!(
                 letters = unsent.letters,
                 bytes = unsent.bytes,

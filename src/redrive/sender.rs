@@ -9,6 +9,7 @@ use super::{Redrive, RedriveError};
 use crate::bus::BlockedTimeout;
 use crate::bus::dead_letters::republish::{RepublishError, Republisher};
 use crate::failpoint::{self, Point};
+use crate::retry::FailureStreak;
 use crate::shutdown::Shutdown;
 use crate::store::Renewed;
 
@@ -21,7 +22,7 @@ const BYTES_AT_ONCE: usize = 4 << 20;
 /// Sends letters whenever some wait, one replica at a time; shows how many wait.
 /// Until the shutdown.
 pub async fn send(redrive: Redrive, unsent: Gauge, shutdown: Shutdown) {
-    let mut failed = false;
+    let mut failures = FailureStreak::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
@@ -43,14 +44,14 @@ pub async fn send(redrive: Redrive, unsent: Gauge, shutdown: Shutdown) {
         match sent {
             Ok(0) => {}
             Ok(letters) => {
-                failed = false;
+                failures.end();
                 info!(
                     letters,
                     "letters that waited in the database are in the dead-letter queue"
                 );
             }
             Err(error) => {
-                if !std::mem::replace(&mut failed, true) {
+                if failures.is_first() {
                     warn!(%error, "letters wait in the database until they can be sent");
                 }
             }

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::{Handles, Store, StoreError, access};
 use crate::config;
+use crate::retry::FailureStreak;
 use crate::shutdown::Shutdown;
 
 /// Between two looks at the files. Their contents are compared: those of a
@@ -25,8 +26,8 @@ struct Followed {
     fingerprint: access::Fingerprint,
     /// Whether any of it is in a file, and may change.
     has_files: bool,
-    /// The complaint that was logged last.
-    said: String,
+    /// Attempts in a row that failed: each cause is logged once.
+    failures: FailureStreak,
 }
 
 impl Store {
@@ -38,7 +39,7 @@ impl Store {
         let mut followed = Followed {
             fingerprint: self.made_of,
             has_files: true,
-            said: String::new(),
+            failures: FailureStreak::default(),
         };
         loop {
             let logged_out = tokio::select! {
@@ -47,7 +48,7 @@ impl Store {
                 () = shutdown.requested() => return,
             };
             match self.renew(&config, &mut followed, logged_out).await {
-                Ok(()) => followed.said.clear(),
+                Ok(()) => drop(followed.failures.end()),
                 Err(error) => followed.complain(&error),
             }
             if logged_out {
@@ -110,10 +111,8 @@ impl Store {
 impl Followed {
     /// Says once what is of no use.
     fn complain(&mut self, error: &StoreError) {
-        let text = error.to_string();
-        if text != self.said {
+        if self.failures.is_new_cause(&error.to_string()) {
             warn!(%error, "the store's secrets or certificates have changed, and are of no use: the ones before stay");
-            self.said = text;
         }
     }
 }

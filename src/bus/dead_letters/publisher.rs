@@ -20,9 +20,9 @@ use super::{decode, raw};
 use crate::bus::confirm_channel::{BlockedTimeout, ConfirmChannel, PublishOutcome};
 use crate::bus::delivery::{Origin, Outcome};
 use crate::bus::error::{BusError, short};
+use crate::bus::failure_log::FailureLog;
 use crate::bus::flow::Flow;
 use crate::bus::topology;
-use crate::bus::trouble::Trouble;
 use crate::config;
 use crate::deadletter::{Letter, MAX_KEPT_BYTES, Reason};
 use crate::failpoint::{self, Point};
@@ -77,7 +77,7 @@ pub(in crate::bus) struct DeadLetterPublisher {
     handed_on: mpsc::Sender<UnsettledLetter>,
     metrics: Metrics,
     backoff: Backoff,
-    trouble: Trouble,
+    failures: FailureLog,
     /// Letters that are not on their way to the broker.
     waiting: Vec<FailedMessage>,
     /// Opened with the first letter; an attempt has it meanwhile.
@@ -129,7 +129,7 @@ impl DeadLetterPublisher {
             handed_on,
             metrics,
             backoff,
-            trouble: Trouble::new("dead letters wait in the database"),
+            failures: FailureLog::new("dead letters wait in the database"),
             waiting: Vec::new(),
             channel: None,
             attempt: None,
@@ -244,14 +244,14 @@ impl DeadLetterPublisher {
                     self.channel = channel;
                     self.failing_since = None;
                     self.backoff.reset();
-                    return self.trouble.over("dead letters are published again");
+                    return self.failures.succeeded("dead letters are published again");
                 }
                 self.waiting.splice(..0, refused);
                 lost("the broker refused some (nack)")
             }
             Err(error) => error,
         };
-        self.trouble.failed(&error);
+        self.failures.failed(&error);
         self.delay = Some(self.backoff.next_delay());
     }
 
