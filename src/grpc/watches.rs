@@ -4,46 +4,31 @@
 //! has an end of its own, by which its client comes back, perhaps to another
 //! replica: the connection's would cut it in the middle.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher as _, RandomState};
+mod registry;
+mod stream;
+
+use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::{Stream, stream};
-use tokio::time::{Instant, sleep_until};
-use tonic::{Code, Request, Response, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
-
-use crate::event::TenantId;
-use crate::listener::Peer;
-use crate::serving::Serving;
-use crate::serving::watching::{Subject, Update, UpdateBatch, Watch, WatchError, WatchHandle};
-use crate::shutdown::Shutdown;
+use futures::Stream;
+use tonic::{Request, Response, Status};
 
 use super::admission::Sharer;
 use super::bounds::MAX_WATCHED;
 use super::edge::LongLived;
 use super::guard::{Caller, account};
-use super::limits::{Limits, try_again_after};
-use super::token::{Resumable as _, StreamsOf};
+use super::limits::Limits;
 use super::v1;
 use super::validate::{self, Watched};
+use crate::listener::Peer;
+use crate::serving::Serving;
+use crate::serving::watching::Subject;
+use crate::shutdown::Shutdown;
+use registry::{OpenStreams, StreamEntry, lock, register};
+use stream::{OpenStream, StreamEnd, WatchMessage};
 
-/// The most subjects of all streams, each as often as it is watched: some 300 bytes,
-/// and work for each change of it. A caller may have as many as are free.
-const MAX_WATCHED_BY_ALL: usize = 250_000;
-/// The most streams of one connection: half of its calls at once.
-const MAX_STREAMS_PER_CONNECTION: usize = 32;
-/// How long a stream lasts at most, give or take a tenth; mostly its connection
-/// is to end before. Whoever may no longer watch is asked for credentials again
-/// then.
-const MAX_STREAM_AGE: Duration = Duration::from_secs(3_600);
-/// The time over which the ends of streams are spread: of those of a connection, and
-/// of all when the service stops.
-const END_SPREAD: Duration = Duration::from_secs(4);
-/// The longest time after which clients are told to open another stream.
-const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 /// The time after which clients are told to try again where there is no room.
 const RETRY_AFTER_NO_ROOM: Duration = Duration::from_secs(10);
 
@@ -57,93 +42,6 @@ pub(super) struct Watches {
     limits: Limits,
     open: Arc<Mutex<OpenStreams>>,
     shutdown: Shutdown,
-}
-
-/// Streams by their names, and what connections and callers have of them.
-#[derive(Debug, Default)]
-struct OpenStreams {
-    streams: HashMap<String, StreamEntry>,
-    connections: HashMap<u64, usize>,
-    /// Subjects of each caller, and of all.
-    of_callers: HashMap<String, usize>,
-    of_all: usize,
-}
-
-impl OpenStreams {
-    /// Gives a caller some subjects more, if there are as many.
-    fn take(&mut self, account: &str, more: usize) -> Result<(), Status> {
-        let held = self.of_callers.get(account).copied().unwrap_or(0);
-        let free = MAX_WATCHED_BY_ALL.saturating_sub(self.of_all);
-        if held + more > free {
-            return Err(try_again_after(
-                RETRY_AFTER_NO_ROOM,
-                &format!(
-                    "{held} are watched already by this caller, {free} more can be by anybody"
-                ),
-            ));
-        }
-        self.of_all += more;
-        *self.of_callers.entry(account.to_owned()).or_default() += more;
-        Ok(())
-    }
-
-    fn give_back(&mut self, account: &str, fewer: usize) {
-        self.of_all -= fewer;
-        if let Some(held) = self.of_callers.get_mut(account) {
-            *held -= fewer;
-            if *held == 0 {
-                self.of_callers.remove(account);
-            }
-        }
-    }
-}
-
-/// A stream, for whoever may change it.
-#[derive(Debug)]
-struct StreamEntry {
-    account: String,
-    tenant: TenantId,
-    handle: WatchHandle,
-    of_users: bool,
-    /// The number of subjects that it watches.
-    subjects: usize,
-}
-
-/// The content of one message of a stream.
-struct WatchMessage {
-    watch_id: String,
-    resume_token: String,
-    batch: UpdateBatch,
-}
-
-/// An open stream, from which its messages come.
-struct OpenStream {
-    /// Before the watch itself: nobody is to change one that is gone.
-    _registered: Registered,
-    watch: Watch,
-    tenant: TenantId,
-    /// The name of the stream, until a message had it.
-    watch_id: Option<String>,
-    end: StreamEnd,
-    is_over: bool,
-}
-
-/// The conditions on which a stream ends.
-struct StreamEnd {
-    shutdown: Shutdown,
-    at: Instant,
-    /// How long after others it ends when all do.
-    spread: Duration,
-    /// Once the service is to stop.
-    leaves_at: Option<Instant>,
-}
-
-/// Takes a stream out of [`OpenStreams`] in the end.
-struct Registered {
-    open: Arc<Mutex<OpenStreams>>,
-    watch_id: String,
-    connection: u64,
-    account: String,
 }
 
 impl Watches {
@@ -201,10 +99,10 @@ impl Watches {
             Sharer::Tenant(tenant.to_string()),
         ];
         let kept = self.limits.watch(sharers)?;
-        let registered = self.register(connection, &account)?;
+        let registered = register(&self.open, connection, &account)?;
         let distinct: HashSet<&Subject> = subjects.iter().collect();
         let count = distinct.len();
-        opened(&self.open).take(&account, count)?;
+        lock(&self.open).take(&account, count)?;
         let watch = serving.watch(tenant.clone(), subjects, interval, since);
         let entry = StreamEntry {
             account,
@@ -214,25 +112,16 @@ impl Watches {
             subjects: count,
         };
         let watch_id = registered.watch_id.clone();
-        opened(&self.open).streams.insert(watch_id.clone(), entry);
-        let spread = END_SPREAD.mul_f64(random());
-        let by_age = Instant::now() + MAX_STREAM_AGE.mul_f64(0.9 + 0.2 * random());
-        let of_connection = peer.and_then(|peer| peer.ends_at);
-        let of_connection = of_connection.map(|at| Instant::from_std(at) + spread);
+        lock(&self.open).streams.insert(watch_id.clone(), entry);
         let open = OpenStream {
             watch,
             tenant,
             watch_id: Some(watch_id),
             _registered: registered,
-            end: StreamEnd {
-                shutdown: self.shutdown.clone(),
-                at: of_connection.map_or(by_age, |at| at.min(by_age)),
-                spread,
-                leaves_at: None,
-            },
+            end: StreamEnd::new(peer, self.shutdown.clone()),
             is_over: false,
         };
-        let messages = stream::unfold(open, |mut open| async move {
+        let messages = futures::stream::unfold(open, |mut open| async move {
             let message = open.next().await?;
             Some((message.map(M::from), open))
         });
@@ -240,23 +129,6 @@ impl Watches {
         response.extensions_mut().insert(kept);
         response.extensions_mut().insert(LongLived);
         Ok(response)
-    }
-
-    fn register(&self, connection: u64, account: &str) -> Result<Registered, Status> {
-        let mut open = opened(&self.open);
-        let of_connection = open.connections.entry(connection).or_default();
-        if *of_connection >= MAX_STREAMS_PER_CONNECTION {
-            return Err(Status::resource_exhausted(format!(
-                "{MAX_STREAMS_PER_CONNECTION} streams are open on this connection, more leave its other calls no room: watch up to {MAX_WATCHED} at once on one stream, or open another connection"
-            )));
-        }
-        *of_connection += 1;
-        Ok(Registered {
-            open: Arc::clone(&self.open),
-            watch_id: format!("{:016x}", RandomState::new().hash_one(connection)),
-            connection,
-            account: account.to_owned(),
-        })
     }
 
     /// Changes whom a stream watches.
@@ -269,7 +141,7 @@ impl Watches {
         let request = request.get_ref();
         let change = validate::watch_change(request, &who)?;
         // Until the end of it: the stream does not go meanwhile.
-        let mut open = opened(&self.open);
+        let mut open = lock(&self.open);
         let entry = open.streams.get(&request.watch_id).filter(|entry| {
             // Others are not told that there is one.
             entry.account == account && entry.tenant == change.tenant
@@ -304,140 +176,6 @@ impl Watches {
             None => Err(Status::resource_exhausted(format!(
                 "at most {MAX_WATCHED} can be watched on one stream: open another one"
             ))),
-        }
-    }
-}
-
-impl OpenStream {
-    /// The next message; `None` after the last.
-    async fn next(&mut self) -> Option<Result<WatchMessage, Status>> {
-        if self.is_over {
-            return None;
-        }
-        let batch = match self.watch_id.is_some() {
-            // What names the stream does not wait for anybody to be loaded.
-            true => Ok(UpdateBatch::default()),
-            false => tokio::select! {
-                // First, however much there is to tell.
-                biased;
-                () = self.end.comes() => {
-                    self.is_over = true;
-                    return Some(Err(come_back()));
-                }
-                batch = self.watch.next() => batch,
-            },
-        };
-        match batch {
-            Ok(batch) => Some(Ok(self.message(batch))),
-            Err(WatchError::NoRoom(subject)) => {
-                self.is_over = true;
-                let why = WatchError::NoRoom(subject).to_string();
-                Some(Err(try_again_after(RETRY_AFTER_NO_ROOM, &why)))
-            }
-        }
-    }
-
-    fn message(&mut self, batch: UpdateBatch) -> WatchMessage {
-        let since = batch.since.as_ref();
-        let resume_token = since.map(|since| StreamsOf(&self.tenant).token(since));
-        WatchMessage {
-            watch_id: self.watch_id.take().unwrap_or_default(),
-            resume_token: resume_token.unwrap_or_default(),
-            batch,
-        }
-    }
-}
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        let mut open = opened(&self.open);
-        if let Some(entry) = open.streams.remove(&self.watch_id) {
-            open.give_back(&self.account, entry.subjects);
-        }
-        match open.connections.get_mut(&self.connection) {
-            Some(streams) if *streams > 1 => *streams -= 1,
-            _ => {
-                open.connections.remove(&self.connection);
-            }
-        }
-    }
-}
-
-fn opened(open: &Mutex<OpenStreams>) -> MutexGuard<'_, OpenStreams> {
-    open.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl StreamEnd {
-    /// Returns when the stream has its age, or the service stops: streams end one
-    /// after the other, so that clients do not all come back together.
-    async fn comes(&mut self) {
-        let leaving = async {
-            self.shutdown.leaving().await;
-            let leaves_at = *self
-                .leaves_at
-                .get_or_insert_with(|| Instant::now() + self.spread);
-            sleep_until(leaves_at).await;
-        };
-        tokio::select! {
-            () = sleep_until(self.at) => {}
-            () = leaving => {}
-        }
-    }
-}
-
-fn come_back() -> Status {
-    let wait = MAX_RECONNECT_DELAY.mul_f64(0.1 + 0.9 * random());
-    Status::with_error_details(
-        Code::Unavailable,
-        "the stream has had its time: open another one with the last resume_token",
-        ErrorDetails::with_retry_info(Some(wait)),
-    )
-}
-
-/// From 0 to 1: no secret, only spread.
-fn random() -> f64 {
-    let random = RandomState::new().hash_one(0_u8) >> 32;
-    random as f64 / f64::from(u32::MAX)
-}
-
-impl From<WatchMessage> for v1::WatchUserStatsResponse {
-    fn from(message: WatchMessage) -> Self {
-        let updates = message.batch.updates.into_iter();
-        let updates = updates.filter_map(|update| match update {
-            Update::User {
-                stats,
-                dialogs,
-                more,
-            } => Some(v1::UserUpdate {
-                user_stats: Some(stats.into()),
-                user_dialog_stats: dialogs.into_iter().map(Into::into).collect(),
-                others_may_have_changed: more,
-            }),
-            Update::Dialog(_) => None,
-        });
-        Self {
-            watch_id: message.watch_id,
-            updates: updates.collect(),
-            all_told: message.batch.all_given,
-            resume_token: message.resume_token,
-            as_of: message.batch.as_of.map(Into::into),
-        }
-    }
-}
-
-impl From<WatchMessage> for v1::WatchDialogStatsResponse {
-    fn from(message: WatchMessage) -> Self {
-        let updates = message.batch.updates.into_iter();
-        let updates = updates.filter_map(|update| match update {
-            Update::Dialog(stats) => Some(stats.into()),
-            Update::User { .. } => None,
-        });
-        Self {
-            watch_id: message.watch_id,
-            dialog_stats: updates.collect(),
-            all_told: message.batch.all_given,
-            resume_token: message.resume_token,
-            as_of: message.batch.as_of.map(Into::into),
         }
     }
 }

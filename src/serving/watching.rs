@@ -10,48 +10,38 @@
 //! anew, and given anew where its version is another one.
 
 mod hub;
+mod loading;
 mod stream;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
-use std::future::pending;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures::future::BoxFuture;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
-use super::follow::MAX_FETCHED_COMMITS;
-use super::load::LoadResult;
-use super::model::{LoadKeys, Touched};
 use super::{Serving, shared::Memory};
 use crate::event::{DialogId, TenantId, UserId};
 use crate::failpoint::{self, Point};
 use crate::store::commit_log::Cut;
-use crate::store::commit_log::Span;
 use crate::store::read::{DialogStats, UserDialogStats, UserStats};
 
 pub(super) use hub::Hub;
 use hub::StreamId;
+use loading::{Loaded, Loading, finished};
 use stream::fingerprint;
 
 /// The most subjects of a stream that are loaded together.
 const MAX_SUBJECTS_PER_LOAD: usize = 64;
-/// The longest time that a load may take before it is tried again.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// The time before a load that failed is tried again.
-const LOAD_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Loads in a row after which somebody is still not held, although each of them
 /// ended well: there is no room.
 const MAX_LOAD_ATTEMPTS: u32 = 20;
 /// The time after which a stream says that it is at work although nobody changes.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
-/// The number of times that a stream waits for memory to come to where its client was.
-const MAX_CATCH_UP_WAITS: u32 = 5;
 /// The time for which memory counts as up to date after it was found to be.
 const MAX_AS_OF_AGE: Duration = Duration::from_secs(5);
 
@@ -146,24 +136,6 @@ pub struct Watch {
 pub struct WatchHandle {
     serving: Serving,
     stream: StreamId,
-}
-
-/// A load or a read that a stream waits for.
-struct Loading(BoxFuture<'static, Loaded>);
-
-enum Loaded {
-    /// It is to be looked whether they are held, and may be tried again.
-    LookAgain,
-    /// They were read, and may be held.
-    Perhaps,
-    /// What was touched since the client was there; `None`: that cannot be told.
-    Touched(Option<Touched>),
-}
-
-impl std::fmt::Debug for Loading {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Loading")
-    }
 }
 
 impl Serving {
@@ -352,95 +324,6 @@ impl Drop for Watch {
         let mut memory = self.serving.shared.memory();
         let (hub, model) = memory.watched();
         hub.close(self.stream, model);
-    }
-}
-
-impl Loading {
-    fn new(loading: impl Future<Output = Loaded> + Send + 'static) -> Self {
-        Self(Box::pin(loading))
-    }
-}
-
-/// Waits for what is loaded, if anything is.
-async fn finished(loading: &mut Option<Loading>) -> Loaded {
-    let Some(Loading(under_way)) = loading else {
-        return pending().await;
-    };
-    let loaded = under_way.await;
-    *loading = None;
-    loaded
-}
-
-impl Serving {
-    /// Has these read into memory.
-    async fn loaded(self, tenant: TenantId, subjects: Vec<Subject>) -> Loaded {
-        let mut wanted = LoadKeys::default();
-        for subject in subjects {
-            match subject {
-                Subject::User(user) => wanted.users.push(user),
-                Subject::Dialog(dialog) => wanted.dialogs.push(dialog),
-            }
-        }
-        match self
-            .load(&tenant, wanted, Instant::now() + LOAD_TIMEOUT)
-            .await
-        {
-            LoadResult::Perhaps | LoadResult::NoRoom => Loaded::Perhaps,
-            LoadResult::Failed => {
-                sleep(LOAD_RETRY_INTERVAL).await;
-                Loaded::LookAgain
-            }
-        }
-    }
-
-    fn is_too_large(&self, tenant: &TenantId, subject: &Subject) -> bool {
-        match subject {
-            Subject::User(user) => self.shared.too_large.has(tenant, user),
-            Subject::Dialog(_) => false,
-        }
-    }
-
-    /// What was touched since a client was given everything; `None` when that
-    /// cannot be told.
-    async fn touched_since(&self, tenant: &TenantId, since: ResumePoint) -> Option<Touched> {
-        let spans = self.spans_since(&since).await?;
-        let count: i64 = spans.iter().map(|span| span.to + 1 - span.from).sum();
-        if count > MAX_FETCHED_COMMITS {
-            return None;
-        }
-        let store = self.shared.store.clone();
-        // What uses the driver is not to be dropped half-way.
-        let fetched = tokio::spawn(async move { store.commit_records(&spans).await });
-        let fetched = fetched.await.ok()?.ok()?;
-        let is_told = |record: &crate::store::commit_log::Record| !record.untold.contains(tenant);
-        let all_told = fetched.iter().all(|committed| is_told(&committed.record));
-        if fetched.len() as i64 != count || !all_told {
-            return None;
-        }
-        let memory = self.shared.memory();
-        let records = fetched.iter().map(|committed| &*committed.record);
-        Some(memory.model.touched_by(records))
-    }
-
-    /// The commits that memory has and a client was not given. Waits until memory
-    /// has come to where the client was.
-    async fn spans_since(&self, since: &ResumePoint) -> Option<Vec<Span>> {
-        for _ in 0..MAX_CATCH_UP_WAITS {
-            {
-                let memory = self.shared.memory();
-                if memory.untold() != since.untold {
-                    return None;
-                }
-                let now = memory.model.cut();
-                if now.covers(&since.cut) {
-                    let ahead = since.cut.until(now);
-                    let span = |(writer, from, to)| Span { writer, from, to };
-                    return Some(ahead.map(span).collect());
-                }
-            }
-            self.round().await?;
-        }
-        None
     }
 }
 
