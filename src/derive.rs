@@ -43,8 +43,8 @@ use state::{
 };
 use touched::Touched;
 
-/// What must be known before an event can be derived. Nothing was changed by
-/// trying.
+/// The needs that must be answered before an event can be derived. Trying has
+/// changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing(pub Vec<Need>);
 
@@ -70,7 +70,8 @@ pub struct Batch {
     state: State,
     changes: Changes,
     touched: Touched,
-    /// None, for events that were accepted before.
+    /// The limits that may refuse an event; `None` for events that were
+    /// accepted before.
     limits: Option<Limits>,
 }
 
@@ -84,7 +85,7 @@ impl Default for Batch {
 /// What a part of deriving results in, or what must be loaded first.
 type DeriveResult<T = ()> = Result<T, Missing>;
 
-/// What applying an event's fact came to.
+/// The effect of an event's fact on the state.
 struct Effect {
     changed: bool,
     dialog: Option<DialogKey>,
@@ -102,7 +103,7 @@ impl Effect {
         }
     }
 
-    /// Something outside any dialog's version.
+    /// Returns the effect of a change that no dialog's version guards.
     fn aside() -> Self {
         Self {
             changed: true,
@@ -119,7 +120,7 @@ impl Effect {
 }
 
 impl Batch {
-    /// One of new events, some of which these limits may refuse.
+    /// Makes a batch of new events, some of which these limits may refuse.
     pub fn within(limits: Limits) -> Self {
         Self {
             state: State::default(),
@@ -129,8 +130,8 @@ impl Batch {
         }
     }
 
-    /// One of events from the journal: they were accepted, and count in whatever
-    /// order they come.
+    /// Makes a batch of events from the journal: they were accepted before, and
+    /// count in whatever order they come.
     pub fn of_accepted() -> Self {
         Self {
             limits: None,
@@ -138,19 +139,20 @@ impl Batch {
         }
     }
 
-    /// Where answers to [`Need`]s go.
+    /// Returns the state that answers to [`Need`]s are put into.
     pub fn state_mut(&mut self) -> &mut State {
         &mut self.state
     }
 
-    /// Members of a dialog, as far as the batch knows.
+    /// Returns the number of a dialog's members, 0 while the dialog is not
+    /// loaded.
     pub fn members(&self, dialog: &DialogKey) -> i64 {
         let known = self.state.dialogs.get(dialog);
         known.map_or(0, |slot| slot.now.members)
     }
 
-    /// What can be foreseen to be needed for an event, to be loaded for many
-    /// events at once. More may turn out to be when it is applied.
+    /// Returns the needs of an event that can be foreseen, to be loaded for
+    /// many events at once. More may turn up when the event is applied.
     pub fn foreseen(&self, event: &Event, mode: LoadMode) -> Vec<Need> {
         if self.state.journal.get(&event_key(event)) == Some(&true) {
             return Vec::new();
@@ -170,8 +172,8 @@ impl Batch {
         needs
     }
 
-    /// What an event out of order will need, by what is known of its dialog
-    /// before the events of this batch. `None` when that is nothing.
+    /// Returns what an event out of order will need, by what is known of its
+    /// dialog before the events of this batch; `None` when that is nothing.
     fn further_needs(&self, event: &Event) -> Option<Vec<Need>> {
         match &event.fact {
             Fact::MessageCreated(new) => {
@@ -206,7 +208,8 @@ impl Batch {
         }
     }
 
-    /// The members who have a message behind their marks, if it is out of order.
+    /// Returns the need for the members whose watermarks cover a message, if it
+    /// is out of order.
     fn members_past_need(&self, dialog: &DialogKey, at: Micros, system: bool) -> Option<Need> {
         let high_watermark = self.state.dialogs.get(dialog)?.now.high_watermark?;
         let out_of_order = !system && high_watermark.covers(at);
@@ -275,8 +278,9 @@ impl Batch {
         }
     }
 
-    /// The dialog and membership of a read: by the message where it is known,
-    /// else by what the producer said, which is nearly always the same.
+    /// Returns the needs for the dialog and membership of a read: those of the
+    /// message where it is known, else those that the producer named, which are
+    /// nearly always the same.
     fn read_needs(&self, event: &Event, message: &MessageKey, user: &UserId) -> Vec<Need> {
         let known = self.state.messages.get(message);
         let created = known.and_then(|message| message.created.as_ref());
@@ -385,7 +389,7 @@ impl Batch {
         }
     }
 
-    /// Users' shares of dialogs that are changed so far.
+    /// Returns how many users' shares of dialogs the batch changes so far.
     pub fn changed_shares(&self) -> usize {
         self.changes.memberships.len()
     }
@@ -403,8 +407,7 @@ impl Batch {
         self.state.latest.clear();
     }
 
-    /// Ends the batch: what is to be written, and the dialogs as they will be
-    /// once it is.
+    /// Ends the batch and returns what is to be written.
     pub fn finish(mut self) -> Changes {
         self.note_rooms();
         for (key, slot) in self.state.dialogs {
@@ -441,8 +444,8 @@ impl Batch {
         Effect::on(&key)
     }
 
-    /// The type goes for messages recorded from now on. No dialog's version
-    /// guards it: the store keeps whichever word is the latest.
+    /// Applies a user's type, which goes for messages recorded from now on. No
+    /// dialog's version guards it: the store keeps the latest type by itself.
     fn user_typed(&mut self, event: &Event, user: &UserId, user_type: &SenderType) -> Effect {
         let key = user_key(event, user);
         let latest = self.changes.user_types.get(&key);
@@ -451,8 +454,8 @@ impl Batch {
         }
         self.state
             .know_user_type(key.clone(), Some(user_type.clone()));
-        let word = (event.stamp.clone(), user_type.clone());
-        self.changes.user_types.insert(key, word);
+        let latest = (event.stamp.clone(), user_type.clone());
+        self.changes.user_types.insert(key, latest);
         Effect::aside()
     }
 
@@ -469,7 +472,7 @@ impl Batch {
         &self.state.memberships[&key.dialog][&key.user]
     }
 
-    /// What is known of a message; nothing, when it was presumed to be new.
+    /// Returns what is known of a message; nothing, when it counts as new.
     fn message(&self, key: &MessageKey) -> Message {
         self.state.messages.get(key).cloned().unwrap_or_default()
     }
@@ -480,7 +483,7 @@ impl Batch {
         share
     }
 
-    /// The change of a message, begun from what the message is now.
+    /// Returns the change of a message, begun from what the message is now.
     fn message_mut(&mut self, key: &MessageKey) -> &mut MessageChange {
         let state = &self.state;
         self.changes

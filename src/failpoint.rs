@@ -20,9 +20,9 @@ pub enum Point {
     Derived,
     /// The batch's transaction has begun, with nothing written.
     TransactionBegun,
-    /// All of the batch is written, and not committed.
+    /// The batch is written, and its transaction not committed.
     BeforeCommit,
-    /// It is committed, and nobody knows.
+    /// The batch is committed, and nothing in this process knows.
     AfterCommit,
     /// The broker is next to be told.
     BeforeAck,
@@ -30,36 +30,40 @@ pub enum Point {
     AfterAck,
     /// A dead letter is next to be published.
     BeforeLetter,
-    /// It is confirmed, and its original not acknowledged.
+    /// A dead letter is confirmed, and its original not acknowledged.
     AfterLetter,
-    /// It is in the index, and its original not acknowledged.
+    /// A dead letter is in the index, and its original not acknowledged.
     AfterIndexed,
-    /// It is kept in the database until the broker takes it, and its original not
-    /// acknowledged.
+    /// A dead letter is kept in the database until the broker takes it, and its
+    /// original not acknowledged.
     Kept,
-    /// It is confirmed at last, and neither in the index nor out of the database.
+    /// A kept dead letter is confirmed, not in the index yet, and still in the
+    /// database.
     KeptSent,
-    /// It is in the index, and in the database still.
+    /// A kept dead letter is in the index, and still in the database.
     KeptIndexed,
     /// A job on dead letters has selected them.
     Selected,
-    /// What becomes of some is durable, and they are still in the queue.
+    /// A job's action on some letters is durable, and they are still in the
+    /// queue.
     Acted,
-    /// It is noted in the index that they were acted upon.
+    /// The index has noted that a job acted on letters that are still in the
+    /// queue.
     Marked,
-    /// They are out of the queue, and the index does not know.
+    /// A job's letters are out of the queue, and the index does not know.
     Removed,
-    /// Nothing is left to do, and the record does not say so.
+    /// A job has nothing left to do, and its record does not say so.
     AllDone,
-    /// A commit is known to the process that made it, and in no memory.
+    /// A commit was passed to the followers in its process, and is in no read
+    /// model yet.
     Fed,
-    /// Memory is at a commit, and no stream knows.
+    /// The read model is at a commit, and no stream knows.
     Moved,
-    /// What a stream is to be told is taken out of memory, and not sent.
+    /// A stream's message is taken from the read model, and not sent.
     Given,
-    /// Which commits are to be notified of is known, and nothing published.
+    /// The commits to notify of are known, and nothing is published.
     NotifyTaken,
-    /// What users are to be notified of is read, and not published.
+    /// The counters to notify of are read, and not published.
     NotifyRead,
     /// A notification was sent, and is not confirmed.
     NotifySent,
@@ -71,14 +75,15 @@ pub enum Point {
     Replayed,
     /// A rebuild has followed a stretch of the journal's change stream.
     Followed,
-    /// It keeps all writers out.
+    /// A rebuild keeps all writers out.
     Fenced,
-    /// Readers see what it made, and nobody has tidied up.
+    /// Readers see what a rebuild made, and the old collections are still
+    /// there.
     SwitchedOver,
 }
 
 impl Point {
-    /// Those of a delivery, in the order in which an event passes them.
+    /// The points of a delivery, in the order in which an event passes them.
     pub const DELIVERY: [Point; 11] = [
         Point::Delivered,
         Point::Decoded,
@@ -93,10 +98,10 @@ impl Point {
         Point::AfterIndexed,
     ];
 
-    /// Those of a letter that waits until the broker takes it.
+    /// The points of a letter that waits until the broker takes it.
     pub const WAITING: [Point; 3] = [Point::Kept, Point::KeptSent, Point::KeptIndexed];
 
-    /// Those of a job on dead letters, in their order.
+    /// The points of a job on dead letters, in their order.
     pub const JOB: [Point; 5] = [
         Point::Selected,
         Point::Acted,
@@ -105,10 +110,11 @@ impl Point {
         Point::AllDone,
     ];
 
-    /// Those between a commit and whoever watches, in their order.
+    /// The points between a commit and whoever watches, in their order.
     pub const WATCHING: [Point; 4] = [Point::AfterCommit, Point::Fed, Point::Moved, Point::Given];
 
-    /// Those between a commit and the cursor of notifications, in their order.
+    /// The points between a commit and the cursor of notifications, in their
+    /// order.
     pub const NOTIFYING: [Point; 6] = [
         Point::AfterCommit,
         Point::NotifyTaken,
@@ -118,7 +124,7 @@ impl Point {
         Point::NotifySaved,
     ];
 
-    /// Those of a rebuild, in their order.
+    /// The points of a rebuild, in their order.
     pub const REBUILD: [Point; 4] = [
         Point::Replayed,
         Point::Followed,
@@ -134,7 +140,7 @@ impl Point {
         delivery.chain(of_jobs).chain(told)
     }
 
-    /// Its name in the variable.
+    /// Returns the point's name in [`VARIABLE`].
     pub fn name(self) -> &'static str {
         match self {
             Point::Delivered => "delivered",
@@ -176,7 +182,7 @@ impl Point {
 ///
 /// # Errors
 /// In words, when it names no point, or this build has none.
-pub fn armed() -> Result<(), String> {
+pub(crate) fn armed() -> Result<(), String> {
     let Ok(value) = std::env::var(VARIABLE) else {
         return Ok(());
     };
@@ -191,7 +197,7 @@ pub fn armed() -> Result<(), String> {
 /// When the process is to die.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Trap {
-    /// At a point, when it is passed for this time.
+    /// When the point is passed for the n-th time.
     Pass(Point, u64),
     /// When the event with this id is about to be counted.
     Event(String),
@@ -220,9 +226,9 @@ fn parsed(value: &str) -> Result<Trap, String> {
 static ARMED: std::sync::LazyLock<Option<Trap>> =
     std::sync::LazyLock::new(|| parsed(&std::env::var(VARIABLE).ok()?).ok());
 
-/// Dies here, if that is asked for.
+/// Aborts the process if this point is armed.
 #[cfg(debug_assertions)]
-pub fn pass(point: Point) {
+pub(crate) fn pass(point: Point) {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     static PASSED: AtomicU64 = AtomicU64::new(0);
@@ -235,9 +241,9 @@ pub fn pass(point: Point) {
     }
 }
 
-/// Dies of this event, if that is asked for.
+/// Aborts the process if this event is armed.
 #[cfg(debug_assertions)]
-pub fn meet(event: &str) {
+pub(crate) fn meet(event: &str) {
     if matches!(&*ARMED, Some(Trap::Event(armed)) if armed == event) {
         std::process::abort();
     }
@@ -246,12 +252,12 @@ pub fn meet(event: &str) {
 /// Does nothing: release builds have no failpoints.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
-pub fn pass(_: Point) {}
+pub(crate) fn pass(_: Point) {}
 
 /// Does nothing: release builds have no failpoints.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
-pub fn meet(_: &str) {}
+pub(crate) fn meet(_: &str) {}
 
 #[cfg(test)]
 mod tests {

@@ -29,36 +29,37 @@ use crate::store::StoreError;
 
 pub use forecaster::Forecaster;
 
-/// Changes that are told one by one.
+/// The most changes that a forecast lists one by one.
 pub const MAX_CHANGES: usize = 20;
 
-/// What would become of one event.
+/// The prospect of one event, were it counted now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {
     /// The event would change something.
     Applied,
-    /// It is new, but what it says is known or has been overtaken.
+    /// The event is new, but what it says is known or has been overtaken.
     Unchanged,
-    /// It was counted before, or came before in the selection.
+    /// The event was counted before, or came before in the selection.
     Duplicate,
-    /// It would not be accepted.
+    /// The event would not be accepted.
     Refused(Refusal),
-    /// It would change something, but what depends on others of the selection.
+    /// The event would change something, but what depends on others of the
+    /// selection.
     Uncertain,
 }
 
 /// What a set of events would change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Forecast {
-    /// Events that would change something, uncertain ones included.
+    /// The events that would change something, uncertain ones included.
     pub applied: u64,
-    /// New events that would change nothing.
+    /// The new events that would change nothing.
     pub unchanged: u64,
-    /// Events that were counted before, or came twice.
+    /// The events that were counted before, or came twice.
     pub duplicates: u64,
-    /// Events that would not be accepted.
+    /// The events that would not be accepted.
     pub refused: u64,
-    /// Of `applied`: events whose changes are in none of the following.
+    /// The events among `applied` whose changes are in none of the following.
     pub uncertain: u64,
     /// The changes summed, by counter. Unread is there by user and dialog; what
     /// it is in all of a user's dialogs has no line of its own.
@@ -74,8 +75,8 @@ pub struct CounterTotal {
     pub counter: Counter,
     /// The sum of its changes.
     pub delta: i64,
-    /// For how many it changes: dialogs, messages, users, or for unread pairs of
-    /// a user and a dialog.
+    /// How many dialogs, messages, users, or for unread pairs of a user and a
+    /// dialog, have it changed.
     pub subjects: i64,
 }
 
@@ -86,9 +87,10 @@ pub struct CounterChange {
     pub subject: Subject,
     /// The counter that would change.
     pub counter: Counter,
-    /// By how much, for each that the subject stands for.
+    /// By how much it would change, for each that the subject stands for.
     pub delta: i64,
-    /// For how many: 1, or the members that [`Subject::Others`] stands for.
+    /// How many the subject stands for: 1, or the members of
+    /// [`Subject::Others`].
     pub subjects: i64,
 }
 
@@ -110,9 +112,11 @@ pub enum Subject {
 /// How much a forecast may take.
 #[derive(Debug, Clone, Copy)]
 pub struct ForecastLimits {
-    /// Users' shares of dialogs that may change. Each takes some 500 bytes.
+    /// The most users' shares of dialogs that may change. Each takes some 500
+    /// bytes.
     pub shares: usize,
-    /// People, and messages, of a dialog whose end can be foretold.
+    /// The most users, and the most messages, of a dialog whose end is
+    /// forecast.
     pub ended: usize,
 }
 
@@ -128,13 +132,14 @@ impl Default for ForecastLimits {
 /// Why there is no forecast.
 #[derive(Debug, thiserror::Error)]
 pub enum ForecastError {
-    /// It took longer than the server keeps the moment that it is made from.
+    /// The forecast took longer than the server keeps the snapshot that it is
+    /// made from.
     #[error(
         "the forecast took longer than MongoDB keeps the moment that it is made from \
          (minSnapshotHistoryWindowInSeconds, 5 minutes by default): select fewer events"
     )]
     TooSlow(#[source] StoreError),
-    /// More would change than is kept in memory.
+    /// More shares would change than [`ForecastLimits::shares`] allows.
     #[error("the events would change more than {0} users' shares of dialogs: select fewer events")]
     TooMuch(usize),
     /// The store could not be asked, or has what it should not have.

@@ -10,32 +10,31 @@
 //!
 //! Nothing here does I/O; `store::read` finds the records and facts.
 
-pub mod dialog;
-pub mod message;
-pub mod share;
+pub(crate) mod dialog;
+pub(crate) mod message;
+pub(crate) mod share;
 mod timeline;
 
 use crate::derive::state::{CountingFacts, Watermark};
 use crate::event::{MessageId, Micros, SenderType, UserId};
 
-pub use timeline::{
-    Change, Origin, PageRequest, Position, Timeline, TimelineBuilder, TimelineEntry, Track,
-};
+pub use timeline::{Origin, PageRequest, Position};
+pub(crate) use timeline::{Timeline, TimelineBuilder, TimelineEntry, Track};
 
 /// A record of the journal that raised its dialog's version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DialogRecord {
-    /// The version to which it did.
-    pub version: i64,
-    /// When it was written, in milliseconds.
-    pub at: i64,
+pub(crate) struct DialogRecord {
+    /// The version to which it raised the dialog.
+    pub(crate) version: i64,
+    /// When the record was written, in milliseconds since the epoch.
+    pub(crate) at: i64,
     /// What the record did in the dialog.
-    pub effect: DialogEffect,
+    pub(crate) effect: DialogEffect,
 }
 
-/// What a record says, as far as histories need it.
+/// The effect of a record in its dialog, as far as histories need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DialogEffect {
+pub(crate) enum DialogEffect {
     /// A message was created for the first time.
     Created(Created),
     /// A further create of a message knew better.
@@ -44,9 +43,9 @@ pub enum DialogEffect {
         message: MessageId,
         /// The user who had sent the message.
         sender: UserId,
-        /// What was believed of it before.
+        /// What was believed of the message before.
         was: CountingFacts,
-        /// What is believed of it since.
+        /// What is believed of the message since.
         is: CountingFacts,
     },
     /// A message that counted was deleted.
@@ -67,16 +66,16 @@ pub enum DialogEffect {
     WatermarkMoved {
         /// The member, or who was or becomes one.
         user: UserId,
-        /// The watermark before; `None`: was not a member.
+        /// The watermark before; `None` when the user was not a member.
         before: Option<Watermark>,
-        /// The watermark after; `None`: is not a member.
+        /// The watermark after; `None` when the user is no longer a member.
         after: Option<Watermark>,
     },
     /// The dialog has one more topic.
     Topic,
     /// The end of the dialog.
     DialogDeleted,
-    /// Stored counters were set to what was counted.
+    /// A repair set stored counters to what was counted.
     Repaired(Vec<Repair>),
     /// The record does none of these.
     Other,
@@ -84,36 +83,36 @@ pub enum DialogEffect {
 
 /// A message as its create has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Created {
+pub(crate) struct Created {
     /// The message's id.
-    pub message: MessageId,
+    pub(crate) message: MessageId,
     /// The user who sent the message.
-    pub sender: UserId,
+    pub(crate) sender: UserId,
     /// The sender's type, under which the message is counted.
-    pub sender_type: SenderType,
+    pub(crate) sender_type: SenderType,
     /// When the message was sent.
-    pub at: Micros,
+    pub(crate) at: Micros,
     /// Whether it is never unread.
-    pub system: bool,
+    pub(crate) system: bool,
     /// Whether something was known of it before: that it was read, perhaps.
-    pub had_placeholder: bool,
+    pub(crate) had_placeholder: bool,
     /// Whether it was deleted before, and so never counted.
-    pub deleted_before_create: bool,
+    pub(crate) deleted_before_create: bool,
 }
 
-/// One counter that was repaired.
+/// A counter that a repair has set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Repair {
+pub(crate) struct Repair {
     /// The user whose counter it was, if it was a user's.
-    pub user: Option<UserId>,
+    pub(crate) user: Option<UserId>,
     /// The message whose counter it was, if it was a message's.
-    pub message: Option<MessageId>,
+    pub(crate) message: Option<MessageId>,
     /// The name that `verify` has for the counter.
-    pub counter: String,
+    pub(crate) counter: String,
     /// The value that was found.
-    pub stored: Option<i64>,
+    pub(crate) stored: Option<i64>,
     /// The value that it was set to.
-    pub counted: Option<i64>,
+    pub(crate) counted: Option<i64>,
 }
 
 impl Repair {

@@ -44,7 +44,8 @@ use crate::shutdown::Shutdown;
 use crate::store::{Class, CommitFeed, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
-pub use arrivals::{Arrivals, Backlog, partition_of};
+pub(crate) use arrivals::partition_of;
+pub use arrivals::{Arrivals, Backlog};
 use arrivals::{HeldPartitions, LaneEvents};
 use batch_progress::BatchProgress;
 use cache::Cache;
@@ -53,47 +54,50 @@ pub use store_probe::probe_store;
 pub use types_in_flight::TypesInFlight;
 pub use writer::{Fate, Writer};
 
-/// Deliveries of an event from which on it may be what ends the process each
-/// time. Its neighbours must not be drawn with it to the broker's delivery limit.
+/// The number of deliveries from which on an event may be what ends the process
+/// each time. Its neighbours must not be drawn with it to the broker's delivery
+/// limit.
 const SUSPECT_DELIVERIES: u64 = 2;
 
-/// With every further delivery the batches of suspicious events are so many
-/// times smaller: mostly it was but a connection that was cut.
+/// How many times smaller the batches of suspicious events are with every
+/// further delivery: mostly only a connection was cut.
 const SUSPECT_BATCH_DIVISOR: usize = 4;
 
-/// How long an attempt of a patient lane may take: the next one has fewer events
-/// then.
+/// How long an attempt of a patient lane is to take: after a longer one the
+/// next has fewer events.
 const PATIENT_ATTEMPT_TARGET: Duration = Duration::from_secs(1);
 
-/// Events in the first attempt of a patient lane, and in each at least: what
-/// touches ten thousand members touches them once, for however many events.
+/// The events in the first attempt of a patient lane, and the fewest in any:
+/// what touches ten thousand members touches them once, for however many
+/// events.
 const MIN_PATIENT_EVENTS: usize = 100;
 
-/// An attempt that takes longer may never end: the store may be frozen.
+/// How long an attempt may take before the store counts as away: it may be
+/// frozen.
 const OUTAGE_AFTER: Duration = Duration::from_secs(1);
 
-/// How long an acknowledgement takes to leave the process, amply.
+/// The time in which an acknowledgement has certainly left the process.
 const ACK_SEND_TIME: Duration = Duration::from_millis(5);
 
-/// Between two lines about events that fail by themselves: of thousands, the dead
-/// letters say it all.
+/// The time between two log lines about events that fail by themselves: of
+/// thousands, the dead letters say it all.
 const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// An event on its way, with the delivery that it settles.
 #[derive(Debug)]
-pub struct Work {
+pub(crate) struct Work {
     /// The event to be counted.
-    pub event: Event,
+    pub(crate) event: Event,
     /// The delivery that brought it, to be settled once it is.
-    pub delivery: Delivery,
-    /// Whether it is set aside.
-    pub aside: Option<SetAside>,
-    /// How often it has failed by itself, and not for good.
+    pub(crate) delivery: Delivery,
+    /// The guard that keeps its place set aside; `None` for one that is not.
+    pub(crate) aside: Option<SetAside>,
+    /// How often the event has failed by itself, and not for good.
     failures: u32,
 }
 
 impl Work {
-    /// An event that was just delivered.
+    /// Makes the work of an event that was just delivered.
     pub fn new(event: Event, delivery: Delivery) -> Self {
         Self {
             event,
@@ -127,23 +131,23 @@ pub struct Shared {
 
 /// A task that batches events, commits them and settles their deliveries.
 #[derive(Debug)]
-pub struct Lane {
+pub(crate) struct Lane {
     shared: Shared,
     writer: Writer,
-    /// Which dialogs' events are set aside.
+    /// The places whose events are set aside.
     aside: Aside,
     kind: LaneKind,
-    /// Events in one attempt at most: fewer where attempts take long.
+    /// The most events in one attempt: fewer where attempts take long.
     attempt_events: usize,
-    /// For what is told of events that fail by themselves.
+    /// The limit of log lines about events that fail by themselves.
     failure_log: Throttle,
 }
 
 /// Which kind of lane it is, and where its events come from.
 #[derive(Debug)]
 enum LaneKind {
-    /// One that sets events aside, for the patient lanes, of which each has its
-    /// dialogs.
+    /// A lane that sets events aside for the patient lanes, of which each has
+    /// its dialogs.
     Main {
         arrivals: LaneEvents,
         patient: Vec<mpsc::Sender<Work>>,
@@ -328,7 +332,7 @@ impl Lane {
         }
     }
 
-    /// One attempt; tells the others whether the store answers.
+    /// Makes one attempt, and tells the others whether the store answers.
     async fn attempt(
         &mut self,
         events: &[&Event],
@@ -376,7 +380,7 @@ impl Lane {
         }
     }
 
-    /// One event that is not counted, whatever is tried.
+    /// Dead-letters an event that is not counted, whatever is tried.
     fn dead_letter(&self, work: Work, failure: Failure) {
         self.shared.metrics.events.settle("dead_lettered");
         self.shared.types.settled(&work.event);

@@ -14,44 +14,44 @@ pub use difference::{Difference, Field, Subject};
 use crate::derive::state::{ByType, Created, Dialog, Membership, Watermark};
 use crate::event::{MessageId, Micros, Reaction, SenderType, Status, UserId};
 
-/// What is stored of a user in a dialog besides the facts.
+/// The counters that are stored of a user in a dialog, besides the facts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StoredShare {
+pub(crate) struct StoredShare {
     /// Whether readers are told that the user is a member.
-    pub member: bool,
+    pub(crate) member: bool,
     /// When the user joined, as readers are told.
-    pub joined_at: Option<Micros>,
+    pub(crate) joined_at: Option<Micros>,
     /// Up to where nothing is unread for the user, as stored.
-    pub watermark: Option<Watermark>,
+    pub(crate) watermark: Option<Watermark>,
     /// The share of the dialog's sequence that is not unread for the user, as
     /// stored.
-    pub consumed: ByType,
+    pub(crate) consumed: ByType,
     /// How many messages the user sent, as stored.
-    pub sent: i64,
+    pub(crate) sent: i64,
 }
 
 /// A message with what is stored about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredMessage {
+pub(crate) struct StoredMessage {
     /// The message's id.
-    pub id: MessageId,
+    pub(crate) id: MessageId,
     /// The facts of the message's create.
-    pub created: Created,
+    pub(crate) created: Created,
     /// Whether the message was deleted, which is final.
-    pub deleted: bool,
-    /// Stored counters; zeros are as good as nothing.
-    pub statuses: HashMap<String, i64>,
-    /// Stored counters; zeros are as good as nothing.
-    pub reactions: HashMap<String, i64>,
+    pub(crate) deleted: bool,
+    /// The stored counts of users by status; zeros are as good as nothing.
+    pub(crate) statuses: HashMap<String, i64>,
+    /// The stored counts of users by reaction; zeros are as good as nothing.
+    pub(crate) reactions: HashMap<String, i64>,
 }
 
-/// What was recorded about a message one by one.
+/// The receipts and reactions that are recorded of a message, one by one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MessageFacts {
-    /// Users and the statuses that they reached.
-    pub receipts: Vec<(Status, UserId)>,
+pub(crate) struct MessageFacts {
+    /// The statuses that users reached, with the users.
+    pub(crate) receipts: Vec<(Status, UserId)>,
     /// The reactions that are set, one entry for each user who has set one.
-    pub reactions: Vec<Reaction>,
+    pub(crate) reactions: Vec<Reaction>,
 }
 
 /// One dialog, being recounted: first all [`Recount::member`]s, then all
@@ -59,7 +59,7 @@ pub struct MessageFacts {
 ///
 /// Holds some 40 bytes a message and the state of everyone in the dialog.
 #[derive(Debug)]
-pub struct Recount {
+pub(crate) struct Recount {
     stored: Dialog,
     people: HashMap<UserId, Person>,
     /// Countable messages in order of time, with their sender's type.
@@ -81,8 +81,8 @@ struct Person {
 }
 
 impl Recount {
-    /// Begins with what is stored of the dialog.
-    pub fn new(stored: Dialog) -> Self {
+    /// Begins a recount with what is stored of the dialog.
+    pub(crate) fn new(stored: Dialog) -> Self {
         Self {
             stored,
             people: HashMap::new(),
@@ -94,8 +94,8 @@ impl Recount {
         }
     }
 
-    /// A user of whom something is recorded in this dialog.
-    pub fn member(&mut self, user: UserId, facts: Membership, stored: StoredShare) {
+    /// Adds a user of whom something is recorded in this dialog.
+    pub(crate) fn member(&mut self, user: UserId, facts: Membership, stored: StoredShare) {
         let person = Person {
             facts,
             stored,
@@ -104,8 +104,8 @@ impl Recount {
         self.people.insert(user, person);
     }
 
-    /// A message of this dialog; they come in order of time.
-    pub fn message(&mut self, message: &StoredMessage, facts: &MessageFacts) {
+    /// Adds a message of this dialog; messages come in order of time.
+    pub(crate) fn message(&mut self, message: &StoredMessage, facts: &MessageFacts) {
         let StoredMessage {
             id,
             statuses,
@@ -149,8 +149,8 @@ impl Recount {
         })
     }
 
-    /// Everything that is not stored as it is counted.
-    pub fn differences(mut self, topics: i64) -> Vec<Difference> {
+    /// Returns everything that is not stored as it is counted.
+    pub(crate) fn differences(mut self, topics: i64) -> Vec<Difference> {
         let stored = std::mem::take(&mut self.stored);
         let people = std::mem::take(&mut self.people);
         let types = std::mem::take(&mut self.types);
@@ -219,9 +219,9 @@ impl Recount {
     }
 }
 
-/// What is not stored as it is counted of a message whose create is not known:
-/// nothing else counts of it.
-pub fn of_message(
+/// Returns what is not stored as it is counted of a message whose create is not
+/// known, of which nothing else counts.
+pub(crate) fn of_message(
     id: &MessageId,
     statuses: &HashMap<String, i64>,
     reactions: &HashMap<String, i64>,

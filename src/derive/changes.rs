@@ -9,36 +9,37 @@ use super::state::{
 };
 use crate::event::{Event, Reaction, SenderType, Stamp, Status, UserId};
 
-/// What became of one event.
+/// The outcome of applying one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventOutcome {
     /// The event changed something.
     Applied,
-    /// A new event, but what it says was known or has been overtaken.
+    /// The event is new, but what it says was known or has been overtaken.
     Unchanged,
-    /// The event itself was taken before: nothing is to be written for it.
+    /// The event was taken before: nothing is to be written for it.
     Duplicate,
-    /// It is not accepted: nothing is to be written for it, and it may be again.
+    /// The event is not accepted: nothing is to be written for it, and it may
+    /// be accepted later.
     Refused(Refusal),
 }
 
-/// What two creates of one message say differently.
+/// What two creates of one message disagree about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disagreement {
-    /// The dialog. The first one recorded is right.
+    /// The creates name different dialogs. The first one recorded is right.
     Dialog,
-    /// The sender. The first one recorded is right.
+    /// The creates name different senders. The first one recorded is right.
     Sender,
     /// The creates state different times of the message.
     Time,
-    /// The sender's type, stated by both.
+    /// The creates state different types of the sender.
     SenderType,
-    /// Whether it is a system message.
+    /// Only one of the creates is of a system message.
     System,
 }
 
 impl Disagreement {
-    /// Its label in the metrics.
+    /// Returns the label that the metrics have for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Disagreement::Dialog => "dialog",
@@ -50,7 +51,7 @@ impl Disagreement {
     }
 }
 
-/// One event that was taken, for the journal.
+/// An event that was taken, as the journal records it.
 #[derive(Debug, Clone)]
 pub struct Taken {
     /// The event as it was taken.
@@ -59,7 +60,7 @@ pub struct Taken {
     pub dialog: Option<(DialogKey, i64)>,
     /// For a create: the sender's type as it was fixed.
     pub sender_type: Option<SenderType>,
-    /// What the history cannot tell from the event alone.
+    /// What the event found and left, which histories need besides the event.
     pub trace: Trace,
 }
 
@@ -108,11 +109,12 @@ pub enum Consumed {
 pub struct MembershipChange {
     /// By how much the batch raises the document's version: 1 for each change.
     pub version: i64,
-    /// Messages sent, more or less.
+    /// By how much the number of messages that the user sent changes.
     pub sent: i64,
     /// How the member's share of the dialog's sequence changes.
     pub consumed: Consumed,
-    /// Adds, remove and bulk read as they are now, where they changed.
+    /// The adds, the remove and the bulk read as they are now; `None` where
+    /// they did not change.
     pub facts: Option<Membership>,
 }
 
@@ -130,11 +132,13 @@ impl Default for MembershipChange {
 /// What a message's document was before the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageBefore {
-    /// Not there: to be inserted, a collision is a conflict.
+    /// There was none: it is inserted, and a collision is a conflict.
     Absent,
-    /// A placeholder of this version: to be changed only if it still is.
+    /// A placeholder of this version: it is changed only if it still has that
+    /// version.
     Placeholder(i64),
-    /// Created. What depends on its state is guarded by its dialog's version.
+    /// A created message: the version of its dialog guards what depends on its
+    /// state.
     Created,
 }
 
@@ -145,36 +149,38 @@ pub struct MessageChange {
     pub before: MessageBefore,
     /// The facts of the create, when it came in this batch or corrects one.
     pub created: Option<Created>,
-    /// Set when the delete came in this batch.
+    /// Whether the delete came in this batch.
     pub deleted: bool,
     /// By how much the batch raises the document's version: 1 for each change.
     pub version: i64,
-    /// Who read it in this batch.
+    /// The users who read the message in this batch.
     pub readers: Vec<UserId>,
     /// How many more users have reached each status.
     pub statuses: HashMap<Status, i64>,
-    /// Users more or less per reaction.
+    /// By how much the number of users of each reaction changes.
     pub reactions: HashMap<Reaction, i64>,
-    /// Room for the statuses that are new on it.
+    /// What must hold so that there is room for the statuses that are new on
+    /// the message.
     pub room_for_statuses: Room<Status>,
-    /// Room for the reactions that are new on it.
+    /// What must hold so that there is room for the reactions that are new on
+    /// the message.
     pub room_for_reactions: Room<Reaction>,
 }
 
-/// What must be so of a created message's names when a change is written, since
+/// What must hold of a created message's names when a change is written, since
 /// nothing else keeps other writers from changing them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Room<N> {
-    /// Anything: no name is new.
+    /// Nothing must hold: no name is new.
     #[default]
     Any,
     /// There are at most so many names under which somebody counts.
     AtMost(i64),
     /// There is room only as everything was when the change was derived.
     Exactly {
-        /// Names under which somebody counts.
+        /// The number of names under which somebody counts.
         names: i64,
-        /// Users under those that change.
+        /// The number of users under each name that changes.
         counts: Vec<(N, i64)>,
     },
 }
@@ -208,7 +214,7 @@ pub struct Changes {
     /// The types that users are of, with the place in time of the event that
     /// says so.
     pub user_types: HashMap<UserKey, (Stamp, SenderType)>,
-    /// What creates said otherwise than was recorded.
+    /// The disagreements of creates with what was recorded before.
     pub disagreements: Vec<Disagreement>,
 }
 
@@ -218,8 +224,8 @@ impl Changes {
         self.taken.is_empty()
     }
 
-    /// Has the versions of dialogs that are not stored yet begin after this
-    /// one. For events whose journal records have their versions already.
+    /// Makes the versions of dialogs that are not stored yet begin after this
+    /// one: for events whose journal records have their versions already.
     pub fn begin_versions_after(&mut self, version: i64) {
         let new = self.dialogs.values_mut();
         for dialog in new.filter(|dialog| dialog.expected_version == 0) {

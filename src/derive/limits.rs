@@ -10,14 +10,14 @@ use super::state::Name;
 use super::{Batch, dialog_key, membership_key, message_key};
 use crate::event::{Event, Fact};
 
-/// How many there may be of what is listed in one document.
+/// How many entries each list within one document may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Different reactions that are set on a message.
+    /// The most different reactions that users may have set on a message.
     pub reactions: i64,
-    /// Different statuses that were reached for a message.
+    /// The most different statuses that users may have reached for a message.
     pub statuses: i64,
-    /// Adds of a user to a dialog since their latest remove.
+    /// The most adds of a user to a dialog since their latest remove.
     pub adds: usize,
 }
 

@@ -72,8 +72,8 @@ impl Batch {
         }
     }
 
-    /// One more create of a message. What it knows better moves the message, and
-    /// every counter that hangs on it.
+    /// Applies one more create of a message. What it knows better moves the
+    /// message, and every counter that depends on it.
     fn created_again(
         &mut self,
         key: &MessageKey,
@@ -178,7 +178,7 @@ impl Batch {
         self.latest_without(dialog, &key.message)
     }
 
-    /// The receipt of an event that is one.
+    /// Returns the receipt that the event is, if it is one.
     pub(super) fn receipt(&self, event: &Event) -> Option<ReceiptKey> {
         match &event.fact {
             Fact::StatusReached {
@@ -379,8 +379,8 @@ fn dialog_of(key: &MessageKey, created: &Created) -> DialogKey {
     }
 }
 
-/// What another create says otherwise. A type that it does not state itself is
-/// no word against one.
+/// Returns what another create says otherwise. A type that it does not state
+/// itself contradicts none.
 fn differences(first: &Created, other: &Created) -> Vec<Disagreement> {
     let both_stated = !first.type_by.presumed && !other.type_by.presumed;
     let found = [

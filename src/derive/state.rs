@@ -175,13 +175,15 @@ impl Eq for ByType {}
 pub struct Watermark(pub i64);
 
 impl Watermark {
-    /// The watermark of a member who joined, and read up to, these times.
+    /// Returns the watermark of a member who joined at, and read up to, these
+    /// times.
     pub fn of(joined_at: Micros, read_until: Option<Micros>) -> Self {
         let read = read_until.map_or(-1, Micros::get);
         Self(read.max(joined_at.get() - 1))
     }
 
-    /// Whether a message of that time is behind the watermark.
+    /// Returns whether a message of that time is at or before the watermark,
+    /// and so not unread.
     pub fn covers(self, at: Micros) -> bool {
         at.get() <= self.0
     }
@@ -193,7 +195,7 @@ pub struct Dialog {
     /// 0 for a dialog that is not stored yet; +1 for every event that changed
     /// anything in it.
     pub version: i64,
-    /// Messages created and not deleted.
+    /// The messages that were created and not deleted.
     pub messages: i64,
     /// The users who are members now.
     pub members: i64,
@@ -204,7 +206,7 @@ pub struct Dialog {
     pub sequence: ByType,
     /// Time of the latest message counted in `messages`.
     pub last_message_at: Option<Micros>,
-    /// No member's watermark was ever above it.
+    /// The time that no member's watermark was ever above.
     pub high_watermark: Option<Watermark>,
     /// Whether it was deleted. Everything else goes on being kept, readers
     /// look here first.
@@ -233,12 +235,13 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Whether the user is a member, and since when.
+    /// Returns when the user joined; `None` for someone who is not a member.
     pub fn joined_at(&self) -> Option<Micros> {
         self.adds.first().map(|add| add.joined_at)
     }
 
-    /// Up to where nothing is unread; `None` for someone who is not a member.
+    /// Returns up to where nothing is unread; `None` for someone who is not a
+    /// member.
     pub fn watermark(&self) -> Option<Watermark> {
         Some(Watermark::of(self.joined_at()?, self.read_until))
     }

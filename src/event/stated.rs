@@ -7,10 +7,12 @@
 
 use super::{MAX_MICROS, Micros};
 
-/// 2000-01-01T00:00:00Z. What is before it was no chat of any producer of ours.
+/// The earliest plausible time, 2000-01-01T00:00:00Z, in microseconds since the
+/// epoch.
 pub const PLAUSIBLE_FROM_MICROS: i64 = 946_684_800_000_000;
 
-/// How far a time may be ahead of this service's clock: one day.
+/// How far a plausible time may be ahead of this service's clock, in
+/// microseconds: one day.
 pub const PLAUSIBLE_AHEAD_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// A time as a producer stated it, and where.
@@ -29,22 +31,22 @@ pub struct StatedTime {
 pub struct StatedTimes {
     /// The time of the event itself.
     pub event: StatedTime,
-    /// When what it is about happened (a message's own time, a join time, a
-    /// read-until), where it states that as well.
+    /// The time of what the event is about (a message's own time, a join time,
+    /// a read-until), where it states that as well.
     pub subject: Option<StatedTime>,
 }
 
 /// Why a time is not plausible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Implausible {
-    /// It is before the year 2000.
+    /// The time is before the year 2000.
     Past,
-    /// It is more than a day ahead of this service's clock.
+    /// The time is more than a day ahead of this service's clock.
     Future,
 }
 
 impl Implausible {
-    /// Its label in the metrics.
+    /// Returns the label that the metrics have for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Implausible::Past => "past",

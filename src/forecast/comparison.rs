@@ -16,15 +16,15 @@ use crate::event::DialogId;
 use crate::store::Loader;
 use crate::store::{MessageCounters, ServedShare};
 
-/// Documents in one round trip.
+/// The number of documents that one round trip loads.
 const CHUNK_DOCUMENTS: usize = 1_000;
 
 /// A comparison of stored and derived state, under way.
-pub struct Comparison {
+pub(super) struct Comparison {
     loader: Loader,
     ends: HashMap<DialogKey, DialogEnd>,
     tally: ForecastTally,
-    /// Dialogs that change, and those of messages that do.
+    /// The dialogs that change, and those of messages that do.
     dialogs: HashMap<DialogKey, DialogPair>,
 }
 
@@ -33,13 +33,18 @@ pub struct Comparison {
 struct DialogPair {
     before: Dialog,
     after: Dialog,
-    /// Members, then, whose shares change: they are compared one by one.
+    /// How many members, after the events, have shares that change and are
+    /// compared one by one.
     named: i64,
 }
 
 impl Comparison {
-    /// With what the ends of dialogs have put into the tally already.
-    pub fn new(loader: Loader, ends: HashMap<DialogKey, DialogEnd>, tally: ForecastTally) -> Self {
+    /// Begins with what the ends of dialogs have put into the tally already.
+    pub(super) fn new(
+        loader: Loader,
+        ends: HashMap<DialogKey, DialogEnd>,
+        tally: ForecastTally,
+    ) -> Self {
         Self {
             loader,
             ends,
@@ -52,7 +57,7 @@ impl Comparison {
     ///
     /// # Errors
     /// Any [`ForecastError`].
-    pub async fn compare(&mut self, changes: Changes) -> Result<(), ForecastError> {
+    pub(super) async fn compare(&mut self, changes: Changes) -> Result<(), ForecastError> {
         let mut dialogs = changes.dialogs.into_iter();
         while let Some(chunk) = next_chunk(&mut dialogs) {
             self.compare_dialogs(chunk).await?;
@@ -70,8 +75,8 @@ impl Comparison {
         Ok(())
     }
 
-    /// The sums, and the largest changes.
-    pub fn finish(self) -> (Vec<CounterTotal>, Vec<CounterChange>) {
+    /// Returns the sums, and the largest changes.
+    pub(super) fn finish(self) -> (Vec<CounterTotal>, Vec<CounterChange>) {
         self.tally.finish()
     }
 
@@ -128,7 +133,8 @@ impl Comparison {
         Ok(())
     }
 
-    /// Members whose shares do not change, for whom the dialog does.
+    /// Compares the members whose shares do not change, for whom the dialog
+    /// does.
     fn compare_others(&mut self) {
         for (key, dialog) in &self.dialogs {
             if dialog.goes_on() {
@@ -150,7 +156,7 @@ impl Comparison {
         let mut found = self.loader.message_counters(stored).await?;
         found.extend(new.into_iter().map(|key| (key, MessageCounters::default())));
         let pairs = found.into_iter().filter_map(|(key, before)| {
-            let after = changed_marks(&before, changes.get(&key)?);
+            let after = changed_counters(&before, changes.get(&key)?);
             Some((key, before, after))
         });
         let pairs: Vec<_> = pairs.collect();
@@ -188,23 +194,23 @@ impl Comparison {
         Ok(())
     }
 
-    /// What readers see: nothing of what is gone.
+    /// Returns what readers see: nothing of what is gone.
     fn served(
         &self,
         key: &MessageKey,
-        marks: MessageCounters,
+        counters: MessageCounters,
         has_ended: fn(&DialogPair) -> bool,
     ) -> MessageCounters {
-        let dialog = dialog_of(key, &marks).and_then(|dialog| self.dialogs.get(&dialog));
-        match marks.deleted || dialog.is_some_and(has_ended) {
+        let dialog = dialog_of(key, &counters).and_then(|dialog| self.dialogs.get(&dialog));
+        match counters.deleted || dialog.is_some_and(has_ended) {
             true => MessageCounters::default(),
-            false => marks,
+            false => counters,
         }
     }
 }
 
 impl DialogPair {
-    /// Neither ended before nor ends now.
+    /// Returns whether the dialog had not ended before, and does not end now.
     fn goes_on(&self) -> bool {
         !self.before.deleted && !self.after.deleted
     }
@@ -241,7 +247,7 @@ fn changed_share(before: &ServedShare, change: &MembershipChange) -> ServedShare
     }
 }
 
-fn changed_marks(before: &MessageCounters, change: &MessageChange) -> MessageCounters {
+fn changed_counters(before: &MessageCounters, change: &MessageChange) -> MessageCounters {
     let created = change.created.as_ref().map(|created| &created.dialog);
     MessageCounters {
         dialog: before.dialog.as_ref().or(created).cloned(),
@@ -263,8 +269,8 @@ fn changed_counts<K: Ord + Clone>(
     counts
 }
 
-fn dialog_of(key: &MessageKey, marks: &MessageCounters) -> Option<DialogKey> {
-    let dialog: &DialogId = marks.dialog.as_ref()?;
+fn dialog_of(key: &MessageKey, counters: &MessageCounters) -> Option<DialogKey> {
+    let dialog: &DialogId = counters.dialog.as_ref()?;
     Some(DialogKey {
         tenant: key.tenant.clone(),
         dialog: dialog.clone(),

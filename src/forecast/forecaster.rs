@@ -11,7 +11,7 @@ use crate::event::{DialogId, Event, Fact};
 use crate::store::MessageCounters;
 use crate::store::{Loader, Store};
 
-/// Events for which what is needed is loaded at once.
+/// The number of events for which what is needed is loaded together.
 const CHUNK_EVENTS: usize = 1_000;
 
 /// Takes events, and tells what counting them would change. Writes nothing.
@@ -25,7 +25,7 @@ pub struct Forecaster {
     loader: Loader,
     batch: Batch,
     limits: ForecastLimits,
-    /// Dialogs that an event ends.
+    /// The dialogs that an event ends.
     ends: HashMap<DialogKey, DialogEnd>,
     tally: ForecastTally,
     forecast: Forecast,
@@ -33,8 +33,9 @@ pub struct Forecaster {
 
 /// What is known of a dialog's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DialogEnd {
-    /// What it takes to zero is in the tally, but for the dialog's own counters.
+pub(super) enum DialogEnd {
+    /// Everything that it takes to zero is in the tally, but for the dialog's
+    /// own counters.
     Tallied,
     /// The dialog is too large: forecast as if it went on.
     TooLarge,
@@ -157,7 +158,8 @@ impl Forecaster {
         Ok(prospect)
     }
 
-    /// `false`, with nothing tallied, when the dialog is too large.
+    /// Tallies the end of a dialog; returns `false`, with nothing tallied, when
+    /// it is too large.
     async fn tally_end(&mut self, key: &DialogKey) -> Result<bool, ForecastError> {
         let most = self.limits.ended;
         let large = |count: i64| usize::try_from(count).is_ok_and(|count| count > most);
@@ -172,7 +174,7 @@ impl Forecaster {
         let Some(shares) = self.loader.shares_in(key, most).await? else {
             return Ok(false);
         };
-        let Some(marks) = self.loader.message_counters_in(key, most).await? else {
+        let Some(counters) = self.loader.message_counters_in(key, most).await? else {
             return Ok(false);
         };
         for (user, share) in shares {
@@ -183,7 +185,7 @@ impl Forecaster {
             let before = unread(&dialog, &share);
             self.tally.unread(&membership, &before, &ByType::default());
         }
-        for (message, before) in marks {
+        for (message, before) in counters {
             let message = MessageKey {
                 tenant: key.tenant.clone(),
                 message,

@@ -10,8 +10,8 @@ use crate::store::{MessageCounters, ServedShare};
 
 /// The changes of counters so far: their sums, and the largest.
 #[derive(Debug, Default)]
-pub struct ForecastTally {
-    /// By counter: the sum, and for how many it changes.
+pub(super) struct ForecastTally {
+    /// For each counter the sum of its changes, and for how many it changes.
     totals: BTreeMap<Counter, (i64, i64)>,
     largest: BTreeSet<Ranked>,
     /// A user's messages come from many dialogs: they are summed first.
@@ -30,7 +30,7 @@ struct Ranked {
 
 impl ForecastTally {
     /// Adds the changes of a dialog's own counters.
-    pub fn dialog(&mut self, key: &DialogKey, before: &Dialog, after: &Dialog) {
+    pub(super) fn dialog(&mut self, key: &DialogKey, before: &Dialog, after: &Dialog) {
         let served = |dialog: &Dialog| match dialog.deleted {
             true => [0; 3],
             false => [dialog.messages, dialog.members, dialog.topics].map(|count| count.max(0)),
@@ -42,15 +42,15 @@ impl ForecastTally {
         }
     }
 
-    /// A user's unread in a dialog, by the senders' types.
-    pub fn unread(&mut self, key: &MembershipKey, before: &ByType, after: &ByType) {
+    /// Adds the change of a user's unread in a dialog, by the senders' types.
+    pub(super) fn unread(&mut self, key: &MembershipKey, before: &ByType, after: &ByType) {
         let more = after.minus(before);
         self.unread_more(Subject::Member(key.clone()), &more, 1);
     }
 
     /// The unread of so many members who have nothing but the dialog's sequence
     /// changed.
-    pub fn unread_of_others(&mut self, key: &DialogKey, more: &ByType, members: i64) {
+    pub(super) fn unread_of_others(&mut self, key: &DialogKey, more: &ByType, members: i64) {
         if members > 0 {
             self.unread_more(Subject::Others(key.clone()), more, members);
         }
@@ -65,8 +65,8 @@ impl ForecastTally {
         }
     }
 
-    /// Messages that a user sent in one of their dialogs.
-    pub fn sent(&mut self, key: &MembershipKey, more: i64) {
+    /// Adds messages that a user sent in one of their dialogs.
+    pub(super) fn sent(&mut self, key: &MembershipKey, more: i64) {
         if more != 0 {
             let user = UserKey {
                 tenant: key.dialog.tenant.clone(),
@@ -76,8 +76,14 @@ impl ForecastTally {
         }
     }
 
-    /// A message's counters; empty for one that does not count.
-    pub fn message(&mut self, key: &MessageKey, before: &MessageCounters, after: &MessageCounters) {
+    /// Adds the changes of a message's counters, which are empty for one that
+    /// does not count.
+    pub(super) fn message(
+        &mut self,
+        key: &MessageKey,
+        before: &MessageCounters,
+        after: &MessageCounters,
+    ) {
         let statuses = differences(&before.statuses, &after.statuses);
         let statuses = statuses.map(|(status, more)| (Counter::Status(status.clone()), more));
         let reactions = differences(&before.reactions, &after.reactions);
@@ -107,8 +113,8 @@ impl ForecastTally {
         }
     }
 
-    /// The sums, and the largest changes.
-    pub fn finish(mut self) -> (Vec<CounterTotal>, Vec<CounterChange>) {
+    /// Returns the sums, and the largest changes.
+    pub(super) fn finish(mut self) -> (Vec<CounterTotal>, Vec<CounterChange>) {
         for (user, more) in std::mem::take(&mut self.sent) {
             self.add(Subject::User(user), Counter::Sent, more, 1);
         }
@@ -128,8 +134,9 @@ impl ForecastTally {
     }
 }
 
-/// What a user has unread of a dialog that was not deleted, as readers see it.
-pub fn unread(dialog: &Dialog, share: &ServedShare) -> ByType {
+/// Returns what a user has unread of a dialog that was not deleted, as readers
+/// see it.
+pub(super) fn unread(dialog: &Dialog, share: &ServedShare) -> ByType {
     if !share.member {
         return ByType::default();
     }
@@ -257,7 +264,7 @@ mod tests {
             ..Dialog::default()
         };
         tally.dialog(&dialog("d"), &spoilt, &Dialog::default());
-        let marks = |count| MessageCounters {
+        let counters = |count| MessageCounters {
             statuses: [(Status::new("read").unwrap(), count)].into(),
             ..MessageCounters::default()
         };
@@ -265,7 +272,7 @@ mod tests {
             tenant: TenantId::new("t").unwrap(),
             message: MessageId::new("m").unwrap(),
         };
-        tally.message(&message, &marks(-2), &marks(-1));
+        tally.message(&message, &counters(-2), &counters(-1));
         assert_eq!(tally.finish(), (vec![], vec![]));
         let share = ServedShare {
             member: true,

@@ -7,13 +7,13 @@ use crate::counter::Counter;
 
 /// A dialog's counters at one time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Messages created and not deleted.
-    pub messages: i64,
+pub(crate) struct Counts {
+    /// The messages that are created and not deleted.
+    pub(crate) messages: i64,
     /// The users who are members.
-    pub members: i64,
+    pub(crate) members: i64,
     /// The topics that were created.
-    pub topics: i64,
+    pub(crate) topics: i64,
 }
 
 impl Counts {
@@ -25,15 +25,15 @@ impl Counts {
         ]
     }
 
-    /// As a map by counter, without zeros.
-    pub fn map(self) -> BTreeMap<Counter, i64> {
+    /// Returns the counts by counter, without zeros.
+    pub(crate) fn map(self) -> BTreeMap<Counter, i64> {
         let named = self.named().into_iter();
         named.filter(|(_, count)| *count != 0).collect()
     }
 
-    /// What it was before the records that led to it, the deletion of the
-    /// dialog aside.
-    pub fn before(mut self, records: &[DialogRecord]) -> Self {
+    /// Returns the counts before the records that led to these, the deletion of
+    /// the dialog aside.
+    pub(crate) fn before(mut self, records: &[DialogRecord]) -> Self {
         for record in records {
             let more = change(&record.effect);
             self.messages -= more.messages;
@@ -61,7 +61,7 @@ fn change(effect: &DialogEffect) -> Counts {
 
 /// Writes how a dialog's counters came about. `before` is `None` when it was
 /// deleted before the first record.
-pub fn replay(
+pub(crate) fn replay(
     before: Option<Counts>,
     records: &[DialogRecord],
     served: Counts,

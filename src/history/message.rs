@@ -8,39 +8,39 @@ use crate::event::MessageId;
 
 /// A record of the journal about a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MessageRecord {
-    /// When it was written, in milliseconds.
-    pub at: i64,
-    /// The event; repairs have an id of their own.
-    pub event: String,
+pub(crate) struct MessageRecord {
+    /// When the record was written, in milliseconds since the epoch.
+    pub(crate) at: i64,
+    /// The id of the event; repairs have ids of their own.
+    pub(crate) event: String,
     /// What the record did to the message.
-    pub effect: MessageEffect,
+    pub(crate) effect: MessageEffect,
 }
 
-/// What a record says about a message.
+/// The effect of a record on a message's counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MessageEffect {
+pub(crate) enum MessageEffect {
     /// Counters of the message changed by so much.
     Changed(Vec<(Counter, i64)>),
     /// The message counts no longer: it, or its dialog, was deleted.
     Ended,
-    /// Stored counters were set to what was counted.
+    /// A repair set stored counters to what was counted.
     Repaired(Vec<Repair>),
 }
 
 /// What is recorded of a message now, and what is served.
 #[derive(Debug, Clone, Default)]
-pub struct MessageState {
-    /// Users by status and reaction, counted one by one.
-    pub counted: BTreeMap<Counter, i64>,
+pub(crate) struct MessageState {
+    /// The users by status and reaction, counted one by one.
+    pub(crate) counted: BTreeMap<Counter, i64>,
     /// The counters as they are served.
-    pub served: BTreeMap<Counter, i64>,
-    /// It, or its dialog, was deleted.
-    pub gone: bool,
+    pub(crate) served: BTreeMap<Counter, i64>,
+    /// Whether the message, or its dialog, was deleted.
+    pub(crate) gone: bool,
 }
 
 /// Writes how a message's counters came about.
-pub fn replay(
+pub(crate) fn replay(
     message: &MessageId,
     now: &MessageState,
     mut records: Vec<MessageRecord>,

@@ -10,39 +10,41 @@ use crate::verify::{CONSUMED, MEMBER, SEQUENCE};
 
 /// Which of a user's counters a replay shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum View {
-    /// Those of a user in one dialog.
+pub(crate) enum View {
+    /// The counters of a user in one dialog.
     InDialog,
-    /// Those of a user over all dialogs.
+    /// The counters of a user over all dialogs.
     Overall,
 }
 
-/// What was so before the first record.
+/// The state of a user in a dialog before the first record.
 #[derive(Debug, Clone, Default)]
-pub struct StateBefore {
-    /// The user's watermark; `None`: was not a member.
-    pub watermark: Option<Watermark>,
-    /// Messages that could be unread, were the user a member: countable, of
+pub(crate) struct StateBefore {
+    /// The user's watermark; `None` when they were not a member.
+    pub(crate) watermark: Option<Watermark>,
+    /// The messages that could be unread, were the user a member: countable, of
     /// others, not read by them.
-    pub messages: Vec<(MessageId, Micros, SenderType)>,
+    pub(crate) messages: Vec<(MessageId, Micros, SenderType)>,
     /// Messages that are corrected among the records and must not be opened by
     /// that: deleted before the records, or read by the user while nobody could
     /// have them unread.
-    pub closed: HashSet<MessageId>,
-    /// Messages among the records that the user had read before their create.
-    pub read: HashSet<MessageId>,
-    /// Messages sent by the user, deleted dialog or not.
-    pub sent: i64,
-    /// The dialog was deleted: the user had neither a watermark nor messages.
-    pub deleted: bool,
+    pub(crate) closed: HashSet<MessageId>,
+    /// The messages among the records that the user had read before their
+    /// create.
+    pub(crate) read: HashSet<MessageId>,
+    /// The messages that the user sent, whether or not the dialog was deleted.
+    pub(crate) sent: i64,
+    /// Whether the dialog was deleted: the user had neither a watermark nor
+    /// messages then.
+    pub(crate) deleted: bool,
 }
 
 /// The user's counters as they are served now.
-pub type Served = BTreeMap<Counter, i64>;
+pub(crate) type Served = BTreeMap<Counter, i64>;
 
-/// The lowest watermark that the user ever had: nothing at or before it was ever
-/// unread. `None` when they never were a member.
-pub fn lowest_watermark(
+/// Returns the lowest watermark that the user ever had, at or before which
+/// nothing was ever unread; `None` when they never were a member.
+pub(crate) fn lowest_watermark(
     user: &UserId,
     before: Option<Watermark>,
     records: &[DialogRecord],
@@ -56,8 +58,9 @@ pub fn lowest_watermark(
     moved.chain(before).min()
 }
 
-/// How many messages the user had sent before the records that led to `now`.
-pub fn sent_before(user: &UserId, now: i64, records: &[DialogRecord]) -> i64 {
+/// Returns how many messages the user had sent before the records that led to
+/// `now`.
+pub(crate) fn sent_before(user: &UserId, now: i64, records: &[DialogRecord]) -> i64 {
     let more = records.iter();
     let more = more.map(|record| sent_more(user, &record.effect));
     now - more.sum::<i64>()
@@ -75,7 +78,7 @@ fn sent_more(user: &UserId, effect: &DialogEffect) -> i64 {
 }
 
 /// Writes how the user's counters in a dialog came about.
-pub fn replay(
+pub(crate) fn replay(
     user: &UserId,
     view: View,
     before: StateBefore,
@@ -352,8 +355,8 @@ impl<'u> Replay<'u> {
         }
     }
 
-    /// What was served before the repair, and what is after it. Unread is kept
-    /// as `sequence` less `consumed`, for members.
+    /// Writes what was served before a repair, and what is after it. Unread is
+    /// kept as `sequence` less `consumed`, for members.
     fn repaired(&self, record: &DialogRecord, repairs: &[Repair], track: &mut Track<'_>) {
         let own = |repair: &&Repair| repair.user.as_ref() == Some(self.user);
         let member = repairs.iter().filter(own);

@@ -5,44 +5,46 @@ use std::collections::{BTreeMap, HashMap};
 use crate::counter::Counter;
 use crate::event::SenderType;
 
-/// Where a change comes from; also their order within one event.
+/// Where a change comes from. The order of the variants is that of changes
+/// within one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// What there was before the journal's reach.
+    /// The counter had this value before the journal's reach.
     Balance,
     /// An event changed the counter.
     Event,
-    /// The stored value was found to be wrong by a repair.
+    /// A repair found the stored value to be wrong.
     Drift,
     /// A repair set the counter to what was counted.
     Repair,
-    /// The served value is wrong now.
+    /// The value that is served now differs from the sum of the changes.
     LastDrift,
 }
 
-/// One change of one counter. Small: there may be a million.
+/// A change of one counter. It is small: there may be a million.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// The change's place among those of all groups: the latest time so far in
     /// its group.
-    pub order: i64,
+    pub(crate) order: i64,
     /// When the record behind it was written, in milliseconds since the epoch;
     /// 0 where there is none.
-    pub at: i64,
-    /// The version to which its event raised the dialog; 0 in a message's.
-    pub version: i64,
+    pub(crate) at: i64,
+    /// The version to which its event raised the dialog; 0 in a message's
+    /// history.
+    pub(crate) version: i64,
     /// By how much the counter changed.
-    pub delta: i64,
+    pub(crate) delta: i64,
     group: u32,
     counter: u16,
     /// Where the change comes from.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
 }
 
-/// Takes up the changes of one history. They come in groups: of a dialog, or,
-/// in the history of a message, of an event.
+/// Gathers the changes of one history. They come in groups: of a dialog, or, in
+/// the history of a message, of an event.
 #[derive(Debug, Default)]
-pub struct TimelineBuilder {
+pub(crate) struct TimelineBuilder {
     wanted: Option<Counter>,
     counters: Vec<Counter>,
     indexes: HashMap<Counter, u16>,
@@ -53,8 +55,8 @@ pub struct TimelineBuilder {
 }
 
 impl TimelineBuilder {
-    /// A timeline for one counter, or for all.
-    pub fn new(wanted: Option<Counter>) -> Self {
+    /// Begins a timeline of one counter, or of all.
+    pub(crate) fn new(wanted: Option<Counter>) -> Self {
         Self {
             wanted,
             ..Self::default()
@@ -63,7 +65,7 @@ impl TimelineBuilder {
 
     /// Begins a group. Groups come in the order of their names, unless their
     /// changes are in order anyway.
-    pub fn track(&mut self, group: &str) -> Track<'_> {
+    pub(crate) fn track(&mut self, group: &str) -> Track<'_> {
         self.groups.push(group.to_owned());
         Track {
             timeline: self,
@@ -84,8 +86,8 @@ impl TimelineBuilder {
         index
     }
 
-    /// All changes in order, with the values between them.
-    pub fn finish(mut self) -> Timeline {
+    /// Puts all changes in order, with the values between them.
+    pub(crate) fn finish(mut self) -> Timeline {
         let balances = std::mem::take(&mut self.balances);
         // The balances of all groups are one.
         let group = u32::try_from(self.groups.len()).unwrap_or(u32::MAX);
@@ -136,7 +138,7 @@ impl TimelineBuilder {
 
 /// Writes the changes of one group, oldest first.
 #[derive(Debug)]
-pub struct Track<'t> {
+pub(crate) struct Track<'t> {
     timeline: &'t mut TimelineBuilder,
     /// The latest time so far: clocks of replicas may differ, versions are in
     /// order.
@@ -150,8 +152,8 @@ impl Track<'_> {
         self.timeline.groups.push(group.to_owned());
     }
 
-    /// What a counter is before the first event.
-    pub fn balance(&mut self, counter: &Counter, value: i64) {
+    /// Sets what a counter is before the first event.
+    pub(crate) fn balance(&mut self, counter: &Counter, value: i64) {
         if value != 0 {
             *self.values.entry(counter.clone()).or_default() += value;
             if self.is_wanted(counter) {
@@ -160,8 +162,15 @@ impl Track<'_> {
         }
     }
 
-    /// A counter changes with an event, written at `at`.
-    pub fn change(&mut self, origin: Origin, version: i64, at: i64, counter: &Counter, delta: i64) {
+    /// Adds a counter's change by an event, written at `at`.
+    pub(crate) fn change(
+        &mut self,
+        origin: Origin,
+        version: i64,
+        at: i64,
+        counter: &Counter,
+        delta: i64,
+    ) {
         self.order = self.order.max(at);
         if delta == 0 {
             return;
@@ -174,8 +183,8 @@ impl Track<'_> {
         self.push(order, origin, version, at, counter, delta);
     }
 
-    /// All counters become 0, but those that outlive a dialog.
-    pub fn end(&mut self, version: i64, at: i64) {
+    /// Sets all counters to 0, but those that outlive a dialog.
+    pub(crate) fn end(&mut self, version: i64, at: i64) {
         for (counter, value) in self.values.clone() {
             if !counter.outlives_dialog() {
                 self.change(Origin::Event, version, at, &counter, -value);
@@ -183,12 +192,12 @@ impl Track<'_> {
         }
     }
 
-    /// The value of a counter.
-    pub fn value(&self, counter: &Counter) -> i64 {
+    /// Returns the value of a counter after the changes so far.
+    pub(crate) fn value(&self, counter: &Counter) -> i64 {
         self.values.get(counter).copied().unwrap_or(0)
     }
 
-    /// Senders' types whose unread was counted, other than these.
+    /// Returns the senders' types whose unread was counted, other than these.
     pub(super) fn senders_beside(&self, known: &[SenderType]) -> Vec<SenderType> {
         let counted = self.values.keys().filter_map(|counter| match counter {
             Counter::UnreadFrom(sender_type) => Some(sender_type),
@@ -198,15 +207,23 @@ impl Track<'_> {
         beside.cloned().collect()
     }
 
-    /// A repair found `stored` and set it to `counted`.
-    pub fn repair(&mut self, version: i64, at: i64, counter: &Counter, stored: i64, counted: i64) {
+    /// Adds a repair, which found `stored` and set it to `counted`.
+    pub(crate) fn repair(
+        &mut self,
+        version: i64,
+        at: i64,
+        counter: &Counter,
+        stored: i64,
+        counted: i64,
+    ) {
         let drift = stored - self.value(counter);
         self.change(Origin::Drift, version, at, counter, drift);
         self.change(Origin::Repair, version, at, counter, counted - stored);
     }
 
-    /// The values that are served now: what they differ by is drift.
-    pub fn reconcile(mut self, served: &BTreeMap<Counter, i64>) {
+    /// Ends the group with the values that are served now: what they differ by
+    /// is drift.
+    pub(crate) fn reconcile(mut self, served: &BTreeMap<Counter, i64>) {
         for (counter, value) in served {
             if self.is_wanted(counter) {
                 *self.timeline.totals.entry(counter.clone()).or_default() += value;
@@ -253,18 +270,18 @@ impl Track<'_> {
     }
 }
 
-/// One entry of a history.
+/// An entry of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TimelineEntry {
+pub(crate) struct TimelineEntry {
     /// The change that the entry tells.
-    pub change: Change,
+    pub(crate) change: Change,
     /// The counter's value before the change.
-    pub old: i64,
+    pub(crate) old: i64,
 }
 
 /// A whole history, oldest first.
 #[derive(Debug, Default)]
-pub struct Timeline {
+pub(crate) struct Timeline {
     counters: Vec<Counter>,
     groups: Vec<String>,
     entries: Vec<TimelineEntry>,
@@ -304,8 +321,8 @@ pub struct PageRequest {
 }
 
 impl Timeline {
-    /// A page, and whether there is more after it.
-    pub fn page(&self, request: &PageRequest) -> (Vec<TimelineEntry>, bool) {
+    /// Returns a page, and whether there is more after it.
+    pub(crate) fn page(&self, request: &PageRequest) -> (Vec<TimelineEntry>, bool) {
         let within = |entry: &&TimelineEntry| {
             let at = match entry.change.origin {
                 Origin::Balance => i64::MIN,
@@ -346,7 +363,7 @@ impl Timeline {
     }
 
     /// Returns the position of an entry, from which the next page goes on.
-    pub fn position(&self, entry: &TimelineEntry) -> Position {
+    pub(crate) fn position(&self, entry: &TimelineEntry) -> Position {
         Position {
             order: entry.change.order,
             group: self.group(entry).to_owned(),
@@ -356,23 +373,24 @@ impl Timeline {
         }
     }
 
-    /// The counter that an entry is about.
-    pub fn counter(&self, entry: &TimelineEntry) -> &Counter {
+    /// Returns the counter that an entry is about.
+    pub(crate) fn counter(&self, entry: &TimelineEntry) -> &Counter {
         &self.counters[usize::from(entry.change.counter)]
     }
 
-    /// The name of an entry's group; empty for a balance.
-    pub fn group(&self, entry: &TimelineEntry) -> &str {
+    /// Returns the name of an entry's group, which is empty for a balance.
+    pub(crate) fn group(&self, entry: &TimelineEntry) -> &str {
         &self.groups[entry.change.group as usize]
     }
 
-    /// The values that are served: the sums of all changes.
-    pub fn totals(&self) -> &BTreeMap<Counter, i64> {
+    /// Returns the values that are served, which are the sums of all changes.
+    pub(crate) fn totals(&self) -> &BTreeMap<Counter, i64> {
         &self.totals
     }
 
     /// Returns every entry, oldest first.
-    pub fn all(&self) -> &[TimelineEntry] {
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> &[TimelineEntry] {
         &self.entries
     }
 }

@@ -26,19 +26,20 @@ use crate::event::{Event, Fact};
 /// keeps all of them from other lanes, so there are many.
 const PARTITIONS: usize = 1_024;
 
-/// Where events arrive. Lanes end once this is dropped and nothing waits.
+/// The queue that events arrive in. Lanes end once this is dropped and nothing
+/// waits.
 #[derive(Debug)]
 pub struct Arrivals(Arc<Queue>);
 
-/// How much lanes have to do, for those who can wait themselves.
+/// A view of how much lanes have to do, for those who can wait themselves.
 #[derive(Debug, Clone)]
 pub struct Backlog {
     queue: Arc<Queue>,
-    /// Events that there can be.
+    /// The most events that there can be.
     most: usize,
 }
 
-/// What one lane takes its events from.
+/// The queue that one lane takes its events from.
 #[derive(Debug)]
 pub(super) struct LaneEvents {
     queue: Arc<Queue>,
@@ -57,29 +58,31 @@ pub(super) struct HeldPartitions {
 #[derive(Debug)]
 struct Queue {
     waiting: Mutex<Schedule<Work>>,
-    /// For each lane that there may be something to do.
+    /// A signal for each lane that there may be something to do.
     woken: Vec<Notify>,
-    /// Events that lanes work on.
+    /// The number of events that lanes work on.
     in_hand: AtomicUsize,
 }
 
-/// Which lane has which events next. All of it is decided here, apart from the
-/// clock and from waiting.
+/// Decides which lane has which events next, apart from the clock and from
+/// waiting.
 #[derive(Debug)]
 struct Schedule<T> {
-    /// With the partition of each, in order of arrival.
+    /// The events that wait, each with its partition, in order of arrival.
     events: VecDeque<(usize, T)>,
-    /// Whether a lane has events of the partition.
+    /// Whether a lane has events of each partition.
     held: Vec<bool>,
-    /// For each lane, how many events wait whose partition is its own and not held.
+    /// How many events wait for each lane whose partition is its own and not
+    /// held.
     ready: Vec<usize>,
-    /// Lanes that have a batch.
+    /// The number of lanes that have a batch.
     busy: usize,
     /// When the last batch began.
     began: Option<Instant>,
-    /// Between the beginnings of two batches that are not full.
+    /// The shortest time between the beginnings of two batches that are not
+    /// full.
     min_interval: Duration,
-    /// Events in a full batch.
+    /// The number of events in a full batch.
     full: usize,
     /// Whether nothing more will arrive.
     is_closed: bool,
@@ -116,14 +119,14 @@ impl Arrivals {
         (Self(queue), lane_events)
     }
 
-    /// How much there is to do, of so many events at most.
-    pub fn backlog(&self, most: usize) -> Backlog {
+    /// Returns a view of how much there is to do, of so many events at most.
+    pub(crate) fn backlog(&self, most: usize) -> Backlog {
         let queue = Arc::clone(&self.0);
         Backlog { queue, most }
     }
 
     /// Adds an event. What waits is bounded by those who deliver.
-    pub fn add(&self, work: Work) {
+    pub(crate) fn add(&self, work: Work) {
         let partition = partition_of(&work.event, PARTITIONS);
         let lane = partition % self.0.woken.len();
         if self.0.lock().add(partition, work) {
@@ -135,7 +138,7 @@ impl Arrivals {
 impl Backlog {
     /// Whether events come faster than they are counted: half of all that can be
     /// there are, waiting or in a batch.
-    pub fn is_large(&self) -> bool {
+    pub(crate) fn is_large(&self) -> bool {
         let waiting = self.queue.lock().events.len();
         (waiting + self.queue.in_hand.load(Ordering::Relaxed)) * 2 >= self.most
     }
@@ -225,7 +228,8 @@ impl<T> Schedule<T> {
         partition % self.ready.len()
     }
 
-    /// Adds an event; whether the lane whose partition it is has to look.
+    /// Adds an event; returns whether the lane whose partition it is has to
+    /// look.
     fn add(&mut self, partition: usize, event: T) -> bool {
         self.events.push_back((partition, event));
         if self.held[partition] {
@@ -292,7 +296,7 @@ impl<T> Schedule<T> {
         (taken, partitions)
     }
 
-    /// Lets go of a batch's partitions; which lanes have to look.
+    /// Lets go of a batch's partitions; returns which lanes have to look.
     fn release(&mut self, partitions: &[usize]) -> Vec<usize> {
         self.busy -= 1;
         for partition in partitions {
@@ -317,7 +321,7 @@ impl<T> Schedule<T> {
 
 /// Which of so many partitions an event is of: that of its dialog where the producer
 /// named it, else of its message; of its user where it states their type.
-pub fn partition_of(event: &Event, partitions: usize) -> usize {
+pub(crate) fn partition_of(event: &Event, partitions: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     event.tenant.hash(&mut hasher);
     match (&event.dialog_hint, &event.fact) {

@@ -12,11 +12,13 @@ use crate::retry::{Backoff, FailureStreak};
 /// succeeded, so that there is little to wait for.
 const CONFLICT_DELAY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 
-/// What is left of a batch, and what was learnt from the attempts so far.
+/// The events of a batch that are left, and what was learnt from the attempts
+/// so far.
 pub(super) struct BatchProgress {
     /// Events not yet settled, in order of arrival.
     pub(super) queue: VecDeque<Work>,
-    /// Most events to take at once: lowered to find the one that fails.
+    /// The most events that an attempt takes: lowered to find the one that
+    /// fails.
     pub(super) limit: usize,
     pub(super) mode: LoadMode,
     pub(super) outage: Backoff,
@@ -40,8 +42,8 @@ impl BatchProgress {
         }
     }
 
-    /// An attempt was a success; whether one before had failed for want of the
-    /// store.
+    /// Notes a successful attempt; returns whether one before had failed
+    /// because the store was away.
     pub(super) fn succeeded(&mut self) -> bool {
         self.outage.reset();
         self.conflict.reset();
@@ -50,13 +52,13 @@ impl BatchProgress {
         self.failures.end().is_some()
     }
 
-    /// One more conflict; how many there were in a row.
+    /// Notes one more conflict; returns how many there were in a row.
     pub(super) fn conflicted(&mut self) -> u32 {
         self.conflicts += 1;
         self.conflicts
     }
 
-    /// Has the next attempt take half of what this one took.
+    /// Makes the next attempt take half of the events that this one took.
     pub(super) fn narrow(&mut self, taken: usize) {
         self.limit = (taken / 2).max(1);
     }

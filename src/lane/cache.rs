@@ -10,26 +10,26 @@ use lru::LruCache;
 use crate::derive::Changes;
 use crate::derive::state::{Dialog, DialogKey, EventKey};
 
-/// Events remembered as committed: about what a producer's retry or a broker's
-/// redelivery repeats soon after.
+/// The most events remembered as committed: about as many as a producer's retry
+/// or a broker's redelivery repeats soon after.
 const MAX_EVENTS: usize = 16_384;
-/// Of the bytes, one in so many parts is for events.
+/// The part of a cache's bytes that is for events: one divided by this.
 const EVENT_BYTES_DIVISOR: usize = 4;
 
-/// About what an entry takes beside its texts: itself, its place in the list and
-/// in the table, and what the allocator puts around each.
+/// About how many bytes an entry takes beside its texts: itself, its place in
+/// the list and in the table, and what the allocator puts around each.
 const ENTRY_BYTES: usize = 256;
-/// The same for a text.
+/// About how many bytes a text takes beside its characters.
 const TEXT_BYTES: usize = 32;
 
-/// Dialogs as last committed, and events committed lately. Clones are one: what
-/// a lane has committed another may go on with.
+/// The dialogs as last committed, and the events committed lately. Clones share
+/// it: what a lane has committed another may go on with.
 #[derive(Debug, Clone)]
 pub(super) struct Cache(Arc<Mutex<Remembered>>);
 
 #[derive(Debug)]
 struct Remembered {
-    /// Of the generations that the dialogs are of.
+    /// The epoch of the generations that the dialogs are of.
     epoch: i64,
     dialogs: WeighedLru<DialogKey, Dialog>,
     events: WeighedLru<EventKey, ()>,
@@ -92,7 +92,7 @@ impl Cache {
 }
 
 impl Remembered {
-    /// Has the dialogs be of this epoch: those of another are forgotten.
+    /// Turns to this epoch, and forgets the dialogs of another.
     fn turn_to(&mut self, epoch: i64) {
         if epoch != self.epoch {
             self.dialogs.clear();
@@ -113,7 +113,7 @@ fn text(text: &str) -> usize {
     TEXT_BYTES + text.len()
 }
 
-/// The entries used last: so many at most, and of so many bytes.
+/// A cache of the entries used last, bounded in number and in bytes.
 #[derive(Debug)]
 struct WeighedLru<K: Eq + Hash, V> {
     entries: LruCache<K, (V, usize)>,

@@ -12,7 +12,8 @@ use crate::derive::LoadMode;
 use crate::store::{Class, StoreError};
 use crate::telemetry::metrics::Label;
 
-/// Conflicts in a row from which on they are not taken for bad luck.
+/// The number of conflicts in a row from which on they are no longer taken for
+/// chance.
 const MAX_CHANCE_CONFLICTS: u32 = 5;
 
 /// Conflicts in a row, of fewer and fewer events, after which a lane puts the last
@@ -20,8 +21,8 @@ const MAX_CHANCE_CONFLICTS: u32 = 5;
 /// wait. The patient lane, where all wait already, does so when it is stubborn.
 const MAX_CONFLICTS: u32 = 20;
 
-/// The shortest and the longest time for which an event rests that fails by
-/// itself, and not for good.
+/// The shortest and the longest delay before an event that fails by itself, and
+/// not for good, is tried again.
 const RETRY_DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 impl Lane {
@@ -139,14 +140,15 @@ impl Lane {
         });
     }
 
-    /// Sends on what of a batch is set aside by now.
+    /// Sends on the events of a batch that are set aside by now.
     async fn set_aside_rest(&mut self, progress: &mut BatchProgress) {
         let mut rest = Vec::from(std::mem::take(&mut progress.queue));
         self.set_aside_known(&mut rest).await;
         progress.queue = rest.into();
     }
 
-    /// A conflict that does not go away: perhaps with a process that is dead.
+    /// Ends the transactions of dead processes, with which a conflict does not
+    /// go away.
     async fn end_stale_transactions(&self) {
         match self.shared.store.end_stale_transactions().await {
             Ok(0) => {}

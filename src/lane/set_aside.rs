@@ -11,9 +11,10 @@ use crate::derive::state::{DialogKey, MessageKey, UserKey};
 use crate::event::{Event, Fact};
 
 /// How long all events of a place are set aside after one of them has failed by
-/// itself: more of its kind would have a whole batch fail each time.
+/// itself: more of its kind would make a whole batch fail each time.
 const FAILING_PLACE_TIME: Duration = Duration::from_secs(60);
-/// Places of which that is remembered. Past them the lane finds it out anew.
+/// The most failing places that are remembered. Beyond them a lane finds out
+/// anew.
 const MAX_FAILING_PLACES: usize = 1_000;
 
 /// Which places have events with a patient lane. While there are any, all of a
@@ -23,9 +24,9 @@ pub(super) struct Aside(Arc<Mutex<Places>>);
 
 #[derive(Debug, Default)]
 struct Places {
-    /// How many events of each.
+    /// How many events of each place are set aside.
     events: HashMap<Place, usize>,
-    /// Until when all events of these are set aside.
+    /// Until when all events of a place that failed are set aside.
     failing: HashMap<Place, Instant>,
 }
 
@@ -43,7 +44,7 @@ pub(super) enum Place {
 
 /// An event that was set aside; when it is dropped, it no longer is.
 #[derive(Debug)]
-pub struct SetAside {
+pub(crate) struct SetAside {
     aside: Aside,
     place: Place,
 }

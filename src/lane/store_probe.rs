@@ -6,12 +6,13 @@ use crate::outage::Outage;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 
-/// How long an answer may take: one that takes longer is none.
+/// How long the store may take to answer: it counts as away when it takes
+/// longer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two questions to a store that does not answer.
+/// The time between two probes of a store that does not answer.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Whether the store takes anything.
+/// Returns whether the store takes any write at all.
 pub(super) async fn store_takes_writes(store: &Store) -> bool {
     let taken = tokio::time::timeout(PROBE_TIMEOUT, store.takes_writes()).await;
     matches!(taken, Ok(Ok(())))

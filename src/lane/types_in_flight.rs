@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::derive::state::UserKey;
 use crate::event::{Event, Fact, SenderType, Stamp};
 
-/// Shared by the pipeline, which adds, and the lanes. Holds no more than what
-/// is in flight, which the prefetch bounds.
+/// The users' types that events in flight state. The pipeline adds to it, lanes
+/// take from it; the prefetch bounds what it holds.
 #[derive(Debug, Clone, Default)]
 pub struct TypesInFlight(Arc<Mutex<HashMap<UserKey, (Stamp, SenderType)>>>);
 
 impl TypesInFlight {
-    /// To be called with every event, in order of arrival, before any lane has
-    /// it.
+    /// Notes the type that an event states. To be called with every event, in
+    /// order of arrival, before any lane has it.
     pub fn arrived(&self, event: &Event) {
         if let Some((key, user_type)) = typed(event) {
             let mut types = self.lock();
@@ -30,7 +30,8 @@ impl TypesInFlight {
         }
     }
 
-    /// To be called once an event is committed, or given up.
+    /// Forgets the type that an event states. To be called once it is
+    /// committed, or given up.
     pub fn settled(&self, event: &Event) {
         if let Some((key, _)) = typed(event) {
             let mut types = self.lock();
@@ -43,7 +44,7 @@ impl TypesInFlight {
         }
     }
 
-    /// The type of a user according to an event in flight.
+    /// Returns the type of a user according to an event in flight.
     pub fn get(&self, key: &UserKey) -> Option<SenderType> {
         self.lock().get(key).map(|(_, user_type)| user_type.clone())
     }

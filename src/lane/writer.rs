@@ -26,7 +26,7 @@ use crate::telemetry::metrics::Metrics;
 #[derive(Debug)]
 pub struct Writer {
     store: Store,
-    /// Nowhere, until it is enrolled.
+    /// Where batches go; `None` until the writer is enrolled.
     target: Option<Target>,
     metrics: Metrics,
     feed: CommitFeed,
@@ -38,7 +38,7 @@ pub struct Writer {
 /// Where the batches of a writer go.
 #[derive(Debug, Clone)]
 enum Target {
-    /// To what readers see, by permission.
+    /// To the generations that readers see, by permission of an enrolment.
     Served(Enrolment),
     /// To a generation that is being rebuilt.
     Rebuilt {
@@ -59,7 +59,7 @@ impl Target {
 /// What became of an event in an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It was committed, or needs no commit.
+    /// The event was committed, or needs no commit.
     Settled(EventOutcome),
     /// Nothing was done about it: it needs a longer look back than this writer
     /// may take.
@@ -67,7 +67,7 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// What a settled event did; `None` for one that was set aside.
+    /// Returns what a settled event did; `None` for one that was set aside.
     pub fn outcome(self) -> Option<EventOutcome> {
         match self {
             Fate::Settled(outcome) => Some(outcome),
@@ -79,14 +79,14 @@ impl Fate {
 /// How far a writer looks back for an event out of order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LookBack {
-    /// Not far: others wait. The rest is [`Fate::SetAside`].
+    /// A little, since others wait. What needs more is [`Fate::SetAside`].
     Bounded,
-    /// As far as it takes.
+    /// As far as the event needs.
     Unbounded,
 }
 
 impl LookBack {
-    /// Longest tail of a dialog that is loaded, in messages.
+    /// Returns the longest tail of a dialog that is loaded, in messages.
     fn tail(self) -> usize {
         match self {
             LookBack::Bounded => BOUNDED_TAIL_MESSAGES,
@@ -95,16 +95,16 @@ impl LookBack {
     }
 }
 
-/// Messages of a dialog, and members of a dialog, that a brief look back may go
-/// through.
+/// The most messages of a dialog, and the most members of a dialog, that a
+/// bounded look back goes through.
 const BOUNDED_TAIL_MESSAGES: usize = 100;
 const BOUNDED_MEMBERS: i64 = 500;
-/// Dialogs whose past a brief attempt looks at, and members whose single reads
-/// are looked up in it.
+/// The most dialogs whose past a bounded attempt looks at, and the most members
+/// whose single reads it looks up.
 const BOUNDED_DIALOGS: usize = 16;
 const BOUNDED_READERS: usize = 100;
 
-/// What a writer takes to remember dialogs that counts events anew.
+/// How many bytes a writer of a rebuild may take to remember dialogs.
 const REBUILDING_CACHE_BYTES: usize = 64 << 20;
 
 /// An attempt at a batch, under way.
@@ -115,15 +115,15 @@ struct Attempt {
     /// Dialogs whose past was looked at, and members whose single reads were.
     looked_at: HashSet<DialogKey>,
     readers: usize,
-    /// The store as of the first read. A batch of new messages in known
-    /// dialogs needs none.
+    /// A snapshot of the store as of the first read; a batch of new messages in
+    /// known dialogs needs none.
     loader: Option<Loader>,
 }
 
 impl Attempt {
-    /// Whether the attempt may look this up; if so, it is taken from what the
-    /// attempt may look at. Asking about a dialog that was asked about
-    /// already costs nothing.
+    /// Returns whether the attempt may look this up, and if so takes it from
+    /// the attempt's budget. Asking about a dialog that was asked about already
+    /// costs nothing.
     fn affords(&mut self, needs: &[Need]) -> bool {
         if self.look_back == LookBack::Unbounded {
             return true;
@@ -159,8 +159,8 @@ impl Attempt {
 }
 
 impl Writer {
-    /// A writer that looks back as far as it takes, and remembers events alone:
-    /// its dialogs are soon another's again.
+    /// Makes a writer that looks back as far as an event needs, and remembers
+    /// events alone: its dialogs are soon another's again.
     pub fn unbounded(shared: &Shared) -> Self {
         let config::Lanes {
             count, cache_bytes, ..
@@ -169,8 +169,8 @@ impl Writer {
         Self::new(shared, LookBack::Unbounded, cache)
     }
 
-    /// A writer that looks back a little, and sets aside what needs more, see
-    /// [`Fate::SetAside`]. It remembers what is in `cache`.
+    /// Makes a writer that looks back a little, and sets aside what needs more,
+    /// see [`Fate::SetAside`]. It remembers what is in `cache`.
     pub(super) fn bounded(shared: &Shared, cache: Cache) -> Self {
         Self::new(shared, LookBack::Bounded, cache)
     }
@@ -187,8 +187,8 @@ impl Writer {
         }
     }
 
-    /// A writer that counts events from the journal anew, in collections that
-    /// nobody reads yet.
+    /// Makes a writer that counts events from the journal anew, in collections
+    /// that nobody reads yet.
     pub fn rebuilding(store: Store, to: Generation, cached_dialogs: usize) -> Self {
         Self {
             store,
@@ -261,7 +261,7 @@ impl Writer {
         self.store.end_stale_transactions().await
     }
 
-    /// Where to; enrols, if that was not done yet.
+    /// Returns where batches go; enrols, if that was not done yet.
     async fn target(&mut self) -> Result<Target, StoreError> {
         let target = match &self.target {
             Some(target) => target,
@@ -393,7 +393,8 @@ impl Writer {
         Ok(())
     }
 
-    /// `None` for what nobody reads yet.
+    /// Writes the changes; returns the commit, or `None` where nobody reads it
+    /// yet.
     async fn write(&mut self, changes: &mut Changes) -> Result<Option<Committed>, StoreError> {
         match &mut self.target {
             Some(Target::Served(enrolment)) => {

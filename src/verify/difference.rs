@@ -34,15 +34,15 @@ pub enum Field {
     Topics,
     /// Countable messages of a dialog, of one sender's type.
     Sequence(SenderType),
-    /// Micros of the latest message.
+    /// The time of the latest message, in microseconds.
     LastMessageAt,
-    /// Micros that no member's watermark was ever above.
+    /// The time that no member's watermark was ever above, in microseconds.
     HighWatermark,
     /// Whether a user is a member: 0 or 1.
     Member,
-    /// Micros of a member's join.
+    /// The time of a member's join, in microseconds.
     JoinedAt,
-    /// Micros up to which nothing is unread for a member.
+    /// The time up to which nothing is unread for a member, in microseconds.
     Watermark,
     /// Countable messages that are not unread, of one sender's type: one more
     /// of them is one unread less.
@@ -62,15 +62,15 @@ pub struct Difference {
     pub subject: Subject,
     /// Which of its counters differs, or what counters are kept by.
     pub field: Field,
-    /// The value in the store; `None`: there is none.
+    /// The value in the store; `None` when there is none.
     pub stored: Option<i64>,
-    /// The value by the facts; `None`: there must be none.
+    /// The value by the facts; `None` when there must be none.
     pub counted: Option<i64>,
 }
 
 impl Field {
-    /// The name of the counter, as the API has it where it has one.
-    pub fn name(&self) -> String {
+    /// Returns the name of the counter: the API's where it has one.
+    pub(crate) fn name(&self) -> String {
         match self {
             Field::Messages => Counter::Messages.to_string(),
             Field::Members => Counter::Members.to_string(),

@@ -7,16 +7,16 @@ use super::wire::{Body, Data, Leaf, Message, Section, Update};
 
 /// One place that a value may stand in, and what is there.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'b> {
+pub(super) struct Place<'b> {
     /// The JSON path, for error texts.
-    pub path: &'static str,
+    pub(super) path: &'static str,
     /// What stands at the path.
-    pub value: Value<'b>,
+    pub(super) value: Value<'b>,
 }
 
 /// What is in a place.
 #[derive(Debug, Clone, Copy)]
-pub enum Value<'b> {
+pub(super) enum Value<'b> {
     /// Nothing, `null` or the empty string.
     Missing,
     /// A string that is not empty.
@@ -51,7 +51,7 @@ impl fmt::Display for Value<'_> {
 ///
 /// # Errors
 /// When a place before it cannot be reached: its section is of a wrong type.
-pub fn first_hit<'b>(places: &[Place<'b>]) -> Result<Option<Place<'b>>, String> {
+pub(super) fn first_hit<'b>(places: &[Place<'b>]) -> Result<Option<Place<'b>>, String> {
     for place in places {
         match place.value {
             Value::Missing => {}
@@ -65,7 +65,7 @@ pub fn first_hit<'b>(places: &[Place<'b>]) -> Result<Option<Place<'b>>, String> 
 }
 
 /// The error text for a value that is in none of its places.
-pub fn missing(places: &[Place<'_>]) -> String {
+pub(super) fn missing(places: &[Place<'_>]) -> String {
     let mut paths = places.iter().map(|place| place.path);
     let first = paths.next().unwrap_or_default();
     let mut others: Vec<_> = paths.collect();
@@ -212,27 +212,27 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the place of the event's type.
-    pub fn event_type(&self) -> [Place<'_>; 1] {
+    pub(super) fn event_type(&self) -> [Place<'_>; 1] {
         [place("eventType", &self.event_type)]
     }
 
     /// Returns the place of the event's id.
-    pub fn event_id(&self) -> [Place<'_>; 1] {
+    pub(super) fn event_id(&self) -> [Place<'_>; 1] {
         [place("eventId", &self.event_id)]
     }
 
     /// Returns the place of the tenant's id.
-    pub fn tenant_id(&self) -> [Place<'_>; 1] {
+    pub(super) fn tenant_id(&self) -> [Place<'_>; 1] {
         [place("tenantId", &self.tenant_id)]
     }
 
     /// Returns the place of the id of whoever did it.
-    pub fn actor_id(&self) -> [Place<'_>; 1] {
+    pub(super) fn actor_id(&self) -> [Place<'_>; 1] {
         [place("actorId", &self.actor_id)]
     }
 
     /// Returns the place of the event's time.
-    pub fn created_at(&self) -> [Place<'_>; 1] {
+    pub(super) fn created_at(&self) -> [Place<'_>; 1] {
         [place("createdAt", &self.created_at)]
     }
 
@@ -251,7 +251,7 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the places of the dialog's id.
-    pub fn dialog_id(&self) -> [Place<'_>; 5] {
+    pub(super) fn dialog_id(&self) -> [Place<'_>; 5] {
         let [context, dialog, message] = self.named_dialog();
         let member = Place {
             path: "entityId",
@@ -267,7 +267,7 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the places of the message's id.
-    pub fn message_id(&self) -> [Place<'_>; 3] {
+    pub(super) fn message_id(&self) -> [Place<'_>; 3] {
         [
             self.data()
                 .section("data.context", |d| &d.context)
@@ -291,7 +291,7 @@ impl<'a> Body<'a> {
     }
 
     /// The user of an event about a dialog's member.
-    pub fn user_id(&self) -> [Place<'_>; 3] {
+    pub(super) fn user_id(&self) -> [Place<'_>; 3] {
         [
             self.context_user(),
             self.member_user(),
@@ -303,7 +303,7 @@ impl<'a> Body<'a> {
     }
 
     /// The user of a status or reaction event: last, whoever did it.
-    pub fn acting_user_id(&self) -> [Place<'_>; 8] {
+    pub(super) fn acting_user_id(&self) -> [Place<'_>; 8] {
         let [s0, s1, r0, r1] = self.update();
         let [actor] = self.actor_id();
         let [context, member, entity] = self.user_id();
@@ -320,7 +320,7 @@ impl<'a> Body<'a> {
     }
 
     /// The user of a `user.*` event.
-    pub fn typed_user_id(&self) -> [Place<'_>; 4] {
+    pub(super) fn typed_user_id(&self) -> [Place<'_>; 4] {
         [
             self.context_user(),
             self.data()
@@ -332,7 +332,7 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the places of the type that a `user.*` event states.
-    pub fn user_type(&self) -> [Place<'_>; 2] {
+    pub(super) fn user_type(&self) -> [Place<'_>; 2] {
         [
             self.data()
                 .section("data.user", |d| &d.user)
@@ -342,14 +342,14 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the place of a message's sender.
-    pub fn sender_id(&self) -> [Place<'_>; 1] {
+    pub(super) fn sender_id(&self) -> [Place<'_>; 1] {
         [self
             .message()
             .leaf("data.message.senderId", |m| &m.sender_id)]
     }
 
     /// Returns the places of the sender's type.
-    pub fn sender_type(&self) -> [Place<'_>; 2] {
+    pub(super) fn sender_type(&self) -> [Place<'_>; 2] {
         [
             self.message()
                 .leaf("data.message.senderType", |m| &m.sender_type),
@@ -360,19 +360,19 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the place of a message's type, which marks system messages.
-    pub fn message_type(&self) -> [Place<'_>; 1] {
+    pub(super) fn message_type(&self) -> [Place<'_>; 1] {
         [self.message().leaf("data.message.type", |m| &m.r#type)]
     }
 
     /// Returns the place of a message's own time.
-    pub fn message_time(&self) -> [Place<'_>; 1] {
+    pub(super) fn message_time(&self) -> [Place<'_>; 1] {
         [self
             .message()
             .leaf("data.message.createdAt", |m| &m.created_at)]
     }
 
     /// Returns the place of the time of a join.
-    pub fn joined_at(&self) -> [Place<'_>; 1] {
+    pub(super) fn joined_at(&self) -> [Place<'_>; 1] {
         [self
             .data()
             .section("data.member", |d| &d.member)
@@ -380,12 +380,12 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the place of the time up to which all is read.
-    pub fn read_until(&self) -> [Place<'_>; 1] {
+    pub(super) fn read_until(&self) -> [Place<'_>; 1] {
         [self.data().leaf("data.readUntil", |d| &d.read_until)]
     }
 
     /// Returns the place of the time at which a member was last seen.
-    pub fn last_seen_at(&self) -> [Place<'_>; 1] {
+    pub(super) fn last_seen_at(&self) -> [Place<'_>; 1] {
         [self
             .data()
             .section("data.member", |d| &d.member)
@@ -394,7 +394,7 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the places of a topic's id.
-    pub fn topic_id(&self) -> [Place<'_>; 2] {
+    pub(super) fn topic_id(&self) -> [Place<'_>; 2] {
         [
             self.data()
                 .section("data.topic", |d| &d.topic)
@@ -404,7 +404,7 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the places of the status that was reached.
-    pub fn status(&self) -> [Place<'_>; 2] {
+    pub(super) fn status(&self) -> [Place<'_>; 2] {
         let [in_message, in_data, ..] = self.update();
         [
             in_message.leaf("data.message.statusUpdate.status", |u| &u.status),
@@ -413,7 +413,7 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the places of the reaction that is set or unset.
-    pub fn reaction(&self) -> [Place<'_>; 2] {
+    pub(super) fn reaction(&self) -> [Place<'_>; 2] {
         let [.., in_message, in_data] = self.update();
         [
             in_message.leaf("data.message.reactionUpdate.reaction", |u| &u.reaction),
@@ -422,7 +422,7 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the places of what is done to the reaction, set or unset.
-    pub fn reaction_action(&self) -> [Place<'_>; 2] {
+    pub(super) fn reaction_action(&self) -> [Place<'_>; 2] {
         let [.., in_message, in_data] = self.update();
         [
             in_message.leaf("data.message.reactionUpdate.action", |u| &u.action),
@@ -431,7 +431,7 @@ impl<'a> Body<'a> {
     }
 
     /// Returns the places of the reaction that is replaced, or unset.
-    pub fn old_reaction(&self) -> [Place<'_>; 2] {
+    pub(super) fn old_reaction(&self) -> [Place<'_>; 2] {
         let [.., in_message, in_data] = self.update();
         [
             in_message.leaf("data.message.reactionUpdate.oldReaction", |u| {
@@ -444,7 +444,7 @@ impl<'a> Body<'a> {
 
 impl<'a> Body<'a> {
     /// Where the word of a reaction event may stand: set, or unset.
-    pub fn reactions(&self) -> [Place<'_>; 4] {
+    pub(super) fn reactions(&self) -> [Place<'_>; 4] {
         let ([in_message, in_data], [old_in_message, old_in_data]) =
             (self.reaction(), self.old_reaction());
         [in_message, in_data, old_in_message, old_in_data]

@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 
 /// A value that may be looked up. Arrays and objects are skipped, not kept.
 #[derive(Debug, Default)]
-pub enum Leaf<'a> {
+pub(super) enum Leaf<'a> {
     /// The field is not there, or `null`.
     #[default]
     Absent,
@@ -34,7 +34,7 @@ pub enum Leaf<'a> {
 
 /// A nested object, or what was found in its place.
 #[derive(Debug, Default)]
-pub enum Section<T> {
+pub(super) enum Section<T> {
     /// Not there, `null` or the empty string.
     #[default]
     Absent,
@@ -55,7 +55,7 @@ enum Pass {
 
 /// Reads a whole body, of which nothing but the values that may be looked up is
 /// kept.
-pub fn read(json: &str) -> serde_json::Result<Body<'_>> {
+pub(super) fn read(json: &str) -> serde_json::Result<Body<'_>> {
     object(json, Pass::One).or_else(|_| object(json, Pass::Many))
 }
 
@@ -84,17 +84,18 @@ impl<'de, T: Object<'de>> Visitor<'de> for Fields<T> {
     }
 }
 
-/// What stands in a field, wherever it may stand.
+/// A value that may stand in a field.
 trait Field<'de>: Sized {
     fn next<A: MapAccess<'de>>(map: &mut A, pass: Pass) -> Result<Self, A::Error>;
-    /// What a key given twice leaves.
+    /// Returns what a key that is given twice leaves: a value that no look-up
+    /// accepts.
     fn twice() -> Self;
 }
 
 const TWICE: &str = "a key given twice";
 
-/// What a JSON value is, in words. It is known to be well-formed.
-pub fn kind(json: &str) -> &'static str {
+/// Returns what a well-formed JSON value is, in words.
+pub(super) fn kind(json: &str) -> &'static str {
     match json.bytes().next() {
         Some(b'{') => "an object",
         Some(b'[') => "an array",
@@ -211,8 +212,8 @@ macro_rules! object {
     ($(#[$doc:meta])* $name:ident { $($key:literal => $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Default)]
-        pub struct $name<'a> {
-            $(pub $field: $type,)*
+        pub(super) struct $name<'a> {
+            $(pub(super) $field: $type,)*
         }
 
         impl<'de: 'a, 'a> Object<'de> for $name<'a> {
@@ -240,7 +241,7 @@ macro_rules! object {
 }
 
 object! {
-    /// One event as a producer sends it.
+    /// An event as a producer sends it.
     Body {
         b"eventId" => event_id: Leaf<'a>,
         b"tenantId" => tenant_id: Leaf<'a>,
