@@ -35,6 +35,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::health_reporter;
 use tower::layer::util::{Identity, Stack};
 
@@ -186,17 +187,18 @@ impl BoundServers {
         })
     }
 
-    /// The address on which counters are served.
+    /// Returns the address on which counters are served.
     pub fn local_addr(&self) -> SocketAddr {
         self.counters.local_addr()
     }
 
-    /// The address on which dead letters and maintenance are served, if they are.
+    /// Returns the address on which dead letters and maintenance are served, if they
+    /// are.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Listener::local_addr)
     }
 
-    /// The address on which counters are served over HTTP, if they are.
+    /// Returns the address on which counters are served over HTTP, if they are.
     pub fn http_addr(&self) -> Option<SocketAddr> {
         self.http.as_ref().map(Listener::local_addr)
     }
@@ -209,7 +211,7 @@ impl BoundServers {
     /// [`ServeError`].
     pub async fn serve(
         self,
-        asked: Backends,
+        backends: Backends,
         ready: watch::Sender<bool>,
         shutdown: Shutdown,
     ) -> Result<(), ServeError> {
@@ -219,7 +221,7 @@ impl BoundServers {
             store,
             letters,
             guard,
-        } = asked;
+        } = backends;
         let (reporter, health) = health_reporter();
         let (probe, state) = Probe::new(reader.clone(), reporter, HEALTH_NAMES, ready).await;
         let (config, http) = &self.config;
@@ -243,31 +245,17 @@ impl BoundServers {
             gate: None,
         };
         let web = Web::new((http, config), methods, counters.clone(), &checks);
-        let counters = server(config, checks)
-            .add_service(counters)
-            .add_service(health.clone());
-        let counters = match config.reflection {
-            true => reflected(counters)?,
-            false => counters,
-        };
+        let counters = counting(config, checks, counters, health.clone())?;
         let admin = administering(config, guard, gate, (store, letters));
         let admin = reflected(admin.add_service(health))?;
         let probing = tokio::spawn(probe.run(shutdown.clone()));
-        let admin = async {
-            match self.admin {
-                Some(listener) => run(admin, listener, shutdown.clone()).await,
-                None => Ok(()),
-            }
-        };
-        let over_http = async {
-            match self.http {
-                Some(listener) => {
-                    let serve = move |one, end| web.clone().serve(one, end);
-                    until_cut_off(listener.serve(serve, shutdown.clone()), &shutdown).await
-                }
-                None => Ok(()),
-            }
-        };
+        let admin = run_if_on(self.admin, |listener| {
+            run(admin, listener, shutdown.clone())
+        });
+        let over_http = run_if_on(self.http, |listener| {
+            let serve = move |one, end| web.clone().serve(one, end);
+            until_cut_off(listener.serve(serve, shutdown.clone()), &shutdown)
+        });
         let counting = run(counters, self.counters, shutdown.clone());
         let ended = tokio::try_join!(counting, admin, over_http).map(drop);
         if ended.is_ok() {
@@ -290,6 +278,34 @@ async fn unless_off(
     }
 }
 
+/// Runs the server of a listener, where that is configured.
+async fn run_if_on<F: Future<Output = Result<(), ServeError>>>(
+    listener: Option<Listener>,
+    run: impl FnOnce(Listener) -> F,
+) -> Result<(), ServeError> {
+    match listener {
+        Some(listener) => run(listener).await,
+        None => Ok(()),
+    }
+}
+
+/// The services of clients, with reflection where that is configured.
+fn counting(
+    config: &config::Grpc,
+    checks: Checks,
+    counters: CounterServiceServer<Counters>,
+    health: HealthServer<impl Health>,
+) -> Result<Router<Layers>, ServeError> {
+    let services = server(config, checks)
+        .add_service(counters)
+        .add_service(health);
+    match config.reflection {
+        true => reflected(services),
+        false => Ok(services),
+    }
+}
+
+/// The services of operators.
 fn administering(
     config: &config::Grpc,
     guard: Guard,

@@ -76,7 +76,7 @@ struct Latest {
 }
 
 impl Fetched {
-    /// The keys, if there are any that are not too old.
+    /// Returns the keys, if there are any that are not too old.
     pub(super) fn current(&self, now: SystemTime) -> Option<Arc<KeySet>> {
         let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
         let latest = latest.as_ref()?;
@@ -85,7 +85,7 @@ impl Fetched {
         (age <= MAX_KEY_AGE).then(|| Arc::clone(&latest.keys))
     }
 
-    /// Somebody has shown a key that is not among them.
+    /// Asks for a fetch: somebody has shown a key that is not among them.
     pub(super) fn want(&self) {
         // Remembered once, however many ask.
         self.wanted.notify_one();
@@ -106,8 +106,8 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    /// From a URL that [`checked`] has passed; `roots`: who must have certified
-    /// the server.
+    /// Makes a fetcher of a URL that [`checked`] has passed; `roots`: who must have
+    /// certified the server.
     pub(super) fn new(url: Uri, roots: RootCertStore) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)

@@ -163,7 +163,7 @@ fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
-/// What is wrong with TOML: the message and the line, not what stands there.
+/// Returns what is wrong with TOML: the message and the line, not what stands there.
 pub(super) fn toml_trouble(text: &str) -> impl Fn(toml::de::Error) -> String {
     move |error| {
         let line = error.span().map_or_else(String::new, |span| {

@@ -99,8 +99,8 @@ pub enum Tenants {
 }
 
 impl Tenants {
-    /// Of a list of names, in which `*` stands for all. `None`: one of them
-    /// cannot be a tenant's, or they are too many.
+    /// Reads a list of names, in which `*` stands for all. `None`: one of them cannot
+    /// be a tenant's, or they are too many.
     pub(super) fn named<S: AsRef<str>>(names: &[S]) -> Option<Self> {
         if names.iter().any(|name| name.as_ref() == EVERY_TENANT) {
             return Some(Tenants::All);
@@ -253,7 +253,10 @@ pub(super) struct Grant {
 }
 
 impl Grant {
-    /// The identity that it gives to a name. `Err`: what was expected.
+    /// Makes the identity of a name.
+    ///
+    /// # Errors
+    /// What was expected.
     pub(super) fn to(self, way: &str, name: &str) -> Result<Arc<Identity>, String> {
         let role = |name: &String| Role::named(name).ok_or_else(|| role_expected(name));
         let roles = self.roles.iter().map(role).collect::<Result<_, _>>()?;

@@ -103,7 +103,7 @@ impl KeySet {
         }
     }
 
-    /// The keys that a token may be signed with.
+    /// Returns the keys that a token may be signed with.
     pub(super) fn candidates(
         &self,
         id: Option<&str>,
@@ -140,7 +140,7 @@ impl Key {
         }
     }
 
-    /// Whether a signature is one of this key.
+    /// Tells whether a signature is one of this key.
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let verified = match &self.public {
             Public::P256(key) => {

@@ -75,7 +75,7 @@ const METHODS: &[(&str, &str, Allowed)] = &[
     ("grpc.reflection.v1alpha.ServerReflection", "*", ADMINS),
 ];
 
-/// Who may call the method of a path, `/package.Service/Method`. `None`: there
+/// Returns who may call the method of a path, `/package.Service/Method`. `None`: there
 /// is no such method.
 pub fn allowed(path: &str) -> Option<Allowed> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;

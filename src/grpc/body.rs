@@ -96,7 +96,7 @@ pub(super) struct AdmittedBody {
 }
 
 impl AdmittedBody {
-    /// The body, and where it puts what the call keeps.
+    /// Returns the body, and where it puts what the call keeps.
     pub(super) fn new(body: Body, entering: Entering) -> (Self, Entered) {
         let entered = Entered::default();
         let admitted = Self {

@@ -34,7 +34,10 @@ impl Guard {
         }
     }
 
-    /// Whether a call may go on.
+    /// Lets a call go on, with the identity of its caller.
+    ///
+    /// # Errors
+    /// The status with which it is refused.
     pub(super) fn pass(&self, call: &mut http::Request<Body>) -> Result<(), Status> {
         let checked = self.identified(call);
         let outcome = match &checked {
@@ -184,8 +187,8 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Of a call that came past the guard, or that [`Identity::local`] makes in
-    /// this process.
+    /// Returns the caller of a call that came past the guard, or that
+    /// [`Identity::local`] makes in this process.
     ///
     /// # Errors
     /// When nobody has asked who calls: a method must not answer then.

@@ -38,12 +38,12 @@ enum Reachability {
 }
 
 impl StoreState {
-    /// Whether the latest probe failed.
+    /// Tells whether the latest probe failed.
     pub(super) fn is_unreachable(&self) -> bool {
         *self.0.borrow() != Reachability::Reachable
     }
 
-    /// Whether it has not been reachable for longer than callers are to wait.
+    /// Tells whether it has not been reachable for longer than callers are to wait.
     pub(super) fn is_lost(&self) -> bool {
         match *self.0.borrow() {
             Reachability::Reachable => false,
@@ -92,7 +92,8 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    /// The services are not serving before the first probe was answered.
+    /// Makes a probe, whose services are not serving before the first probe was
+    /// answered.
     pub(super) async fn new(
         reader: Reader,
         reporter: HealthReporter,

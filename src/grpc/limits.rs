@@ -98,8 +98,8 @@ impl Limits {
         }
     }
 
-    /// The same places, for calls that get the longest deadline unless they bring
-    /// one: what operators ask for may go through a hundred thousand letters.
+    /// Returns the same places, for calls that get the longest deadline unless they
+    /// bring one: what operators ask for may go through a hundred thousand letters.
     pub(super) fn patient(&self) -> Self {
         Self {
             default_deadline: self.max_deadline,
@@ -162,7 +162,7 @@ impl Limits {
         }
     }
 
-    /// The deadline of a call that arrived now.
+    /// Returns the deadline of a call that arrived now.
     pub(super) fn deadline(&self, metadata: &HeaderMap) -> Deadline {
         self.deadline_from(Instant::now(), metadata)
     }
@@ -191,7 +191,7 @@ async fn turn(
     }
 }
 
-/// What a caller is told for whom there is no place.
+/// Returns what a caller is told for whom there is no place.
 pub(super) fn shed(full: Full) -> Status {
     let why = match full {
         Full::All => "too many calls at once",

@@ -198,7 +198,7 @@ impl Verification {
     }
 }
 
-/// What differs in a dialog or a message, as clients are told.
+/// Returns what differs in a dialog or a message, as clients are told.
 pub(crate) fn counter_differences(
     unit: &SweepUnit,
     verified: Verified,

@@ -92,7 +92,7 @@ impl From<Entry> for v1::CounterHistoryEntry {
     }
 }
 
-/// A time in JSON, as RFC 3339 has it.
+/// Serializes a point in time as RFC 3339 has it.
 pub(crate) fn time<S: serde::Serializer>(at: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
     match at {
         Some(at) => to.collect_str(at),

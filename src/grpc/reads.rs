@@ -41,7 +41,8 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Of an answer that has all that was committed before the call.
+    /// Returns the time before which everything committed is in an answer from the
+    /// store; `None` where nobody asked.
     pub(super) fn as_of(&self) -> Option<SystemTime> {
         (!self.staleness.is_zero()).then_some(self.began)
     }

@@ -97,7 +97,7 @@ fn answer(progress: RebuildProgress, done: bool) -> v1::RebuildCountersResponse 
     }
 }
 
-/// What the caller is told when there is no rebuild.
+/// Returns what the caller is told when there is no rebuild.
 pub(super) fn refused(error: RebuildError) -> Status {
     match error {
         RebuildError::Store(error) => {

@@ -71,7 +71,7 @@ impl MessageSchemas {
         }
     }
 
-    /// The JSON Schema of a message.
+    /// Returns the JSON Schema of a message.
     pub(crate) fn schema(&self, name: &str) -> Value {
         let Some((message, place)) = self.messages.get(name) else {
             return json!({});

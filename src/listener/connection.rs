@@ -56,8 +56,8 @@ impl KillSwitch {
 }
 
 impl Peer {
-    /// The peer of a request, if a [`Connection`] brought it. What tonic says of
-    /// its own connections it does not say of ours.
+    /// Returns the peer of a request, if a [`Connection`] brought it. What tonic says
+    /// of its own connections it does not say of ours.
     pub(crate) fn of<T>(request: &tonic::Request<T>) -> Option<&Peer> {
         request.extensions().get()
     }

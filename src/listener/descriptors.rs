@@ -11,9 +11,9 @@ const RESERVED_DESCRIPTORS: u64 = 512;
 /// at all can have them.
 const MIN_CONNECTIONS: usize = 16;
 
-/// Of the connections that each listener is configured for, as many as the
-/// process can have. Raises the soft limit of descriptors to what is needed, as
-/// far as the hard one lets it.
+/// Returns, of the connections that each listener is configured for, as many as the
+/// process can have. Raises the soft limit of descriptors to what is needed, as far as
+/// the hard one lets it.
 pub(crate) fn share(configured: &[(&'static str, usize)]) -> Vec<usize> {
     let wanted: u64 = configured.iter().map(|(_, number)| *number as u64).sum();
     let needed = wanted.saturating_add(RESERVED_DESCRIPTORS);

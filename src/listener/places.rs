@@ -69,7 +69,7 @@ impl Places {
         })))
     }
 
-    /// A place, unless all have something under way; and who gave way for it.
+    /// Takes a place, unless all have something under way; and who gave way for it.
     pub(crate) fn take(&self) -> (Option<Place>, Admission) {
         let mut taken = self.lock();
         let admission = match taken.count >= taken.limit {
@@ -145,7 +145,7 @@ impl Place {
         }
     }
 
-    /// The same, apart from the place itself.
+    /// Returns when the place is another's, apart from the place itself.
     pub(crate) fn when_lost(&mut self) -> impl Future<Output = ()> + Send + 'static {
         let lost = self.lost.take();
         async move {
@@ -159,7 +159,8 @@ impl Place {
         }
     }
 
-    /// Its holder has spoken: it is lost only while nothing is under way.
+    /// Marks that the holder has spoken: the place is lost only while nothing is under
+    /// way.
     pub(crate) fn heard(&self) -> Activity {
         let mut taken = self.places.lock();
         if taken.silent.remove(&self.number).is_some() {

@@ -27,7 +27,7 @@ const NAMES: [(&str, &str); 17] = [
     ("0.9.2342.19200300.100.1.1", "UID"),
 ];
 
-/// The last part first, with commas between.
+/// Writes a name with the last part first, and commas between.
 pub(super) fn of_rabbitmq(name: &X509Name<'_>) -> String {
     let mut parts: Vec<String> = name
         .iter_rdn()

@@ -122,7 +122,7 @@ impl SharedState {
 }
 
 impl Memory {
-    /// Whether what was read as of a position was read from what the model is
+    /// Tells whether what was read as of a position was read from what the model is
     /// made from.
     pub(super) fn agrees_with(&self, position: &Position) -> bool {
         self.generations == position.generations && self.unnumbered == position.unnumbered
@@ -149,7 +149,7 @@ impl RecentUsers {
         before.is_some_and(|before| now.duration_since(before) < RECENT_FOR)
     }
 
-    /// Whether a user was noted of late.
+    /// Tells whether a user was noted of late.
     pub(super) fn has(&self, tenant: &TenantId, user: &UserId) -> bool {
         let noted = self.noted();
         let at = noted.peek(&(tenant.clone(), user.clone()));

@@ -200,7 +200,7 @@ impl From<CounterChange> for v1::CounterChange {
     }
 }
 
-/// What the caller is told when something cannot be done.
+/// Returns what the caller is told when something cannot be done.
 pub(super) fn refused(error: RedriveError) -> Status {
     let message = error.to_string();
     match error {

@@ -154,7 +154,7 @@ pub(super) fn selection(
     Ok(on_account(caller, filter, actor, reason))
 }
 
-/// What an edit is to be, apart from its body: the letter, and on whose account.
+/// Checks an edit apart from its body: the letter, and on whose account it is.
 pub(super) fn edit(
     request: &v1::EditDeadLetterRequest,
     caller: &Caller,
@@ -205,7 +205,7 @@ pub(super) fn pace(request: &v1::ReplayDeadLettersRequest) -> Pace {
     }
 }
 
-/// The page of the audit: the job that it begins after, and how many.
+/// Returns the page of the audit: the job that it begins after, and how many.
 pub(super) fn audit(
     request: &v1::ListDeadLetterAuditRequest,
 ) -> Result<(Option<String>, usize), Status> {

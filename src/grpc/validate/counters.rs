@@ -23,7 +23,7 @@ pub(in crate::grpc) enum Listing {
     InOrder(read::DialogsInOrder),
 }
 
-/// How old an answer may be.
+/// Checks how old an answer may be.
 pub(in crate::grpc) fn staleness(millis: i32) -> Result<Duration, Status> {
     let mut found = Violations::default();
     match u64::try_from(millis) {

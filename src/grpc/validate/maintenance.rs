@@ -12,7 +12,7 @@ use crate::maintenance::sweep::SweepScope;
 /// The longest reason of a repair.
 const MAX_REASON_BYTES: usize = 1_000;
 
-/// What to verify. Fields of a repair are checked as well.
+/// Checks a `VerifyCountersRequest`, the fields of a repair among it.
 pub(in crate::grpc) fn verification(
     request: &v1::VerifyCountersRequest,
     who: &Identity,
@@ -51,7 +51,7 @@ pub(in crate::grpc) fn verification(
     }
 }
 
-/// The tenant to rebuild; `None`: all.
+/// Checks a `RebuildCountersRequest`: the tenant to rebuild; `None` for all.
 pub(in crate::grpc) fn rebuild(
     request: &v1::RebuildCountersRequest,
     who: &Identity,
@@ -64,7 +64,7 @@ pub(in crate::grpc) fn rebuild(
     }
 }
 
-/// For what is about all tenants.
+/// Checks that the caller may ask about all tenants.
 pub(in crate::grpc) fn of_all_tenants(who: &Identity) -> Result<(), Status> {
     match who.tenants().are_all() {
         true => Ok(()),

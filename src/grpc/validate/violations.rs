@@ -33,7 +33,7 @@ impl Violations {
         self.denied = Some(denied);
     }
 
-    /// A tenant that the caller may ask about.
+    /// Checks a tenant that the caller may ask about.
     pub(super) fn tenant(&mut self, id: &str, who: &Identity) -> Option<TenantId> {
         let tenant = self.id("tenant_id", id, TenantId::new)?;
         if !who.tenants().contains(tenant.as_str()) {
@@ -43,7 +43,8 @@ impl Violations {
         Some(tenant)
     }
 
-    /// As [`tenant`](Self::tenant); empty: all, if the caller may.
+    /// Checks a tenant as [`tenant`](Self::tenant) does; an empty one stands for all,
+    /// if the caller may ask about them.
     pub(super) fn tenant_or_all(&mut self, id: &str, who: &Identity) -> Option<TenantId> {
         if !id.is_empty() {
             return self.tenant(id, who);
@@ -54,7 +55,7 @@ impl Violations {
         None
     }
 
-    /// A user that the caller may ask about.
+    /// Checks a user that the caller may ask about.
     pub(super) fn user(&mut self, id: &str, who: &Identity) -> Option<UserId> {
         let user = self.id("user_id", id, UserId::new)?;
         if !who.reads_user(&user) {
@@ -64,7 +65,7 @@ impl Violations {
         Some(user)
     }
 
-    /// Users that the caller may ask about, at most so many.
+    /// Checks users that the caller may ask about, at most so many.
     pub(super) fn users(
         &mut self,
         most: usize,
@@ -131,7 +132,7 @@ impl Violations {
         (valid.len() == ids.len()).then_some(valid)
     }
 
-    /// The event to wait for: none when the field is empty.
+    /// Checks the event to wait for: none when the field is empty.
     pub(super) fn after(&mut self, id: &str) -> Option<Option<EventId>> {
         match id {
             "" => Some(None),
@@ -139,7 +140,7 @@ impl Violations {
         }
     }
 
-    /// How many entries a page is to have; 0 stands for [`DEFAULT_PAGE_SIZE`].
+    /// Checks how many entries a page is to have; 0 stands for [`DEFAULT_PAGE_SIZE`].
     pub(in crate::grpc) fn page_size(&mut self, size: i32, max: u16) -> Option<usize> {
         match u16::try_from(size) {
             Ok(0) => Some(usize::from(DEFAULT_PAGE_SIZE)),
@@ -151,8 +152,8 @@ impl Violations {
         }
     }
 
-    /// Where the page before ended: `None` for the first page, and for a token that
-    /// is not one of this query.
+    /// Opens a page token: returns where the page before ended: `None` for the first
+    /// page, and for a token that is not one of this query.
     pub(in crate::grpc) fn page_token<Q: Resumable>(
         &mut self,
         query: &Q,

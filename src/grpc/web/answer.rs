@@ -99,7 +99,7 @@ impl IntoResponse for Json {
     }
 }
 
-/// Whether what a client has is what it would be given: `If-None-Match` names
+/// Tells whether what a client has is what it would be given: `If-None-Match` names
 /// tags with commas between, perhaps in several lines, or all by `*`.
 pub(super) fn is_known<'a>(
     tag: Option<&HeaderValue>,

@@ -77,8 +77,8 @@ fn last(status: &Status) -> Event {
     }
 }
 
-/// The response with the messages of a stream as events. An event is made when the
-/// client takes it. The place is free again when the stream has ended.
+/// Makes the response with the messages of a stream as events. An event is made when
+/// the client takes it. The place is free again when the stream has ended.
 pub(super) fn response<M: Resumable + 'static>(
     messages: Messages<M>,
     max_message_bytes: usize,

@@ -75,17 +75,17 @@ impl Parameters {
         }
     }
 
-    /// A text; empty when it is not given.
+    /// Takes a text; empty when it is not given.
     pub(super) fn text(&mut self, name: &str) -> Result<String, Status> {
         Ok(self.take(name)?.unwrap_or_default())
     }
 
-    /// A number; 0 when it is not given.
+    /// Takes a number; 0 when it is not given.
     pub(super) fn number(&mut self, name: &str) -> Result<i32, Status> {
         self.parsed(name, "a number")
     }
 
-    /// A value of a type whose default stands for one that is not given.
+    /// Takes a value of a type whose default stands for one that is not given.
     pub(super) fn parsed<T: FromStr + Default>(
         &mut self,
         name: &str,
@@ -99,7 +99,7 @@ impl Parameters {
         }
     }
 
-    /// A list of at least one value: nobody can be added to a stream later, as a
+    /// Takes a list of at least one value: nobody can be added to a stream later, as a
     /// client of gRPC may.
     pub(super) fn list(&mut self, name: &str) -> Result<Vec<String>, Status> {
         let values = self.take_all(name);
@@ -109,8 +109,8 @@ impl Parameters {
         }
     }
 
-    /// The token from which a watch is resumed. One that is of no use, of another
-    /// version of the service say, has everything told anew: a browser that is
+    /// Returns the token from which a watch is resumed. One that is of no use, of
+    /// another version of the service say, has everything told anew: a browser that is
     /// refused does not come back.
     pub(super) fn resume_token(&self, tenant: &str) -> String {
         let id = self.last_event_id.as_str();

@@ -89,7 +89,7 @@ fn words(code: Code) -> (u16, &'static str, &'static str) {
 }
 
 impl Problem {
-    /// The same with another status of HTTP than gRPC's code has.
+    /// Returns the same with another status of HTTP than gRPC's code has.
     pub(super) fn with_status(self, status: StatusCode) -> Self {
         let status = status.as_u16();
         Self { status, ..self }

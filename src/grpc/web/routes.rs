@@ -133,7 +133,7 @@ pub(super) const ROUTES: &[Route] = &[
         summary: "The same of several dialogs" },
 ];
 
-/// The router of all routes: each has these checks in front.
+/// Makes the router of all routes: each has these checks in front.
 pub(super) fn router(site: Site, checks: &Checks) -> Router {
     let mut router = Router::new();
     for route in ROUTES {

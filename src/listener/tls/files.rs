@@ -30,7 +30,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Those of a listener; none without TLS.
+    /// Returns the files of a listener; `None` without TLS.
     pub(super) fn of(listener: &config::Listener) -> Option<Self> {
         (!listener.tls.cert_file.is_empty()).then(|| Self {
             section: listener.section,
@@ -46,7 +46,7 @@ impl Files {
         }
     }
 
-    /// A hash of what is in them, readable or not.
+    /// Returns a hash of what is in the files, readable or not.
     pub(super) async fn fingerprint(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let config::Tls {
@@ -62,7 +62,7 @@ impl Files {
         hash.finalize().into()
     }
 
-    /// A configuration from nothing.
+    /// Makes a configuration from nothing.
     pub(super) async fn load(&self) -> Result<LoadedTls, FileError> {
         let certificates = self.file(0, &self.paths.cert_file);
         let chain = certificates.certificates().await?;
@@ -111,7 +111,7 @@ impl Files {
     }
 }
 
-/// A certificate, looked into.
+/// Parses a certificate; `None` when it is none.
 pub(super) fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     Some(parsed)

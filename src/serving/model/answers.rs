@@ -16,8 +16,8 @@ impl Model {
         Some(found.totals.stats(tenant, user, &self.entries.types))
     }
 
-    /// A user in a dialog. Of one that the user has no share of, the dialog must
-    /// be held as well.
+    /// Returns the counters of a user in a dialog. Of one that the user has no share
+    /// of, the dialog must be held as well.
     pub fn user_in_dialog(
         &mut self,
         tenant: &TenantId,
@@ -70,7 +70,7 @@ impl Model {
 }
 
 impl Entries {
-    /// The rank of the first of a user's shares whose dialog comes after one.
+    /// Returns the rank of the first of a user's shares whose dialog comes after one.
     pub(super) fn rank_after(&self, user: &User, dialog: &DialogId) -> usize {
         user.order.partition_point(|share| {
             let other = user.shares[*share as usize].dialog;

@@ -56,7 +56,7 @@ impl Consumed {
         *self = Self::default();
     }
 
-    /// What it takes beside itself.
+    /// Returns the bytes that it takes beside itself.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Few(_) => 0,

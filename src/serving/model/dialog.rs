@@ -63,7 +63,7 @@ pub(super) struct Sharer {
 }
 
 impl Dialog {
-    /// One of which nothing was ever heard.
+    /// Makes a dialog of which nothing was ever heard.
     pub(super) fn new(tenant: u32, id: DialogId) -> Self {
         Self {
             tenant,
@@ -117,7 +117,7 @@ impl Dialog {
         }
     }
 
-    /// The place of a type in the sequence.
+    /// Returns the place of a type in the sequence.
     pub(super) fn place_of(&mut self, name: &str, types: &mut Types) -> usize {
         let mut known = self.sequence.iter();
         if let Some(place) = known.position(|(id, _)| types.name(*id) == name) {
@@ -143,7 +143,7 @@ impl Dialog {
         DialogStats::of(tenant, &self.id, Some(&row))
     }
 
-    /// What it takes, without its slots in tables.
+    /// Returns the bytes that it takes, without its slots in tables.
     pub(super) fn bytes(&self) -> usize {
         heap(size_of::<Self>())
             + text(self.id.as_str())

@@ -80,12 +80,12 @@ impl Entries {
         &self.tenants[number as usize].id
     }
 
-    /// The number of a tenant of whom anybody, or a dialog, is held.
+    /// Returns the number of a tenant of whom anybody, or a dialog, is held.
     pub(super) fn tenant(&self, tenant: &TenantId) -> Option<u32> {
         self.tenant_names.get(tenant).copied()
     }
 
-    /// The number of a user who is held.
+    /// Returns the number of a user who is held.
     pub(super) fn user(&self, tenant: &TenantId, user: &UserId) -> Option<u32> {
         self.user_of(self.tenant(tenant)?, user)
     }
@@ -97,7 +97,7 @@ impl Entries {
         users.find(self.hasher.hash_one(user), is_user)
     }
 
-    /// The number of a dialog that is held.
+    /// Returns the number of a dialog that is held.
     pub(super) fn dialog(&self, tenant: &TenantId, dialog: &DialogId) -> Option<u32> {
         self.dialog_of(self.tenant(tenant)?, dialog)
     }
@@ -109,7 +109,7 @@ impl Entries {
         dialogs.find(self.hasher.hash_one(dialog), is_dialog)
     }
 
-    /// A user's share of a dialog, both held.
+    /// Returns a user's share of a dialog, both held.
     pub(super) fn share(&self, user: u32, dialog: u32) -> Option<u32> {
         let Dialog { id, sharers, .. } = &*self.dialogs[dialog as usize];
         if sharers.len() <= FEW_SHARERS {
@@ -212,8 +212,7 @@ impl Entries {
         self.bytes = self.bytes + user.bytes() - before;
     }
 
-    /// The user has a share from now on, of which nothing is known; to be
-    /// counted.
+    /// Gives the user a share from now on, of which nothing is known; to be counted.
     pub(super) fn add_share(&mut self, user: u32, dialog: u32) -> u32 {
         let id = &self.dialogs[dialog as usize].id;
         let rank = self.rank_after(&self.users[user as usize], id);
@@ -278,7 +277,7 @@ impl Entries {
         }
     }
 
-    /// What a user takes with all dialogs, whoever else has a share of them.
+    /// Returns the bytes that a user takes with all dialogs, whoever else has a share of them.
     pub(super) fn weight(&self, number: u32) -> usize {
         let user = &self.users[number as usize];
         let dialogs = user.shares.iter();
@@ -322,8 +321,8 @@ impl Entries {
         self.settle_dialog(share.dialog);
     }
 
-    /// A dialog of which nobody who is held has a share stays only if it is
-    /// pinned, or was asked for, until others were asked for later.
+    /// Decides whether a dialog stays: one of which nobody who is held has a share does
+    /// only if it is pinned, or was asked for, until others were asked for later.
     pub(super) fn settle_dialog(&mut self, number: u32) {
         let dialog = &mut self.dialogs[number as usize];
         if !dialog.sharers.is_empty() || dialog.place.is_some() || dialog.pinned.is_some() {

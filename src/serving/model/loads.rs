@@ -142,7 +142,7 @@ impl PendingLoads {
         self.pending.is_empty()
     }
 
-    /// What loads and the records kept for them take.
+    /// Returns the bytes that loads and the records kept for them take.
     pub(super) fn bytes(&self) -> usize {
         self.bytes + self.retained_bytes()
     }
@@ -197,7 +197,7 @@ impl PendingLoads {
         Some(load)
     }
 
-    /// The records that came since a load began.
+    /// Returns the records that came since a load began.
     pub(super) fn since(
         &self,
         load: &PendingLoad,

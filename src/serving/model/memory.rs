@@ -2,8 +2,8 @@
 
 use crate::store::commit_log::{ConsumedChanged, Record, ShareChanged};
 
-/// An allocation of so many bytes: with its header, rounded up. Nothing for
-/// none.
+/// Returns the bytes of an allocation of so many bytes: with its header, rounded up.
+/// Nothing for none.
 pub(super) const fn heap(bytes: usize) -> usize {
     match bytes {
         0 => 0,
@@ -12,17 +12,18 @@ pub(super) const fn heap(bytes: usize) -> usize {
     }
 }
 
-/// A `Vec` with room for so many.
+/// Returns the bytes of a `Vec` with room for so many.
 pub(super) const fn room_for<T>(capacity: usize) -> usize {
     heap(capacity * size_of::<T>())
 }
 
-/// An id, or a name: its text behind an `Arc`.
+/// Returns the bytes of an id, or a name: its text behind an `Arc`.
 pub(super) fn text(text: &str) -> usize {
     heap(2 * size_of::<usize>() + text.len())
 }
 
-/// An entry of a `HashMap`, with its part of the slots that are free.
+/// Returns the bytes of an entry of a `HashMap`, with its part of the slots that are
+/// free.
 pub(super) const fn table_slot<T>() -> usize {
     (size_of::<T>() + 1) * 2
 }
@@ -34,7 +35,7 @@ pub(super) fn grow<T>(list: &mut Vec<T>) {
     }
 }
 
-/// About what a record takes, with its texts.
+/// Returns about what a record takes, with its texts, in bytes.
 pub(super) fn record(record: &Record) -> usize {
     let dialogs = record.dialogs.iter().map(|changed| {
         let texts = text(changed.key.tenant.as_str()) + text(changed.key.dialog.as_str());

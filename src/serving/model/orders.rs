@@ -12,7 +12,7 @@ use super::dialog::Moment;
 type Key = (bool, Reverse<Moment>, usize);
 
 impl Model {
-    /// A user in each dialog that they are a member of, in an order.
+    /// Returns a user's counters in each dialog that they are a member of, in an order.
     pub fn dialogs_in_order(&mut self, query: &DialogsInOrder) -> Option<PageInOrder> {
         let number = self.entries.user(&query.tenant, &query.user)?;
         self.entries.touch_user(number);

@@ -64,7 +64,7 @@ pub(super) struct Pins {
 }
 
 impl Pins {
-    /// One that was pinned is no longer held.
+    /// Notes that one that was pinned is no longer held.
     pub(super) fn lose(&mut self, pinned: Option<Pinned>) {
         if let Some(pinned) = pinned {
             self.entries -= 1;
@@ -73,7 +73,7 @@ impl Pins {
         }
     }
 
-    /// Nothing is held any more.
+    /// Notes that nothing is held any more.
     pub(super) fn lose_all(&mut self) -> Self {
         Self {
             serial: self.serial,
@@ -151,7 +151,7 @@ impl VisibleState {
 }
 
 impl Entries {
-    /// How a dialog looks before it changes; `None` when nobody looks.
+    /// Returns how a dialog looks before it changes; `None` when nobody looks.
     pub(super) fn face(&self, dialog: u32) -> Option<VisibleState> {
         (self.pins.entries > 0).then(|| VisibleState::of(&self.dialogs[dialog as usize]))
     }
@@ -254,31 +254,32 @@ impl Model {
         }
     }
 
-    /// Whether a pin still holds a user.
+    /// Tells whether a pin still holds a user.
     pub fn holds_user(&self, pin: Pin) -> bool {
         let user = self.entries.users.get(pin.number as usize);
         let pinned = user.and_then(|user| user.pinned);
         pinned.is_some_and(|pinned| pinned.serial == pin.serial)
     }
 
-    /// Whether a pin still holds a dialog.
+    /// Tells whether a pin still holds a dialog.
     pub fn holds_dialog(&self, pin: Pin) -> bool {
         let dialog = self.entries.dialogs.get(pin.number as usize);
         let pinned = dialog.and_then(|dialog| dialog.pinned);
         pinned.is_some_and(|pinned| pinned.serial == pin.serial)
     }
 
-    /// What changed about those who are pinned since this was last asked.
+    /// Returns what changed about those who are pinned since this was last asked.
     pub fn take_touched(&mut self) -> Touched {
         std::mem::take(&mut self.entries.pins.touched)
     }
 
-    /// Whether pins have become void since this was last asked.
+    /// Tells whether pins have become void since this was last asked.
     pub fn take_lost(&mut self) -> bool {
         std::mem::take(&mut self.entries.pins.lost)
     }
 
-    /// Those who are pinned about whom records tell: all whom they may have changed.
+    /// Returns those who are pinned about whom records tell: all whom they may have
+    /// changed.
     pub fn touched_by<'r>(&self, records: impl Iterator<Item = &'r Record>) -> Touched {
         let mut touched = Touched::default();
         for changed in records.flat_map(|record| &record.dialogs) {
@@ -295,19 +296,20 @@ impl Model {
         touched
     }
 
-    /// A user who is pinned.
+    /// Returns the counters of a user who is pinned.
     pub fn pinned_user(&self, pin: Pin) -> UserStats {
         let user = &self.entries.users[pin.number as usize];
         let tenant = self.entries.tenant_id(user.tenant);
         user.totals.stats(tenant, &user.id, &self.entries.types)
     }
 
-    /// The version of a user who is pinned.
+    /// Returns the version of a user who is pinned.
     pub fn pinned_user_version(&self, pin: Pin) -> i64 {
         self.entries.users[pin.number as usize].totals.version()
     }
 
-    /// A user who is pinned in a dialog in which something was touched for them.
+    /// Returns the counters of a user who is pinned, in a dialog in which something was
+    /// touched for them.
     pub fn pinned_user_in_dialog(&self, pin: Pin, dialog: u32) -> UserDialogStats {
         let user = &self.entries.users[pin.number as usize];
         let tenant = self.entries.tenant_id(user.tenant);
@@ -315,13 +317,13 @@ impl Model {
         self.entries.in_dialog(tenant, pin.number, share, dialog)
     }
 
-    /// A dialog that is pinned.
+    /// Returns the counters of a dialog that is pinned.
     pub fn pinned_dialog(&self, pin: Pin) -> DialogStats {
         let dialog = &self.entries.dialogs[pin.number as usize];
         dialog.stats(self.entries.tenant_id(dialog.tenant))
     }
 
-    /// The version of a dialog that is pinned.
+    /// Returns the version of a dialog that is pinned.
     pub fn pinned_dialog_version(&self, pin: Pin) -> i64 {
         self.entries.dialogs[pin.number as usize].version
     }

@@ -9,7 +9,7 @@ pub(super) struct Ranks {
 }
 
 impl Ranks {
-    /// For so many ranks, none of which is in it.
+    /// Makes a set for so many ranks, none of which is in it.
     pub(super) fn none_of(ranks: usize) -> Self {
         Self {
             words: vec![0; ranks.div_ceil(64)],
@@ -42,7 +42,7 @@ impl Ranks {
         }
     }
 
-    /// The ranks in it from one on, in order.
+    /// Returns the ranks in it from one on, in order.
     pub(super) fn from(&self, rank: usize) -> impl Iterator<Item = usize> + '_ {
         let first = rank / 64;
         let words = self.words.iter().enumerate().skip(first);

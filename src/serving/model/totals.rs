@@ -54,8 +54,9 @@ impl Default for Totals {
 }
 
 impl Totals {
-    /// What goes out must be what came in: neither the share nor its dialog may
-    /// have changed between. Sums wrap, so that what went too far comes back.
+    /// Counts a share in or out. What goes out must be what came in: neither the share
+    /// nor its dialog may have changed between. Sums wrap, so that what went too far
+    /// comes back.
     pub(super) fn count(&mut self, share: &Share, dialog: &Dialog, way: Direction) -> ListFlags {
         let sign = match way {
             Direction::In => 1,

@@ -17,7 +17,7 @@ pub(super) struct Types {
 }
 
 impl Types {
-    /// The number of a type, a new one if it was never met.
+    /// Returns the number of a type, a new one if it was never met.
     pub(super) fn id(&mut self, name: &str) -> TypeId {
         if let Some(id) = self.ids.get(name) {
             return *id;
@@ -30,7 +30,7 @@ impl Types {
         id
     }
 
-    /// What a type is called.
+    /// Returns what a type is called.
     pub(super) fn name(&self, id: TypeId) -> &str {
         &self.names[id as usize]
     }

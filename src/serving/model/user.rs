@@ -59,7 +59,7 @@ pub(super) struct User {
 }
 
 impl Share {
-    /// One of which nothing was ever heard.
+    /// Makes a share of which nothing was ever heard.
     pub(super) fn new(dialog: u32) -> Self {
         Self {
             dialog,
@@ -143,7 +143,7 @@ impl User {
         self.unread = Ranks::none_of(shares);
     }
 
-    /// The share that comes after all others, for which room was made.
+    /// Appends the share that comes after all others, for which room was made.
     pub(super) fn append(&mut self, mut share: Share) {
         share.rank = self.order.len() as u32;
         self.beside += share.consumed.bytes();
@@ -151,7 +151,7 @@ impl User {
         self.shares.push(share);
     }
 
-    /// A share that comes at `rank`, and moves all after it up.
+    /// Inserts a share at `rank`, and moves all after it up.
     pub(super) fn insert(&mut self, rank: usize, mut share: Share) {
         share.rank = rank as u32;
         self.member.open(rank as u32, self.order.len());
@@ -165,7 +165,7 @@ impl User {
         self.shares.push(share);
     }
 
-    /// What a commit changed about a share.
+    /// Applies what a commit changed about a share.
     pub(super) fn change(
         &mut self,
         share: u32,
@@ -190,7 +190,7 @@ impl User {
         }
     }
 
-    /// What it takes, without its slots in tables.
+    /// Returns the bytes that it takes, without its slots in tables.
     pub(super) fn bytes(&self) -> usize {
         heap(size_of::<Self>())
             + text(self.id.as_str())
@@ -203,7 +203,7 @@ impl User {
     }
 }
 
-/// What a dialog says of a user, who may have no share of it.
+/// Returns what a dialog says of a user, who may have no share of it.
 pub(super) fn user_in_dialog(
     tenant: &TenantId,
     user: &UserId,

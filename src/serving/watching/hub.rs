@@ -155,7 +155,7 @@ impl Hub {
         self.metrics.streams.dec();
     }
 
-    /// A stream, if it is there still.
+    /// Returns a stream, if it is there still.
     pub(super) fn stream(&mut self, id: StreamId) -> Option<&mut Stream> {
         let stream = self.streams.get_mut(id.number);
         stream.filter(|stream| stream.serial == id.serial)
@@ -266,7 +266,8 @@ impl Hub {
         Ok(pinning)
     }
 
-    /// What a stream is to be given now, and up to where it was given everything.
+    /// Returns what a stream is to be given now, and up to where it was given
+    /// everything.
     pub(super) fn give(&mut self, id: StreamId, model: &Model) -> (Given, Option<Reached>) {
         let now = Instant::now();
         let Some(stream) = self.streams.get_mut(id.number) else {
@@ -282,7 +283,8 @@ impl Hub {
         (given, up_to)
     }
 
-    /// The client of a stream has everything but these, and what was noted since.
+    /// Notes that the client of a stream has everything but these, and what was noted
+    /// since.
     pub(super) fn resume(&mut self, id: StreamId, touched: &Touched, model: &Model) {
         let of_stream = |watcher: &Watcher| watcher.stream == id.number;
         self.note(touched, Instant::now(), of_stream);
@@ -314,7 +316,7 @@ impl Subject {
         }
     }
 
-    /// The version at which it is held.
+    /// Returns the version at which it is held.
     pub(super) fn version(&self, model: &Model, pin: Pin) -> i64 {
         match self {
             Subject::User(_) => model.pinned_user_version(pin),

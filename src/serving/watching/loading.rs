@@ -88,7 +88,7 @@ impl Serving {
         }
     }
 
-    /// What was touched since a client was given everything; `None` when that
+    /// Returns what was touched since a client was given everything; `None` when that
     /// cannot be told.
     pub(super) async fn touched_since(
         &self,

@@ -196,7 +196,7 @@ impl Stream {
             .retain(|place| subjects.contains(*place as usize));
     }
 
-    /// How many of these it does not watch yet.
+    /// Returns how many of these it does not watch yet.
     pub(super) fn count_new(&self, subjects: &HashSet<&Subject>) -> usize {
         let new = |subject: &&&Subject| !self.places.contains_key(**subject);
         subjects.iter().filter(new).count()
@@ -208,26 +208,27 @@ impl Stream {
         subjects.filter_map(|(place, watched)| Some((place as u32, &watched.subject, watched.pin?)))
     }
 
-    /// The first of those to be pinned; each is then to be pinned or wanted again.
+    /// Takes the first of those to be pinned; each is then to be pinned or wanted
+    /// again.
     pub(super) fn take_wanted(&mut self, most: usize) -> Vec<(u32, Subject)> {
         let first = self.wanted.drain(..most.min(self.wanted.len()));
         let subject = |place: u32| (place, self.subjects[place as usize].subject.clone());
         first.map(subject).collect()
     }
 
-    /// These are to be loaded, before all others and in their order.
+    /// Has these loaded before all others, in their order.
     pub(super) fn want_first(&mut self, places: &[u32]) {
         for place in places.iter().rev() {
             self.wanted.push_front(*place);
         }
     }
 
-    /// Whether everybody has a pin.
+    /// Tells whether everybody has a pin.
     pub(super) fn is_whole(&self) -> bool {
         self.wanted.is_empty()
     }
 
-    /// Somebody is held from now on, at this version.
+    /// Notes that somebody is held from now on, at this version.
     pub(super) fn pinned(&mut self, place: u32, pin: Pin, version: i64, now: Instant) {
         let watched = &mut self.subjects[place as usize];
         watched.pin = Some(pin);
@@ -237,7 +238,7 @@ impl Stream {
         }
     }
 
-    /// Somebody's pin has become void: how they stand is not known any more.
+    /// Notes that somebody's pin has become void: how they stand is not known any more.
     pub(super) fn lost(&mut self, place: u32) {
         let watched = &mut self.subjects[place as usize];
         watched.pin = None;
@@ -287,8 +288,8 @@ impl Stream {
         }
     }
 
-    /// What the client has of those of whom nothing was given is known: all but
-    /// what was touched since.
+    /// Notes that what the client has of those of whom nothing was given is known: all
+    /// but what was touched since.
     pub(super) fn resumed(&mut self, model: &Model) {
         self.resuming = false;
         for (_, watched) in &mut self.subjects {
@@ -299,7 +300,7 @@ impl Stream {
         }
     }
 
-    /// Nothing is known of what the client has.
+    /// Notes that nothing is known of what the client has.
     pub(super) fn not_resumed(&mut self, now: Instant) {
         self.resuming = false;
         let places: Vec<u32> = self
@@ -357,12 +358,13 @@ impl Stream {
         given
     }
 
-    /// Whether the client has something that it is not yet told to go on after.
+    /// Tells whether the client has something that it is not yet told to go on after.
     pub(super) fn is_ahead(&self) -> bool {
         self.is_ahead
     }
 
-    /// Up to where everything was given, if anything was since it was last asked.
+    /// Returns up to where everything was given, if anything was since it was last
+    /// asked.
     pub(super) fn take_given(&mut self) -> Option<Reached> {
         let is_given = |mark: &mut Mark| mark.left == 0;
         let given = self.mark.take_if(is_given)?;
@@ -370,7 +372,7 @@ impl Stream {
         Some(given.reached)
     }
 
-    /// Whether everything was given that memory has.
+    /// Tells whether everything was given that memory has.
     pub(super) fn has_given_all(&self) -> bool {
         self.due.is_empty() && self.ungiven == 0 && self.is_whole() && !self.resuming
     }
@@ -417,8 +419,8 @@ impl Update {
     }
 }
 
-/// A number that stands for a set of subjects, in whatever order. Another version
-/// may make another one of them.
+/// Returns a number that stands for a set of subjects, in whatever order. Another
+/// version may make another one of them.
 pub(super) fn fingerprint<'s>(subjects: impl IntoIterator<Item = &'s Subject>) -> u64 {
     let of_one = |subject: &Subject| {
         let mut hasher = DefaultHasher::new();
