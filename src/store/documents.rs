@@ -51,6 +51,7 @@ macro_rules! fields {
 }
 
 pub(crate) mod collection;
+pub(crate) mod decode;
 pub(crate) mod dialog;
 mod escape;
 pub(crate) mod id;

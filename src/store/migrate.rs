@@ -59,7 +59,7 @@ impl Store {
         self.index_history().await?;
         self.index_letters_shelves().await?;
         for (collection, field, kept) in [
-            (collection::JOURNAL, "applied_at", keep.journal),
+            (collection::JOURNAL, journal::APPLIED_AT, keep.journal),
             (collection::DISCARDED_LETTERS, "discarded_at", keep.journal),
             (collection::DEAD_LETTER_JOBS, "finished_at", keep.journal),
             (collection::COMMITS, "at", keep.commits),
@@ -145,29 +145,29 @@ impl Store {
     /// The first record of a journal. While it is there, the retention has
     /// taken none away: it goes before all others.
     async fn note_origin(&self) -> Result<(), StoreError> {
-        let journal = self.database().collection::<Document>(collection::JOURNAL);
-        if journal.find_one(doc! {}).await?.is_some() {
+        let records = self.database().collection::<Document>(collection::JOURNAL);
+        if records.find_one(doc! {}).await?.is_some() {
             return Ok(());
         }
-        let noted = journal.insert_one(journal::origin(DateTime::now())).await;
+        let noted = records.insert_one(journal::origin(DateTime::now())).await;
         accept_duplicate(noted)
     }
 
     /// What histories look up in the journal. Partial, so that an event costs
     /// an entry only where it has something to tell.
     async fn index_history(&self) -> Result<(), StoreError> {
-        let journal = self.database().collection::<Document>(collection::JOURNAL);
+        let records = self.database().collection::<Document>(collection::JOURNAL);
         for (keys, field) in [
             // A dialog's events in the order in which they changed it.
-            (doc! { "_id.t": 1, "d": 1, "version": 1 }, "version"),
+            (journal::by_version(), journal::VERSION),
             // What became of a message after its create.
-            (doc! { "_id.t": 1, "of": 1 }, "of"),
+            (journal::by_message(), journal::OF),
         ] {
             let options = IndexOptions::builder()
                 .partial_filter_expression(doc! { field: { "$exists": true } })
                 .build();
             let index = IndexModel::builder().keys(keys).options(options).build();
-            journal.create_index(index).await?;
+            records.create_index(index).await?;
         }
         Ok(())
     }

@@ -10,7 +10,6 @@
 mod awaited;
 mod feed;
 mod history;
-mod journal;
 mod notifications;
 mod orders;
 mod queries;

@@ -14,9 +14,10 @@ use crate::derive::changes::{
 };
 use crate::derive::state::{DialogKey, MembershipKey, MessageKey, ReactionKey};
 use crate::store::StoreError;
+use crate::store::documents::journal::JournalRecord;
 use crate::store::documents::{
-    Key, by_type_document, collection, dialog, field, journal, membership, message, path, reaction,
-    stamp, unencodable, user,
+    Key, by_type_document, collection, dialog, field, membership, message, path, reaction, stamp,
+    unencodable, user,
 };
 use crate::store::rebuild::generation::{Generation, Generations};
 
@@ -82,7 +83,8 @@ pub fn writes(
     }
     if events == Events::Taken {
         for taken in &changes.taken {
-            let record = journal::record(taken, now).map_err(unencodable)?;
+            let record = JournalRecord::of_taken(taken, now);
+            let record = record.encode().map_err(unencodable)?;
             let record = insert(collection::JOURNAL, record);
             writes.add_to(Generation::default(), record)?;
         }

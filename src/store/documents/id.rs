@@ -323,7 +323,7 @@ mod tests {
             tenant: tenant.clone(),
             message: MessageId::new("M").unwrap(),
         };
-        let user = UserId::new("U").unwrap();
+        let user = UserId::new("u").unwrap();
         let of = |key: &dyn Key| {
             let id = key.id();
             assert_eq!(Document::try_from(id.raw()).unwrap(), id.document());
@@ -341,27 +341,27 @@ mod tests {
             dialog: dialog.clone(),
             user: user.clone(),
         };
-        assert_eq!(of(&membership), doc! { "t": "T", "d": "D", "u": "U" });
+        assert_eq!(of(&membership), doc! { "t": "T", "d": "D", "u": "u" });
         let receipt = ReceiptKey {
             message: message.clone(),
             status: Status::new("s").unwrap(),
             user: user.clone(),
         };
-        let parts = doc! { "t": "T", "m": "M", "s": "s", "u": "U" };
+        let parts = doc! { "t": "T", "m": "M", "s": "s", "u": "u" };
         assert_eq!(of(&receipt), parts);
         let reaction = ReactionKey {
             message,
             reaction: crate::event::Reaction::new("R").unwrap(),
             user: user.clone(),
         };
-        let parts = doc! { "t": "T", "m": "M", "r": "R", "u": "U" };
+        let parts = doc! { "t": "T", "m": "M", "r": "R", "u": "u" };
         assert_eq!(of(&reaction), parts);
         let topic = TopicKey {
             dialog,
             topic: crate::event::TopicId::new("X").unwrap(),
         };
         assert_eq!(of(&topic), doc! { "t": "T", "d": "D", "topic": "X" });
-        assert_eq!(of(&UserKey { tenant, user }), doc! { "t": "T", "u": "U" });
+        assert_eq!(of(&UserKey { tenant, user }), doc! { "t": "T", "u": "u" });
     }
 
     #[test]

@@ -17,19 +17,23 @@ use crate::history::{
     DialogEffect, DialogRecord, Origin, PageRequest, Position, Timeline, TimelineBuilder,
     TimelineEntry, dialog, message,
 };
+use crate::store::documents::decode::{boolean, key, micros, text, wrong};
 use crate::store::documents::id::part;
-use crate::store::documents::{collection, id, membership, message as message_field, reaction};
+use crate::store::documents::{
+    collection, id, journal, membership, message as message_field, reaction,
+};
 
+mod effects;
 mod reach;
 
 use super::ReadError;
-use super::journal::{self, Source};
 use super::queries::Query;
-use super::rows::{DialogRow, Malformed, MembershipRow, boolean, key, micros, text, wrong};
+use super::rows::{DialogRow, Malformed, MembershipRow};
 use super::snapshot::{
     Budget, CHUNK, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, Find, Scan, Snapshot,
 };
 use super::stats::{Counts, DialogStats, MessageStats, UserDialogStats};
+use effects::Source;
 use reach::Records;
 
 /// Whose history.
@@ -218,10 +222,10 @@ impl Reading<'_> {
         let row = self.row(dialog, DIALOG_SEQUENCE).await?;
         let version = row.as_ref().map_or(0, |row| row.version);
         let filter = doc! { "$or": [
-            { "type": { "$in": [
+            { journal::TYPE: { "$in": [
                 MessageCreate.as_str(), MessageDelete.as_str(), DialogDelete.as_str(), REPAIR,
             ] } },
-            { "u": user.as_str() },
+            { journal::USER: user.as_str() },
         ] };
         let Records { complete, records } = self.records(dialog, version, filter).await?;
         let mut before = StateBefore {
@@ -373,7 +377,7 @@ impl Reading<'_> {
     async fn dialog(&mut self, dialog: &DialogId) -> Result<(), ReadError> {
         let row = self.row(dialog, DIALOG_COUNTS).await?;
         let version = row.as_ref().map_or(0, |row| row.version);
-        let filter = doc! { "type": { "$in": [
+        let filter = doc! { journal::TYPE: { "$in": [
             MessageCreate.as_str(), MessageDelete.as_str(), MemberAdd.as_str(),
             MemberRemove.as_str(), TopicCreate.as_str(), DialogDelete.as_str(), REPAIR,
         ] } };
@@ -442,17 +446,20 @@ impl Reading<'_> {
         Ok(dialog)
     }
 
-    async fn happened(&mut self, id: &MessageId) -> Result<Vec<message::MessageRecord>, ReadError> {
+    async fn happened(
+        &mut self,
+        message: &MessageId,
+    ) -> Result<Vec<message::MessageRecord>, ReadError> {
         let mut records = Vec::new();
         let scan = Scan {
             collection: collection::JOURNAL,
-            filter: doc! { "_id.t": self.tenant.as_str(), "of": id.as_str() },
-            fields: journal::HAPPENED,
+            filter: doc! { id::TENANT: self.tenant.as_str(), journal::OF: message.as_str() },
+            fields: effects::HAPPENED,
             sort: None,
         };
         self.snapshot
             .scan(scan, &mut self.budget, |record| {
-                records.extend(journal::happened(record)?);
+                records.extend(effects::happened(record)?);
                 Ok(())
             })
             .await?;
@@ -467,7 +474,7 @@ impl Reading<'_> {
         id: &MessageId,
     ) -> Result<Option<message::MessageRecord>, ReadError> {
         let deletion = self
-            .versioned(dialog, 0, doc! { "type": DialogDelete.as_str() })
+            .versioned(dialog, 0, doc! { journal::TYPE: DialogDelete.as_str() })
             .await?;
         let since = deletion.as_ref().map_or(0, |(version, _)| *version);
         let create = self
@@ -475,7 +482,7 @@ impl Reading<'_> {
             .versioned(
                 dialog,
                 since,
-                doc! { "m": id.as_str(), "was": { "$exists": false } },
+                doc! { journal::MESSAGE: id.as_str(), journal::WAS: { "$exists": false } },
             )
             .await?;
         Ok(create.or(deletion).map(|(_, happened)| happened))
@@ -488,17 +495,17 @@ impl Reading<'_> {
         after: i64,
         mut filter: Document,
     ) -> Result<Option<(i64, message::MessageRecord)>, ReadError> {
-        filter.insert("_id.t", self.tenant.as_str());
-        filter.insert("d", dialog.as_str());
-        filter.insert("version", doc! { "$gt": after });
+        filter.insert(id::TENANT, self.tenant.as_str());
+        filter.insert(journal::DIALOG, dialog.as_str());
+        filter.insert(journal::VERSION, doc! { "$gt": after });
         let find = Find {
             collection: collection::JOURNAL,
             filter,
-            fields: &["version", "applied_at"],
-            sort: Some(doc! { "_id.t": -1, "d": -1, "version": -1 }),
+            fields: effects::ENDED,
+            sort: Some(journal::latest_version_first()),
             limit: 1,
         };
-        Ok(self.snapshot.find(find, journal::ended).await?.pop())
+        Ok(self.snapshot.find(find, effects::ended).await?.pop())
     }
 
     /// A message's users by status and reaction, one by one.
@@ -585,7 +592,7 @@ impl Reading<'_> {
                 .by_keys(
                     collection::JOURNAL,
                     keys.collect(),
-                    journal::SOURCE,
+                    effects::SOURCE,
                     |row| {
                         let source = Source::parse(row)?;
                         Ok(((source.event.clone(), 0), source))
@@ -600,8 +607,12 @@ impl Reading<'_> {
             for versions in versions.chunks(CHUNK) {
                 let find = Find {
                     collection: collection::JOURNAL,
-                    filter: doc! { "_id.t": t, "d": dialog, "version": { "$in": versions } },
-                    fields: journal::SOURCE,
+                    filter: doc! {
+                        id::TENANT: t,
+                        journal::DIALOG: dialog,
+                        journal::VERSION: { "$in": versions },
+                    },
+                    fields: effects::SOURCE,
                     sort: None,
                     limit: CHUNK,
                 };

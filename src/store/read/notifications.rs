@@ -7,12 +7,14 @@ use mongodb::bson::{Document, doc};
 
 use crate::event::{DialogId, EventId, SenderType, TenantId, UserId};
 use crate::store::commit_log::Cut;
+use crate::store::documents::decode::{key, text_of, wrong};
 use crate::store::documents::id::part;
+use crate::store::documents::journal::{self, JournalRecord};
 use crate::store::documents::{collection, id, membership, user};
 
 use super::ReadError;
 use super::queries::{Query, dialogs_of};
-use super::rows::{DialogRow, Malformed, key, text_of, wrong};
+use super::rows::{DialogRow, Malformed};
 use super::snapshot::{CHUNK, DIALOG_SEQUENCE, Find, ShareScan, Snapshot, Walk};
 use super::stats::{UserDialogStats, UserStats};
 
@@ -312,21 +314,23 @@ impl Query for Sources {
         let mut causes = HashMap::new();
         for dialogs in self.dialogs.chunks(CHUNK) {
             let events = dialogs.iter().map(|(dialog, version)| {
-                doc! { "_id.t": self.tenant.as_str(), "d": dialog.as_str(), "version": *version }
+                doc! { id::TENANT: self.tenant.as_str(), journal::DIALOG: dialog.as_str(), journal::VERSION: *version }
             });
             let find = Find {
                 collection: collection::JOURNAL,
                 filter: doc! { "$or": events.collect::<Vec<_>>() },
-                fields: &["d", "type"],
+                fields: &[journal::DIALOG, journal::TYPE],
                 sort: None,
                 limit: CHUNK,
             };
             let found = snapshot.find(find, |row| {
+                let record = JournalRecord::parse(row)?;
                 let cause = Cause {
-                    event: EventId::new(key(row, part::EVENT)?)?,
-                    event_type: text_of(row, "type")?.to_owned(),
+                    event: EventId::new(record.id.event)?,
+                    event_type: record.recorded_type.to_owned(),
                 };
-                Ok((DialogId::new(text_of(row, "d")?)?, cause))
+                let dialog = record.dialog.ok_or_else(|| wrong(journal::DIALOG))?;
+                Ok((DialogId::new(dialog)?, cause))
             });
             causes.extend(found.await?);
         }

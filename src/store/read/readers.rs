@@ -5,12 +5,13 @@ use std::collections::{HashMap, VecDeque};
 use mongodb::bson::{Document, doc};
 
 use crate::event::{DialogId, MessageId, Status, TenantId, UserId};
+use crate::store::documents::decode::key;
 use crate::store::documents::id::part;
 use crate::store::documents::{collection, id, membership};
 
 use super::ReadError;
 use super::readership::{Asked, Attendance, Readership};
-use super::rows::{DialogRow, MessageRow, key};
+use super::rows::{DialogRow, MessageRow};
 use super::snapshot::{Budget, Snapshot, Walk};
 
 /// Receipts in memory at a time. Some 100 bytes each.

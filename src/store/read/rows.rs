@@ -3,26 +3,15 @@
 use mongodb::bson::raw::{RawBsonRef, RawDocument};
 
 use crate::derive::state::Watermark;
-use crate::event::{DialogId, InvalidId, Micros, UserId};
-use crate::store::documents::id::{self, part};
+use crate::event::{DialogId, Micros, UserId};
+use crate::store::documents::decode::{boolean, date, integer, key, micros, text, wrong};
+use crate::store::documents::id::part;
 use crate::store::documents::{dialog, membership, message, unescape};
+
+pub use crate::store::documents::decode::Malformed;
 
 use super::readership::Attendance;
 use super::stats::Counts;
-
-/// A document that is not as `documents` says.
-#[derive(Debug, thiserror::Error)]
-pub enum Malformed {
-    /// Not even BSON.
-    #[error("not a BSON document: {0}")]
-    Bson(#[from] mongodb::bson::error::Error),
-    /// A field of another type, or out of bounds.
-    #[error("field {0} has another type than expected or is out of bounds")]
-    Field(String),
-    /// An id that no event can have.
-    #[error("in _id: {0}")]
-    Id(#[from] InvalidId),
-}
 
 /// A document of `dialogs`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -171,53 +160,6 @@ impl Attendance {
         let member = joined_at.zip(mark);
         Ok(member.map(|(joined_at, mark)| Self { joined_at, mark }))
     }
-}
-
-/// A part of the document's key.
-pub(super) fn key<'a>(document: &'a RawDocument, part: &str) -> Result<&'a str, Malformed> {
-    let id = document.get(id::ID)?.and_then(RawBsonRef::as_document);
-    let value = match id {
-        Some(id) => id.get(part)?,
-        None => None,
-    };
-    value
-        .and_then(RawBsonRef::as_str)
-        .ok_or_else(|| Malformed::Field(format!("_id.{part}")))
-}
-
-pub(super) fn wrong(name: &str) -> Malformed {
-    Malformed::Field(name.to_owned())
-}
-
-pub(super) fn integer(name: &str, value: RawBsonRef<'_>) -> Result<i64, Malformed> {
-    match value {
-        RawBsonRef::Int64(n) => Ok(n),
-        RawBsonRef::Int32(n) => Ok(n.into()),
-        _ => Err(wrong(name)),
-    }
-}
-
-pub(super) fn boolean(name: &str, value: RawBsonRef<'_>) -> Result<bool, Malformed> {
-    value.as_bool().ok_or_else(|| wrong(name))
-}
-
-pub(super) fn text<'a>(name: &str, value: RawBsonRef<'a>) -> Result<&'a str, Malformed> {
-    value.as_str().ok_or_else(|| wrong(name))
-}
-
-/// A field that is a text.
-pub(super) fn text_of<'a>(document: &'a RawDocument, name: &str) -> Result<&'a str, Malformed> {
-    text(name, document.get(name)?.ok_or_else(|| wrong(name))?)
-}
-
-pub(super) fn micros(name: &str, value: RawBsonRef<'_>) -> Result<Micros, Malformed> {
-    Micros::new(integer(name, value)?).ok_or_else(|| wrong(name))
-}
-
-pub(super) fn date(name: &str, value: RawBsonRef<'_>) -> Result<Micros, Malformed> {
-    let date = value.as_datetime().ok_or_else(|| wrong(name))?;
-    let micros = date.timestamp_millis().checked_mul(1_000);
-    micros.and_then(Micros::new).ok_or_else(|| wrong(name))
 }
 
 /// A document from escaped names to counts. Zeros are dropped.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::event::{DialogId, EventId, MessageId, TenantId, UserId};
 use crate::store::Store;
 use crate::store::commit_log::Position;
+use crate::store::documents::decode::key;
 use crate::store::documents::id::part;
 use crate::store::documents::{collection, dialog, id, membership, message};
 use crate::store::rebuild::generation::{
@@ -19,7 +20,7 @@ use crate::store::rebuild::generation::{
 };
 
 use super::ReadError;
-use super::rows::{DialogRow, Malformed, MembershipRow, MessageRow, key};
+use super::rows::{DialogRow, Malformed, MembershipRow, MessageRow};
 
 /// Documents in one round trip and in memory at a time.
 pub(super) const CHUNK: usize = 1_000;

@@ -12,20 +12,16 @@
 use futures::TryStreamExt as _;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::raw::RawDocument;
-use mongodb::bson::{DateTime, Document, RawDocumentBuf, Timestamp, deserialize_from_slice, doc};
+use mongodb::bson::{DateTime, Document, RawDocumentBuf, Timestamp, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::{ClientSession, SessionCursor};
 use serde::Deserialize;
 use std::time::Duration;
 
-use crate::event::record_type;
-use crate::event::{
-    DialogId, Event, EventId, EventType, Fact, InvalidId, MADE_BEFORE_MICROS, MessageId,
-    NewMessage, Reaction, SenderType, Stamp, Status, TenantId, TopicId, UserId,
-};
-use crate::store::documents::message::{STATED_TIME, STATED_TYPE};
-use crate::store::documents::{collection, micros};
+use crate::event::{Event, TenantId};
+use crate::store::documents::journal::{self, JournalRecord};
+use crate::store::documents::{collection, id};
 use crate::store::{Store, StoreError};
 
 /// The `_id` in `meta` of the document whose changes mark positions in the change stream.
@@ -50,8 +46,8 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub(crate) async fn journal_is_whole(&self) -> Result<bool, StoreError> {
-        let journal = self.database().collection::<Document>(collection::JOURNAL);
-        let origin = journal.find_one(doc! { "_id": { "t": "", "e": record_type::ORIGIN } });
+        let records = self.database().collection::<Document>(collection::JOURNAL);
+        let origin = records.find_one(doc! { id::ID: journal::origin_id() });
         Ok(origin.await?.is_some())
     }
 
@@ -80,7 +76,7 @@ impl Store {
             .database()
             .collection::<AppliedAt>(collection::JOURNAL)
             .find_one(doc! {})
-            .sort(doc! { "applied_at": -1 })
+            .sort(doc! { journal::APPLIED_AT: -1 })
             .session(&mut session)
             .await?;
         Ok(JournalMoment {
@@ -113,9 +109,9 @@ impl Store {
         if let Some(from) = from {
             written.insert("$gte", from);
         }
-        let mut filter = doc! { "applied_at": written };
+        let mut filter = doc! { journal::APPLIED_AT: written };
         if let Some(tenant) = tenant {
-            filter.insert("_id.t", tenant.as_str());
+            filter.insert(id::TENANT, tenant.as_str());
         }
         let store = self.pinned();
         let journal = store
@@ -126,7 +122,7 @@ impl Store {
         session.advance_operation_time(since.time);
         let cursor = journal
             .find(filter)
-            .sort(doc! { "applied_at": 1 })
+            .sort(doc! { journal::APPLIED_AT: 1 })
             .batch_size(BATCH_SIZE)
             .session(&mut session)
             .await?;
@@ -282,14 +278,11 @@ impl JournalChunk {
     /// Adds a record, and returns when it was written.
     fn add(&mut self, record: &RawDocument) -> Result<DateTime, StoreError> {
         self.records += 1;
-        let applied_at = record.get_datetime("applied_at").map_err(unreadable)?;
-        // Repairs, and the record before all others, are of no event.
-        let kind = record.get_str("type").map_err(unreadable)?;
-        if !kind.starts_with(record_type::PREFIX) {
-            let record: Record = deserialize_from_slice(record.as_bytes()).map_err(unreadable)?;
+        let record = JournalRecord::parse(record).map_err(unreadable)?;
+        if record.is_of_event() {
             self.events.push(record.event()?);
         }
-        Ok(applied_at)
+        record.applied_at().map_err(unreadable)
     }
 }
 
@@ -298,192 +291,6 @@ struct AppliedAt {
     applied_at: DateTime,
 }
 
-#[derive(Deserialize)]
-struct RecordId<'r> {
-    t: &'r str,
-    e: &'r str,
-}
-
-#[derive(Deserialize)]
-struct WordRecord {
-    r: String,
-    set: bool,
-}
-
-/// A record, as [`crate::store::documents::journal`] writes it.
-#[derive(Deserialize)]
-struct Record<'r> {
-    #[serde(borrow)]
-    _id: RecordId<'r>,
-    r#type: &'r str,
-    #[serde(default)]
-    at: i64,
-    d: Option<&'r str>,
-    #[serde(alias = "of")]
-    m: Option<&'r str>,
-    u: Option<&'r str>,
-    user_type: Option<&'r str>,
-    sent_at: Option<i64>,
-    #[serde(default)]
-    system: bool,
-    #[serde(default)]
-    stated: i32,
-    status: Option<&'r str>,
-    #[serde(default)]
-    words: Vec<WordRecord>,
-    read_until: Option<i64>,
-    joined_at: Option<i64>,
-    made_at: Option<i64>,
-    topic: Option<&'r str>,
-}
-
-impl Record<'_> {
-    /// Returns the event that the record is of.
-    fn event(&self) -> Result<Event, StoreError> {
-        let fact = self.fact()?;
-        Ok(Event {
-            tenant: TenantId::new(self._id.t).map_err(foreign)?,
-            stamp: Stamp {
-                at: micros(self.at)?,
-                event: EventId::new(self._id.e).map_err(foreign)?,
-            },
-            actor: None,
-            dialog_hint: self.d.map(DialogId::new).transpose().map_err(foreign)?,
-            fact,
-        })
-    }
-
-    fn fact(&self) -> Result<Fact, StoreError> {
-        let Some(event_type) = EventType::of_record(self.r#type) else {
-            return Err(StoreError::Answer(format!(
-                "the journal has {:?} of type {:?}, which this version does not know",
-                self._id.e, self.r#type
-            )));
-        };
-        Ok(match event_type {
-            EventType::MessageCreate => Fact::MessageCreated(self.message_created()?),
-            EventType::MessageDelete => Fact::MessageDeleted {
-                message: self.id("m", self.m, MessageId::new)?,
-            },
-            EventType::StatusChanged => Fact::StatusReached {
-                message: self.id("m", self.m, MessageId::new)?,
-                user: self.user()?,
-                status: self.id("status", self.status, Status::new)?,
-            },
-            EventType::ReactionChanged => Fact::ReactionChanged {
-                message: self.id("m", self.m, MessageId::new)?,
-                user: self.user()?,
-                reactions: self.words()?,
-            },
-            EventType::BulkRead => Fact::BulkRead {
-                dialog: self.dialog()?,
-                user: self.user()?,
-                read_until: micros(self.read_until()?)?,
-            },
-            EventType::MemberAdd => {
-                let joined_at = self.there("joined_at", self.joined_at)?;
-                Fact::MemberAdded {
-                    dialog: self.dialog()?,
-                    user: self.user()?,
-                    joined_at: micros(joined_at)?,
-                    made_at: micros(self.made_at(joined_at))?,
-                }
-            }
-            EventType::MemberRemove => Fact::MemberRemoved {
-                dialog: self.dialog()?,
-                user: self.user()?,
-            },
-            EventType::TopicCreate => Fact::TopicCreated {
-                dialog: self.dialog()?,
-                topic: self.id("topic", self.topic, TopicId::new)?,
-            },
-            EventType::DialogDelete => Fact::DialogDeleted {
-                dialog: self.dialog()?,
-            },
-            EventType::UserChanged => Fact::UserTyped {
-                user: self.user()?,
-                user_type: self.id("user_type", self.user_type, SenderType::new)?,
-            },
-        })
-    }
-
-    /// What the create stated counts for that; of records that say nothing about
-    /// it, as were written under the rules 1, a time other than the event's own
-    /// was stated, and a type is not known to have been.
-    fn message_created(&self) -> Result<NewMessage, StoreError> {
-        let sent_at = self.there("sent_at", self.sent_at)?;
-        let known = self.user_type.map(SenderType::new).transpose();
-        let known = known.map_err(foreign)?;
-        let (stated, presumed) = match self.stated & STATED_TYPE {
-            0 => (None, known),
-            _ => (known, None),
-        };
-        Ok(NewMessage {
-            dialog: self.dialog()?,
-            message: self.id("m", self.m, MessageId::new)?,
-            sender: self.user()?,
-            sender_type: stated,
-            presumed_type: presumed,
-            sent_at: micros(sent_at)?,
-            time_is_stated: self.stated & STATED_TIME != 0 || sent_at != self.at,
-            system: self.system,
-        })
-    }
-
-    /// Returns when the membership was made. Where the record says nothing of it, as
-    /// those of the rules 1 do: at the join time, if that is just before
-    /// the event.
-    fn made_at(&self, joined_at: i64) -> i64 {
-        let just_before = (self.at - MADE_BEFORE_MICROS..=self.at).contains(&joined_at);
-        let presumed = if just_before { joined_at } else { self.at };
-        self.made_at.unwrap_or(presumed)
-    }
-
-    /// Returns until when the reader has read, which is never later than the event: one
-    /// has read what was there.
-    fn read_until(&self) -> Result<i64, StoreError> {
-        let read_until = self.there("read_until", self.read_until)?;
-        Ok(read_until.min(self.at))
-    }
-
-    fn words(&self) -> Result<Vec<(Reaction, bool)>, StoreError> {
-        let words = self.words.iter();
-        words
-            .map(|word| Ok((Reaction::new(&word.r).map_err(foreign)?, word.set)))
-            .collect()
-    }
-
-    fn dialog(&self) -> Result<DialogId, StoreError> {
-        self.id("d", self.d, DialogId::new)
-    }
-
-    fn user(&self) -> Result<UserId, StoreError> {
-        self.id("u", self.u, UserId::new)
-    }
-
-    fn id<T>(
-        &self,
-        field: &str,
-        found: Option<&str>,
-        parse: impl FnOnce(&str) -> Result<T, InvalidId>,
-    ) -> Result<T, StoreError> {
-        parse(self.there(field, found)?).map_err(foreign)
-    }
-
-    fn there<T>(&self, field: &str, found: Option<T>) -> Result<T, StoreError> {
-        found.ok_or_else(|| {
-            StoreError::Answer(format!(
-                "the journal has {:?} of type {:?} without `{field}`",
-                self._id.e, self.r#type
-            ))
-        })
-    }
-}
-
-fn foreign(what: InvalidId) -> StoreError {
-    StoreError::Answer(format!("the journal has {what}"))
-}
-
-fn unreadable(error: mongodb::bson::error::Error) -> StoreError {
+fn unreadable(error: impl std::fmt::Display) -> StoreError {
     StoreError::Answer(format!("a record of the journal cannot be read: {error}"))
 }

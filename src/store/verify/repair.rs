@@ -4,9 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mongodb::bson::raw::CString;
-use mongodb::bson::{
-    Bson, DateTime, Document, RawDocumentBuf, cstr, doc, rawdoc, serialize_to_bson,
-};
+use mongodb::bson::{DateTime, RawDocumentBuf, cstr, rawdoc};
 
 use super::recount::Recounted;
 use crate::derive::state::{DialogKey, MembershipKey, MessageKey};
@@ -14,6 +12,7 @@ use crate::event::TenantId;
 use crate::event::record_type::REPAIR;
 use crate::store::commit::{Verb, Write, prove};
 use crate::store::commit_log::{Record, written_at};
+use crate::store::documents::journal::{JournalRecord, Messages, RecordId, RecordedRepair};
 use crate::store::documents::{
     Key as _, collection, dialog, membership, message, path, unencodable,
 };
@@ -86,8 +85,8 @@ impl Store {
         };
         let message = statement(filter, change, RawDocumentBuf::new(), false);
         let event = format!("\u{1}repair:message:{}:{version}", key.message);
-        let record = record(&key.tenant, &event, recounted, reason, now)?;
-        let record = RawDocumentBuf::try_from(&record).map_err(unencodable)?;
+        let record = record(&key.tenant, &event, recounted, reason, now);
+        let record = record.encode().map_err(unencodable)?;
         let write = |collection, verb, statement| Write {
             collection,
             generation,
@@ -180,10 +179,10 @@ fn writes(
     }
     let version = recounted.version + 1;
     let event = format!("\u{1}repair:{}:{version}", key.dialog);
-    let mut record = record(&key.tenant, &event, recounted, reason, now)?;
-    record.insert("d", key.dialog.as_str());
-    record.insert("version", version);
-    let record = RawDocumentBuf::try_from(&record).map_err(unencodable)?;
+    let mut record = record(&key.tenant, &event, recounted, reason, now);
+    record.dialog = Some(key.dialog.as_str());
+    record.version = Some(version);
+    let record = record.encode().map_err(unencodable)?;
     let write = |collection, verb, statements| Write {
         collection,
         generation,
@@ -238,13 +237,13 @@ fn path_of(of: &Field) -> mongodb::bson::error::Result<CString> {
 
 /// The record of the repair. Its id cannot be that of an event: those of a
 /// dialog's repairs are told apart by the version.
-fn record(
-    tenant: &TenantId,
-    event: &str,
-    recounted: &Recounted,
-    reason: &Reason,
+fn record<'r>(
+    tenant: &'r TenantId,
+    event: &'r str,
+    recounted: &'r Recounted,
+    reason: &'r Reason,
     now: DateTime,
-) -> Result<Document, StoreError> {
+) -> JournalRecord<'r> {
     // Found by the message as well, as whatever else happened to it.
     let messages = recounted.differences.iter();
     let messages = messages.filter_map(|difference| match &difference.subject {
@@ -252,23 +251,36 @@ fn record(
         _ => None,
     });
     let messages: BTreeSet<&str> = messages.collect();
-    let repairs = recounted.differences.iter().map(repaired);
-    let repairs: Vec<Bson> = repairs.collect::<Result<_, _>>()?;
-    let mut record = doc! {
-        "_id": { "t": tenant.as_str(), "e": event },
-        "type": REPAIR,
-        "at": now.timestamp_millis() * 1_000,
-        "actor": reason.actor.as_str(),
-        "reason": reason.text.as_str(),
-        "repairs": repairs,
-        "applied_at": now,
-    };
-    if !messages.is_empty() {
-        record.insert("of", Vec::from_iter(messages));
+    let repairs = recounted.differences.iter().map(RecordedRepair::of);
+    JournalRecord {
+        id: RecordId {
+            tenant: tenant.as_str(),
+            event,
+        },
+        recorded_type: REPAIR,
+        at: Some(now.timestamp_millis() * 1_000),
+        of: (!messages.is_empty()).then(|| Messages::Several(Vec::from_iter(messages))),
+        actor: Some(&reason.actor),
+        reason: Some(&reason.text),
+        repairs: Some(repairs.collect()),
+        applied_at: Some(now),
+        ..JournalRecord::default()
     }
-    Ok(record)
 }
 
-fn repaired(difference: &Difference) -> Result<Bson, StoreError> {
-    serialize_to_bson(difference).map_err(unencodable)
+impl<'r> RecordedRepair<'r> {
+    fn of(difference: &'r Difference) -> Self {
+        let (user_id, message_id) = match &difference.subject {
+            Subject::Dialog => (None, None),
+            Subject::User(user) => (Some(user.as_str()), None),
+            Subject::Message(message) => (None, Some(message.as_str())),
+        };
+        Self {
+            user_id,
+            message_id,
+            counter: difference.field.name().into(),
+            stored: difference.stored,
+            counted: difference.counted,
+        }
+    }
 }

@@ -3,12 +3,12 @@
 use mongodb::bson::{Document, doc};
 
 use super::super::ReadError;
-use super::super::journal::{self, Names};
 use super::super::snapshot::Scan;
 use super::Reading;
+use super::effects::{self, Names};
 use crate::event::DialogId;
 use crate::history::DialogRecord;
-use crate::store::documents::collection;
+use crate::store::documents::{collection, id, journal};
 use crate::store::rebuild::generation::VERSIONS_PER_GENERATION;
 
 /// Versions of a dialog from between two rebuilds.
@@ -38,14 +38,14 @@ impl Reading<'_> {
         mut filter: Document,
     ) -> Result<Records, ReadError> {
         let first = self.first(dialog, version).await?;
-        filter.insert("_id.t", self.tenant.as_str());
-        filter.insert("d", dialog.as_str());
-        filter.insert("version", doc! { "$gte": first });
+        filter.insert(id::TENANT, self.tenant.as_str());
+        filter.insert(journal::DIALOG, dialog.as_str());
+        filter.insert(journal::VERSION, doc! { "$gte": first });
         let scan = Scan {
             collection: collection::JOURNAL,
             filter,
-            fields: journal::APPLIED,
-            sort: Some(doc! { "_id.t": 1, "d": 1, "version": 1 }),
+            fields: effects::APPLIED,
+            sort: Some(journal::by_version()),
         };
         let (mut names, mut records) = (Names::default(), Vec::new());
         self.snapshot
@@ -124,23 +124,23 @@ impl Reading<'_> {
     ) -> Result<Option<i64>, ReadError> {
         let pipeline = vec![
             self.between(dialog, 0, below - 1),
-            doc! { "$sort": { "_id.t": -1, "d": -1, "version": -1 } },
+            doc! { "$sort": journal::latest_version_first() },
             doc! { "$limit": 1 },
-            doc! { "$project": { "version": 1 } },
+            doc! { "$project": { journal::VERSION: 1 } },
         ];
         let found = self
             .snapshot
             .aggregate(collection::JOURNAL, pipeline)
             .await?;
-        Ok(found.and_then(|found| found.get_i64("version").ok()))
+        Ok(found.and_then(|found| found.get_i64(journal::VERSION).ok()))
     }
 
     /// Records with versions above the one, up to the other.
     fn between(&self, dialog: &DialogId, above: i64, to: i64) -> Document {
         doc! { "$match": {
-            "_id.t": self.tenant.as_str(),
-            "d": dialog.as_str(),
-            "version": { "$gt": above, "$lte": to },
+            id::TENANT: self.tenant.as_str(),
+            journal::DIALOG: dialog.as_str(),
+            journal::VERSION: { "$gt": above, "$lte": to },
         } }
     }
 
@@ -151,7 +151,7 @@ impl Reading<'_> {
         let pipeline = vec![
             self.between(dialog, of.start, of.last),
             doc! { "$setWindowFields": {
-                "sortBy": { "version": -1 },
+                "sortBy": { journal::VERSION: -1 },
                 "output": { "n": { "$documentNumber": {} } },
             } },
             doc! { "$match": { "$expr": unbroken } },
