@@ -161,7 +161,7 @@ impl Service {
         }
         trigger.request();
         let outcome = drained(&mut tasks, drain).await;
-        context.redrive.leave().await;
+        context.redrive.close().await;
         context.store.close().await;
         ended.and(outcome)
     }

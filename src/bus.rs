@@ -54,7 +54,7 @@ pub use delivery::Delivery;
 pub use error::{BusError, Mismatch};
 pub use flow::Flow;
 pub use inspect::inspect;
-pub use publisher::{EventHeaders, Publisher, Tally, routing_key};
+pub use publisher::{EventHeaders, PublishTally, Publisher, routing_key};
 
 /// AMQP's delivery mode of messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;

@@ -13,34 +13,34 @@ pub use cause::{GroupId, cause};
 pub use filter::Filter;
 pub use letter::{DeadLetter, Letter, LetterId, RawMessage, UNKNOWN};
 
-/// Largest body of a letter that the database can keep whole, in bytes: larger ones
-/// do not fit into a document.
+/// The largest body of a letter that the database can keep whole, in bytes: larger ones do
+/// not fit into a document.
 pub const MAX_KEPT_BYTES: usize = 15 << 20;
 
 /// Why an event was dead-lettered. A closed set, documented in docs/dead-letters.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// Not UTF-8, not JSON, or not a JSON object.
+    /// The body is not UTF-8, not JSON, or not a JSON object.
     Undecodable,
     /// The body is over the size limit.
     TooLarge,
-    /// A counter event with a field missing, out of bounds or of a wrong type.
+    /// The body is a counter event with a field missing, out of bounds or of a wrong type.
     InvalidEvent,
-    /// A counter event of another tenant than its routing key.
+    /// The counter event is of another tenant than its routing key.
     WrongTenant,
     /// The store refuses this one event, and no retry can cure it.
     RejectedByStore,
-    /// One more reaction on a message that has as many different ones as it may.
+    /// The event is one more reaction on a message that has as many different ones as it may.
     TooManyReactions,
-    /// One more status of a message that has as many different ones as it may.
+    /// The event is one more status of a message that has as many different ones as it may.
     TooManyStatuses,
-    /// One more add of a user to a dialog who was added as often as may be.
+    /// The event is one more add of a user to a dialog who was added as often as may be.
     TooManyAdds,
     /// The broker gave up: the event was delivered too often without an end.
     DeliveryLimit,
-    /// The broker's: it waited in a queue for longer than its time to live.
+    /// The broker gave up: the message waited in a queue for longer than its time to live.
     Expired,
-    /// The broker's: a queue had become too long.
+    /// The broker gave up: a queue had become too long.
     MaxLen,
     /// A consumer of a queue refused it, and did not want it back.
     Rejected,
@@ -91,7 +91,7 @@ impl Reason {
         )
     }
 
-    /// The reason of this name.
+    /// Finds the reason of this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
@@ -139,7 +139,7 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// At most so many bytes of a text, cut between characters.
+/// Cuts a text to at most so many bytes, between characters.
 pub fn shortened(text: &str, bytes: usize) -> &str {
     let mut end = text.len().min(bytes);
     while !text.is_char_boundary(end) {

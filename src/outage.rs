@@ -14,9 +14,9 @@ pub struct Outage(watch::Sender<State>);
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// The last word of the store was at that time.
+    /// The store last answered at this time.
     Answered(Instant),
-    /// It has taken nothing since.
+    /// The store has taken nothing since this time.
     Silent(Instant),
 }
 
@@ -27,8 +27,7 @@ impl Default for Outage {
 }
 
 impl Outage {
-    /// An attempt that was begun at that time failed and may succeed later, or
-    /// goes on. What others have heard of the store since then counts for more.
+    /// Notes that an attempt begun at this time failed and may succeed later, or goes on. What others have heard of the store since then counts for more.
     pub fn seen(&self, began: Instant) {
         self.0.send_if_modified(|state| match *state {
             State::Answered(at) => {
@@ -39,7 +38,7 @@ impl Outage {
         });
     }
 
-    /// The store has answered.
+    /// Notes that the store has answered.
     pub fn over(&self) {
         self.0.send_if_modified(|state| {
             let was_silent = matches!(state, State::Silent(_));
@@ -67,12 +66,12 @@ impl Outage {
         }
     }
 
-    /// Whether one has lasted so long by now.
+    /// Whether an outage has lasted so long by now.
     pub fn has_lasted(&self, long: Duration) -> bool {
         matches!(*self.0.borrow(), State::Silent(since) if since.elapsed() >= long)
     }
 
-    /// Returns once there is none.
+    /// Returns once there is no outage.
     pub async fn ended(&self) {
         let answers = |state: &State| matches!(state, State::Answered(_));
         let _ = self.0.subscribe().wait_for(answers).await;

@@ -18,7 +18,7 @@ use crate::telemetry::metrics::Metrics;
 use tenant::TenantWatch;
 use watch::TimeWatch;
 
-/// The first stage of the service.
+/// The first stage of the service: decodes deliveries and hands them to the lanes.
 #[derive(Debug)]
 pub struct Pipeline {
     decoder: Decoder,
@@ -30,7 +30,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline into these lanes.
+    /// Makes a pipeline into these lanes.
     pub fn new(
         decoder: Decoder,
         lanes: Arrivals,
@@ -54,9 +54,9 @@ impl Pipeline {
         while let Some(delivery) = deliveries.recv().await {
             failpoint::pass(Point::Delivered);
             match self.decoder.decode(delivery.body()) {
-                Ok(Decoded::Event(event, times)) => match self.tenants.look(&event, &delivery) {
+                Ok(Decoded::Event(event, times)) => match self.tenants.check(&event, &delivery) {
                     Ok(()) => {
-                        self.times.look(&event, &times);
+                        self.times.check(&event, &times);
                         self.dispatch(event, delivery);
                     }
                     Err(failure) => self.refuse(failure, delivery),

@@ -36,29 +36,29 @@ use crate::store::dead_letters::{
 };
 use crate::store::{Store, StoreError};
 
-pub use job::{Progress, Selection};
-pub use pace::Pace;
-pub use plan::{Failures, Plan};
+pub use job::{JobProgress, Selection};
+pub use pace::ReplayPace;
+pub use plan::{FailureGroup, ReplayPlan};
 pub use register::register;
 pub use sender::send;
-pub use sync::{Synced, watch};
+pub use sync::{SyncReport, watch};
 
 /// Why something cannot be done about dead letters.
 #[derive(Debug, thiserror::Error)]
 pub enum RedriveError {
-    /// MongoDB.
+    /// MongoDB cannot be reached, or refuses.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// RabbitMQ.
+    /// RabbitMQ cannot be reached, or refuses.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// RabbitMQ takes no letter.
+    /// RabbitMQ does not take a letter.
     #[error(transparent)]
     Republish(#[from] republish::RepublishError),
     /// What a replay would change cannot be told.
     #[error(transparent)]
     Forecast(#[from] ForecastError),
-    /// One job at a time.
+    /// Another job is at the dead-letter queue: there is one at a time.
     #[error(
         "somebody is at the dead-letter queue: {0}. One job at a time; try again when it is done"
     )]
@@ -66,7 +66,7 @@ pub enum RedriveError {
     /// No letter has this id.
     #[error("no dead letter has the id {0}, or one that begins so")]
     NoSuchLetter(LetterId),
-    /// Several do.
+    /// Several letters have ids that begin so.
     #[error("several dead letters have ids that begin with {0}: give more of it")]
     Ambiguous(LetterId),
     /// The body is too large to be in the index.
@@ -74,12 +74,12 @@ pub enum RedriveError {
         "the body of {0} is too large to be looked at or edited here; it can be replayed and discarded"
     )]
     TooLarge(LetterId),
-    /// The edited body will not do.
+    /// The edited body cannot take the place of the letter's own.
     #[error("{0}")]
     NotThisBody(String),
 }
 
-/// All that can be done about dead letters. Cheap to clone.
+/// Does all that can be done about dead letters. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Redrive {
     store: Store,
@@ -92,14 +92,14 @@ pub struct Redrive {
 /// Whether the index has what the queue has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexState {
-    /// Letters in the index, copies included.
+    /// The number of letters in the index, copies included.
     pub indexed: u64,
-    /// Letters that wait in the database until the broker takes them.
+    /// The number of letters that wait in the database until the broker takes them.
     pub unsent: u64,
-    /// Letters in the queue that nobody holds; `None` when the broker does not
-    /// answer.
+    /// The number of letters in the queue that nobody holds; `None` when the broker does
+    /// not answer.
     pub queued: Option<u64>,
-    /// Somebody holds letters now.
+    /// Whether somebody holds letters now.
     pub busy: bool,
 }
 
@@ -118,12 +118,12 @@ impl Redrive {
         }
     }
 
-    /// Says good-bye to the broker.
-    pub async fn leave(&self) {
+    /// Closes the connection to the broker.
+    pub async fn close(&self) {
         self.queue_depth.close().await;
     }
 
-    /// The letters that match, latest failure first, after a place.
+    /// Lists the letters that match, latest failure first, after a position.
     ///
     /// # Errors
     /// [`RedriveError::Store`].
@@ -140,7 +140,7 @@ impl Redrive {
             .await?)
     }
 
-    /// How many letters match.
+    /// Counts the letters that match.
     ///
     /// # Errors
     /// [`RedriveError::Store`].
@@ -152,7 +152,7 @@ impl Redrive {
         Ok(self.store.count_letters(collection, filter).await?)
     }
 
-    /// The letters that match by cause.
+    /// Groups the letters that match by cause.
     ///
     /// # Errors
     /// [`RedriveError::Store`].
@@ -160,7 +160,7 @@ impl Redrive {
         Ok(self.store.letter_groups(filter).await?)
     }
 
-    /// One letter, in the queue or discarded, by its id or the beginning of it,
+    /// Finds one letter, in the queue or discarded, by its id or the beginning of it,
     /// of the tenants `permitted` (see [`Filter::permitted`]).
     ///
     /// # Errors
@@ -181,12 +181,12 @@ impl Redrive {
         Err(RedriveError::NoSuchLetter(id.clone()))
     }
 
-    /// What a letter says of itself apart from its body, by name.
+    /// Lists what a letter says of itself apart from its body, by name.
     pub fn headers(&self, letter: &StoredLetter) -> std::collections::BTreeMap<String, String> {
         republish::listed_headers(&letter.properties)
     }
 
-    /// How index and queue agree.
+    /// Compares the sizes of index and queue.
     ///
     /// # Errors
     /// [`RedriveError::Store`].
@@ -206,8 +206,7 @@ impl Redrive {
         })
     }
 
-    /// The record of jobs before this one, latest first, and whether there are
-    /// more; of those on letters of the tenants `permitted` alone.
+    /// Lists the jobs recorded before this one, latest first, and whether there are more; of those on letters of the tenants `permitted` alone.
     ///
     /// # Errors
     /// [`RedriveError::Store`].

@@ -178,7 +178,7 @@ impl ConfirmChannel {
         work: impl Future<Output = Result<T, BusError>>,
     ) -> Result<T, BusError> {
         let mut work = std::pin::pin!(work);
-        let mut words = self.flow.words();
+        let mut changes = self.flow.changes();
         loop {
             let blocked = self.flow.blocked();
             let limit = match blocked {
@@ -187,7 +187,7 @@ impl ConfirmChannel {
             };
             tokio::select! {
                 done = &mut work => return done,
-                () = words.next() => continue,
+                () = changes.next() => continue,
                 () = tokio::time::sleep(limit) => {}
             }
             return Err(BusError::Lost {

@@ -21,20 +21,20 @@ use super::tls::{self, Agreed, Tls};
 use crate::config::{self, Url, redacted};
 use crate::pki::Certificate;
 
-/// For resolving, connecting and the handshakes, together.
+/// How long resolving, connecting and the handshakes may take together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For one question to a broker that is up.
+/// How long one question to a broker that is up may take.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// For what the broker has against a certificate.
+/// How long the broker may take to say what it has against a certificate.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(2);
-/// For a polite good-bye.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long closing a connection may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Seconds between heartbeats where the URL says nothing else: a silent broker
 /// is noticed after twice as long.
 const HEARTBEAT_SECONDS: u16 = 10;
-/// Largest frame, in bytes, where the URL says nothing else: RabbitMQ's own
+/// The largest frame, in bytes, where the URL says nothing else: RabbitMQ's own
 /// default. lapin keeps 64 times as much for each connection.
-const FRAME_MAX: u32 = 128 * 1024;
+const FRAME_MAX_BYTES: u32 = 128 * 1024;
 
 // What to do about a broker that cannot be reached, by how that shows.
 const REFUSED: &str = "Nothing listens there: start it, or correct host and port of bus.url (CHAT_COUNTERS__BUS__URL)";
@@ -47,16 +47,16 @@ const IN_THE_MIDDLE: &str = "It may be starting or stopping; if it is up, see wh
 pub(super) struct Link {
     pub(super) connection: Connection,
     socket: Socket,
-    /// Of one with TLS.
+    /// What is known of a connection with TLS.
     pub(super) secured: Option<Secured>,
 }
 
 /// What is known of a connection with TLS.
 pub(super) struct Secured {
     pub(super) agreed: Option<Agreed>,
-    /// Of our files.
+    /// The certificates in the configured files.
     pub(super) certificates: Vec<Certificate>,
-    /// Who logged in by a certificate.
+    /// The user name of a certificate that the connection has logged in by.
     pub(super) external: Option<String>,
 }
 
@@ -103,16 +103,16 @@ impl Link {
         }
     }
 
-    /// A new channel.
+    /// Opens a channel.
     pub(super) async fn channel(&self) -> Result<Channel, BusError> {
         in_time("opening a channel", self.connection.create_channel()).await
     }
 
-    /// Says good-bye to the broker, if it is there to hear it.
+    /// Closes the connection, if the broker is there to hear of it.
     pub(super) async fn close(self) {
-        let goodbye = self.connection.close(200, "OK".into());
+        let closed = self.connection.close(200, "OK".into());
         // An error says that the connection is gone already.
-        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
     }
 }
 
@@ -171,7 +171,7 @@ pub(super) fn parse(url: &str) -> Result<AMQPUri, BusError> {
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     // Of 0, lapin makes what the broker offers, and buffers of 64 times that.
     let frame_max = uri.query.frame_max.filter(|bytes| *bytes > 0);
-    uri.query.frame_max = Some(frame_max.unwrap_or(FRAME_MAX));
+    uri.query.frame_max = Some(frame_max.unwrap_or(FRAME_MAX_BYTES));
     Ok(uri)
 }
 
@@ -359,14 +359,14 @@ impl Target {
     }
 }
 
-/// Bytes of a frame at most, by the present URL; the broker may want smaller
+/// The size of the largest frame by the present URL, in bytes; the broker may want smaller
 /// ones.
 pub(super) async fn requested_frame_max(bus: &config::Bus) -> usize {
     let uri = match bus.present_url().await {
         Ok(url) => parse(url.expose()).ok(),
         Err(_) => None,
     };
-    uri.map_or(FRAME_MAX, |uri| frame_max(&uri)) as usize
+    uri.map_or(FRAME_MAX_BYTES, |uri| frame_max(&uri)) as usize
 }
 
 fn frame_max(uri: &AMQPUri) -> u32 {

@@ -16,31 +16,31 @@ use crate::deadletter::Failure;
 /// The broker's name for a delivery: counts up from 1 on each channel.
 pub(super) type Tag = u64;
 
-/// What became of a delivery.
+/// What the broker is told of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Its effect, or its dead letter, is durable.
-    Done,
-    /// As done; and the broker is to be told now. It was delivered before: what
-    /// ended that may end the process again, and a broker that knows of nothing
-    /// counts one more delivery of everything.
-    DoneAtLast,
-    /// The broker is to deliver it again.
+pub(super) enum Settlement {
+    /// The effect of the delivery, or its dead letter, is durable.
+    Ack,
+    /// As [`Ack`](Settlement::Ack), and the broker is to be told now. The message was
+    /// delivered before: what ended that may end the process again, and a broker that
+    /// knows of nothing counts one more delivery of everything.
+    AckNow,
+    /// The broker is to deliver the message again.
     Requeue,
 }
 
-/// The way back from a delivery to the session that it came with. The session
-/// is drained once the last one is gone.
+/// The way back from a delivery to the session that it came with. The session is drained
+/// once the last of these is gone.
 #[derive(Debug)]
-pub(super) struct Return {
-    pub(super) settle: mpsc::UnboundedSender<(Tag, Outcome)>,
+pub(super) struct SettlementQueue {
+    pub(super) settle: mpsc::UnboundedSender<(Tag, Settlement)>,
     pub(super) letters: mpsc::UnboundedSender<FailedMessage>,
-    /// How many deliveries may be in flight now.
+    /// How many deliveries may be in flight now; changes while the session lasts.
     pub(super) wide: Arc<AtomicUsize>,
 }
 
-impl Return {
-    /// How many deliveries may be in flight now.
+impl SettlementQueue {
+    /// The number of deliveries that may be in flight now.
     pub(super) fn window(&self) -> usize {
         self.wide.load(Ordering::Relaxed)
     }
@@ -67,17 +67,18 @@ pub(super) struct Message {
     pub(super) origin: Origin,
 }
 
-/// Which delivery of which session.
+/// Says which delivery of which session a message is.
 #[derive(Debug)]
 pub(super) struct Origin {
     pub(super) tag: Tag,
-    pub(super) back: Arc<Return>,
-    /// In hand until this is dropped.
+    pub(super) back: Arc<SettlementQueue>,
+    /// Counts as bytes in hand until this is dropped.
     pub(super) _weight: Weight,
 }
 
 impl Origin {
-    pub(super) fn settle(&self, outcome: Outcome) {
+    /// Tells the session what the broker is to be told.
+    pub(super) fn settle(&self, outcome: Settlement) {
         // An error says that the session is gone: the broker redelivers.
         let _ = self.back.settle.send((self.tag, outcome));
     }
@@ -91,7 +92,7 @@ impl Origin {
 impl Delivery {
     pub(super) fn new(
         delivery: lapin::message::Delivery,
-        back: Arc<Return>,
+        back: Arc<SettlementQueue>,
         weight: Weight,
     ) -> Self {
         let origin = Origin {
@@ -112,12 +113,12 @@ impl Delivery {
         }
     }
 
-    /// The body as published.
+    /// The body as it was published.
     pub fn body(&self) -> &[u8] {
         self.message.as_ref().map_or(&[], |message| &message.body)
     }
 
-    /// The routing key as published.
+    /// The routing key as it was published.
     pub fn routing_key(&self) -> &str {
         self.message
             .as_ref()
@@ -166,19 +167,19 @@ impl Delivery {
         headers.inner().get(name)
     }
 
-    /// Its effect is durable: the broker may forget it.
+    /// Acknowledges the delivery: its effect is durable, and the broker may forget it.
     pub fn ack(mut self) {
         let outcome = match self.delivery_count() {
-            0 => Outcome::Done,
-            _ => Outcome::DoneAtLast,
+            0 => Settlement::Ack,
+            _ => Settlement::AckNow,
         };
         if let Some(message) = self.message.take() {
             message.origin.settle(outcome);
         }
     }
 
-    /// It failed for good: it goes to the dead-letter queue, and is
-    /// acknowledged once the broker has confirmed the dead letter.
+    /// Dead-letters the delivery, which failed for good: it is acknowledged once the broker
+    /// has confirmed the dead letter.
     pub fn dead_letter(mut self, failure: Failure) {
         if let Some(message) = self.message.take() {
             let back = Arc::clone(&message.origin.back);
@@ -191,7 +192,7 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if let Some(message) = self.message.take() {
-            message.origin.settle(Outcome::Requeue);
+            message.origin.settle(Settlement::Requeue);
         }
     }
 }

@@ -16,7 +16,7 @@ pub enum BusError {
         "bus.url is not an AMQP URL: {why}. Expected amqp://user:password@host:5672/vhost (amqps for TLS), with %2f as the vhost for /"
     )]
     Url {
-        /// What is wrong with it.
+        /// What is wrong with the URL.
         why: String,
     },
     /// A file with the URL or a password is of no use.
@@ -56,9 +56,9 @@ pub enum BusError {
     /// A configured name does not fit into an AMQP short string.
     #[error("{what} is {bytes} bytes long; RabbitMQ takes at most 255")]
     NameTooLong {
-        /// Which name, in terms of the configuration.
+        /// The key of the configuration that has the name.
         what: &'static str,
-        /// Its length in bytes.
+        /// The length of the name in bytes.
         bytes: usize,
     },
     /// The host of `bus.url` is unknown to the resolver.
@@ -66,7 +66,7 @@ pub enum BusError {
         "the host {host:?} of bus.url does not resolve: {why}. Correct it, or have DNS know it"
     )]
     UnknownHost {
-        /// The host.
+        /// The host that the URL names.
         host: String,
         /// What the resolver said.
         why: String,
@@ -78,7 +78,7 @@ pub enum BusError {
     Credentials {
         /// The broker, without user information.
         url: String,
-        /// Who was refused.
+        /// The user who was refused.
         user: String,
         /// The key of the configuration that has the password.
         key: &'static str,
@@ -100,7 +100,7 @@ pub enum BusError {
         "RabbitMQ forbids {doing} ({answer}). Grant the user of bus.url the permissions configure, write and read on the exchange and both queues (rabbitmqctl set_permissions)"
     )]
     Forbidden {
-        /// What was tried.
+        /// What the service tried to do.
         doing: String,
         /// What the broker said.
         answer: String,
@@ -113,9 +113,9 @@ pub enum BusError {
     Unreachable {
         /// The broker, without user information.
         url: String,
-        /// Why not.
+        /// Why the broker cannot be reached.
         why: String,
-        /// What to do, should it not go by itself.
+        /// What to do, should the broker not come back by itself.
         cure: &'static str,
     },
     /// A connection or channel was lost.
@@ -123,7 +123,7 @@ pub enum BusError {
     Lost {
         /// What was being done.
         doing: String,
-        /// Why.
+        /// Why the connection or channel was lost.
         why: String,
     },
     /// The consumer was cancelled by the broker.
@@ -131,7 +131,7 @@ pub enum BusError {
         "RabbitMQ cancelled the consumer: the queue {queue:?} was deleted, or it lost its leader"
     )]
     Cancelled {
-        /// The queue.
+        /// The queue that was consumed.
         queue: String,
     },
     /// Publishing ended before everything was confirmed.
@@ -143,7 +143,7 @@ pub enum BusError {
         confirmed: u64,
         /// Events that were sent and not confirmed.
         unconfirmed: u64,
-        /// What happened.
+        /// What ended the publishing.
         cause: Box<BusError>,
     },
 }
@@ -220,9 +220,9 @@ const NOT_SET: &str = "none";
 /// An exchange or queue that exists in another form than the service needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
-    /// `exchange` or `queue`.
+    /// What it is: `exchange` or `queue`.
     pub kind: &'static str,
-    /// Its name.
+    /// The name of the exchange or queue.
     pub name: String,
     /// The key of the configuration that names it.
     pub key: &'static str,
@@ -257,7 +257,7 @@ impl Mismatch {
         }
     }
 
-    /// Why the difference matters.
+    /// Says why the difference matters.
     pub fn why(&self) -> &'static str {
         match self.argument.as_str() {
             "x-message-ttl" => "a message TTL throws away events that wait too long",
@@ -282,7 +282,7 @@ impl Mismatch {
         }
     }
 
-    /// What to do about it.
+    /// Says what to do about the difference.
     pub fn cure(&self) -> String {
         let Mismatch {
             kind,

@@ -30,17 +30,18 @@ use super::intake::Scales;
 pub(super) const MAX_DEPTH: usize = 64;
 /// Largest header frame that is held to be looked at, in bytes. Of a larger one
 /// the properties are let go.
-const MAX_HELD: usize = 1 << 20;
+const MAX_HELD_BYTES: usize = 1 << 20;
 /// What a body weighs at most, whatever its header frame says: more than any
 /// broker takes.
-const MAX_WEIGHT: u64 = 1 << 30;
-/// Type, channel and size before a frame's payload.
+const MAX_WEIGHT_BYTES: u64 = 1 << 30;
+/// Bytes of a frame before its payload: type, channel and size.
 const HEAD: usize = 7;
-/// What a frame has besides its payload: head and end.
+/// Bytes of a frame besides its payload: head and end.
 pub(super) const OVERHEAD: usize = HEAD + 1;
-/// Class, weight and size of the body before a message's properties.
+/// Bytes of a header frame's payload before the properties: class, weight and size of the
+/// body.
 const SKELETON: usize = 12;
-/// What a frame with a message's properties has besides them.
+/// Bytes of a frame with a message's properties besides these.
 pub(super) const AROUND_PROPERTIES: usize = OVERHEAD + SKELETON;
 const FRAME_END: u8 = 206;
 const METHOD: u8 = 1;
@@ -175,12 +176,12 @@ impl Filter {
                 out.extend_from_slice(frame);
                 self.state = State::Passing(usize::MAX);
             }
-            HEADER if size > MAX_HELD => {
+            HEADER if size > MAX_HELD_BYTES => {
                 self.let_go(frame, size, out);
                 self.state = State::Skipping(size - SKELETON + 1);
             }
             HEADER => self.header(frame, out),
-            METHOD if size <= MAX_HELD => self.method(frame, out),
+            METHOD if size <= MAX_HELD_BYTES => self.method(frame, out),
             kind => {
                 if kind == BODY {
                     self.body = self.body.saturating_sub(size as u64);
@@ -220,7 +221,7 @@ impl Filter {
         let [_, _, _, _, body @ ..] = *skeleton;
         self.body = u64::from_be_bytes(body);
         if let Some(scales) = &self.scales {
-            let body = self.body.min(MAX_WEIGHT) as usize;
+            let body = self.body.min(MAX_WEIGHT_BYTES) as usize;
             scales.weigh(body + size(frame));
         }
     }
@@ -251,8 +252,8 @@ fn wanted(frame: &[u8]) -> usize {
     match frame.first() {
         Some(&PROTOCOL) => 1,
         _ if frame.len() < HEAD => HEAD,
-        Some(&HEADER) if size(frame) > MAX_HELD => HEAD + SKELETON,
-        Some(&(HEADER | METHOD)) if size(frame) <= MAX_HELD => OVERHEAD + size(frame),
+        Some(&HEADER) if size(frame) > MAX_HELD_BYTES => HEAD + SKELETON,
+        Some(&(HEADER | METHOD)) if size(frame) <= MAX_HELD_BYTES => OVERHEAD + size(frame),
         _ => HEAD,
     }
 }

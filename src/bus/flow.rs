@@ -19,11 +19,11 @@ pub struct Flow {
     gauge: Gauge,
 }
 
-/// Waits for the broker's words.
-pub(super) struct Words(watch::Receiver<State>);
+/// Waits for changes of what the broker says.
+pub(super) struct FlowChanges(watch::Receiver<State>);
 
-impl Words {
-    /// Returns after the next one. Cancelling it loses nothing.
+impl FlowChanges {
+    /// Returns after the next change. Cancelling it loses nothing.
     pub(super) async fn next(&mut self) {
         if self.0.changed().await.is_err() {
             // Nobody can say any more.
@@ -34,9 +34,9 @@ impl Words {
 
 #[derive(Debug, Clone, Default)]
 struct State {
-    /// Connections that are blocked.
+    /// The number of connections that are blocked.
     blocked: usize,
-    /// Why, in the broker's words.
+    /// Why they are blocked, in the broker's words.
     reason: String,
 }
 
@@ -58,37 +58,37 @@ impl Flow {
         self.state.borrow().blocked > 0
     }
 
-    /// What the broker says from now on.
-    pub(super) fn words(&self) -> Words {
-        Words(self.state.subscribe())
+    /// Follows what the broker says from now on.
+    pub(super) fn changes(&self) -> FlowChanges {
+        FlowChanges(self.state.subscribe())
     }
 
     /// Listens to what the broker says on a connection, for as long as the task is
     /// kept. Nobody else may: listeners would share the words.
     pub(super) fn listen(&self, connection: &Connection) -> JoinSet<()> {
         let events = connection.events_listener();
-        let mut ear = Ear {
+        let mut listener = Listener {
             flow: self.clone(),
             is_blocked: false,
         };
         // Said before there was anybody to hear it.
         if connection.status().blocked() {
-            ear.blocked("unknown".into());
+            listener.blocked("unknown".into());
         }
         let mut listening = JoinSet::new();
-        listening.spawn(ear.hear(events));
+        listening.spawn(listener.listen(events));
         listening
     }
 }
 
-/// What one connection has been told.
-struct Ear {
+/// Listens to what the broker says on one connection.
+struct Listener {
     flow: Flow,
     is_blocked: bool,
 }
 
-impl Ear {
-    async fn hear(mut self, events: impl Stream<Item = Event>) {
+impl Listener {
+    async fn listen(mut self, events: impl Stream<Item = Event>) {
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             match event {
@@ -131,7 +131,7 @@ impl Ear {
     }
 }
 
-impl Drop for Ear {
+impl Drop for Listener {
     fn drop(&mut self) {
         self.free();
     }

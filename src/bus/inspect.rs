@@ -15,11 +15,11 @@ use crate::config;
 use crate::pki::Certificate;
 
 /// The oldest RabbitMQ whose quorum queues dead-letter at least once.
-const OLDEST: (u32, u32) = (3, 10);
+const OLDEST_VERSION: (u32, u32) = (3, 10);
 /// The oldest RabbitMQ that heeds a queue's own consumer timeout.
-const HEEDS_TIMEOUT: (u32, u32) = (3, 12);
-/// Largest greeting that is read, in bytes.
-const MAX_GREETING: usize = 64 * 1024;
+const HEEDS_QUEUE_TIMEOUT: (u32, u32) = (3, 12);
+/// The largest greeting that is read, in bytes.
+const MAX_GREETING_BYTES: usize = 64 * 1024;
 
 /// What was found at the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,9 +28,9 @@ pub struct Inspection {
     pub url: String,
     /// `RabbitMQ`, where the broker says so.
     pub product: Option<String>,
-    /// Its version, where the broker says so.
+    /// The broker's version, where the broker says so.
     pub version: Option<String>,
-    /// The name of its cluster, where the broker says so.
+    /// The name of the broker's cluster, where the broker says so.
     pub cluster: Option<String>,
     /// How the connection is secured, if it is.
     pub tls: Option<Security>,
@@ -74,19 +74,19 @@ impl Security {
     }
 }
 
-/// An exchange or a queue.
+/// An exchange or a queue as it was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Found {
-    /// Its name.
+    /// The name by the configuration.
     pub name: String,
-    /// Whether it exists.
+    /// Whether it exists at the broker.
     pub exists: bool,
     /// Whether it exists in the form that the service needs, as far as AMQP
     /// tells: policies are not seen.
     pub fits: bool,
-    /// Messages ready for delivery; 0 for an exchange.
+    /// The number of messages ready for delivery; 0 for an exchange.
     pub messages: u32,
-    /// Consumers; 0 for an exchange.
+    /// The number of consumers; 0 for an exchange.
     pub consumers: u32,
 }
 
@@ -155,16 +155,16 @@ impl Inspection {
                 .push("the broker does not tell its version".into());
             return;
         };
-        if (major, minor) < OLDEST {
+        if (major, minor) < OLDEST_VERSION {
             self.problems.push(format!(
                 "RabbitMQ {version} is too old: the service needs {}.{} or later, whose quorum queues dead-letter at least once",
-                OLDEST.0, OLDEST.1
+                OLDEST_VERSION.0, OLDEST_VERSION.1
             ));
         }
-        if (major, minor) < HEEDS_TIMEOUT {
+        if (major, minor) < HEEDS_QUEUE_TIMEOUT {
             self.notes.push(format!(
                 "RabbitMQ {version} ignores x-consumer-timeout of a queue: it ends a consumer that holds a message for the broker's own consumer_timeout (30 minutes unless it is set), which counts as a failed delivery. Keep bus.hold_seconds well below it, or raise it; {}.{} and later heed the queue",
-                HEEDS_TIMEOUT.0, HEEDS_TIMEOUT.1
+                HEEDS_QUEUE_TIMEOUT.0, HEEDS_QUEUE_TIMEOUT.1
             ));
         }
     }
@@ -265,7 +265,7 @@ async fn greet(bus: &config::Bus) -> std::io::Result<Vec<u8>> {
     let mut head = [0; 7];
     fill(&mut stream, &mut head).await?;
     let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
-    if head[0] != 1 || size > MAX_GREETING {
+    if head[0] != 1 || size > MAX_GREETING_BYTES {
         return Err(std::io::ErrorKind::InvalidData.into());
     }
     let mut payload = vec![0; size];

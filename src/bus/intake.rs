@@ -19,15 +19,15 @@ use tokio::time::Instant;
 
 use crate::config;
 
-/// A window is that many times as wide as the one before.
-const WIDER: u16 = 4;
+/// How many times as wide as the one before a wider window is.
+const WIDENING_FACTOR: u16 = 4;
 /// A window of deliveries that came before is widened when as many are settled in
 /// less than this. What takes longer would only be held for longer.
-const SOON: Duration = Duration::from_secs(1);
+const SETTLED_SOON: Duration = Duration::from_secs(1);
 /// As narrow as a window gets: with fewer, each delivery waits for the commit of
 /// the one before. What is too much of them is not read, and there is little of it
 /// with the broker.
-const NARROWEST: u16 = 8;
+const MIN_WINDOW: u16 = 8;
 /// A wider window may be as heavy as one in so many parts of the limit, going by
 /// the deliveries of the last one.
 const EASY_SHARE: usize = 4;
@@ -195,7 +195,7 @@ impl Scales {
     }
 }
 
-/// How many deliveries may be in flight: as many as are configured while they
+/// The number of deliveries that may be in flight: as many as are configured while they
 /// are small, fewer when they are large.
 #[derive(Debug)]
 pub(super) struct Window {
@@ -257,13 +257,13 @@ impl Window {
         let (seen, bytes) = (usize::from(self.seen), self.bytes);
         let (since, again) = (self.since.replace(now), self.again);
         (self.seen, self.bytes, self.again) = (0, 0, false);
-        let wider = usize::from(self.wide.saturating_mul(WIDER));
-        let is_quick = since.is_some_and(|since| now - since < SOON);
+        let wider = usize::from(self.wide.saturating_mul(WIDENING_FACTOR));
+        let is_quick = since.is_some_and(|since| now - since < SETTLED_SOON);
         (is_quick || !again) && bytes / seen * wider <= self.limit / EASY_SHARE
     }
 
     pub(super) fn widen(&mut self) {
-        self.resize(self.wide.saturating_mul(WIDER).min(self.most));
+        self.resize(self.wide.saturating_mul(WIDENING_FACTOR).min(self.most));
     }
 
     /// A consumer begins after one that broke: what that one held comes again,
@@ -284,12 +284,12 @@ impl Window {
     pub(super) fn narrow(&mut self, heaviest: usize) {
         self.wary = true;
         let wide = fitting(self.limit, heaviest, self.most);
-        self.resize(wide.min(self.wide / 2).max(NARROWEST.min(self.most)));
+        self.resize(wide.min(self.wide / 2).max(MIN_WINDOW.min(self.most)));
     }
 
     /// Whether it can be narrower.
     pub(super) fn is_wide(&self) -> bool {
-        self.wide > NARROWEST
+        self.wide > MIN_WINDOW
     }
 }
 
@@ -297,7 +297,7 @@ impl Window {
 fn fitting(limit: usize, bytes: usize, most: u16) -> u16 {
     let fitting = limit / EASED_SHARE / bytes.max(1);
     let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
-    fitting.max(NARROWEST).min(most)
+    fitting.max(MIN_WINDOW).min(most)
 }
 
 #[cfg(test)]

@@ -11,13 +11,13 @@ use super::{PERSISTENT, field_table};
 use crate::config;
 use crate::failpoint::{self, Point};
 
-/// Longest routing key: a short string of AMQP, in bytes.
-const MOST_BYTES: usize = 255;
+/// The longest short string of AMQP, such as a routing key, in bytes.
+const MAX_SHORT_STRING_BYTES: usize = 255;
 
 /// A message about something that has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notification {
-    /// By which queues get it. What is longer than 255 bytes is cut.
+    /// Decides which queues get the message. What is longer than 255 bytes is cut.
     pub routing_key: String,
     /// The media type of the body.
     pub content_type: &'static str,
@@ -30,7 +30,7 @@ pub struct Notification {
     pub timestamp: u64,
     /// For those who bind or sort by headers: texts alone, which AMQP 1.0 has too.
     pub headers: Vec<(&'static str, String)>,
-    /// What it says.
+    /// The message itself.
     pub body: Vec<u8>,
 }
 
@@ -90,7 +90,7 @@ impl Notifier {
             .collect())
     }
 
-    /// Says good-bye to the broker.
+    /// Closes the connection.
     pub async fn close(self) {
         self.channel.close().await;
     }
@@ -114,9 +114,9 @@ fn properties(message: &Notification) -> BasicProperties {
     properties
 }
 
-/// As much of a text as a short string of AMQP holds.
+/// Cuts a text to what a short string of AMQP holds.
 fn clipped(text: &str) -> ShortString {
-    let mut end = text.len().min(MOST_BYTES);
+    let mut end = text.len().min(MAX_SHORT_STRING_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;
     }

@@ -13,8 +13,8 @@ use super::field_table::{table, text};
 use super::{PERSISTENT, headers, topology};
 use crate::config;
 
-/// Events that may await their confirm at the same time.
-const OUTSTANDING: usize = 2_000;
+/// The most events that await their confirms at the same time.
+const MAX_OUTSTANDING: usize = 2_000;
 
 /// Publishes to the exchange of the configuration. Many confirms may be
 /// outstanding at once; [`finish`](Publisher::finish) awaits the last of them.
@@ -23,33 +23,33 @@ pub struct Publisher {
     channel: Channel,
     exchange: ShortString,
     outstanding: VecDeque<PublisherConfirm>,
-    tally: Tally,
+    tally: PublishTally,
 }
 
-/// What became of the events published so far.
+/// How many of the events published so far have arrived.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Routed to a queue at least, and taken responsibility for by the broker.
+pub struct PublishTally {
+    /// Events that the broker has routed to a queue at least, and taken responsibility for.
     pub confirmed: u64,
-    /// Bound to no queue: not kept by anyone.
+    /// Events for which no queue was bound: nobody has kept them.
     pub unroutable: u64,
-    /// Refused by the broker.
+    /// Events that the broker has refused.
     pub nacked: u64,
 }
 
 /// The headers of an event, as Chat3 sets them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventHeaders<'a> {
-    /// `message.create`, say.
+    /// The type of the event, such as `message.create`.
     pub event_type: &'a str,
-    /// `message`, say.
+    /// The type of the entity that the event is about, such as `message`.
     pub entity_type: &'a str,
-    /// The tenant.
+    /// The id of the event's tenant.
     pub tenant_id: &'a str,
 }
 
 impl EventHeaders<'_> {
-    /// `{entityType}.{action}.{tenantId}`.
+    /// The routing key of the event, as [`routing_key`] makes it.
     pub fn routing_key(&self) -> String {
         routing_key(self.entity_type, self.event_type, self.tenant_id)
     }
@@ -80,7 +80,7 @@ impl Publisher {
             channel,
             exchange,
             outstanding: VecDeque::new(),
-            tally: Tally::default(),
+            tally: PublishTally::default(),
         })
     }
 
@@ -98,7 +98,7 @@ impl Publisher {
         body: &[u8],
     ) -> Result<(), BusError> {
         let routing_key = short("the routing key", routing_key)?;
-        self.collect(OUTSTANDING - 1).await?;
+        self.collect(MAX_OUTSTANDING - 1).await?;
         let options = BasicPublishOptions {
             mandatory: true,
             ..Default::default()
@@ -115,8 +115,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// What became of the events so far; those not in it are outstanding.
-    pub fn tally(&self) -> Tally {
+    /// Counts what became of the events so far; those that are not counted are outstanding.
+    pub fn tally(&self) -> PublishTally {
         self.tally
     }
 
@@ -124,7 +124,7 @@ impl Publisher {
     ///
     /// # Errors
     /// As [`publish`](Publisher::publish).
-    pub async fn finish(mut self) -> Result<Tally, BusError> {
+    pub async fn finish(mut self) -> Result<PublishTally, BusError> {
         self.collect(0).await?;
         self.link.close().await;
         Ok(self.tally)

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::connect::{Link, in_time};
 use super::dead_letters::FailedMessage;
-use super::delivery::{Delivery, Return};
+use super::delivery::{Delivery, SettlementQueue};
 use super::error::{BusError, short};
 use super::intake::{Intake, Scales, Window};
 use super::watchdog::Watchdog;
@@ -27,12 +27,12 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
 /// How long a session that has too much in hand waits for it to be settled.
-const LAST_SETTLED: Duration = Duration::from_secs(5);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a session no longer forwards.
 #[derive(Debug)]
 pub(super) enum End {
-    /// A shutdown was requested, or no one receives any more.
+    /// A shutdown was requested, or nobody receives deliveries any more.
     Stopped,
     /// Nothing was delivered for a while, and nothing waits.
     Quiet,
@@ -40,11 +40,11 @@ pub(super) enum End {
     Held,
     /// More bytes are on their way than may be in hand.
     Full,
-    /// It broke; `kind` is its label in the metrics.
+    /// The session broke; `kind` is its label in the metrics.
     Broken { kind: &'static str, error: BusError },
 }
 
-/// Connected, with the topology in place; not consuming yet.
+/// A session that is connected, with the topology in place, and does not consume yet.
 pub(super) struct Session {
     link: Link,
     scales: Arc<Scales>,
@@ -107,7 +107,7 @@ impl Session {
             consumer,
             left: VecDeque::new(),
             wide: wide.clone(),
-            back: Arc::new(Return {
+            back: Arc::new(SettlementQueue {
                 settle,
                 letters,
                 wide,
@@ -153,17 +153,17 @@ async fn cancel(
     Ok(unread)
 }
 
-/// Receiving deliveries, and settling them.
+/// A session that receives deliveries and settles them.
 pub(super) struct Consuming {
     link: Link,
     scales: Arc<Scales>,
     channel: Channel,
     consumer: lapin::Consumer,
-    /// What a consumer before this one was sent, on the same channel.
+    /// Deliveries that a consumer before this one was sent, on the same channel.
     left: VecDeque<lapin::message::Delivery>,
-    /// The window, for those who settle.
+    /// The window, for the task that settles.
     wide: Arc<AtomicUsize>,
-    back: Arc<Return>,
+    back: Arc<SettlementQueue>,
     /// The one task that settles; ended with this session.
     settling: JoinSet<Result<(), BusError>>,
     in_flight: Arc<AtomicUsize>,
@@ -190,7 +190,7 @@ impl Consuming {
                 received = next(&mut self.left, &mut self.consumer) => received,
                 () = self.scales.full(), if window.is_wide() => return End::Full,
                 ended = self.settling.join_next() => return lost_settling(ended),
-                () = watchdog.barks() => {
+                () = watchdog.silent() => {
                     let idle = self.in_flight.load(Ordering::Relaxed) == 0;
                     match watchdog.look(idle, &self.link, bus).await {
                         Ok(()) => continue,
@@ -203,7 +203,7 @@ impl Consuming {
                 Some(Err(error)) => return lost("consuming", &error),
                 None => return cancelled(&bus.queue),
             };
-            watchdog.fed();
+            watchdog.note_delivery();
             let delivery = self.receive(delivery);
             let again = delivery.delivery_count() > 0;
             let wants_more = window.seen(delivery.body().len(), again, Instant::now());
@@ -269,7 +269,7 @@ impl Consuming {
         self.link.close().await;
     }
 
-    /// Bytes of the largest delivery that was read.
+    /// The size of the largest delivery that was read, in bytes.
     pub(super) fn heaviest(&self) -> usize {
         self.scales.heaviest()
     }
@@ -287,7 +287,7 @@ impl Consuming {
         } = self;
         drop(back);
         // Out of patience: the broker delivers again what is not settled.
-        let _ = tokio::time::timeout(LAST_SETTLED, settling.join_next()).await;
+        let _ = tokio::time::timeout(SETTLE_TIMEOUT, settling.join_next()).await;
         drop(link);
         // lapin lets go of it only once it misses the connection.
         scales.clear();
@@ -364,7 +364,7 @@ fn within(delivery: Delivery, limit: usize) -> Option<Delivery> {
     None
 }
 
-/// The next delivery; first those that are left of an earlier consumer.
+/// Awaits the next delivery; first come those that are left of an earlier consumer.
 async fn next(
     left: &mut VecDeque<lapin::message::Delivery>,
     consumer: &mut lapin::Consumer,

@@ -10,41 +10,42 @@ use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::sync::mpsc;
 
-use super::delivery::{Outcome, Tag};
+use super::delivery::{Settlement, Tag};
 use super::error::BusError;
 use crate::failpoint::{self, Point};
 
-/// Settlements taken up at once.
-const AT_ONCE: usize = 4096;
+/// The most settlements that are taken up together.
+const MAX_BATCH: usize = 4096;
 /// Finished deliveries may wait behind an unfinished one up to this share of
 /// the window; then they are acknowledged one by one.
 const WAITING_SHARE: usize = 4;
-/// How long finished deliveries wait behind an unfinished one for company.
-const QUIET: Duration = Duration::from_millis(200);
+/// How long finished deliveries wait behind an unfinished one for others to be acknowledged
+/// with.
+const QUIET_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Tells the broker what became of the deliveries of one channel, until the
 /// last of them is settled.
 ///
 /// `in_flight` goes down by one for each. Finished deliveries behind an
 /// unfinished one wait for it, a share of the window at most and only while others
-/// follow: they are told one by one once it is quiet for [`QUIET`], or when one
+/// follow: they are told one by one once it is quiet for [`QUIET_INTERVAL`], or when one
 /// of them was delivered before.
 ///
 /// # Errors
 /// When the channel is lost; what was not told is redelivered by the broker.
 pub(super) async fn settle(
     channel: Channel,
-    mut settlements: mpsc::UnboundedReceiver<(Tag, Outcome)>,
+    mut settlements: mpsc::UnboundedReceiver<(Tag, Settlement)>,
     in_flight: Arc<AtomicUsize>,
     window: Arc<AtomicUsize>,
 ) -> Result<(), BusError> {
     let mut ledger = Ledger::default();
-    let mut batch = Vec::with_capacity(AT_ONCE);
+    let mut batch = Vec::with_capacity(MAX_BATCH);
     loop {
-        let more = settlements.recv_many(&mut batch, AT_ONCE);
+        let more = settlements.recv_many(&mut batch, MAX_BATCH);
         let settled = if ledger.waiting == 0 {
             more.await
-        } else if let Ok(settled) = tokio::time::timeout(QUIET, more).await {
+        } else if let Ok(settled) = tokio::time::timeout(QUIET_INTERVAL, more).await {
             settled
         } else {
             acknowledge(&channel, &mut ledger, 0).await?;
@@ -58,9 +59,9 @@ pub(super) async fn settle(
         for (tag, outcome) in batch.drain(..) {
             ledger.record(tag, outcome);
             match outcome {
-                Outcome::Requeue => requeued.push(tag),
-                Outcome::DoneAtLast => bound = 0,
-                Outcome::Done => {}
+                Settlement::Requeue => requeued.push(tag),
+                Settlement::AckNow => bound = 0,
+                Settlement::Ack => {}
             }
         }
         requeue(&channel, requeued).await?;
@@ -103,35 +104,35 @@ struct Ledger {
     /// Every tag up to and including this one is finished and told.
     told: Tag,
     /// The tags after it, in order.
-    marks: VecDeque<Mark>,
-    /// How many of them are [`Mark::Done`].
+    states: VecDeque<TagState>,
+    /// How many of them are [`TagState::Finished`].
     waiting: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mark {
-    /// Not finished.
+enum TagState {
+    /// The delivery is not settled.
     Open,
-    /// Finished; the broker does not know yet.
-    Done,
-    /// The broker was told.
+    /// The delivery is settled, and the broker does not know yet.
+    Finished,
+    /// The broker knows, or was told to deliver it again.
     Told,
 }
 
 impl Ledger {
-    /// Notes an outcome. A requeued delivery counts as told: the caller does
+    /// Notes a settlement. A requeued delivery counts as told: the caller does
     /// so at once. Tags that were settled before are ignored.
-    fn record(&mut self, tag: Tag, outcome: Outcome) {
+    fn record(&mut self, tag: Tag, outcome: Settlement) {
         let Some(place) = self.place(tag) else { return };
-        if self.marks.len() <= place {
-            self.marks.resize(place + 1, Mark::Open);
+        if self.states.len() <= place {
+            self.states.resize(place + 1, TagState::Open);
         }
-        if self.marks[place] == Mark::Open {
-            self.marks[place] = match outcome {
-                Outcome::Done | Outcome::DoneAtLast => Mark::Done,
-                Outcome::Requeue => Mark::Told,
+        if self.states[place] == TagState::Open {
+            self.states[place] = match outcome {
+                Settlement::Ack | Settlement::AckNow => TagState::Finished,
+                Settlement::Requeue => TagState::Told,
             };
-            self.waiting += usize::from(outcome != Outcome::Requeue);
+            self.waiting += usize::from(outcome != Settlement::Requeue);
         }
     }
 
@@ -140,18 +141,18 @@ impl Ledger {
         usize::try_from(after).ok()
     }
 
-    /// Moves past all that is finished in a row. Returns the tag up to which
-    /// to acknowledge, if there is something to: one that the broker still
+    /// Moves past all that is finished in a row, and returns the tag up to which to
+    /// acknowledge, if there is something to: one that the broker still
     /// waits for, since it takes an acknowledgement of any other for an error.
     fn prefix(&mut self) -> Option<Tag> {
         let mut last = None;
-        while let Some(mark) = self.marks.front().copied() {
-            if mark == Mark::Open {
+        while let Some(mark) = self.states.front().copied() {
+            if mark == TagState::Open {
                 break;
             }
-            self.marks.pop_front();
+            self.states.pop_front();
             self.told += 1;
-            if mark == Mark::Done {
+            if mark == TagState::Finished {
                 self.waiting -= 1;
                 last = Some(self.told);
             }
@@ -159,13 +160,13 @@ impl Ledger {
         last
     }
 
-    /// Everything finished that has to be acknowledged one by one.
+    /// Takes all that is finished behind the row, to be acknowledged one by one.
     fn beyond(&mut self) -> Vec<Tag> {
         self.waiting = 0;
         let mut tags = Vec::new();
-        for (tag, mark) in (self.told + 1..).zip(&mut self.marks) {
-            if *mark == Mark::Done {
-                *mark = Mark::Told;
+        for (tag, mark) in (self.told + 1..).zip(&mut self.states) {
+            if *mark == TagState::Finished {
+                *mark = TagState::Told;
                 tags.push(tag);
             }
         }
@@ -185,13 +186,13 @@ mod tests {
     fn a_row_of_finished_deliveries_is_one_acknowledgement() {
         let mut ledger = Ledger::default();
         for tag in [2, 3, 5] {
-            ledger.record(tag, Outcome::Done);
+            ledger.record(tag, Settlement::Ack);
         }
         assert_eq!(ledger.prefix(), None);
-        ledger.record(1, Outcome::Done);
+        ledger.record(1, Settlement::Ack);
         assert_eq!(ledger.prefix(), Some(3));
         assert_eq!(ledger.beyond(), [5]);
-        ledger.record(4, Outcome::Done);
+        ledger.record(4, Settlement::Ack);
         assert_eq!(ledger.prefix(), Some(4));
         assert_eq!(ledger.told, 5);
         assert_eq!(ledger.prefix(), None);
@@ -232,11 +233,11 @@ mod tests {
             for tags in order.chunks(chunk) {
                 for &tag in tags {
                     if requeued.contains(&tag) {
-                        ledger.record(tag, Outcome::Requeue);
+                        ledger.record(tag, Settlement::Requeue);
                         broker.open.remove(&tag);
                     } else {
                         broker.finished.insert(tag);
-                        ledger.record(tag, Outcome::Done);
+                        ledger.record(tag, Settlement::Ack);
                     }
                 }
                 if let Some(tag) = ledger.prefix() {
@@ -250,7 +251,7 @@ mod tests {
                 prop_assert_eq!(unknown, ledger.waiting);
             }
             prop_assert!(broker.open.is_empty());
-            prop_assert!(ledger.marks.is_empty());
+            prop_assert!(ledger.states.is_empty());
         }
     }
 }

@@ -13,10 +13,10 @@ use super::error::{BusError, Mismatch, amqp_code, answer, short};
 use super::field_table::{table, text};
 use crate::config;
 
-/// Deliveries of one dead letter before the broker drops it: RabbitMQ 4 would
+/// How often the broker delivers one dead letter before it drops it: RabbitMQ 4 would
 /// otherwise do so after 20 looks at it.
 const LETTER_DELIVERY_LIMIT: i64 = 1_000_000_000;
-/// Milliseconds (one day) that a delivery may stay unacknowledged. The
+/// How long a delivery may stay unacknowledged: one day, in milliseconds. The
 /// broker's default of 30 minutes would end the consumer in every long outage
 /// of the store and count as a failed delivery of all that is in flight.
 /// RabbitMQ before 3.12 ignores it.
@@ -164,7 +164,7 @@ pub(super) async fn queue(
     }
 }
 
-/// Messages ready in a queue, and its consumers.
+/// How many messages are ready in a queue, and how many consumers it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) ready: u32,

@@ -21,23 +21,24 @@ use crate::config;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
-/// Between two looks. What is published while the binding is missing is lost.
-const EVERY: Duration = Duration::from_secs(1);
+/// How often the topology is checked: what is published while the binding is missing is
+/// lost.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// AMQP's longest name.
+/// The longest name that AMQP has, in bytes.
 const MAX_NAME_BYTES: usize = 255;
 
-/// Whether the witness is there.
+/// Whether the exchange that witnesses the binding is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Witness {
     Present,
     Missing,
-    /// This user may have none.
+    /// This user may not have a witness.
     Forbidden,
 }
 
-/// Looks once a second, until a stop is requested. A connection of its own: a
-/// question that the broker refuses closes the channel it was asked on.
+/// Checks the topology once a second until a stop is requested, on a connection of its
+/// own: a question that the broker refuses closes the channel it was asked on.
 pub async fn run(bus: config::Bus, metrics: Metrics, shutdown: Shutdown) {
     let mut upkeep = Upkeep {
         bus,
@@ -47,7 +48,7 @@ pub async fn run(bus: config::Bus, metrics: Metrics, shutdown: Shutdown) {
         forbidden: false,
         known: false,
     };
-    let mut every = tokio::time::interval(EVERY);
+    let mut every = tokio::time::interval(CHECK_INTERVAL);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -70,9 +71,9 @@ struct Upkeep {
     metrics: Metrics,
     link: Option<Link>,
     failures: FailureLog,
-    /// Whether it was told that there can be no witness.
+    /// Whether the log says already that there can be no witness.
     forbidden: bool,
-    /// Whether everything was as it must be before.
+    /// Whether the topology was ever as it must be.
     known: bool,
 }
 

@@ -10,43 +10,43 @@ use super::session::{End, cancelled};
 use super::topology;
 use crate::config;
 
-/// Time between the first suspicion and the second look.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// The time between the first suspicion and the second look.
+const SECOND_LOOK_DELAY: Duration = Duration::from_secs(1);
 
-/// Barks when there was no delivery for a while.
+/// Notices when there was no delivery for a while.
 #[derive(Debug)]
 pub(super) struct Watchdog {
-    patience: Duration,
+    silence: Duration,
     due: Instant,
-    fed: bool,
+    had_delivery: bool,
     suspicious: bool,
 }
 
 impl Watchdog {
-    pub(super) fn new(patience: Duration) -> Self {
+    pub(super) fn new(silence: Duration) -> Self {
         Self {
-            patience,
-            due: Instant::now() + patience,
-            fed: false,
+            silence,
+            due: Instant::now() + silence,
+            had_delivery: false,
             suspicious: false,
         }
     }
 
-    /// There was a delivery.
-    pub(super) fn fed(&mut self) {
-        self.fed = true;
+    /// Notes that there was a delivery.
+    pub(super) fn note_delivery(&mut self) {
+        self.had_delivery = true;
     }
 
-    /// Returns once there was no delivery for the whole of its patience, give
-    /// or take once that time. Cancelling it loses nothing.
-    pub(super) async fn barks(&mut self) {
+    /// Returns once there was no delivery for the whole of the time, give
+    /// or take once as long. Cancelling it loses nothing.
+    pub(super) async fn silent(&mut self) {
         loop {
-            if std::mem::take(&mut self.fed) {
+            if std::mem::take(&mut self.had_delivery) {
                 self.suspicious = false;
-                self.due = Instant::now() + self.patience;
+                self.due = Instant::now() + self.silence;
             }
             sleep_until(self.due).await;
-            if !self.fed {
+            if !self.had_delivery {
                 return;
             }
         }
@@ -74,13 +74,13 @@ impl Watchdog {
             Ok(Some(counts)) if counts.ready == 0 => Err(End::Quiet),
             Ok(Some(_)) if !self.suspicious => {
                 self.suspicious = true;
-                self.due = Instant::now() + SECOND_LOOK.min(self.patience);
+                self.due = Instant::now() + SECOND_LOOK_DELAY.min(self.silence);
                 Ok(())
             }
             Ok(Some(counts)) => Err(self.restart(format!(
                 "{} messages are ready, and none was delivered for {} s",
                 counts.ready,
-                self.patience.as_secs()
+                self.silence.as_secs()
             ))),
             Err(error) => Err(self.restart(format!("the broker does not answer: {error}"))),
         }
@@ -88,7 +88,7 @@ impl Watchdog {
 
     fn rest(&mut self) {
         self.suspicious = false;
-        self.due = Instant::now() + self.patience;
+        self.due = Instant::now() + self.silence;
     }
 
     fn restart(&self, why: String) -> End {

@@ -1,11 +1,11 @@
-//! Which letters are here for the same cause.
+//! Groups letters that are in the queue for the same cause.
 
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-/// Tokens with digits in them that say what is wrong, not with which letter.
-const TELLING: [&str; 1] = ["UTF-8"];
+/// Words with digits in them that say what is wrong, not with which letter.
+const WORDS_OF_CAUSES: [&str; 1] = ["UTF-8"];
 /// Bytes of the digest that name a group: 8 characters for a person to type.
 const GROUP_BYTES: usize = 4;
 
@@ -24,7 +24,7 @@ impl GroupId {
         Self(hex::encode(&digest[..GROUP_BYTES]))
     }
 
-    /// As it is shown and stored.
+    /// The id as it is shown and stored.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -50,7 +50,7 @@ pub fn cause(error: &str) -> String {
         for piece in part.split_inclusive(|c: char| !is_word(c)) {
             let word = piece.trim_end_matches(|c: char| !is_word(c));
             let varies = word.contains(|c: char| c.is_ascii_digit())
-                && !TELLING.contains(&word)
+                && !WORDS_OF_CAUSES.contains(&word)
                 && before != "code";
             cause.push_str(if varies { "#" } else { word });
             cause.push_str(&piece[word.len()..]);

@@ -1,4 +1,4 @@
-//! Which dead letters are meant.
+//! Conditions on dead letters.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,39 +9,39 @@ use time::format_description::well_known::Rfc3339;
 
 use super::LetterId;
 
-/// Conditions that must all hold; an empty one always does.
+/// Conditions on a dead letter that must all hold; an empty filter matches every letter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Ids, or the beginnings of ids.
+    /// Ids, or the beginnings of ids, one of which the letter must have.
     pub ids: Vec<LetterId>,
-    /// Names of reasons, one of which it must be.
+    /// Names of reasons, one of which the letter must have.
     pub reasons: Vec<String>,
-    /// The group.
+    /// The group of letters with the same cause.
     pub group: Option<String>,
-    /// The event's type.
+    /// The type of the event.
     pub event_type: Option<String>,
-    /// The event's tenant.
+    /// The id of the event's tenant.
     pub tenant: Option<String>,
-    /// The event's id.
+    /// The id of the event.
     pub event: Option<String>,
-    /// The event's dialog.
+    /// The id of the event's dialog.
     pub dialog: Option<String>,
-    /// A text in the error, capitals or not.
+    /// A text that the error contains, whatever the capitals.
     pub error: Option<String>,
-    /// Last failed at or after.
+    /// The letter last failed at this time or later.
     pub since: Option<OffsetDateTime>,
-    /// Last failed before.
+    /// The letter last failed before this time.
     pub until: Option<OffsetDateTime>,
-    /// Last failed at most so long ago, counted from when it is asked.
+    /// The letter last failed at most so long ago, counted from when it is asked.
     pub younger_than: Option<Duration>,
-    /// Last failed longer ago.
+    /// The letter last failed longer ago than this.
     pub older_than: Option<Duration>,
     /// Ids of the tenants whose letters can be meant at all: of whoever asks.
     /// `None`: all, and letters of no tenant.
     pub permitted: Option<Vec<String>>,
 }
 
-/// One condition, in words.
+/// One condition in words: what it is about, and what is required.
 #[derive(Debug, Serialize)]
 struct Condition(&'static str, String);
 

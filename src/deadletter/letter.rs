@@ -1,4 +1,4 @@
-//! A letter of the dead-letter queue, as it is understood.
+//! A letter of the dead-letter queue: its id, what it says, and the message itself.
 
 use std::fmt;
 
@@ -39,7 +39,7 @@ impl LetterId {
         Self(id)
     }
 
-    /// As it is shown and stored.
+    /// The id as it is shown and stored.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -61,34 +61,34 @@ impl fmt::Display for LetterId {
 pub struct RawMessage {
     /// The AMQP properties in AMQP's own encoding.
     pub properties: Vec<u8>,
-    /// The body.
+    /// The body of the message.
     pub body: Vec<u8>,
 }
 
 /// What can be told of a letter by looking at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Why it is here, by class; `None` for a letter that somebody else put in.
+    /// Why the event failed, by class; `None` for a letter that somebody else put in.
     pub reason: Option<Reason>,
-    /// Why it is here, in words.
+    /// Why the event failed, in words.
     pub error: String,
-    /// What event it is, as far as that can be read.
+    /// Which event it is, as far as that can be read.
     pub about: Outline,
-    /// When it first failed, where it says so.
+    /// When the event first failed, where the letter says so.
     pub first_failed_at: Option<OffsetDateTime>,
-    /// When it last failed, where it says so.
+    /// When the event last failed, where the letter says so.
     pub last_failed_at: Option<OffsetDateTime>,
-    /// How often it failed.
+    /// How often the event has failed.
     pub attempts: u64,
-    /// The exchange that it was published to.
+    /// The exchange to which the event was published.
     pub exchange: String,
-    /// Its routing key there.
+    /// The routing key with which the event was published.
     pub routing_key: String,
-    /// The machine that gave it up.
+    /// The machine that gave the event up.
     pub host: String,
-    /// The version that gave it up.
+    /// The version of the service that gave the event up.
     pub version: String,
-    /// The job that has replayed it, if one did.
+    /// The job that has replayed the letter, if one has.
     pub replayed_by: Option<String>,
 }
 
@@ -98,17 +98,17 @@ impl DeadLetter {
         self.reason.map_or(UNKNOWN, Reason::as_str)
     }
 
-    /// What it and others are here for.
+    /// The error without what differs from letter to letter.
     pub fn cause(&self) -> String {
         cause(&self.error)
     }
 
-    /// The letters with the same cause.
+    /// The group of the letters with the same reason and cause.
     pub fn group(&self) -> GroupId {
         GroupId::of(self.reason_name(), &self.cause())
     }
 
-    /// Its name, given its body.
+    /// Makes the id of the letter, given its body.
     pub fn id(&self, body: &[u8]) -> LetterId {
         let mut digest = Sha256::new();
         for part in [

@@ -17,7 +17,7 @@ use super::guard::Caller;
 use super::token::Resumable as _;
 use super::v1::{self, dead_letter_service_server::DeadLetterService};
 use super::validate;
-use crate::redrive::{Progress, Redrive, RedriveError};
+use crate::redrive::{JobProgress, Redrive, RedriveError};
 use crate::store::dead_letters::{LetterCollection, LetterEntry, LetterPosition};
 
 /// The most answers that wait for the caller to read them.
@@ -43,7 +43,7 @@ impl DeadLetters {
 
     /// Says good-bye to the broker.
     pub async fn close(&self) {
-        self.redrive.leave().await;
+        self.redrive.close().await;
     }
 
     /// How index and queue agree, for those who may know of all letters.
@@ -284,7 +284,7 @@ impl DeadLetterService for DeadLetters {
 /// Runs a job for as long as its answers are read; the last is its error, if it
 /// has one.
 fn streamed<F>(
-    job: impl FnOnce(mpsc::Sender<Progress>) -> F,
+    job: impl FnOnce(mpsc::Sender<JobProgress>) -> F,
 ) -> impl Stream<Item = Result<v1::JobProgress, Status>>
 where
     F: Future<Output = Result<(), RedriveError>> + Send + 'static,

@@ -11,10 +11,12 @@ use crate::event::Event;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
-/// A producer that is wrong about its tenant is so in each of its events.
-const INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// The shortest time between two log lines: a producer that is wrong about its tenant is so
+/// in each of its events.
+const LOG_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// Compares, counts what differs, and tells of one an hour.
+/// Compares the tenants of events with their routing keys, counts those that differ, and
+/// logs one an hour.
 #[derive(Debug)]
 pub(super) struct TenantWatch {
     check: CheckTenant,
@@ -27,12 +29,15 @@ impl TenantWatch {
         Self {
             check,
             metrics,
-            throttle: Throttle::new(INTERVAL),
+            throttle: Throttle::new(LOG_INTERVAL),
         }
     }
 
-    /// Looks at an event on its way. `Err` when it is not to be counted.
-    pub(super) fn look(&mut self, event: &Event, delivery: &Delivery) -> Result<(), Failure> {
+    /// Checks the tenant of an event.
+    ///
+    /// # Errors
+    /// When the tenant differs, and such events are to be dead-lettered.
+    pub(super) fn check(&mut self, event: &Event, delivery: &Delivery) -> Result<(), Failure> {
         // Straight to the queue: a replay, or somebody who may write there.
         if self.check == CheckTenant::Off || delivery.exchange().is_empty() {
             return Ok(());
@@ -65,8 +70,8 @@ impl TenantWatch {
     }
 }
 
-/// All after the second dot: neither the type of an entity nor an action has
-/// one, a tenant may. Were dots allowed to stand anywhere, somebody who may
+/// The tenant of a routing key: all after the second dot. Neither the type of an entity nor an action has
+/// a dot, a tenant may. Were dots allowed to stand anywhere, somebody who may
 /// publish for the tenant `a.b` could do so for `b`.
 fn tenant_of(routing_key: &str) -> Option<&str> {
     routing_key.splitn(3, '.').nth(2)

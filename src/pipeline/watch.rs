@@ -1,4 +1,4 @@
-//! Telling of events whose times cannot be meant.
+//! Noticing events whose times cannot be meant.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,11 +11,11 @@ use crate::event::{Event, Micros};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
-/// A producer that sends seconds does so in each of its events: one line an
-/// hour says it, the metric says how many.
-const INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// The shortest time between two log lines of a kind: a producer that sends seconds does so
+/// in each of its events, and the metric says in how many.
+const LOG_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// Counts events with implausible times, and tells of one an hour of each kind.
+/// Counts events with implausible times, and logs one an hour of each kind.
 #[derive(Debug)]
 pub(super) struct TimeWatch {
     metrics: Metrics,
@@ -27,19 +27,19 @@ impl TimeWatch {
     pub(super) fn new(metrics: Metrics) -> Self {
         Self {
             metrics,
-            past: Throttle::new(INTERVAL),
-            future: Throttle::new(INTERVAL),
+            past: Throttle::new(LOG_INTERVAL),
+            future: Throttle::new(LOG_INTERVAL),
         }
     }
 
-    /// Looks at an event's times. It is counted by them, whatever they are.
-    pub(super) fn look(&mut self, event: &Event, times: &StatedTimes) {
+    /// Checks the times of an event, which is counted by them, whatever they are.
+    pub(super) fn check(&mut self, event: &Event, times: &StatedTimes) {
         if let Some((stated, why)) = times.implausible(Micros::shown_by(SystemTime::now())) {
-            self.tell(event, stated, why);
+            self.report(event, stated, why);
         }
     }
 
-    fn tell(&mut self, event: &Event, stated: StatedTime, why: Implausible) {
+    fn report(&mut self, event: &Event, stated: StatedTime, why: Implausible) {
         self.metrics.events.is_implausible(why);
         let (throttle, advice) = match why {
             Implausible::Past => (

@@ -8,28 +8,28 @@ use crate::deadletter::{LetterId, MAX_KEPT_BYTES, RawMessage};
 use crate::store::Store;
 use crate::store::dead_letters::{FailedLetter, JobId};
 
-/// Letters discarded together at most.
-const DISCARDED: usize = 256;
+/// The most letters that are discarded together.
+const MAX_DISCARD_BATCH: usize = 256;
 
-/// What to do, and with what.
+/// What a job does with its letters, and with what.
 pub(super) enum Action {
-    /// Send it to the service once more.
-    Replay(Box<Sending>),
-    /// Keep it elsewhere.
+    /// Sends the letter to the service's queue once more.
+    Replay(Box<ReplayAction>),
+    /// Keeps the letter in the database.
     Discard,
 }
 
-/// How letters are sent.
-pub(super) struct Sending {
+/// How a replay sends letters.
+pub(super) struct ReplayAction {
     pub(super) republisher: Republisher,
     pub(super) pacer: ReplayPacer,
-    /// With this body instead of their own.
+    /// The body to send instead of the letters' own.
     pub(super) body: Option<Vec<u8>>,
 }
 
-/// Why it cannot be done to a letter.
+/// Why a letter could not be acted upon.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unable {
+pub(super) enum ActionError {
     #[error(transparent)]
     Send(#[from] RepublishError),
     #[error(
@@ -40,31 +40,32 @@ pub(super) enum Unable {
     NoBody,
 }
 
-impl Unable {
-    /// The letter and why, for the record.
+impl ActionError {
+    /// Says of which letter this is, for the record.
     pub(super) fn of(self, letter: LetterId) -> FailedLetter {
         let cause = self.to_string();
         FailedLetter { letter, cause }
     }
 }
 
-fn kept_whole(letter: &ScannedLetter) -> Result<(), Unable> {
+/// Checks that the database can keep a letter.
+fn check_size(letter: &ScannedLetter) -> Result<(), ActionError> {
     match letter.letter.raw.body.len() {
-        bytes if bytes > MAX_KEPT_BYTES => Err(Unable::Keep(bytes)),
+        bytes if bytes > MAX_KEPT_BYTES => Err(ActionError::Keep(bytes)),
         _ => Ok(()),
     }
 }
 
 impl Action {
-    /// How many letters go together.
+    /// The most letters that are acted upon together.
     pub(super) fn batch(&self) -> usize {
         match self {
             Action::Replay(sending) => sending.pacer.batch(),
-            Action::Discard => DISCARDED,
+            Action::Discard => MAX_DISCARD_BATCH,
         }
     }
 
-    /// Waits until so many letters may be acted upon; `false`: not yet.
+    /// Waits until so many letters may be acted upon; `false` for not yet.
     pub(super) async fn wait(&mut self, letters: usize) -> Result<bool, RedriveError> {
         match self {
             Action::Replay(sending) => {
@@ -74,23 +75,22 @@ impl Action {
         }
     }
 
-    /// Makes durable what becomes of these letters; tells of each, in their
-    /// order, whether that could be done. One to which it cannot stays where it
-    /// is.
+    /// Makes durable what becomes of these letters, and says of each, in their order,
+    /// whether that could be done. One to which it could not stays in the queue.
     pub(super) async fn act(
         &self,
         store: &Store,
         job: &JobId,
         letters: &[ScannedLetter],
-    ) -> Result<Vec<Result<(), Unable>>, RedriveError> {
+    ) -> Result<Vec<Result<(), ActionError>>, RedriveError> {
         match self {
             Action::Replay(sending) => sending.send(job, letters).await,
             Action::Discard => {
-                let fitting = letters.iter().filter(|scanned| kept_whole(scanned).is_ok());
+                let fitting = letters.iter().filter(|scanned| check_size(scanned).is_ok());
                 store
                     .store_discarded(fitting.map(|scanned| &scanned.letter), job)
                     .await?;
-                Ok(letters.iter().map(kept_whole).collect())
+                Ok(letters.iter().map(check_size).collect())
             }
         }
     }
@@ -102,12 +102,12 @@ impl Action {
     }
 }
 
-impl Sending {
+impl ReplayAction {
     async fn send(
         &self,
         job: &JobId,
         letters: &[ScannedLetter],
-    ) -> Result<Vec<Result<(), Unable>>, RedriveError> {
+    ) -> Result<Vec<Result<(), ActionError>>, RedriveError> {
         let edited = |letter: &ScannedLetter| {
             let body = self.body.clone()?;
             let properties = letter.letter.raw.properties.clone();

@@ -7,9 +7,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::action::{Action, Sending};
-use super::pace::{Pace, ReplayPacer};
-use super::pass::{Ended, Task, Walk};
+use super::action::{Action, ReplayAction};
+use super::pace::{ReplayPace, ReplayPacer};
+use super::pass::{PassEnd, PassTask, QueuePass};
 use super::{Redrive, RedriveError};
 use crate::bus::BlockedTimeout;
 use crate::bus::dead_letters::republish::Republisher;
@@ -22,94 +22,96 @@ use crate::store::dead_letters::{
 };
 use crate::store::{Renewed, StoreError};
 
-/// How often progress is told.
-const TOLD: Duration = Duration::from_millis(500);
-/// How long the lease is waited for: one whose holder was killed ends within
-/// eight seconds.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How often it is asked for meanwhile.
-const ASKED: Duration = Duration::from_millis(500);
-/// How long the end of a replay waits for the service to have counted.
-const COUNTING: Duration = Duration::from_secs(10);
-/// For how long no letter must come back: one that the service has in hand
-/// waits in no queue.
-const STEADY: Duration = Duration::from_secs(1);
-/// How often it is looked at.
-const LOOK: Duration = Duration::from_millis(50);
+/// The shortest time between two reports of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a job waits for the lease: one whose holder was killed ends within eight
+/// seconds.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a job asks for the lease meanwhile.
+const LEASE_POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the end of a replay waits for the service to have counted the events.
+const COUNTED_TIMEOUT: Duration = Duration::from_secs(10);
+/// For how long no letter must come back before a replay ends: one that the service has
+/// in hand waits in no queue.
+const STABLE_FOR: Duration = Duration::from_secs(1);
+/// How often the queue and the job are looked at meanwhile.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Which letters, and on whose account.
+/// Which letters a job is about, and on whose account it is done.
 #[derive(Debug, Clone)]
 pub struct Selection {
-    /// Which.
+    /// The conditions that the letters meet.
     pub filter: Filter,
-    /// Who asks.
+    /// Who asks for the job, as far as the service knows.
     pub actor: String,
-    /// What they say of themselves; empty: nothing else.
+    /// Who the caller claims to be; empty if they claim nothing else.
     pub claimed_actor: String,
-    /// Why.
+    /// Why the job is done, in the caller's words.
     pub reason: String,
 }
 
-/// How far a job is.
+/// How far a job has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// The job.
+pub struct JobProgress {
+    /// The job that this is about.
     pub job: JobId,
-    /// How it stands.
+    /// How many letters were selected, done and failed.
     pub tally: JobTally,
-    /// The first of the letters to which it could not be done; told at the end.
+    /// The first of the letters to which it could not be done; known at the end.
     pub failures: Vec<FailedLetter>,
-    /// Letters of the queue looked at since this call began.
+    /// The number of letters of the queue examined since this call began.
     pub examined: u64,
-    /// Waiting until live traffic is counted.
+    /// Whether the job waits until live traffic is counted.
     pub braking: bool,
-    /// Begun by an earlier call.
+    /// Whether an earlier call has begun the job.
     pub resumed: bool,
-    /// Nothing is left to do.
+    /// Whether nothing is left to do.
     pub finished: bool,
 }
 
-/// Tells whoever asked for a job how far it is.
-pub(super) struct Reporter {
+/// Reports to whoever asked for a job how far it has come.
+pub(super) struct JobReporter {
     kind: JobKind,
-    progress: Progress,
-    to: mpsc::Sender<Progress>,
+    progress: JobProgress,
+    to: mpsc::Sender<JobProgress>,
     last_told: Instant,
     lease: Renewed,
 }
 
-impl Reporter {
+impl JobReporter {
     /// Whether nobody waits for the job any more, or somebody else is at the
     /// queue by now.
     pub(super) fn is_abandoned(&self) -> bool {
         self.to.is_closed() || self.lease.is_lost()
     }
 
+    /// Notes how many letters of the queue were examined.
     pub(super) fn examined(&mut self, letters: usize) {
         self.progress.examined = letters as u64;
     }
 
-    /// Letters were acted upon, and others could not be.
+    /// Notes that letters were acted upon, and that others could not be.
     pub(super) fn settled(&mut self, done: u64, failed: u64) {
         self.progress.tally.done += done;
         self.progress.tally.failed += failed;
     }
 
-    /// Tells how far it is, if that was a while ago.
-    pub(super) fn told(&mut self, braking: bool) {
+    /// Reports how far the job has come, unless it has just done so.
+    pub(super) fn report(&mut self, braking: bool) {
         self.progress.braking = braking;
-        if self.last_told.elapsed() >= TOLD {
-            self.tell();
+        if self.last_told.elapsed() >= PROGRESS_INTERVAL {
+            self.send();
         }
     }
 
-    fn tell(&mut self) {
+    fn send(&mut self) {
         self.last_told = Instant::now();
         // Full: whoever reads it is behind, and gets the next one. Closed: seen
         // to by `is_abandoned`.
         let _ = self.to.try_send(self.progress.clone());
     }
 
+    /// The job that is reported on.
     pub(super) fn job(&self) -> &JobId {
         &self.progress.job
     }
@@ -125,11 +127,11 @@ impl Redrive {
     pub async fn replay(
         &self,
         selection: Selection,
-        pace: Pace,
-        progress: mpsc::Sender<Progress>,
+        pace: ReplayPace,
+        progress: mpsc::Sender<JobProgress>,
     ) -> Result<(), RedriveError> {
         let order = order(JobKind::Replay, &selection);
-        let action = self.sending(pace, None).await?;
+        let action = self.replay_action(pace, None).await?;
         self.job(order, &selection.filter, action, progress).await
     }
 
@@ -143,7 +145,7 @@ impl Redrive {
     pub async fn discard(
         &self,
         selection: Selection,
-        progress: mpsc::Sender<Progress>,
+        progress: mpsc::Sender<JobProgress>,
     ) -> Result<(), RedriveError> {
         let order = order(JobKind::Discard, &selection);
         self.job(order, &selection.filter, Action::Discard, progress)
@@ -214,7 +216,7 @@ impl Redrive {
         &self,
         edit: LetterEdit,
         by: Selection,
-        progress: mpsc::Sender<Progress>,
+        progress: mpsc::Sender<JobProgress>,
     ) -> Result<(), RedriveError> {
         let filter = Filter {
             ids: vec![edit.letter.clone()],
@@ -225,42 +227,50 @@ impl Redrive {
         let mut order = order(JobKind::Edit, &selection);
         order.key.push_str(&String::from_utf8_lossy(&edit.after));
         let body = Some(edit.after.clone());
-        let action = self.sending(Pace::default(), body).await?;
+        let action = self.replay_action(ReplayPace::default(), body).await?;
         order.edit = Some(edit);
         self.job(order, &selection.filter, action, progress).await
     }
 
-    async fn sending(&self, pace: Pace, body: Option<Vec<u8>>) -> Result<Action, RedriveError> {
-        Ok(Action::Replay(Box::new(Sending {
+    /// Connects for a replay, with the body to send in place of the letters' own, if any.
+    async fn replay_action(
+        &self,
+        pace: ReplayPace,
+        body: Option<Vec<u8>>,
+    ) -> Result<Action, RedriveError> {
+        Ok(Action::Replay(Box::new(ReplayAction {
             republisher: Republisher::open(&self.bus, &self.flow, BlockedTimeout::Answer).await?,
             pacer: ReplayPacer::new(pace),
             body,
         })))
     }
 
+    /// Does a job: begins it or goes on with it, and records how it ended.
     async fn job(
         &self,
         order: JobRequest,
         filter: &Filter,
         mut action: Action,
-        progress: mpsc::Sender<Progress>,
+        progress: mpsc::Sender<JobProgress>,
     ) -> Result<(), RedriveError> {
-        let mut reporter = self.open(&order, filter, progress).await?;
+        let mut reporter = self.start(&order, filter, progress).await?;
         let mut acted = HashSet::new();
         let ended = self.passes(&mut reporter, &mut action, &mut acted).await;
         action.close().await;
-        self.close(reporter, ended).await
+        self.finish(reporter, ended).await
     }
 
     /// Takes the lease, and begins a job or goes on with it.
-    pub(super) async fn open(
+    pub(super) async fn start(
         &self,
         order: &JobRequest,
         filter: &Filter,
-        to: mpsc::Sender<Progress>,
-    ) -> Result<Reporter, RedriveError> {
+        to: mpsc::Sender<JobProgress>,
+    ) -> Result<JobReporter, RedriveError> {
         let purpose = format!("{} by {}", order.kind.as_str(), order.actor);
-        let lease = self.lease(&purpose, PATIENCE, || to.is_closed()).await?;
+        let lease = self
+            .lease(&purpose, LEASE_TIMEOUT, || to.is_closed())
+            .await?;
         if let Err(error) = self.brought_up_to_date().await {
             lease.give_up().await;
             return Err(error);
@@ -286,9 +296,9 @@ impl Redrive {
             resumed,
             "a job on dead letters begins"
         );
-        let mut reporter = Reporter {
+        let mut reporter = JobReporter {
             kind: order.kind,
-            progress: Progress {
+            progress: JobProgress {
                 job: job.id,
                 tally: job.tally,
                 failures: Vec::new(),
@@ -301,10 +311,11 @@ impl Redrive {
             last_told: Instant::now(),
             lease,
         };
-        reporter.tell();
+        reporter.send();
         Ok(reporter)
     }
 
+    /// Selects the letters of a job in the index.
     async fn select(&self, job: &mut Job, filter: &Filter) -> Result<(), StoreError> {
         let collection = job.kind.collection();
         let selected = self
@@ -316,11 +327,11 @@ impl Redrive {
         Ok(())
     }
 
-    /// Passes through the queue until nothing is left; `false` when it was
-    /// given up before.
+    /// Passes through the queue until nothing is left to do; `false` when the job was
+    /// abandoned before.
     async fn passes(
         &self,
-        reporter: &mut Reporter,
+        reporter: &mut JobReporter,
         action: &mut Action,
         acted: &mut HashSet<LetterId>,
     ) -> Result<bool, RedriveError> {
@@ -328,49 +339,54 @@ impl Redrive {
             return Ok(true);
         }
         loop {
-            let task = Task {
+            let task = PassTask {
                 action: &mut *action,
                 reporter: &mut *reporter,
             };
-            let walk = Walk::begin(&self.store, &self.bus, Some(task), acted).await?;
-            match walk.run().await? {
-                Ended::Whole(_) => break,
-                Ended::TooLong => {}
-                Ended::Abandoned => return Ok(false),
+            let pass = QueuePass::begin(&self.store, &self.bus, Some(task), acted).await?;
+            match pass.run().await? {
+                PassEnd::Complete(_) => break,
+                PassEnd::TooLong => {}
+                PassEnd::Abandoned => return Ok(false),
             }
         }
         if let Action::Replay(sending) = action {
-            self.counted(&sending.republisher, reporter.job()).await?;
+            self.wait_until_counted(&sending.republisher, reporter.job())
+                .await?;
         }
         Ok(true)
     }
 
     /// Waits, but not for ever, until the service has dealt with what was sent:
     /// nothing waits in its queue, and no more letters come back.
-    async fn counted(&self, republisher: &Republisher, job: &JobId) -> Result<(), RedriveError> {
-        let deadline = Instant::now() + COUNTING;
+    async fn wait_until_counted(
+        &self,
+        republisher: &Republisher,
+        job: &JobId,
+    ) -> Result<(), RedriveError> {
+        let deadline = Instant::now() + COUNTED_TIMEOUT;
         let (mut last, mut since) = (None, Instant::now());
-        while Instant::now() < deadline && since.elapsed() < STEADY {
+        while Instant::now() < deadline && since.elapsed() < STABLE_FOR {
             let waiting = republisher.waiting_events().await?;
             let known = self.store.job(job).await?;
             let state = (waiting, known.map(|job| job.tally.failed_again));
             if waiting > 0 || last != Some(state) {
                 (last, since) = (Some(state), Instant::now());
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
 
     /// Records how far a job has come, and lets the next one in.
-    pub(super) async fn close(
+    pub(super) async fn finish(
         &self,
-        mut reporter: Reporter,
+        mut reporter: JobReporter,
         ended: Result<bool, RedriveError>,
     ) -> Result<(), RedriveError> {
         let finished = *ended.as_ref().unwrap_or(&false);
         let recorded = self.record(&mut reporter, finished).await;
-        let Reporter {
+        let JobReporter {
             progress,
             to,
             lease,
@@ -395,7 +411,8 @@ impl Redrive {
         Ok(())
     }
 
-    async fn record(&self, reporter: &mut Reporter, finished: bool) -> Result<(), StoreError> {
+    /// Records that a job has finished, if it has, and reads what it came to.
+    async fn record(&self, reporter: &mut JobReporter, finished: bool) -> Result<(), StoreError> {
         let job = reporter.job().clone();
         if finished {
             failpoint::pass(Point::AllDone);
@@ -413,10 +430,10 @@ impl Redrive {
     pub(super) async fn lease(
         &self,
         purpose: &str,
-        patience: Duration,
+        timeout: Duration,
         is_left: impl Fn() -> bool,
     ) -> Result<Renewed, RedriveError> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             match self.store.take_dead_letter_lease(purpose).await? {
                 Ok(lease) => {
@@ -430,13 +447,13 @@ impl Redrive {
                 Err(by) if is_left() || Instant::now() >= deadline => {
                     return Err(RedriveError::Busy(by));
                 }
-                Err(_) => tokio::time::sleep(ASKED).await,
+                Err(_) => tokio::time::sleep(LEASE_POLL_INTERVAL).await,
             }
         }
     }
 }
 
-/// What is to be recorded of a job.
+/// Makes what is recorded of a job when it is asked for.
 pub(super) fn order(kind: JobKind, selection: &Selection) -> JobRequest {
     JobRequest {
         kind,

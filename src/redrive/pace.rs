@@ -16,7 +16,7 @@ const BATCHES_PER_SECOND: u32 = 10;
 
 /// Bounds of a replay's speed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub struct ReplayPace {
     /// The letters sent a second; `None` for as fast as it goes.
     pub rate: Option<u32>,
     /// The number of events that may wait in the service's queue before the replay waits
@@ -24,7 +24,7 @@ pub struct Pace {
     pub brake_at: u32,
 }
 
-impl Default for Pace {
+impl Default for ReplayPace {
     fn default() -> Self {
         Self {
             rate: None,
@@ -33,15 +33,15 @@ impl Default for Pace {
     }
 }
 
-/// Keeps a replay to its [`Pace`].
+/// Keeps a replay to its [`ReplayPace`].
 #[derive(Debug)]
 pub(super) struct ReplayPacer {
-    pace: Pace,
+    pace: ReplayPace,
     limit: Option<RateLimit>,
 }
 
 impl ReplayPacer {
-    pub(super) fn new(pace: Pace) -> Self {
+    pub(super) fn new(pace: ReplayPace) -> Self {
         let rate = pace.rate.map(|rate| f64::from(rate.max(1)));
         Self {
             pace,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::RedriveError;
 use super::action::Action;
-use super::job::Reporter;
+use super::job::JobReporter;
 use crate::bus::dead_letters::scan::{QueueScan, ScannedLetter};
 use crate::config;
 use crate::deadletter::LetterId;
@@ -15,74 +15,76 @@ use crate::failpoint::{self, Point};
 use crate::store::Store;
 use crate::store::dead_letters::{IndexSnapshot, LetterCollection, SelectionState};
 
-/// Letters taken in hand together.
-const IN_HAND: usize = 512;
-/// How long letters are held at most. RabbitMQ ends a consumer that holds some
+/// The most letters that are taken in hand together.
+const MAX_LETTERS_IN_HAND: usize = 512;
+/// The longest time that letters are held. RabbitMQ ends a consumer that holds some
 /// for half an hour, and nobody else can read them meanwhile.
-const LONGEST: Duration = Duration::from_secs(10 * 60);
+const MAX_PASS_DURATION: Duration = Duration::from_secs(10 * 60);
 
 /// How a pass ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// At the end of the queue, and the index agrees with it.
-    Whole(Sums),
-    /// Before: it took too long. Another one will go on.
+pub(super) enum PassEnd {
+    /// The pass reached the end of the queue, and the index agrees with it.
+    Complete(PassTotals),
+    /// The pass took too long, and another one will go on.
     TooLong,
-    /// Before: nobody waits for it any more.
+    /// Nobody waits for the job any more.
     Abandoned,
 }
 
-/// What a whole pass came to.
+/// What a complete pass has found and changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Sums {
+pub(super) struct PassTotals {
+    /// The number of letters in the queue.
     pub(super) examined: u64,
-    /// Letters that had no entry.
+    /// The number of letters that had no entry in the index.
     pub(super) added: u64,
-    /// Entries that had no letter.
+    /// The number of entries that had no letter in the queue.
     pub(super) removed: u64,
 }
 
-/// What is to be done on the way, and who is told.
-pub(super) struct Task<'a> {
+/// What a pass does for a job, and to whom it reports.
+pub(super) struct PassTask<'a> {
     pub(super) action: &'a mut Action,
-    pub(super) reporter: &'a mut Reporter,
+    pub(super) reporter: &'a mut JobReporter,
 }
 
-/// A pass under way.
-pub(super) struct Walk<'a> {
+/// A pass through the dead-letter queue that is under way.
+pub(super) struct QueuePass<'a> {
     store: &'a Store,
-    pass: QueueScan,
+    scan: QueueScan,
     before: IndexSnapshot,
     found: HashMap<LetterId, i64>,
     added: u64,
-    task: Option<Task<'a>>,
+    task: Option<PassTask<'a>>,
     /// Letters that the job has acted upon: their copies only have to go.
     acted: &'a mut HashSet<LetterId>,
     began: Instant,
 }
 
-/// What is to be done with the letters in hand.
+/// The letters in hand, by what is to be done with them.
 #[derive(Default)]
-struct Sorted {
+struct SortedLetters {
     act: Vec<ScannedLetter>,
-    /// Copies of what is acted upon, and what was before.
+    /// Copies of letters that are acted upon, or were before.
     remove: Vec<ScannedLetter>,
     keep: Vec<ScannedLetter>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> QueuePass<'a> {
+    /// Begins at the head of the queue, to act for a job if there is one.
     pub(super) async fn begin(
         store: &'a Store,
         bus: &config::Bus,
-        task: Option<Task<'a>>,
+        task: Option<PassTask<'a>>,
         acted: &'a mut HashSet<LetterId>,
-    ) -> Result<Walk<'a>, RedriveError> {
+    ) -> Result<QueuePass<'a>, RedriveError> {
         // In this order: a letter is in the queue before it is in the index.
         let before = store.index_snapshot().await?;
-        let pass = QueueScan::open(bus, before.letters()).await?;
+        let scan = QueueScan::open(bus, before.letters()).await?;
         Ok(Self {
             store,
-            pass,
+            scan,
             before,
             found: HashMap::new(),
             added: 0,
@@ -92,16 +94,16 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Goes through the queue. Whatever goes wrong, what was not removed stays.
-    pub(super) async fn run(mut self) -> Result<Ended, RedriveError> {
+    /// Goes through the queue. Whatever goes wrong, the letters that were not removed stay.
+    pub(super) async fn run(mut self) -> Result<PassEnd, RedriveError> {
         loop {
-            let letters = self.pass.next(IN_HAND).await?;
+            let letters = self.scan.next(MAX_LETTERS_IN_HAND).await?;
             if letters.is_empty() {
                 break;
             }
             let sorted = self.sort(letters).await?;
             for letter in sorted.keep {
-                self.pass.keep(letter);
+                self.scan.keep(letter);
             }
             let early = self.act(sorted.act).await?;
             // After the letter itself: should it have to stay, so do its copies.
@@ -109,35 +111,34 @@ impl<'a> Walk<'a> {
                 .remove
                 .into_iter()
                 .partition(|letter| self.acted.contains(&letter.letter.id));
-            self.tidy(done).await?;
+            self.remove(done).await?;
             for letter in not_yet {
-                self.pass.keep(letter);
+                self.scan.keep(letter);
             }
             if let Some(task) = &mut self.task {
-                task.reporter.examined(self.pass.examined());
+                task.reporter.examined(self.scan.examined());
             }
             if let Some(early) = early {
-                self.pass.end().await?;
+                self.scan.end().await?;
                 return Ok(early);
             }
         }
-        let examined = self.pass.examined() as u64;
-        self.pass.end().await?;
+        let examined = self.scan.examined() as u64;
+        self.scan.end().await?;
         let removed = self.store.reconcile_index(self.before, &self.found);
-        Ok(Ended::Whole(Sums {
+        Ok(PassEnd::Complete(PassTotals {
             examined,
             added: self.added,
             removed: removed.await?,
         }))
     }
 
-    /// Tells apart what is to be done with letters, and enters those that have
-    /// no entry.
-    async fn sort(&mut self, letters: Vec<ScannedLetter>) -> Result<Sorted, RedriveError> {
+    /// Sorts letters by what is to be done with them, and gives those without an entry one.
+    async fn sort(&mut self, letters: Vec<ScannedLetter>) -> Result<SortedLetters, RedriveError> {
         let job = self.task.as_ref().map(|task| task.reporter.job());
         let ids = letters.iter().map(|letter| &letter.letter.id);
         let standings = self.store.selection_states(ids, job).await?;
-        let mut sorted = Sorted::default();
+        let mut sorted = SortedLetters::default();
         let mut in_hand = HashSet::new();
         let mut unknown = Vec::new();
         for letter in letters {
@@ -164,27 +165,27 @@ impl<'a> Walk<'a> {
         Ok(sorted)
     }
 
-    /// Acts upon letters, a few at a time. `Some` when the pass is to end.
+    /// Acts upon letters, a few at a time. `Some` when the pass has to end early.
     async fn act(
         &mut self,
         mut letters: Vec<ScannedLetter>,
-    ) -> Result<Option<Ended>, RedriveError> {
-        while let Some(Task { action, reporter }) = &mut self.task
+    ) -> Result<Option<PassEnd>, RedriveError> {
+        while let Some(PassTask { action, reporter }) = &mut self.task
             && !letters.is_empty()
         {
             let ended = match reporter.is_abandoned() {
-                true => Some(Ended::Abandoned),
-                false => (self.began.elapsed() > LONGEST).then_some(Ended::TooLong),
+                true => Some(PassEnd::Abandoned),
+                false => (self.began.elapsed() > MAX_PASS_DURATION).then_some(PassEnd::TooLong),
             };
             if ended.is_some() {
                 letters
                     .into_iter()
-                    .for_each(|letter| self.pass.keep(letter));
+                    .for_each(|letter| self.scan.keep(letter));
                 return Ok(ended);
             }
             let size = action.batch().min(letters.len());
             if !action.wait(size).await? {
-                reporter.told(true);
+                reporter.report(true);
                 continue;
             }
             let batch = letters.split_off(letters.len() - size);
@@ -196,7 +197,7 @@ impl<'a> Walk<'a> {
                     Ok(()) => done.push(letter),
                     Err(unable) => {
                         failed.push(unable.of(letter.letter.id.clone()));
-                        self.pass.keep(letter);
+                        self.scan.keep(letter);
                     }
                 }
             }
@@ -213,23 +214,23 @@ impl<'a> Walk<'a> {
                 .letters_of(done.iter().map(|scanned| &scanned.letter.id));
             let failed_letters = self.before.letters_of(failed.iter().map(|f| &f.letter));
             reporter.settled(done_letters, failed_letters);
-            self.tidy(done).await?;
+            self.remove(done).await?;
             if let Some(task) = &mut self.task {
-                task.reporter.told(false);
+                task.reporter.report(false);
             }
         }
         Ok(None)
     }
 
-    /// Takes letters out of the queue, and the entries of those that are not
-    /// known to have copies further back: these keep theirs until the job ends.
-    async fn tidy(&mut self, letters: Vec<ScannedLetter>) -> Result<(), RedriveError> {
+    /// Removes letters from the queue, and the entries of those that are not known to have
+    /// copies further back: these keep theirs until the job ends.
+    async fn remove(&mut self, letters: Vec<ScannedLetter>) -> Result<(), RedriveError> {
         if letters.is_empty() {
             return Ok(());
         }
         let ids = letters.iter().map(|letter| letter.letter.id.clone());
         let (single, _several): (Vec<_>, Vec<_>) = ids.partition(|id| self.before.copies(id) <= 1);
-        self.pass.remove(letters).await?;
+        self.scan.remove(letters).await?;
         failpoint::pass(Point::Removed);
         Ok(self.store.remove_acted(&single).await?)
     }

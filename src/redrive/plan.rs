@@ -14,46 +14,47 @@ use crate::forecast::{Forecast, ForecastLimits, Forecaster, Prospect};
 use crate::store::StoreError;
 use crate::store::dead_letters::{FailedLetter, JobId, LetterEntry, StoredLetter};
 
-/// Letters that cannot be sent which are named.
-const UNSENDABLE_TOLD: usize = 100;
-/// Events handed to the forecast together.
-const CHUNK: usize = 1_000;
+/// The most letters that cannot be sent which are listed.
+const MAX_UNSENDABLE_LISTED: usize = 100;
+/// The number of events that are handed to the forecast together.
+const FORECAST_BATCH: usize = 1_000;
 
-/// What a replay would do now.
+/// What a replay would do if it were begun now.
 #[derive(Debug, Default)]
-pub struct Plan {
-    /// Letters selected.
+pub struct ReplayPlan {
+    /// The number of letters selected.
     pub selected: u64,
-    /// Letters that are no counter events.
+    /// The number of letters that are no counter events.
     pub ignored: u64,
-    /// Letters that would come back.
-    pub failures: Vec<Failures>,
-    /// Letters that cannot be sent, and would stay where they are.
+    /// The letters that would come back, by cause, the most frequent first.
+    pub failures: Vec<FailureGroup>,
+    /// The number of letters that cannot be sent, and would stay in the queue.
     pub unsendable: u64,
-    /// The first of them, and why.
+    /// The first of the letters that cannot be sent, and why.
     pub unsendable_letters: Vec<FailedLetter>,
-    /// Letters that were not looked at: the body is too large for the index, or
+    /// The number of letters that were not examined: the body is too large for the index, or
     /// may be what ends the process.
     pub not_examined: u64,
-    /// What the others would change.
+    /// What the other letters would change.
     pub forecast: Forecast,
 }
 
 /// Letters that would fail again for the same cause.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failures {
-    /// The reason.
+pub struct FailureGroup {
+    /// The class of the failure.
     pub reason: Reason,
     /// The error without what differs from letter to letter.
     pub cause: String,
-    /// How many.
+    /// The number of letters.
     pub count: u64,
 }
 
-impl Plan {
-    fn stays(&mut self, entry: &LetterEntry, why: &RepublishError) {
+impl ReplayPlan {
+    /// Notes a letter that cannot be sent.
+    fn add_unsendable(&mut self, entry: &LetterEntry, why: &RepublishError) {
         self.unsendable += entry.copies.max(1);
-        if self.unsendable_letters.len() < UNSENDABLE_TOLD {
+        if self.unsendable_letters.len() < MAX_UNSENDABLE_LISTED {
             self.unsendable_letters.push(FailedLetter {
                 letter: entry.id.clone(),
                 cause: why.to_string(),
@@ -62,16 +63,16 @@ impl Plan {
     }
 }
 
-/// Failures by reason and cause.
+/// The failures of a plan by reason and cause.
 #[derive(Default)]
-struct ByCause(BTreeMap<(&'static str, String), Failures>);
+struct ByCause(BTreeMap<(&'static str, String), FailureGroup>);
 
 impl ByCause {
     fn add(&mut self, failure: &Failure) {
         let reason = failure.reason;
         let cause = cause(&failure.error);
         let same = self.0.entry((reason.as_str(), cause.clone()));
-        let same = same.or_insert(Failures {
+        let same = same.or_insert(FailureGroup {
             reason,
             cause,
             count: 0,
@@ -94,8 +95,8 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError`].
-    pub async fn plan(&self, filter: &Filter) -> Result<Plan, RedriveError> {
-        let mut plan = Plan::default();
+    pub async fn plan(&self, filter: &Filter) -> Result<ReplayPlan, RedriveError> {
+        let mut plan = ReplayPlan::default();
         let mut failures = ByCause::default();
         let mut forecaster = Forecaster::begin(&self.store, ForecastLimits::default()).await?;
         // Without an answer, as large as is asked for.
@@ -104,11 +105,11 @@ impl Redrive {
             Err(_) => republish::requested_frame_max(&self.bus).await,
         };
         let job = JobId::unique();
-        let together = (CHUNK, scan::batch_bytes(&self.bus));
+        let together = (FORECAST_BATCH, scan::batch_bytes(&self.bus));
         let letters = self.store.read_letters(filter, together).await?;
         let letters = letters.map_ok(|some| stream::iter(some).map(Ok::<_, StoreError>));
         let mut letters = std::pin::pin!(letters.try_flatten());
-        let mut events: Vec<Event> = Vec::with_capacity(CHUNK);
+        let mut events: Vec<Event> = Vec::with_capacity(FORECAST_BATCH);
         let mut copies = 0;
         while let Some(kept) = letters.try_next().await? {
             plan.selected += kept.entry.copies.max(1);
@@ -118,7 +119,7 @@ impl Redrive {
             let sendable =
                 republish::check_replayable(&entry.details, properties, job.as_str(), frame_max);
             if let Err(unsent) = sendable {
-                plan.stays(entry, &unsent);
+                plan.add_unsendable(entry, &unsent);
                 continue;
             }
             // Copies are sent once.
@@ -134,7 +135,7 @@ impl Redrive {
                 Ok(Decoded::Ignored { .. }) => plan.ignored += 1,
                 Err(error) => failures.add(&error.into()),
             }
-            if events.len() == CHUNK {
+            if events.len() == FORECAST_BATCH {
                 failures.add_refused(&forecaster.add(&events).await?);
                 events.clear();
             }

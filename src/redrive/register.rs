@@ -15,15 +15,17 @@ use crate::shutdown::Shutdown;
 use crate::store::dead_letters::UnsentId;
 use crate::store::{Class, Store, StoreError};
 
-/// Letters taken together at most, and bytes of their bodies.
-const AT_ONCE: usize = 256;
-const BYTES_AT_ONCE: usize = 4 << 20;
-/// Letters that may wait in the database, and bytes of their bodies. What is more
-/// stays in the service's queue, and holds up what is behind it.
-const MAX_UNSENT: u64 = 100_000;
+/// The most letters that are dealt with together.
+const MAX_BATCH_LETTERS: usize = 256;
+/// The most bytes of bodies that are dealt with together.
+const MAX_BATCH_BYTES: usize = 4 << 20;
+/// The most letters that may wait in the database. What is more stays in the service's
+/// queue, and holds up what is behind it.
+const MAX_UNSENT_LETTERS: u64 = 100_000;
+/// The most bytes of bodies that may wait in the database.
 const MAX_UNSENT_BYTES: u64 = 1 << 30;
-/// How often it is looked whether there is room again.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the database is asked whether there is room again.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Enters letters into the index, keeps those that the broker does not take, and
 /// settles the originals of both, until no more come. Waits for a store that is
@@ -37,7 +39,7 @@ pub async fn register(
     shutdown: Shutdown,
 ) {
     let mut next = None;
-    while let Some(batch) = Batch::next(&mut letters, &mut next).await {
+    while let Some(batch) = LetterBatch::next(&mut letters, &mut next).await {
         let mut backoff = Backoff::configured(&retry);
         let mut failures = FailureStreak::default();
         loop {
@@ -78,15 +80,17 @@ pub async fn register(
 }
 
 /// Letters that are dealt with together: all in the queue, or none.
-struct Batch {
+struct LetterBatch {
     letters: Vec<UnsettledLetter>,
-    /// Of those that are to be kept: noted twice, they are kept once.
+    /// The ids under which letters are kept until they are sent: with these, letters that
+    /// are noted twice are kept once.
     unsent: Vec<UnsentId>,
     are_queued: bool,
 }
 
-impl Batch {
-    /// What has come, or comes next; `next` is left for the batch after.
+impl LetterBatch {
+    /// Takes the letters that have come, or the next that comes; `next` is left for the
+    /// batch after.
     async fn next(
         letters: &mut mpsc::Receiver<UnsettledLetter>,
         next: &mut Option<UnsettledLetter>,
@@ -97,11 +101,11 @@ impl Batch {
         };
         let are_queued = first.is_queued;
         let (mut bytes, mut batch) = (first.letter.raw.body.len(), vec![first]);
-        while batch.len() < AT_ONCE
+        while batch.len() < MAX_BATCH_LETTERS
             && let Ok(letter) = letters.try_recv()
         {
             bytes += letter.letter.raw.body.len();
-            if letter.is_queued != are_queued || bytes > BYTES_AT_ONCE {
+            if letter.is_queued != are_queued || bytes > MAX_BATCH_BYTES {
                 *next = Some(letter);
                 break;
             }
@@ -118,7 +122,7 @@ impl Batch {
     async fn note(&self, store: &Store) -> Result<(), StoreError> {
         let letters = self.letters.iter().map(|unsettled| &unsettled.letter);
         if !self.are_queued {
-            room(store).await?;
+            wait_for_room(store).await?;
             let unsent = self.unsent.iter().copied().zip(letters);
             return store.store_unsent(unsent).await;
         }
@@ -130,11 +134,11 @@ impl Batch {
 }
 
 /// Returns once more letters may wait in the database.
-async fn room(store: &Store) -> Result<(), StoreError> {
+async fn wait_for_room(store: &Store) -> Result<(), StoreError> {
     let mut waits = FailureStreak::default();
     loop {
         let unsent = store.unsent_totals().await?;
-        if unsent.letters < MAX_UNSENT && unsent.bytes < MAX_UNSENT_BYTES {
+        if unsent.letters < MAX_UNSENT_LETTERS && unsent.bytes < MAX_UNSENT_BYTES {
             return Ok(());
         }
         if waits.is_first() {
@@ -144,6 +148,6 @@ async fn room(store: &Store) -> Result<(), StoreError> {
                 "as many dead letters wait for RabbitMQ to take them as may: the queue goes on when it does"
             );
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Sending the letters that wait in the database, once the broker takes them.
+//! ReplayAction the letters that wait in the database, once the broker takes them.
 
 use std::time::Duration;
 
@@ -13,19 +13,20 @@ use crate::retry::FailureStreak;
 use crate::shutdown::Shutdown;
 use crate::store::Renewed;
 
-/// How often it is looked whether letters wait.
-const LOOK: Duration = Duration::from_secs(1);
-/// Letters sent together at most, and bytes of their bodies.
-const AT_ONCE: usize = 64;
-const BYTES_AT_ONCE: usize = 4 << 20;
+/// How often the database is asked whether letters wait.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The most letters that are sent together.
+const MAX_BATCH_LETTERS: usize = 64;
+/// The most bytes of bodies that are sent together.
+const MAX_BATCH_BYTES: usize = 4 << 20;
 
-/// Sends letters whenever some wait, one replica at a time; shows how many wait.
-/// Until the shutdown.
+/// Sends letters whenever some wait, one replica at a time, and shows how many wait, until
+/// the shutdown.
 pub async fn send(redrive: Redrive, unsent: Gauge, shutdown: Shutdown) {
     let mut failures = FailureStreak::default();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
             () = shutdown.requested() => return,
         }
         // An error is told by those for whom it is in the way.
@@ -78,6 +79,7 @@ impl Redrive {
         outcome
     }
 
+    /// Sends letters while the lease lasts, and counts them.
     async fn send_while(&self, lease: &Renewed) -> Result<u64, RedriveError> {
         // Endless: what waits on a connection that is given up arrives all the same,
         // and would be sent twice.
@@ -90,19 +92,19 @@ impl Redrive {
                 Some(some) => sent += some,
                 None => break,
             }
-            most = AT_ONCE;
+            most = MAX_BATCH_LETTERS;
         }
         republisher.close().await;
         Ok(sent)
     }
 
-    /// How many of the next letters were sent; `None` when there are none.
+    /// Sends the next letters, and counts those that were sent; `None` when there are none.
     async fn send_some(
         &self,
         republisher: &Republisher,
         most: usize,
     ) -> Result<Option<u64>, RedriveError> {
-        let waiting = self.store.next_unsent(most, BYTES_AT_ONCE).await?;
+        let waiting = self.store.next_unsent(most, MAX_BATCH_BYTES).await?;
         if waiting.is_empty() {
             return Ok(None);
         }

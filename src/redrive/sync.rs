@@ -7,36 +7,37 @@ use std::time::Duration;
 use prometheus_client::metrics::gauge::Gauge;
 use tracing::{info, warn};
 
-use super::pass::{Ended, Walk};
+use super::pass::{PassEnd, QueuePass};
 use super::{IndexState, Redrive, RedriveError};
 use crate::shutdown::Shutdown;
 
-/// How often the numbers are compared.
-const LOOK: Duration = Duration::from_secs(2);
-/// Looks in a row that must find the same difference: a letter is in the queue
-/// for a moment before it is in the index.
-const SURE: u32 = 3;
-/// Looks to leave out after a comparison that did not help: somebody holds
-/// letters, it seems. Doubled each time, up to the second.
-const PATIENCE: (u32, u32) = (5, 300);
-/// How long the request of a person waits for its turn.
-const TURN: Duration = Duration::from_secs(20);
+/// How often the sizes of index and queue are compared.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(2);
+/// How many looks in a row must find the same difference before it is believed: a letter
+/// is in the queue for a moment before it is in the index.
+const STABLE_AFTER_LOOKS: u32 = 3;
+/// How many looks are left out after a comparison that did not help: somebody holds
+/// letters, it seems. Doubled each time, up to the maximum.
+const MIN_SKIPPED_LOOKS: u32 = 5;
+const MAX_SKIPPED_LOOKS: u32 = 300;
+/// How long a comparison that a person asked for waits for the lease.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Passes of one comparison at most.
-const PASSES: u32 = 3;
+/// The most passes of one comparison.
+const MAX_PASSES: u32 = 3;
 
-/// What a comparison came to.
+/// What a comparison of index and queue has found and changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Synced {
-    /// Letters in the queue.
+pub struct SyncReport {
+    /// The number of letters in the queue.
     pub examined: u64,
-    /// Letters that the index did not have.
+    /// The number of letters that the index did not have.
     pub added: u64,
-    /// Letters of the index that were not in the queue.
+    /// The number of letters of the index that were not in the queue.
     pub removed: u64,
 }
 
-impl Synced {
+impl SyncReport {
     fn changes(&self) -> u64 {
         self.added + self.removed
     }
@@ -51,27 +52,29 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError`].
-    pub async fn sync(&self) -> Result<Synced, RedriveError> {
-        self.compared(TURN).await
+    pub async fn sync(&self) -> Result<SyncReport, RedriveError> {
+        self.compared(LEASE_TIMEOUT).await
     }
 
-    async fn compared(&self, patience: Duration) -> Result<Synced, RedriveError> {
+    async fn compared(&self, lease_timeout: Duration) -> Result<SyncReport, RedriveError> {
         let lease = self
-            .lease("comparing the index with the queue", patience, || false)
+            .lease("comparing the index with the queue", lease_timeout, || {
+                false
+            })
             .await?;
-        let outcome = self.walked_until_equal().await;
+        let outcome = self.passed_until_equal().await;
         lease.give_up().await;
         outcome
     }
 
-    async fn walked_until_equal(&self) -> Result<Synced, RedriveError> {
-        let mut sum = self.walked().await?;
+    async fn passed_until_equal(&self) -> Result<SyncReport, RedriveError> {
+        let mut sum = self.passed().await?;
         let mut changed = sum.changes();
-        for _ in 1..PASSES {
+        for _ in 1..MAX_PASSES {
             if changed == 0 {
                 break;
             }
-            let again = self.walked().await?;
+            let again = self.passed().await?;
             changed = again.changes();
             if again.removed > 0 {
                 warn!(
@@ -81,7 +84,7 @@ impl Redrive {
                     "dead letters of the pass before are gone: another tool is at them, or the broker shows others than it has; the index follows the last pass"
                 );
             }
-            sum = Synced {
+            sum = SyncReport {
                 examined: again.examined,
                 added: sum.added + again.added,
                 removed: sum.removed + again.removed,
@@ -94,25 +97,26 @@ impl Redrive {
     /// may have other ids by these. The lease is with the caller.
     pub(super) async fn brought_up_to_date(&self) -> Result<(), RedriveError> {
         if !self.store.is_index_current().await? {
-            self.walked().await?;
+            self.passed().await?;
         }
         Ok(())
     }
 
-    async fn walked(&self) -> Result<Synced, RedriveError> {
+    /// Passes through the queue once, and sets the index right.
+    async fn passed(&self) -> Result<SyncReport, RedriveError> {
         let mut acted = HashSet::new();
-        let walk = Walk::begin(&self.store, &self.bus, None, &mut acted).await?;
-        match walk.run().await? {
-            Ended::Whole(sums) => {
+        let pass = QueuePass::begin(&self.store, &self.bus, None, &mut acted).await?;
+        match pass.run().await? {
+            PassEnd::Complete(sums) => {
                 self.store.note_index_current().await?;
-                Ok(Synced {
+                Ok(SyncReport {
                     examined: sums.examined,
                     added: sums.added,
                     removed: sums.removed,
                 })
             }
             // Without a job nothing ends a pass early.
-            Ended::TooLong | Ended::Abandoned => Err(RedriveError::Busy("another job".into())),
+            PassEnd::TooLong | PassEnd::Abandoned => Err(RedriveError::Busy("another job".into())),
         }
     }
 }
@@ -121,13 +125,13 @@ impl Redrive {
 /// has the index set right when they differ, or when an earlier version has made
 /// it; shows how many letters wait. Until the shutdown.
 pub async fn watch(redrive: Redrive, waiting: Gauge, shutdown: Shutdown) {
-    let mut doubt = Doubt::default();
-    let mut leave_out = 0;
+    let mut difference = StableDifference::default();
+    let mut skipped_looks = 0;
     let mut current = false;
-    let mut patience = PATIENCE.0;
+    let mut next_skip = MIN_SKIPPED_LOOKS;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(COMPARE_INTERVAL) => {}
             () = shutdown.requested() => return,
         }
         // An error is told by those for whom it is in the way.
@@ -138,8 +142,8 @@ pub async fn watch(redrive: Redrive, waiting: Gauge, shutdown: Shutdown) {
         if let (Some(queued), false) = (state.queued, state.busy) {
             waiting.set(i64::try_from(queued).unwrap_or(i64::MAX));
         }
-        if leave_out > 0 {
-            leave_out -= 1;
+        if skipped_looks > 0 {
+            skipped_looks -= 1;
             continue;
         }
         if !current && !state.busy {
@@ -148,20 +152,20 @@ pub async fn watch(redrive: Redrive, waiting: Gauge, shutdown: Shutdown) {
             };
             current = is_current;
         }
-        if !doubt.is_sure(state) && (current || state.busy) {
+        if !difference.is_stable(state) && (current || state.busy) {
             continue;
         }
         match redrive.compared(Duration::ZERO).await {
-            Ok(Synced {
+            Ok(SyncReport {
                 added: 0,
                 removed: 0,
                 ..
             }) => {
-                leave_out = patience;
-                patience = (patience * 2).min(PATIENCE.1);
+                skipped_looks = next_skip;
+                next_skip = (next_skip * 2).min(MAX_SKIPPED_LOOKS);
             }
             Ok(synced) => {
-                patience = PATIENCE.0;
+                next_skip = MIN_SKIPPED_LOOKS;
                 info!(
                     added = synced.added,
                     removed = synced.removed,
@@ -171,23 +175,24 @@ pub async fn watch(redrive: Redrive, waiting: Gauge, shutdown: Shutdown) {
             }
             Err(RedriveError::Busy(_)) => {}
             Err(error) => {
-                leave_out = patience;
-                patience = (patience * 2).min(PATIENCE.1);
+                skipped_looks = next_skip;
+                next_skip = (next_skip * 2).min(MAX_SKIPPED_LOOKS);
                 warn!(%error, "the index of dead letters cannot be compared with the queue");
             }
         }
     }
 }
 
-/// Whether index and queue differ, and not only for the moment.
+/// Tells a difference between index and queue that stays from one of the moment.
 #[derive(Debug, Default)]
-struct Doubt {
+struct StableDifference {
     difference: i64,
     times: u32,
 }
 
-impl Doubt {
-    fn is_sure(&mut self, state: IndexState) -> bool {
+impl StableDifference {
+    /// Notes a look; whether the same difference was there often enough.
+    fn is_stable(&mut self, state: IndexState) -> bool {
         let int = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let difference = match state.queued {
             Some(queued) if !state.busy => int(queued) - int(state.indexed),
@@ -198,7 +203,7 @@ impl Doubt {
         }
         self.difference = difference;
         self.times += 1;
-        difference != 0 && self.times >= SURE
+        difference != 0 && self.times >= STABLE_AFTER_LOOKS
     }
 }
 
@@ -217,9 +222,12 @@ mod tests {
 
     #[test]
     fn only_a_difference_that_stays_is_one() {
-        let mut doubt = Doubt::default();
+        let mut difference = StableDifference::default();
         let mut looks = |states: &[IndexState]| -> Vec<bool> {
-            states.iter().map(|state| doubt.is_sure(*state)).collect()
+            states
+                .iter()
+                .map(|state| difference.is_stable(*state))
+                .collect()
         };
         let (same, more) = (state(5, Some(5), false), state(5, Some(6), false));
         assert_eq!(looks(&[same, same, same, same]), [false; 4]);

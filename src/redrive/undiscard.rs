@@ -2,8 +2,8 @@
 
 use tokio::sync::mpsc;
 
-use super::action::Unable;
-use super::job::{Progress, Reporter, Selection, order};
+use super::action::ActionError;
+use super::job::{JobProgress, JobReporter, Selection, order};
 use super::{Redrive, RedriveError};
 use crate::bus::BlockedTimeout;
 use crate::bus::dead_letters::republish::Republisher;
@@ -11,8 +11,8 @@ use crate::bus::dead_letters::scan;
 use crate::failpoint::{self, Point};
 use crate::store::dead_letters::{JobId, JobKind, LetterCollection, StoredLetter};
 
-/// Letters put back together, at most.
-const AT_ONCE: usize = 64;
+/// The most letters that are put back together.
+const MAX_BATCH_LETTERS: usize = 64;
 
 impl Redrive {
     /// Puts discarded letters back into the dead-letter queue, as they were. As
@@ -24,21 +24,22 @@ impl Redrive {
     pub async fn undiscard(
         &self,
         selection: Selection,
-        progress: mpsc::Sender<Progress>,
+        progress: mpsc::Sender<JobProgress>,
     ) -> Result<(), RedriveError> {
         let order = order(JobKind::Undiscard, &selection);
-        let mut reporter = self.open(&order, &selection.filter, progress).await?;
+        let mut reporter = self.start(&order, &selection.filter, progress).await?;
         let ended = self.put_back(&mut reporter).await;
-        self.close(reporter, ended).await
+        self.finish(reporter, ended).await
     }
 
-    async fn put_back(&self, reporter: &mut Reporter) -> Result<bool, RedriveError> {
+    /// Puts back all that the job selected; `false` when it was abandoned before.
+    async fn put_back(&self, reporter: &mut JobReporter) -> Result<bool, RedriveError> {
         let republisher = Republisher::open(&self.bus, &self.flow, BlockedTimeout::Answer).await?;
         let job = reporter.job().clone();
         loop {
             let letters = self
                 .store
-                .selected_discarded(&job, AT_ONCE, scan::batch_bytes(&self.bus))
+                .selected_discarded(&job, MAX_BATCH_LETTERS, scan::batch_bytes(&self.bus))
                 .await?;
             if letters.is_empty() {
                 republisher.close().await;
@@ -50,11 +51,11 @@ impl Redrive {
             }
             let (done, failed) = self.put_back_some(&republisher, &job, letters).await?;
             reporter.settled(done, failed);
-            reporter.told(false);
+            reporter.report(false);
         }
     }
 
-    /// How many were put back, and how many could not be.
+    /// Puts letters back, and counts those that were and those that could not be.
     async fn put_back_some(
         &self,
         republisher: &Republisher,
@@ -65,7 +66,7 @@ impl Redrive {
         for kept in kept {
             match kept.into_whole() {
                 Ok(letter) => letters.push(letter),
-                Err(id) => failed.push(Unable::NoBody.of(id)),
+                Err(id) => failed.push(ActionError::NoBody.of(id)),
             }
         }
         let raw: Vec<_> = letters.iter().map(|letter| &letter.raw).collect();
@@ -75,7 +76,7 @@ impl Redrive {
         for (letter, sent) in letters.into_iter().zip(sent) {
             match sent {
                 Ok(()) => done.push(letter),
-                Err(unsent) => failed.push(Unable::from(unsent).of(letter.id)),
+                Err(unsent) => failed.push(ActionError::from(unsent).of(letter.id)),
             }
         }
         self.store

@@ -154,14 +154,14 @@ pub(super) mod tests {
 
     use super::super::frame_fit::encoded_bytes;
     use super::*;
-    use crate::bus::delivery::{Origin, Return};
+    use crate::bus::delivery::{Origin, SettlementQueue};
     use crate::bus::field_table::{collected, count_at, table};
     use crate::bus::intake::{Intake, Scales};
     use crate::deadletter::Reason;
 
     pub(in crate::bus::dead_letters) fn letter(properties: BasicProperties) -> FailedMessage {
         #[allow(clippy::disallowed_methods, reason = "never sent to")]
-        let back = Arc::new(Return {
+        let back = Arc::new(SettlementQueue {
             settle: mpsc::unbounded_channel().0,
             letters: mpsc::unbounded_channel().0,
             wide: Arc::default(),

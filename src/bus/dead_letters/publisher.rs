@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::encode::FailedMessage;
 use super::{decode, raw};
 use crate::bus::confirm_channel::{BlockedTimeout, ConfirmChannel, PublishOutcome};
-use crate::bus::delivery::{Origin, Outcome};
+use crate::bus::delivery::{Origin, Settlement};
 use crate::bus::error::{BusError, short};
 use crate::bus::failure_log::FailureLog;
 use crate::bus::flow::Flow;
@@ -64,7 +64,7 @@ impl UnsettledLetter {
             true => Point::AfterIndexed,
             false => Point::Kept,
         });
-        self.origin.settle(Outcome::DoneAtLast);
+        self.origin.settle(Settlement::AckNow);
     }
 }
 
@@ -144,7 +144,7 @@ impl DeadLetterPublisher {
         mut letters: mpsc::UnboundedReceiver<FailedMessage>,
         shutdown: Shutdown,
     ) {
-        let mut words = self.flow.words();
+        let mut changes = self.flow.changes();
         let mut more = Vec::with_capacity(MAX_BATCH_LETTERS);
         let (mut is_open, mut is_stopping) = (true, false);
         while is_open || self.attempt.is_some() {
@@ -168,7 +168,7 @@ impl DeadLetterPublisher {
                     is_open = count > 0;
                     self.waiting.append(&mut more);
                 }
-                () = words.next() => {}
+                () = changes.next() => {}
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
                 () = shutdown.requested(), if !is_stopping => is_stopping = true,
             }

@@ -10,13 +10,13 @@ use crate::deadletter::shortened;
 
 /// Room that is left in a frame that is written anew and large: for the headers
 /// of a dead letter, the `x-death` of a broker and other tools' own.
-const RESERVE: usize = 16 * 1024;
+const RESERVE_BYTES: usize = 16 * 1024;
 /// The longest text of the header [`ALTERED`], in bytes.
-const MAX_TOLD: usize = 1024;
-/// Names of headers that were let go, told one by one.
-const NAMED: usize = 5;
-/// Longest name among them, in bytes.
-const MAX_NAME: usize = 80;
+const MAX_ALTERED_BYTES: usize = 1024;
+/// The most headers that were let go which are named one by one.
+const MAX_NAMED: usize = 5;
+/// The longest of these names that is shown whole, in bytes.
+const MAX_NAME_BYTES: usize = 80;
 
 /// Where the headers stand among a message's properties, and their flag.
 const HEADERS_PLACE: usize = 2;
@@ -123,9 +123,9 @@ impl fmt::Display for Notes {
 /// Headers that were let go, by name with their sizes in bytes; the first of
 /// them, if there are many.
 pub(in crate::bus) fn named(dropped: &[(String, usize)]) -> String {
-    let first = dropped.iter().take(NAMED);
+    let first = dropped.iter().take(MAX_NAMED);
     let first: Vec<_> = first
-        .map(|(name, size)| format!("{} ({size} bytes)", shortened(name, MAX_NAME)))
+        .map(|(name, size)| format!("{} ({size} bytes)", shortened(name, MAX_NAME_BYTES)))
         .collect();
     let more = match dropped.len() - first.len() {
         0 => String::new(),
@@ -257,7 +257,7 @@ impl Taken {
             && altered
             && self.notes.dropped.is_empty()
             && lacks(&headers, ORIGINAL_PROPERTIES)
-            && left >= ORIGINAL_PROPERTIES.len() + 6 + original.len() + RESERVE
+            && left >= ORIGINAL_PROPERTIES.len() + 6 + original.len() + RESERVE_BYTES
         {
             put(ORIGINAL_PROPERTIES, b'x', original, &mut ours.encoded);
         }
@@ -268,7 +268,7 @@ impl Taken {
         put(
             ALTERED,
             b'S',
-            shortened(&told, MAX_TOLD).as_bytes(),
+            shortened(&told, MAX_ALTERED_BYTES).as_bytes(),
             &mut ours.encoded,
         );
         self.joined(&headers, &ours.encoded)
@@ -301,7 +301,7 @@ impl Taken {
     /// Bytes of what is not headers, and of [`ALTERED`] at its longest.
     fn least(&self) -> usize {
         let frame = 2 + self.before.len() + self.after.len() + 4;
-        frame + ALTERED.len() + 6 + MAX_TOLD
+        frame + ALTERED.len() + 6 + MAX_ALTERED_BYTES
     }
 
     fn joined(&self, headers: &[&[u8]], ours: &[u8]) -> Vec<u8> {
@@ -343,7 +343,7 @@ fn lacks(headers: &[&[u8]], wanted: &str) -> bool {
 fn drop_largest(headers: &mut Vec<&[u8]>, room: usize, notes: &mut Notes) -> usize {
     let mut size: usize = headers.iter().map(|header| header.len()).sum();
     if size > room {
-        let room = room.saturating_sub(RESERVE);
+        let room = room.saturating_sub(RESERVE_BYTES);
         let mut sizes: Vec<_> = headers
             .iter()
             .map(|header| header.len())

@@ -18,8 +18,8 @@ use lapin::tcp::AsyncTcpStream;
 use super::super::intake::Scales;
 use super::Filter;
 
-/// Bytes taken from the network at once.
-const AT_ONCE: usize = 64 * 1024;
+/// The number of bytes that are read from the network at once.
+const READ_BYTES: usize = 64 * 1024;
 
 /// The network below the filter, in TLS or not.
 type Network = AsyncTcpStream<<Tokio as Reactors>::TcpStream>;
@@ -50,9 +50,9 @@ impl Wire {
             network,
             filter: Filter::new(frame_max, scales.clone()),
             scales,
-            read: vec![0; AT_ONCE].into(),
+            read: vec![0; READ_BYTES].into(),
             unfiltered: 0..0,
-            filtered: Vec::with_capacity(AT_ONCE),
+            filtered: Vec::with_capacity(READ_BYTES),
             taken: 0,
         }
     }
@@ -67,7 +67,7 @@ impl Wire {
             self.taken = 0;
             self.filtered.clear();
             // One large frame is no reason to keep its room.
-            self.filtered.shrink_to(2 * AT_ONCE);
+            self.filtered.shrink_to(2 * READ_BYTES);
         }
         size
     }

@@ -7,7 +7,7 @@ use tonic::Status;
 use crate::derive::state::DialogKey;
 use crate::forecast::{CounterChange, Forecast, ForecastError, Subject};
 use crate::grpc::{failure, v1};
-use crate::redrive::{IndexState, Plan, Progress, RedriveError};
+use crate::redrive::{IndexState, JobProgress, RedriveError, ReplayPlan};
 use crate::store::dead_letters::{FailedLetter, Job, LetterEntry, LetterGroup};
 
 impl From<LetterEntry> for v1::DeadLetter {
@@ -101,8 +101,8 @@ impl From<Job> for v1::DeadLetterJob {
     }
 }
 
-impl From<Progress> for v1::JobProgress {
-    fn from(progress: Progress) -> Self {
+impl From<JobProgress> for v1::JobProgress {
+    fn from(progress: JobProgress) -> Self {
         Self {
             job_id: progress.job.to_string(),
             selected: int(progress.tally.selected),
@@ -129,8 +129,8 @@ impl From<FailedLetter> for v1::DeadLetterFailure {
     }
 }
 
-impl From<Plan> for v1::ReplayPlan {
-    fn from(plan: Plan) -> Self {
+impl From<ReplayPlan> for v1::ReplayPlan {
+    fn from(plan: ReplayPlan) -> Self {
         let Forecast {
             applied,
             unchanged,

@@ -13,7 +13,7 @@ use crate::grpc::guard::{Caller, Denied};
 use crate::grpc::token::Resumable;
 use crate::grpc::v1;
 use crate::grpc::validate::{Violations, millis};
-use crate::redrive::{Pace, Selection};
+use crate::redrive::{ReplayPace, Selection};
 use crate::store::dead_letters::LetterPosition;
 
 /// The most ids that one filter names.
@@ -194,9 +194,9 @@ fn on_account(caller: &Caller, filter: Filter, claimed: String, reason: String) 
 }
 
 /// Returns how fast a request wants letters to be replayed.
-pub(super) fn pace(request: &v1::ReplayDeadLettersRequest) -> Pace {
-    let default = Pace::default();
-    Pace {
+pub(super) fn pace(request: &v1::ReplayDeadLettersRequest) -> ReplayPace {
+    let default = ReplayPace::default();
+    ReplayPace {
         rate: (request.rate > 0).then_some(request.rate),
         brake_at: match request.brake_at {
             0 => default.brake_at,
