@@ -128,11 +128,14 @@ impl Loader {
                 Need::UserType(key) => keys.users.push(key),
                 Need::MembersPast(dialog, at) => past.members(dialog, at),
                 Need::Readers(message) => past.readers.push(message),
-                Need::Tail(dialog, mark) => past.tail(dialog, mark),
-                Need::ReadOf(MembershipKey { dialog, user }, mark) => {
-                    past.read_of.entry(dialog).or_default().push((user, mark));
+                Need::Tail(dialog, watermark) => past.tail(dialog, watermark),
+                Need::ReadOf(MembershipKey { dialog, user }, watermark) => {
+                    past.read_of
+                        .entry(dialog)
+                        .or_default()
+                        .push((user, watermark));
                 }
-                Need::Unread(membership, mark) => past.unread.push((membership, mark)),
+                Need::Unread(membership, watermark) => past.unread.push((membership, watermark)),
                 Need::Latest(dialog, most) => past.latest(dialog, most),
             }
         }

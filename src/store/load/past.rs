@@ -21,7 +21,7 @@ use crate::store::documents::receipt::ReceiptPart;
 use crate::store::documents::{Counts, Keyed, by_type, collection, escape, id, invalid, micros};
 
 /// Longest tail of a dialog that is loaded, in messages: some 100 bytes each.
-/// For marks before it, each member's unread is counted by the server.
+/// For watermarks before it, each member's unread is counted by the server.
 pub const MAX_TAIL: usize = 100_000;
 /// Keys, or ranges of keys, in one query.
 const KEYS: usize = 5_000;
@@ -40,9 +40,9 @@ pub(super) struct Past {
 
 impl Past {
     /// A longer tail, or list, has the shorter one in it.
-    pub(super) fn tail(&mut self, dialog: DialogKey, mark: Watermark) {
-        let from = self.tails.entry(dialog).or_insert(mark);
-        *from = mark.min(*from);
+    pub(super) fn tail(&mut self, dialog: DialogKey, watermark: Watermark) {
+        let from = self.tails.entry(dialog).or_insert(watermark);
+        *from = watermark.min(*from);
     }
 
     pub(super) fn members(&mut self, dialog: DialogKey, at: Micros) {
@@ -72,16 +72,16 @@ impl Loader {
             let found = readers.remove(&message).unwrap_or_default();
             state.know_readers(message, found);
         }
-        for (dialog, mark) in past.tails {
-            let tail = self.tail(&dialog, mark, longest).await?;
+        for (dialog, watermark) in past.tails {
+            let tail = self.tail(&dialog, watermark, longest).await?;
             state.know_tail(dialog, tail);
         }
         for (dialog, users) in past.read_of {
             self.read_of(&dialog, users, state).await?;
         }
-        for (membership, mark) in past.unread {
-            let unread = self.unread(&membership, mark).await?;
-            state.know_unread(membership, mark, unread);
+        for (membership, watermark) in past.unread {
+            let unread = self.unread(&membership, watermark).await?;
+            state.know_unread(membership, watermark, unread);
         }
         for (dialog, most) in past.latest {
             let messages = self.latest(&dialog, most).await?;
@@ -144,17 +144,17 @@ impl Loader {
         Ok(readers)
     }
 
-    /// The countable messages after the mark, or the newest of them.
+    /// The countable messages after the watermark, or the newest of them.
     async fn tail(
         &mut self,
         dialog: &DialogKey,
-        mark: Watermark,
+        watermark: Watermark,
         longest: usize,
     ) -> Result<Tail, StoreError> {
         let filter = doc! {
             id::TENANT: dialog.tenant.as_str(),
             message::DIALOG: dialog.dialog.as_str(),
-            message::AT: { "$gt": mark.0 },
+            message::AT: { "$gt": watermark.0 },
             message::SYSTEM: { "$ne": true },
             message::DELETED: { "$ne": true },
         };
@@ -177,7 +177,7 @@ impl Loader {
         while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
             messages.push(TailMessage::try_from(found)?);
         }
-        let mut from = mark;
+        let mut from = watermark;
         if messages.len() == longest
             && let Some(oldest) = messages.last().map(|message| message.at)
         {
@@ -185,7 +185,7 @@ impl Loader {
             from = Watermark(oldest.get());
             messages.retain(|message| message.at > oldest);
         }
-        Ok(Tail::new(mark, from, messages))
+        Ok(Tail::new(watermark, from, messages))
     }
 
     /// Which messages of the tail users have read one by one: looked up where
@@ -203,11 +203,15 @@ impl Loader {
             tenant: dialog.tenant.clone(),
             message: id.clone(),
         };
-        let lowest = users.iter().map(|(_, mark)| *mark).min();
-        let listed = lowest.into_iter().flat_map(|mark| tail.read_after(mark));
+        let lowest = users.iter().map(|(_, watermark)| *watermark).min();
+        let listed = lowest
+            .into_iter()
+            .flat_map(|watermark| tail.read_after(watermark));
         let (listed, reads): (Vec<_>, Vec<i64>) =
             listed.map(|(id, reads)| (message(id), reads)).unzip();
-        let lookups = users.iter().map(|(_, mark)| tail.read_after(*mark).count());
+        let lookups = users
+            .iter()
+            .map(|(_, watermark)| tail.read_after(*watermark).count());
         let lookups: usize = lookups.sum();
         let list = usize::try_from(reads.iter().sum::<i64>()).is_ok_and(|reads| reads < lookups);
         let mut read: HashMap<UserId, HashSet<MessageId>> = HashMap::new();
@@ -219,8 +223,8 @@ impl Loader {
                 }
             }
         } else {
-            let keys = users.iter().flat_map(|(user, mark)| {
-                tail.read_after(*mark).map(|(id, _)| ReceiptKey {
+            let keys = users.iter().flat_map(|(user, watermark)| {
+                tail.read_after(*watermark).map(|(id, _)| ReceiptKey {
                     message: message(id),
                     status: Status::read(),
                     user: user.clone(),
@@ -237,23 +241,23 @@ impl Loader {
                 }
             }
         }
-        for (user, mark) in users {
+        for (user, watermark) in users {
             let found = read.get(&user).cloned().unwrap_or_default();
             let key = MembershipKey {
                 dialog: dialog.clone(),
                 user,
             };
-            state.know_read_of(key, mark, found);
+            state.know_read_of(key, watermark, found);
         }
         Ok(())
     }
 
-    /// Counts over the facts of the messages after the mark, one member at a
+    /// Counts over the facts of the messages after the watermark, one member at a
     /// time.
     async fn unread(
         &mut self,
         membership: &MembershipKey,
-        mark: Watermark,
+        watermark: Watermark,
     ) -> Result<ByType, StoreError> {
         let dialog = &membership.dialog;
         let user = membership.user.as_str();
@@ -261,7 +265,7 @@ impl Loader {
             doc! { "$match": {
                 id::TENANT: dialog.tenant.as_str(),
                 message::DIALOG: dialog.dialog.as_str(),
-                message::AT: { "$gt": mark.0 },
+                message::AT: { "$gt": watermark.0 },
                 message::SENDER: { "$ne": user },
                 message::SYSTEM: { "$ne": true },
                 message::DELETED: { "$ne": true },

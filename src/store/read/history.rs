@@ -235,7 +235,7 @@ impl Reading<'_> {
         if !before.deleted {
             let seen = Seen::of(user, &records);
             if !complete {
-                before.watermark = mark_before(user, share, &records);
+                before.watermark = watermark_before(user, share, &records);
                 let lowest = share::lowest_watermark(user, before.watermark, &records);
                 (before.messages, before.closed) =
                     self.messages_before(user, dialog, lowest, &seen).await?;
@@ -634,8 +634,8 @@ fn was_deleted(row: Option<&DialogRow>, records: &[DialogRecord]) -> bool {
     row.is_some_and(|row| row.deleted) && !records.iter().any(deletion)
 }
 
-/// The user's mark before the first record.
-fn mark_before(
+/// The user's watermark before the first record.
+fn watermark_before(
     user: &UserId,
     share: Option<&MembershipRow>,
     records: &[DialogRecord],

@@ -1,12 +1,12 @@
 //! How many members have read messages: the arithmetic, apart from where
 //! members and receipts come from. Pure.
 //!
-//! A member has read in bulk what lies between their join and their mark. So
+//! A member has read in bulk what lies between their join and their watermark. So
 //! each one who passes by raises the count of a stretch of messages in time by
 //! one, which is noted at the two ends of it: members cost no memory, and time
 //! by the logarithm of the messages. Apart from them stand those who have to be
 //! known by name, the people: the sender, who is not to be counted, and whoever
-//! read a message singly, who is, unless their mark says so already.
+//! read a message singly, who is, unless their watermark says so already.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::event::{DialogId, MessageId, Micros, UserId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attendance {
     pub joined_at: Micros,
-    pub mark: Watermark,
+    pub watermark: Watermark,
 }
 
 impl Attendance {
@@ -28,12 +28,12 @@ impl Attendance {
 
     /// Whether it was read in bulk.
     fn has_read(self, at: Micros) -> bool {
-        self.sees(at) && self.mark.covers(at)
+        self.sees(at) && self.watermark.covers(at)
     }
 
     /// Whether it was not, and can have been read singly.
     fn leaves_unread(self, at: Micros) -> bool {
-        self.sees(at) && !self.mark.covers(at)
+        self.sees(at) && !self.watermark.covers(at)
     }
 }
 
@@ -180,7 +180,9 @@ impl Timeline {
 
     fn pass(&mut self, member: Attendance) {
         let first = self.times.partition_point(|at| !member.sees(*at));
-        let end = self.times.partition_point(|at| member.mark.covers(*at));
+        let end = self
+            .times
+            .partition_point(|at| member.watermark.covers(*at));
         if first < end {
             self.more[first] += 1;
             self.more[end] -= 1;
@@ -282,9 +284,12 @@ mod tests {
         let mut readership = Readership::of(asked.collect());
         let attendance = |of: usize, who: usize| {
             let (joined_at, read_until) = facts.members[of][who]?;
-            let mark = Watermark::of(at(joined_at), read_until.map(at));
+            let watermark = Watermark::of(at(joined_at), read_until.map(at));
             let joined_at = at(joined_at);
-            Some(Attendance { joined_at, mark })
+            Some(Attendance {
+                joined_at,
+                watermark,
+            })
         };
         let receipts: Vec<_> = facts.receipts.iter().collect();
         // Without receipts, too, there are senders.

@@ -147,18 +147,21 @@ impl MessageRow {
 impl Attendance {
     /// `None` for someone not a member.
     pub(super) fn parse(document: &RawDocument) -> Result<Option<Self>, Malformed> {
-        let (mut joined_at, mut mark) = (None, None);
+        let (mut joined_at, mut watermark) = (None, None);
         for field in document {
             let (name, value) = field?;
             let name = name.as_str();
             match name {
                 membership::JOINED_AT => joined_at = Some(micros(name, value)?),
-                membership::MARK => mark = Some(Watermark(integer(name, value)?)),
+                membership::MARK => watermark = Some(Watermark(integer(name, value)?)),
                 _ => {}
             }
         }
-        let member = joined_at.zip(mark);
-        Ok(member.map(|(joined_at, mark)| Self { joined_at, mark }))
+        let member = joined_at.zip(watermark);
+        Ok(member.map(|(joined_at, watermark)| Self {
+            joined_at,
+            watermark,
+        }))
     }
 }
 

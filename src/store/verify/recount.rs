@@ -103,8 +103,8 @@ impl Store {
         let Some(stored) = found else {
             return Ok(None);
         };
-        let mut marks = reading.marks(std::iter::once(&key.message)).await?;
-        let marks = marks.remove(&key.message).unwrap_or_default();
+        let mut facts = reading.message_facts(std::iter::once(&key.message)).await?;
+        let facts = facts.remove(&key.message).unwrap_or_default();
         let reactions = unescaped(stored.counts.reactions);
         Ok(Some(Recounted {
             epoch: reading.epoch,
@@ -114,7 +114,7 @@ impl Store {
                 &key.message,
                 &stored.counts.statuses,
                 &reactions,
-                &marks,
+                &facts,
             ),
         }))
     }
@@ -222,16 +222,16 @@ impl Reading<'_> {
             let chunk = chunk.into_iter().map(counted);
             let chunk: Vec<StoredMessage> = chunk.collect::<Result<_, _>>()?;
             let ids = chunk.iter().map(|message| &message.id);
-            let mut marks = self.marks(ids).await?;
+            let mut facts = self.message_facts(ids).await?;
             for message in &chunk {
-                let marks = marks.remove(&message.id).unwrap_or_default();
-                recount.message(message, &marks);
+                let facts = facts.remove(&message.id).unwrap_or_default();
+                recount.message(message, &facts);
             }
             count += chunk.len() as u64;
         }
     }
 
-    async fn marks<'m>(
+    async fn message_facts<'m>(
         &mut self,
         messages: impl Iterator<Item = &'m MessageId>,
     ) -> Result<HashMap<MessageId, MessageFacts>, StoreError> {
@@ -241,7 +241,7 @@ impl Reading<'_> {
         });
         let ranges: Vec<Document> = ranges.collect();
         let filter = doc! { "$or": ranges };
-        let mut marks: HashMap<MessageId, MessageFacts> = HashMap::new();
+        let mut facts: HashMap<MessageId, MessageFacts> = HashMap::new();
         self.find(
             collection::RECEIPTS,
             filter.clone(),
@@ -249,8 +249,8 @@ impl Reading<'_> {
             |found: Keyed<ReceiptPart>| {
                 let id = found._id;
                 let status = Status::new(&id.s).map_err(invalid)?;
-                let marks = marks.entry(message_id(&id.m)?).or_default();
-                marks.receipts.push((status, user(&id.u)?));
+                let facts = facts.entry(message_id(&id.m)?).or_default();
+                facts.receipts.push((status, user(&id.u)?));
                 Ok(())
             },
         )
@@ -262,14 +262,14 @@ impl Reading<'_> {
             |found: KeyedWord| {
                 if found.set {
                     let reaction = Reaction::new(&found._id.r).map_err(invalid)?;
-                    let marks = marks.entry(message_id(&found._id.m)?).or_default();
-                    marks.reactions.push(reaction);
+                    let facts = facts.entry(message_id(&found._id.m)?).or_default();
+                    facts.reactions.push(reaction);
                 }
                 Ok(())
             },
         )
         .await?;
-        Ok(marks)
+        Ok(facts)
     }
 
     async fn topics(&mut self, key: &DialogKey) -> Result<i64, StoreError> {
