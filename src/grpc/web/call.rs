@@ -29,7 +29,7 @@ use super::super::v1::counter_service_server::SERVICE_NAME;
 use super::super::watches::Messages;
 use super::answer::{Answer, Json, is_known};
 use super::events::{self, Resumable};
-use super::parameters::{LAST_EVENT_ID, LastEventId, Parameters, Paths, Queries};
+use super::parameters::{Hidden, LAST_EVENT_ID, Parameters, Paths};
 use super::problem::Problem;
 use super::routes::Route;
 
@@ -69,8 +69,8 @@ where
     A: Answer + 'static,
 {
     get(
-        async move |State(site): State<Site>, path: Paths, query: Queries, request: Request| {
-            let message = Parameters::new(route, (path, query), &request)?.message(message)?;
+        async move |State(site): State<Site>, path: Paths, request: Request| {
+            let message = Parameters::new(route, path, &request)?.message(message)?;
             site.answer(call(request, message), method).await
         },
     )
@@ -88,8 +88,8 @@ where
     A: Answer + 'static,
 {
     post(
-        async move |State(site): State<Site>, path: Paths, query: Queries, request: Request| {
-            let parameters = Parameters::new(route, (path, query), &request)?;
+        async move |State(site): State<Site>, path: Paths, request: Request| {
+            let parameters = Parameters::new(route, path, &request)?;
             let tenant = parameters.message(|parameters| parameters.text("tenant_id"))?;
             let (parts, body) = request.into_parts();
             let body = whole(body, site.max_request_bytes).await?;
@@ -112,8 +112,8 @@ where
     A: Resumable + 'static,
 {
     get(
-        async move |State(site): State<Site>, path: Paths, query: Queries, request: Request| {
-            let message = Parameters::new(route, (path, query), &request)?.message(message)?;
+        async move |State(site): State<Site>, path: Paths, request: Request| {
+            let message = Parameters::new(route, path, &request)?.message(message)?;
             let caller = Sharer::Caller(account(request.extensions()));
             let place = site.streams.take(vec![caller]).map_err(shed)?;
             let call = call(request, message);
@@ -216,10 +216,10 @@ pub(super) fn checked(
 /// The request as the edge of gRPC sees it: the path is that of the method, and of
 /// the headers only those are left that a call has.
 fn as_call(route: &Route, mut request: Request) -> http::Request<tonic::body::Body> {
-    let query = request.uri().query().unwrap_or_default();
-    let path = format!("/{SERVICE_NAME}/{}?{query}", route.method);
-    // The query was one before, so this is a URI too.
-    *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::default());
+    let path = format!("/{SERVICE_NAME}/{}", route.method);
+    // The names of a service and its method are always a path.
+    let path = path.parse().unwrap_or_else(|_| Uri::default());
+    let uri = std::mem::replace(request.uri_mut(), path);
     let headers = std::mem::take(request.headers_mut());
     let mut passed_on = HeaderMap::new();
     for name in PASSED_ON {
@@ -228,9 +228,9 @@ fn as_call(route: &Route, mut request: Request) -> http::Request<tonic::body::Bo
         }
     }
     *request.headers_mut() = passed_on;
-    if let Some(id) = headers.get(LAST_EVENT_ID) {
-        request.extensions_mut().insert(LastEventId(id.clone()));
-    }
+    let last_event_id = headers.get(LAST_EVENT_ID).cloned();
+    let hidden = Hidden { uri, last_event_id };
+    request.extensions_mut().insert(hidden);
     request.map(tonic::body::Body::new)
 }
 
@@ -258,4 +258,26 @@ async fn unless_known(request: Request, next: Next) -> Response {
         *response.body_mut() = Body::empty();
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::web::routes::ROUTES;
+
+    #[test]
+    fn the_edge_sees_a_call_of_the_method_and_no_headers_but_its_own() {
+        let request = Request::builder()
+            .uri("/v1/tenants/t/users/u/stats?after_event_id=e")
+            .header("authorization", "Bearer x")
+            .header("cookie", "y")
+            .header(LAST_EVENT_ID, "z");
+        let call = as_call(&ROUTES[0], request.body(Body::empty()).unwrap());
+        assert_eq!(call.uri(), "/chatcounters.v1.CounterService/GetUserStats");
+        let headers: Vec<_> = call.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(headers, ["authorization"]);
+        let hidden: &Hidden = call.extensions().get().unwrap();
+        assert_eq!(hidden.uri.query(), Some("after_event_id=e"));
+        assert_eq!(hidden.last_event_id.as_ref().unwrap(), "z");
+    }
 }

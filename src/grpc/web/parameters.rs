@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, Request};
+use hyper::Uri;
 use hyper::header::HeaderValue;
 use tonic::Status;
 
@@ -19,12 +20,15 @@ pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 type Values = Vec<(String, String)>;
 /// The parameters in a path, as `axum` extracts them.
 pub(super) type Paths = Result<Path<Values>, PathRejection>;
-/// The parameters in a query, as `axum` extracts them.
-pub(super) type Queries = Result<Query<Values>, QueryRejection>;
 
-/// The value of [`LAST_EVENT_ID`], among the extensions of a request.
+/// What the checks of all calls do not see of a request: among its extensions.
 #[derive(Debug, Clone)]
-pub(super) struct LastEventId(pub(super) HeaderValue);
+pub(super) struct Hidden {
+    /// The URI as the client sent it, with the query.
+    pub(super) uri: Uri,
+    /// The value of [`LAST_EVENT_ID`].
+    pub(super) last_event_id: Option<HeaderValue>,
+}
 
 /// The parameters of a request that nobody has taken yet. Each may be given once,
 /// unless it is a list.
@@ -39,21 +43,20 @@ impl Parameters {
     ///
     /// # Errors
     /// When the route does not know one of them, or they are not UTF-8.
-    pub(super) fn new(
-        route: &Route,
-        (path, query): (Paths, Queries),
-        request: &Request,
-    ) -> Result<Self, Status> {
+    pub(super) fn new(route: &Route, path: Paths, request: &Request) -> Result<Self, Status> {
         let wrong = |what: &dyn std::fmt::Display| Status::invalid_argument(what.to_string());
         let Path(mut values) = path.map_err(|error| wrong(&error))?;
+        let hidden = request.extensions().get::<Hidden>();
+        let hidden = hidden.ok_or_else(|| Status::internal("a request without its URI"))?;
+        let query = Query::<Values>::try_from_uri(&hidden.uri);
         let Query(query) = query.map_err(|error| wrong(&error))?;
         let is_known = |name: &str| route.query.iter().any(|known| known.name == name);
         if let Some((name, _)) = query.iter().find(|(name, _)| !is_known(name)) {
             return Err(unknown(name));
         }
         values.extend(query);
-        let last_event_id = request.extensions().get::<LastEventId>();
-        let last_event_id = last_event_id.and_then(|id| id.0.to_str().ok());
+        let last_event_id = hidden.last_event_id.as_ref();
+        let last_event_id = last_event_id.and_then(|id| id.to_str().ok());
         Ok(Self {
             values,
             last_event_id: last_event_id.unwrap_or_default().to_owned(),
