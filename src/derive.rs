@@ -29,12 +29,14 @@ mod keys;
 mod limits;
 mod membership;
 mod message;
+mod message_names;
 mod names;
 mod needs;
 mod reaction;
 pub mod state;
 pub mod tail;
 mod touched;
+mod watermark;
 
 use crate::event::{DialogId, Event, Fact, MessageId, SenderType, TopicId, UserId};
 pub use changes::{Changes, EventOutcome};

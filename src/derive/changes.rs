@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::limits::Refusal;
+pub use super::message_names::Room;
 use super::state::{
     ByType, CountingFacts, Created, Dialog, DialogKey, Membership, MembershipKey, MessageKey,
     ReactionKey, ReactionState, ReceiptKey, TopicKey, UserKey, Watermark,
@@ -165,24 +166,6 @@ pub struct MessageChange {
     /// What must hold so that there is room for the reactions that are new on
     /// the message.
     pub room_for_reactions: Room<Reaction>,
-}
-
-/// What must hold of a created message's names when a change is written, since
-/// nothing else keeps other writers from changing them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Room<N> {
-    /// Nothing must hold: no name is new.
-    #[default]
-    Any,
-    /// There are at most so many names under which somebody counts.
-    AtMost(i64),
-    /// There is room only as everything was when the change was derived.
-    Exactly {
-        /// The number of names under which somebody counts.
-        names: i64,
-        /// The number of users under each name that changes.
-        counts: Vec<(N, i64)>,
-    },
 }
 
 /// A user's new state of a reaction.

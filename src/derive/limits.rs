@@ -6,7 +6,7 @@
 //! are a function of the set of those that were accepted, in whatever order they
 //! are counted again.
 
-use super::state::Name;
+use super::keys::Name;
 use super::{Batch, dialog_key, membership_key, message_key};
 use crate::event::{Event, Fact};
 

@@ -8,29 +8,10 @@ pub use super::keys::{
     DialogKey, EventKey, MembershipKey, MessageKey, Name, NameKey, ReactionKey, ReceiptKey,
     TopicKey, UserKey,
 };
-use super::names::Names;
+use super::message_names::MessageNames;
 use super::tail::Tail;
+pub use super::watermark::Watermark;
 use crate::event::{DialogId, MessageId, Micros, SenderType, Stamp, UserId};
-
-/// A position in a dialog's time: messages at or before it are not unread.
-/// Microseconds, one below a join time, so it can be -1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Watermark(pub i64);
-
-impl Watermark {
-    /// Returns the watermark of a member who joined at, and read up to, these
-    /// times.
-    pub fn of(joined_at: Micros, read_until: Option<Micros>) -> Self {
-        let read = read_until.map_or(-1, Micros::get);
-        Self(read.max(joined_at.get() - 1))
-    }
-
-    /// Returns whether a message of that time is at or before the watermark,
-    /// and so not unread.
-    pub fn covers(self, at: Micros) -> bool {
-        at.get() <= self.0
-    }
-}
 
 /// A dialog's counters and what they are kept by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -256,7 +237,7 @@ pub struct State {
     pub(super) messages: HashMap<MessageKey, Message>,
     pub(super) receipts: HashMap<ReceiptKey, bool>,
     pub(super) reactions: HashMap<ReactionKey, Option<ReactionState>>,
-    pub(super) names: HashMap<MessageKey, Names>,
+    pub(super) names: HashMap<MessageKey, MessageNames>,
     pub(super) topics: HashMap<TopicKey, bool>,
     pub(super) user_types: HashMap<UserKey, Option<SenderType>>,
     /// Per dialog: from which time on the list is complete, and the list.

@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::state::{ByType, Watermark};
+use super::by_type::ByType;
+use super::watermark::Watermark;
 use crate::event::{MessageId, Micros, SenderType, UserId};
 
 /// A stored message that can be unread, as a dialog's tail needs it.

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 
-use super::forecaster::DialogEnd;
 use super::tally::{ForecastTally, unread};
 use super::{CounterChange, CounterTotal, ForecastError};
 use crate::derive::Changes;
@@ -18,6 +17,16 @@ use crate::store::{MessageCounters, ServedShare};
 
 /// The number of documents that one round trip loads.
 const CHUNK_DOCUMENTS: usize = 1_000;
+
+/// What is known of a dialog's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DialogEnd {
+    /// Everything that it takes to zero is in the tally, but for the dialog's
+    /// own counters.
+    Tallied,
+    /// The dialog is too large: forecast as if it went on.
+    TooLarge,
+}
 
 /// A comparison of stored and derived state, under way.
 pub(super) struct Comparison {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::comparison::Comparison;
+use super::comparison::{Comparison, DialogEnd};
 use super::tally::{ForecastTally, unread};
 use super::{Forecast, ForecastError, ForecastLimits, Prospect};
 use crate::derive::state::{ByType, DialogKey, MembershipKey, MessageKey};
@@ -29,16 +29,6 @@ pub struct Forecaster {
     ends: HashMap<DialogKey, DialogEnd>,
     tally: ForecastTally,
     forecast: Forecast,
-}
-
-/// What is known of a dialog's end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DialogEnd {
-    /// Everything that it takes to zero is in the tally, but for the dialog's
-    /// own counters.
-    Tallied,
-    /// The dialog is too large: forecast as if it went on.
-    TooLarge,
 }
 
 impl Forecaster {
