@@ -35,7 +35,7 @@ pub(crate) use lease::Renewed;
 pub use load::{Loader, MAX_TAIL};
 pub(crate) use load::{MessageCounters, ServedShare};
 pub use migrate::Retention;
-pub use notifications::{NotificationCursor, SavedNotificationCursor, TenantWalk};
+pub(crate) use notifications::{NotificationCursor, TenantWalk};
 pub use read::{CommitFeed, Reader};
 
 /// How long an operation looks for a server before it fails, unless the URL

@@ -189,7 +189,7 @@ impl Writer {
 
     /// Makes a writer that counts events from the journal anew, in collections
     /// that nobody reads yet.
-    pub fn rebuilding(store: Store, to: Generation, cached_dialogs: usize) -> Self {
+    pub(crate) fn rebuilding(store: Store, to: Generation, cached_dialogs: usize) -> Self {
         Self {
             store,
             target: Some(Target::Rebuilt {

@@ -135,7 +135,11 @@ impl Model {
     ///
     /// A writer that `to` does not know stays in this cut, and no load as of a
     /// cut without it ends well: when writers are gone for good, [`Model::reset`].
-    pub fn advance(&mut self, to: &Cut, mut records: Vec<(WriterId, i64, Arc<Record>)>) -> bool {
+    pub(crate) fn advance(
+        &mut self,
+        to: &Cut,
+        mut records: Vec<(WriterId, i64, Arc<Record>)>,
+    ) -> bool {
         if self.is_empty() {
             self.cut.join(to);
             return true;

@@ -35,7 +35,7 @@ impl Store {
     /// Any [`StoreError`]. Unless [`StoreError::is_unknown_commit`], nothing
     /// was written. In that case, and when it is [`StoreError::is_fenced_off`],
     /// the writer must enrol anew, and derive from what is stored.
-    pub async fn commit(
+    pub(crate) async fn commit(
         &self,
         changes: &Changes,
         by: &mut Enrolment,
@@ -54,7 +54,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::commit`].
-    pub async fn commit_replayed(
+    pub(crate) async fn commit_replayed(
         &self,
         changes: &Changes,
         to: &Generations,

@@ -2,7 +2,7 @@
 //! counters rather than ask for them.
 //!
 //! Each transaction of a writer raises the number in its document in `writers`
-//! ([`super::rebuild::fence`]) and inserts one document into `commits`, keyed by both. So
+//! (`rebuild::fence`) and inserts one document into `commits`, keyed by both. So
 //! the numbers of all writers, a [`Position`], say what is committed, and a record
 //! that should be there and is not says that something is missing.
 
@@ -43,7 +43,7 @@ const AT_ONCE: i64 = 1_000;
 #[derive(Debug, Clone)]
 pub struct Committed {
     /// By whom.
-    pub writer: WriterId,
+    pub(crate) writer: WriterId,
     /// Its number among those of its writer, from 1.
     pub number: i64,
     /// What it changed.
@@ -54,7 +54,7 @@ pub struct Committed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     /// Whose.
-    pub writer: WriterId,
+    pub(crate) writer: WriterId,
     /// The first.
     pub from: i64,
     /// The last.

@@ -6,7 +6,7 @@
 //! confirmed it and before its original is acknowledged, and loses it after the
 //! broker was told to remove it. So an entry may be missing, or be left over,
 //! only after a crash or after another tool was at the queue; a pass through the
-//! queue ([`IndexSnapshot`]) finds and mends that.
+//! queue (`IndexSnapshot`) finds and mends that.
 
 mod document;
 mod index;

@@ -19,8 +19,8 @@
 //! | `topics` | `t, d, topic` | a topic exists (nothing but the key) |
 //! | `users` | `t, u` | the type learnt of a user |
 //! | `journal` | `t, e` | every counter event that was taken, once |
-//! | `meta` | a name | which [generation](super::rebuild::generation) counts, the rebuild under way, who is at the dead letters, who publishes notifications and how far they are, that writes are taken |
-//! | `writers` | a random id | a writer, the epoch in which it may write ([`super::rebuild::fence`]), and how many commits it has made |
+//! | `meta` | a name | which generation (`rebuild::generation`) counts, the rebuild under way, who is at the dead letters, who publishes notifications and how far they are, that writes are taken |
+//! | `writers` | a random id | a writer, the epoch in which it may write (`rebuild::fence`), and how many commits it has made |
 //! | `commits` | `w, n` | what a writer's nth commit changed ([`super::commit_log`]) |
 //! | `dead_letters` | a digest | a letter of the dead-letter queue ([`super::dead_letters`]) |
 //! | `discarded_letters` | a digest | a letter that was discarded |

@@ -1,5 +1,5 @@
 //! What went wrong in the store, and the one classification of it: reads, writes,
-//! leases, dead letters and the statuses of gRPC all go by [`FailureKind`].
+//! leases, dead letters and the statuses of gRPC all go by `FailureKind`.
 
 use mongodb::error::{
     Error, ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR,

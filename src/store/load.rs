@@ -67,7 +67,7 @@ impl Store {
     ///
     /// # Errors
     /// When no session is to be had.
-    pub async fn loader(&self, generations: Arc<Generations>) -> Result<Loader, StoreError> {
+    pub(crate) async fn loader(&self, generations: Arc<Generations>) -> Result<Loader, StoreError> {
         let store = self.pinned();
         Ok(Loader {
             session: store.snapshot_session().await?,

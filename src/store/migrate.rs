@@ -77,7 +77,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; running it again goes on where it stopped.
-    pub async fn create_generation(&self, generation: Generation) -> Result<(), StoreError> {
+    pub(crate) async fn create_generation(&self, generation: Generation) -> Result<(), StoreError> {
         for name in collection::COUNTED {
             let storage = match name {
                 collection::MEMBERSHIPS => small_pages(),

@@ -20,24 +20,24 @@ use crate::event::{DialogId, InvalidId, TenantId, UserId};
 /// What is published: every commit up to the cut and, of the tenants that are to be told
 /// of anew, the shares up to a place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NotificationCursor {
+pub(crate) struct NotificationCursor {
     /// The last commit of each writer.
-    pub cut: Cut,
+    pub(crate) cut: Cut,
     /// The generation that each tenant's documents were in.
-    pub generations: Generations,
+    pub(crate) generations: Generations,
     /// How far the writers were that do not number their commits, in milliseconds since
     /// the epoch.
-    pub unnumbered: BTreeMap<WriterId, i64>,
+    pub(crate) unnumbered: BTreeMap<WriterId, i64>,
     /// How often writers had been removed.
-    pub removed: i64,
+    pub(crate) removed: i64,
     /// The tenants of which some changes are not known: all that they have is told.
-    pub anew: BTreeMap<TenantId, TenantWalk>,
+    pub(crate) anew: BTreeMap<TenantId, TenantWalk>,
 }
 
 /// A walk through all shares of a tenant, in a circle: whatever changes on the way
 /// has it go on until it is where it was then, and not begin anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TenantWalk {
+pub(crate) struct TenantWalk {
     /// The last share that was told; `None` at the beginning.
     after: Option<PlaceInShares>,
     /// Where it ends; `None` at the end of all shares.
@@ -48,12 +48,12 @@ pub struct TenantWalk {
 
 impl TenantWalk {
     /// Returns the share after which the next ones begin; `None` for the first.
-    pub fn after(&self) -> Option<&PlaceInShares> {
+    pub(crate) fn after(&self) -> Option<&PlaceInShares> {
         self.after.as_ref()
     }
 
     /// Has everything told once more from now on.
-    pub fn renew(&mut self) {
+    pub(crate) fn renew(&mut self) {
         self.until = None;
         self.again.clone_from(&self.after);
     }
@@ -61,7 +61,7 @@ impl TenantWalk {
     /// Records what was told, up to the share `last`; there are no more shares behind it if
     /// `is_end`. Returns `false` when the walk has ended.
     #[must_use]
-    pub fn told(&mut self, last: Option<&PlaceInShares>, is_end: bool) -> bool {
+    pub(crate) fn told(&mut self, last: Option<&PlaceInShares>, is_end: bool) -> bool {
         if let (Some(until), Some(last)) = (&self.until, last)
             && last >= until
         {
@@ -79,7 +79,7 @@ impl TenantWalk {
 
 impl NotificationCursor {
     /// Makes a cursor that stands at a position: what was before it is not published.
-    pub fn at(position: &Position) -> Self {
+    pub(crate) fn at(position: &Position) -> Self {
         Self {
             cut: Cut::from(position),
             generations: position.generations.clone(),
@@ -90,18 +90,18 @@ impl NotificationCursor {
     }
 
     /// Has all that a tenant has told once more from now on.
-    pub fn tell_anew(&mut self, tenant: TenantId) {
+    pub(crate) fn tell_anew(&mut self, tenant: TenantId) {
         self.anew.entry(tenant).or_default().renew();
     }
 }
 
 /// A cursor as it was found in the database.
 #[derive(Debug)]
-pub struct SavedNotificationCursor {
+pub(crate) struct SavedNotificationCursor {
     /// The cursor itself.
-    pub cursor: NotificationCursor,
+    pub(crate) cursor: NotificationCursor,
     /// How long ago the cursor had everything that was committed, by the server's clock.
-    pub age: Duration,
+    pub(crate) age: Duration,
 }
 
 #[derive(Debug, Deserialize)]

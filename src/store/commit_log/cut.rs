@@ -15,7 +15,7 @@ pub struct Cut {
 
 impl Cut {
     /// The last commit of a writer; 0 before its first one.
-    pub fn of(&self, writer: WriterId) -> i64 {
+    pub(crate) fn of(&self, writer: WriterId) -> i64 {
         self.commits.get(&writer).copied().unwrap_or(0)
     }
 
@@ -25,7 +25,7 @@ impl Cut {
     }
 
     /// Takes a commit in, and all of its writer before it.
-    pub fn raise(&mut self, writer: WriterId, number: i64) {
+    pub(crate) fn raise(&mut self, writer: WriterId, number: i64) {
         if number > self.of(writer) {
             self.commits.insert(writer, number);
         }
@@ -39,13 +39,16 @@ impl Cut {
     }
 
     /// Writers that have committed, with the number of their last commit.
-    pub fn iter(&self) -> impl Iterator<Item = (WriterId, i64)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WriterId, i64)> + '_ {
         self.commits.iter().map(|(writer, last)| (*writer, *last))
     }
 
     /// What comes after this on the way to the other: for each writer the first
     /// and the last number of it.
-    pub fn until<'c>(&'c self, to: &'c Cut) -> impl Iterator<Item = (WriterId, i64, i64)> + 'c {
+    pub(crate) fn until<'c>(
+        &'c self,
+        to: &'c Cut,
+    ) -> impl Iterator<Item = (WriterId, i64, i64)> + 'c {
         let ahead = to.iter().map(|(w, last)| (w, self.of(w) + 1, last));
         ahead.filter(|(_, first, last)| first <= last)
     }

@@ -22,16 +22,16 @@ const MAX_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Position {
     /// Where each tenant's documents are.
-    pub generations: Generations,
+    pub(crate) generations: Generations,
     /// Times that writers were removed: one that is not to be found is gone if
     /// there are more than there were.
     pub removed: i64,
     /// Commits of each writer that numbers them.
-    pub commits: BTreeMap<WriterId, i64>,
+    pub(crate) commits: BTreeMap<WriterId, i64>,
     /// The latest transaction of each writer that does not: one of a version
     /// from before commit records, in milliseconds since the epoch. They say that
     /// something changed, not what.
-    pub unnumbered: BTreeMap<WriterId, i64>,
+    pub(crate) unnumbered: BTreeMap<WriterId, i64>,
 }
 
 impl Position {

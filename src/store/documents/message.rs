@@ -28,7 +28,7 @@ fields! {
     /// [`STATED_TYPE`], added up; absent for 0.
     STATED = "stated";
     /// `{at, event}` of the create that the facts are from. Absent where it was
-    /// recorded under [`RULES`](crate::store::rebuild::generation::RULES) 1.
+    /// recorded under `rebuild::generation::RULES` 1.
     BY = "by";
     /// `{at, event}` of the create that `at` is from, where it is another one.
     AT_BY = "at_by";

@@ -51,7 +51,7 @@ pub struct Taken {
     /// nobody followed.
     pub commits: VecDeque<Committed>,
     /// The latest of each writer, in any case.
-    pub latest: HashMap<WriterId, i64>,
+    pub(crate) latest: HashMap<WriterId, i64>,
 }
 
 impl Kept {

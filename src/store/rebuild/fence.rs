@@ -36,11 +36,11 @@ const FENCING_ATTEMPTS: u32 = 3;
 
 /// The name of a writer, which is that of its enrolment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WriterId(ObjectId);
+pub(crate) struct WriterId(ObjectId);
 
 impl WriterId {
     /// Makes a name that no other writer has.
-    pub fn unique() -> Self {
+    pub(crate) fn unique() -> Self {
         Self(ObjectId::new())
     }
 
@@ -55,7 +55,7 @@ impl WriterId {
     }
 
     /// Returns the writer whose name is displayed like this; `None` if none is.
-    pub fn parse(spelled: &str) -> Option<Self> {
+    pub(crate) fn parse(spelled: &str) -> Option<Self> {
         ObjectId::parse_str(spelled).ok().map(Self)
     }
 }
@@ -68,7 +68,7 @@ impl std::fmt::Display for WriterId {
 
 /// A writer's permission to write, until a rebuild switches over.
 #[derive(Debug, Clone)]
-pub struct Enrolment {
+pub(crate) struct Enrolment {
     writer: WriterId,
     generations: Arc<Generations>,
     /// The number of transactions that the writer has committed.
@@ -77,12 +77,12 @@ pub struct Enrolment {
 
 impl Enrolment {
     /// Returns the generations that the writer writes to.
-    pub fn generations(&self) -> &Arc<Generations> {
+    pub(crate) fn generations(&self) -> &Arc<Generations> {
         &self.generations
     }
 
     /// Returns the writer that is enrolled.
-    pub fn writer(&self) -> WriterId {
+    pub(crate) fn writer(&self) -> WriterId {
         self.writer
     }
 
@@ -117,7 +117,7 @@ impl Enrolment {
 
 /// A fence that was set, behind which a rebuild switches over, or which is lifted.
 #[derive(Debug)]
-pub struct Fence {
+pub(crate) struct Fence {
     token: ObjectId,
 }
 
@@ -129,7 +129,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::SwitchingOver`] behind a fence; any other of class
     /// conflict when others enrol as well.
-    pub async fn enrol(&self) -> Result<Enrolment, StoreError> {
+    pub(crate) async fn enrol(&self) -> Result<Enrolment, StoreError> {
         self.run_transaction(&Enrolling).await
     }
 
@@ -159,7 +159,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; the fence may have been set then, and ends by itself.
-    pub async fn fence(&self, length: Duration) -> Result<Fence, StoreError> {
+    pub(crate) async fn fence(&self, length: Duration) -> Result<Fence, StoreError> {
         let token = ObjectId::new();
         let now = DateTime::now();
         let millis = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
@@ -221,7 +221,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; look at [`Store::generations`] whether it happened.
-    pub async fn switch_over(
+    pub(crate) async fn switch_over(
         &self,
         fence: &Fence,
         tenant: Option<&TenantId>,
@@ -261,7 +261,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`]; the fence ends by itself.
-    pub async fn lift(&self, fence: Fence) -> Result<(), StoreError> {
+    pub(crate) async fn lift(&self, fence: Fence) -> Result<(), StoreError> {
         let standing = doc! { "_id": GENERATIONS, "fence.token": fence.token };
         let change = doc! { "$unset": { "fence": "" }, "$inc": { "epoch": 1_i64 } };
         self.meta::<Document>().update_one(standing, change).await?;

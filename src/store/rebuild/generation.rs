@@ -25,33 +25,33 @@ pub(in crate::store) const GENERATIONS: &str = "generations";
 /// journal anew. 2 orders adds by when the membership was made, keeps read-until
 /// times from being later than their events, and has the best of several creates
 /// of a message count.
-pub const RULES: i32 = 2;
+pub(crate) const RULES: i32 = 2;
 
 /// The number of versions that a dialog can have between two rebuilds. It would need as
 /// many events to reach those of the next generation.
-pub const VERSIONS_PER_GENERATION: i64 = 1 << 32;
+pub(crate) const VERSIONS_PER_GENERATION: i64 = 1 << 32;
 
 /// One set of the collections that hold counters and facts.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(transparent)]
-pub struct Generation(u32);
+pub(crate) struct Generation(u32);
 
 impl Generation {
     /// Returns the generation with this number; 0 is the first.
-    pub fn new(number: u32) -> Self {
+    pub(crate) fn new(number: u32) -> Self {
         Self(number)
     }
 
     /// Returns the number of the generation.
-    pub fn number(self) -> u32 {
+    pub(crate) fn number(self) -> u32 {
         self.0
     }
 
     /// Returns the name of a collection in this generation. Those of the first have their
     /// plain names, and so have those that are not [`collection::COUNTED`].
-    pub fn collection(self, name: &'static str) -> Cow<'static, str> {
+    pub(crate) fn collection(self, name: &'static str) -> Cow<'static, str> {
         match self.0 {
             0 => Cow::Borrowed(name),
             _ if !collection::COUNTED.contains(&name) => Cow::Borrowed(name),
@@ -61,23 +61,23 @@ impl Generation {
 
     /// Returns the version that its dialogs begin after, so that no version is lower than
     /// one that clients saw in an earlier generation.
-    pub fn versions_after(self) -> i64 {
+    pub(crate) fn versions_after(self) -> i64 {
         i64::from(self.0) * VERSIONS_PER_GENERATION
     }
 }
 
 /// The generation of each tenant, as of one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Generations {
+pub(crate) struct Generations {
     /// A number that rises with every change that writers must not miss.
-    pub epoch: i64,
+    pub(crate) epoch: i64,
     everyone: Generation,
     tenants: BTreeMap<TenantId, Generation>,
 }
 
 impl Generations {
     /// Has all tenants in one generation.
-    pub fn only(generation: Generation) -> Self {
+    pub(crate) fn only(generation: Generation) -> Self {
         Self {
             everyone: generation,
             ..Self::default()
@@ -85,23 +85,23 @@ impl Generations {
     }
 
     /// Returns the generation that a tenant's documents are in.
-    pub fn of(&self, tenant: &TenantId) -> Generation {
+    pub(crate) fn of(&self, tenant: &TenantId) -> Generation {
         self.tenants.get(tenant).copied().unwrap_or(self.everyone)
     }
 
     /// Returns the generation of all tenants that were not rebuilt by themselves.
-    pub fn everyone(&self) -> Generation {
+    pub(crate) fn everyone(&self) -> Generation {
         self.everyone
     }
 
     /// Returns the tenants that were rebuilt by themselves since all were last, each with
     /// its generation.
-    pub fn by_themselves(&self) -> impl Iterator<Item = (&TenantId, Generation)> {
+    pub(crate) fn by_themselves(&self) -> impl Iterator<Item = (&TenantId, Generation)> {
         self.tenants.iter().map(|(tenant, g)| (tenant, *g))
     }
 
     /// Returns all generations that anything is read from.
-    pub fn in_use(&self) -> BTreeSet<Generation> {
+    pub(crate) fn in_use(&self) -> BTreeSet<Generation> {
         let tenants = self.tenants.values().copied();
         tenants.chain([self.everyone]).collect()
     }
@@ -148,7 +148,7 @@ impl Store {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub async fn generations(&self) -> Result<Generations, StoreError> {
+    pub(crate) async fn generations(&self) -> Result<Generations, StoreError> {
         let meta = self
             .database()
             .collection::<GenerationsDocument>(collection::META);
