@@ -14,6 +14,7 @@ mod migrate;
 mod notifications;
 pub mod read;
 pub mod rebuild;
+mod snapshot;
 mod transaction;
 pub mod verify;
 

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use futures::TryStreamExt as _;
 use mongodb::bson::{Document, RawDocument, RawDocumentBuf, deserialize_from_slice, doc};
-use mongodb::{ClientSession, Collection};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -23,12 +22,12 @@ use super::documents::reaction::WordDocument;
 use super::documents::user::UserDocument;
 use super::documents::{Key, collection, id, unreadable};
 use super::rebuild::generation::{Generation, Generations};
+use super::snapshot::Snapshot;
 use super::{Store, StoreError};
 use crate::derive::state::{
     DialogKey, EventKey, MembershipKey, MessageKey, NameKey, Need, ReactionKey, ReactionState,
     ReceiptKey, State, TopicKey, UserKey,
 };
-use crate::event::TenantId;
 pub use past::MAX_TAIL;
 use past::Past;
 pub(crate) use served::{MessageCounters, ServedShare};
@@ -36,16 +35,14 @@ pub(crate) use served::{MessageCounters, ServedShare};
 /// A moment of the store, from which the needs of a batch are answered.
 #[derive(Debug)]
 pub struct Loader {
-    store: Store,
-    pub(super) session: ClientSession,
-    generations: Arc<Generations>,
+    snapshot: Snapshot,
     /// Bytes of documents of one kind that are read at once.
     most: usize,
 }
 
 /// What a lane reads for a batch of one kind of document: all of a batch are in
 /// memory together, and a few kinds of documents may be large.
-const MAX_READ: usize = 64 << 20;
+const MAX_READ_BYTES: usize = 64 << 20;
 
 /// The needs that are looked up by key, by their kind.
 #[derive(Default)]
@@ -68,12 +65,9 @@ impl Store {
     /// # Errors
     /// When no session is to be had.
     pub(crate) async fn loader(&self, generations: Arc<Generations>) -> Result<Loader, StoreError> {
-        let store = self.pinned();
         Ok(Loader {
-            session: store.snapshot_session().await?,
-            store,
-            generations,
-            most: MAX_READ,
+            snapshot: self.snapshot_of(generations).await?,
+            most: MAX_READ_BYTES,
         })
     }
 
@@ -83,13 +77,8 @@ impl Store {
     /// # Errors
     /// Any [`StoreError`].
     pub async fn loader_of_served(&self) -> Result<Loader, StoreError> {
-        let store = self.pinned();
-        let mut session = store.snapshot_session().await?;
-        let generations = store.generations_in(&mut session).await?;
         Ok(Loader {
-            store,
-            session,
-            generations: Arc::new(generations),
+            snapshot: self.snapshot(None).await?,
             most: usize::MAX,
         })
     }
@@ -206,7 +195,7 @@ impl Loader {
         let ids: Vec<_> = keys.iter().map(|key| key.id().raw()).collect();
         let mut sought: BTreeMap<Generation, Vec<Document>> = BTreeMap::new();
         for key in &keys {
-            let generation = self.generations.of(key.tenant());
+            let generation = self.snapshot.generations().of(key.tenant());
             sought
                 .entry(generation)
                 .or_default()
@@ -217,12 +206,14 @@ impl Loader {
         let mut bytes = 0;
         for (generation, ids) in sought {
             let documents = self
-                .store
-                .snapshots()
-                .collection::<RawDocumentBuf>(&generation.collection(collection));
+                .snapshot
+                .collection_in::<RawDocumentBuf>(generation, collection);
             let filter = doc! { id::ID: { "$in": ids } };
-            let mut cursor = documents.find(filter).session(&mut self.session).await?;
-            while let Some(document) = cursor.stream(&mut self.session).try_next().await? {
+            let mut cursor = documents
+                .find(filter)
+                .session(&mut self.snapshot.session)
+                .await?;
+            while let Some(document) = cursor.stream(&mut self.snapshot.session).try_next().await? {
                 bytes += document.as_bytes().len();
                 if bytes > self.most && keys.len() > 1 {
                     return Err(StoreError::TooMuch { most: self.most });
@@ -239,18 +230,6 @@ impl Loader {
                 (key, found)
             })
             .collect())
-    }
-
-    /// A tenant's collection, as of the snapshot.
-    pub(super) fn collection<T: Send + Sync>(
-        &self,
-        tenant: &TenantId,
-        name: &'static str,
-    ) -> Collection<T> {
-        let generation = self.generations.of(tenant);
-        self.store
-            .snapshots()
-            .collection(&generation.collection(name))
     }
 
     /// Every key with whether its document exists.

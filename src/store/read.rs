@@ -44,7 +44,7 @@ pub use orders::{DialogOrder, DialogsInOrder, PageInOrder, PlaceInOrder};
 pub use queries::{Dialogs, DialogsOfUser, Messages, Page, Query, UserInDialog, Users};
 pub use rows::{DialogRow, Malformed, MembershipRow};
 pub use shares::Shares;
-pub use snapshot::Snapshot;
+pub use snapshot::TenantSnapshot;
 pub use stats::{Counts, DialogStats, MessageStats, UserDialogStats, UserStats};
 
 /// Answers questions from the store. Cheap to clone.
@@ -166,7 +166,7 @@ impl Reader {
         after: Option<&EventId>,
         deadline: Instant,
     ) -> Result<Option<Q::Answer>, ReadError> {
-        let mut snapshot = Snapshot::open(&self.store, query.tenant(), deadline).await?;
+        let mut snapshot = TenantSnapshot::open(&self.store, query.tenant(), deadline).await?;
         if let Some(event) = after
             && !snapshot.has_event(query.tenant(), event).await?
         {

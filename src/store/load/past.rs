@@ -100,14 +100,16 @@ impl Loader {
             id::DIALOG: dialog.dialog.as_str(),
             membership::MARK: { "$gte": at.get() },
         };
-        let memberships = self.collection::<MarkDocument>(&dialog.tenant, collection::MEMBERSHIPS);
+        let memberships = self
+            .snapshot
+            .collection::<MarkDocument>(&dialog.tenant, collection::MEMBERSHIPS);
         let mut cursor = memberships
             .find(filter)
             .projection(doc! { id::USER: 1, membership::MARK: 1 })
-            .session(&mut self.session)
+            .session(&mut self.snapshot.session)
             .await?;
         let mut members = Vec::new();
-        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+        while let Some(found) = cursor.stream(&mut self.snapshot.session).try_next().await? {
             members.push((found._id.try_into()?, Watermark(found.mark)));
         }
         Ok(members)
@@ -128,10 +130,13 @@ impl Loader {
                 ranges.entry(&message.tenant).or_default().push(range);
             }
             for (tenant, ranges) in ranges {
-                let receipts = self.collection::<Keyed<ReceiptPart>>(tenant, collection::RECEIPTS);
+                let receipts = self
+                    .snapshot
+                    .collection::<Keyed<ReceiptPart>>(tenant, collection::RECEIPTS);
                 let found = receipts.find(doc! { "$or": ranges });
-                let mut cursor = found.session(&mut self.session).await?;
-                while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+                let mut cursor = found.session(&mut self.snapshot.session).await?;
+                while let Some(found) = cursor.stream(&mut self.snapshot.session).try_next().await?
+                {
                     let message = MessageKey {
                         tenant: tenant.clone(),
                         message: MessageId::new(&found._id.m).map_err(invalid)?,
@@ -166,15 +171,16 @@ impl Loader {
             message::READ_COUNT: 1,
         };
         let mut cursor = self
+            .snapshot
             .collection::<TailDocument>(&dialog.tenant, collection::MESSAGES)
             .find(filter)
             .sort(message::latest_first())
             .limit(i64::try_from(longest).unwrap_or(i64::MAX))
             .projection(fields)
-            .session(&mut self.session)
+            .session(&mut self.snapshot.session)
             .await?;
         let mut messages = Vec::new();
-        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+        while let Some(found) = cursor.stream(&mut self.snapshot.session).try_next().await? {
             messages.push(TailMessage::try_from(found)?);
         }
         let mut from = watermark;
@@ -275,7 +281,7 @@ impl Loader {
                 "receipt": { "t": "$_id.t", "m": "$_id.m", "s": "read", "u": { "$literal": user } },
             } },
             doc! { "$lookup": {
-                "from": &*self.generations.of(&dialog.tenant).collection(collection::RECEIPTS),
+                "from": &*self.snapshot.generations().of(&dialog.tenant).collection(collection::RECEIPTS),
                 "localField": "receipt",
                 "foreignField": id::ID,
                 "as": "read",
@@ -284,13 +290,14 @@ impl Loader {
             doc! { "$group": { "_id": "$type", "count": { "$sum": 1_i64 } } },
         ];
         let mut cursor = self
+            .snapshot
             .collection::<Document>(&dialog.tenant, collection::MESSAGES)
             .aggregate(pipeline)
-            .session(&mut self.session)
+            .session(&mut self.snapshot.session)
             .with_type::<CountDocument>()
             .await?;
         let mut counts = Counts::new();
-        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+        while let Some(found) = cursor.stream(&mut self.snapshot.session).try_next().await? {
             counts.insert(escape(&found._id), found.count);
         }
         by_type(&counts)
@@ -307,15 +314,16 @@ impl Loader {
             message::DELETED: { "$ne": true },
         };
         let mut cursor = self
+            .snapshot
             .collection::<MessageTime>(&dialog.tenant, collection::MESSAGES)
             .find(filter)
             .sort(message::latest_first())
             .limit(i64::try_from(most).unwrap_or(i64::MAX))
             .projection(doc! { id::MESSAGE: 1, message::AT: 1 })
-            .session(&mut self.session)
+            .session(&mut self.snapshot.session)
             .await?;
         let mut latest = Vec::new();
-        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+        while let Some(found) = cursor.stream(&mut self.snapshot.session).try_next().await? {
             latest.push((micros(found.at)?, found._id.try_into()?));
         }
         Ok(latest)

@@ -147,13 +147,14 @@ impl Loader {
     ) -> Result<Option<Vec<D>>, StoreError> {
         let limit = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
         let mut cursor = self
+            .snapshot
             .collection::<D>(tenant, name)
             .find(filter)
             .limit(limit)
-            .session(&mut self.session)
+            .session(&mut self.snapshot.session)
             .await?;
         let mut found = Vec::new();
-        while let Some(one) = cursor.stream(&mut self.session).try_next().await? {
+        while let Some(one) = cursor.stream(&mut self.snapshot.session).try_next().await? {
             found.push(one);
         }
         Ok((found.len() <= most).then_some(found))

@@ -30,7 +30,7 @@ use super::ReadError;
 use super::queries::Query;
 use super::rows::{DialogRow, Malformed, MembershipRow};
 use super::snapshot::{
-    Budget, CHUNK, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, Find, Scan, Snapshot,
+    Budget, CHUNK, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, Find, Scan, TenantSnapshot,
 };
 use super::stats::{Counts, DialogStats, MessageStats, UserDialogStats};
 use effects::Source;
@@ -107,7 +107,7 @@ impl Query for History {
         &self.tenant
     }
 
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<HistoryPage, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<HistoryPage, ReadError> {
         let mut reading = Reading {
             tenant: &self.tenant,
             snapshot,
@@ -181,7 +181,7 @@ fn entry(timeline: &Timeline, entry: &TimelineEntry, source: Option<&Source>) ->
 /// One history being read.
 struct Reading<'r> {
     tenant: &'r TenantId,
-    snapshot: &'r mut Snapshot,
+    snapshot: &'r mut TenantSnapshot,
     budget: Budget,
     timeline: TimelineBuilder,
 }

@@ -15,7 +15,7 @@ use crate::store::documents::{collection, id, membership, user};
 use super::ReadError;
 use super::queries::{Query, dialogs_of};
 use super::rows::{DialogRow, Malformed};
-use super::snapshot::{CHUNK, DIALOG_SEQUENCE, Find, ShareScan, Snapshot, Walk};
+use super::snapshot::{CHUNK, DIALOG_SEQUENCE, Find, ShareScan, TenantSnapshot, Walk};
 use super::stats::{UserDialogStats, UserStats};
 
 /// Users of whom something has changed, and in which dialogs.
@@ -117,7 +117,7 @@ impl<Q: Query> Query for WithCut<Q> {
         self.0.tenant()
     }
 
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Self::Answer, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<Self::Answer, ReadError> {
         let position = snapshot.position().await?;
         let as_of = AsOfCut {
             cut: Cut::from(&position),
@@ -135,7 +135,7 @@ impl Query for ChangedUsers {
         &self.tenant
     }
 
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Self::Answer, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<Self::Answer, ReadError> {
         let nothing = |user: &UserId| (UserStats::nothing(&self.tenant, user), BTreeMap::new());
         let mut found: BTreeMap<&UserId, (UserStats, BTreeMap<&DialogId, UserDialogStats>)> = self
             .users
@@ -187,7 +187,7 @@ impl ChangedUsers {
     async fn rows(
         &self,
         pairs: &[(&UserId, &DialogId)],
-        snapshot: &mut Snapshot,
+        snapshot: &mut TenantSnapshot,
     ) -> Result<HashMap<DialogId, DialogRow>, ReadError> {
         let dialogs: BTreeSet<&DialogId> = pairs.iter().map(|(_, dialog)| *dialog).collect();
         let dialogs = dialogs.into_iter();
@@ -205,7 +205,7 @@ impl Query for MembersOf {
     }
 
     /// From an index alone: only members have a mark.
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Members, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<Members, ReadError> {
         let mut members = Members::new();
         let dialogs: Vec<&str> = self.dialogs.iter().map(DialogId::as_str).collect();
         let walk = Walk {
@@ -237,7 +237,7 @@ impl Query for TypesOf {
         &self.tenant
     }
 
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Self::Answer, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<Self::Answer, ReadError> {
         let keys = self
             .users
             .iter()
@@ -261,7 +261,7 @@ impl Query for SharesAfter {
         &self.tenant
     }
 
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<SharesOf, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<SharesOf, ReadError> {
         let mut shares = SharesOf::new();
         let tenant = self.tenant.as_str();
         let of_user = self.after.iter().map(|after| {
@@ -310,7 +310,7 @@ impl Query for Sources {
         &self.tenant
     }
 
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Self::Answer, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<Self::Answer, ReadError> {
         let mut causes = HashMap::new();
         for dialogs in self.dialogs.chunks(CHUNK) {
             let events = dialogs.iter().map(|(dialog, version)| {

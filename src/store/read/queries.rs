@@ -10,7 +10,7 @@ use super::orders::{DialogsInOrder, Foremost, PageInOrder};
 use super::readers;
 use super::rows::{DialogRow, MembershipRow};
 use super::snapshot::{
-    CHUNK, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, ShareScan, Snapshot,
+    CHUNK, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, ShareScan, TenantSnapshot,
 };
 use super::stats::{DialogStats, MessageStats, UserDialogStats, UserStats};
 
@@ -25,7 +25,7 @@ pub trait Query: Send + Sync {
     /// Answers from one moment.
     fn answer(
         &self,
-        snapshot: &mut Snapshot,
+        snapshot: &mut TenantSnapshot,
     ) -> impl Future<Output = Result<Self::Answer, ReadError>> + Send;
 }
 
@@ -98,7 +98,7 @@ impl Query for Users {
         &self.tenant
     }
 
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Vec<UserStats>, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<Vec<UserStats>, ReadError> {
         let mut stats: HashMap<UserId, UserStats> = self
             .users
             .iter()
@@ -128,7 +128,7 @@ impl Query for UserInDialog {
         &self.tenant
     }
 
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<UserDialogStats, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<UserDialogStats, ReadError> {
         let Self {
             tenant,
             user,
@@ -156,7 +156,7 @@ impl Query for DialogsOfUser {
         &self.tenant
     }
 
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Page, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<Page, ReadError> {
         let Self { tenant, user, .. } = self;
         // Without a filter the first chunk is the page, and one to know of more.
         let chunk = match self.unread_only {
@@ -199,7 +199,7 @@ impl Query for DialogsInOrder {
 
     /// Each page looks at all of the user's dialogs: only the deadline bounds
     /// how many those may be.
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<PageInOrder, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<PageInOrder, ReadError> {
         let Self { tenant, user, .. } = self;
         let mut foremost = Foremost::new(self);
         let mut after = None;
@@ -227,7 +227,7 @@ impl Query for Dialogs {
         &self.tenant
     }
 
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Vec<DialogStats>, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<Vec<DialogStats>, ReadError> {
         let unique: BTreeSet<&DialogId> = self.dialogs.iter().collect();
         let rows = snapshot
             .dialogs(&self.tenant, unique.into_iter(), DIALOG_COUNTS)
@@ -244,7 +244,7 @@ impl Query for Messages {
         &self.tenant
     }
 
-    async fn answer(&self, snapshot: &mut Snapshot) -> Result<Vec<MessageStats>, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<Vec<MessageStats>, ReadError> {
         let unique: BTreeSet<&MessageId> = self.messages.iter().collect();
         let rows = snapshot.messages(&self.tenant, unique.into_iter()).await?;
         let dialogs: BTreeSet<&DialogId> = rows.values().flat_map(|m| &m.dialog).collect();
@@ -268,7 +268,7 @@ impl Query for Messages {
 pub(super) async fn dialogs_of(
     tenant: &TenantId,
     shares: &[MembershipRow],
-    snapshot: &mut Snapshot,
+    snapshot: &mut TenantSnapshot,
 ) -> Result<HashMap<DialogId, DialogRow>, ReadError> {
     let unique: BTreeSet<&DialogId> = shares.iter().map(|s| &s.dialog).collect();
     snapshot

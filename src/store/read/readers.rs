@@ -12,7 +12,7 @@ use crate::store::documents::{collection, id, membership};
 use super::ReadError;
 use super::readership::{Asked, Attendance, Readership};
 use super::rows::{DialogRow, MessageRow};
-use super::snapshot::{Budget, Snapshot, Walk};
+use super::snapshot::{Budget, TenantSnapshot, Walk};
 
 /// Receipts in memory at a time. Some 100 bytes each.
 const PAGE: usize = 10_000;
@@ -27,7 +27,7 @@ pub(super) async fn count(
     tenant: &TenantId,
     rows: &HashMap<MessageId, MessageRow>,
     dialogs: &HashMap<DialogId, DialogRow>,
-    snapshot: &mut Snapshot,
+    snapshot: &mut TenantSnapshot,
 ) -> Result<HashMap<MessageId, i64>, ReadError> {
     let asked = rows.iter().filter_map(|(id, row)| asked(id, row, dialogs));
     let asked: Vec<Asked> = asked.collect();
@@ -116,7 +116,7 @@ impl<'r> Receipts<'r> {
     /// Reads the next of them. Tells whether there are more.
     async fn next(
         &mut self,
-        snapshot: &mut Snapshot,
+        snapshot: &mut TenantSnapshot,
         readership: &mut Readership,
     ) -> Result<bool, ReadError> {
         let messages = self.take();
@@ -190,7 +190,7 @@ struct Reading<'r> {
     readership: Readership,
     /// Members of all dialogs.
     members: usize,
-    snapshot: &'r mut Snapshot,
+    snapshot: &'r mut TenantSnapshot,
 }
 
 impl Reading<'_> {

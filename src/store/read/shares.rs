@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio::time::Instant;
 
 use super::rows::{DialogRow, MembershipRow};
-use super::snapshot::{DIALOG_ROW, ShareScan, Snapshot};
+use super::snapshot::{DIALOG_ROW, ShareScan, TenantSnapshot};
 use super::{ReadError, Reader};
 use crate::event::{DialogId, TenantId, UserId};
 use crate::store::StoreError;
@@ -41,7 +41,7 @@ impl Reader {
         most: usize,
         (deadline, going_on): (Instant, &(impl Fn() + Sync)),
     ) -> Result<Option<Shares>, ReadError> {
-        let mut snapshot = Snapshot::open(&self.store, tenant, deadline).await?;
+        let mut snapshot = TenantSnapshot::open(&self.store, tenant, deadline).await?;
         let position = snapshot.position().await?;
         let named = users.iter().map(|user| (user.clone(), Vec::new()));
         let mut shares = Shares {
@@ -78,7 +78,7 @@ impl Shares {
         &mut self,
         tenant: &TenantId,
         dialogs: impl Iterator<Item = &DialogId>,
-        snapshot: &mut Snapshot,
+        snapshot: &mut TenantSnapshot,
     ) -> Result<(), ReadError> {
         let new = dialogs.filter(|dialog| !self.dialogs.contains_key(*dialog));
         let new: BTreeSet<DialogId> = new.cloned().collect();

@@ -3,21 +3,20 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use mongodb::Collection;
 use mongodb::bson::raw::{RawDocument, RawDocumentBuf};
-use mongodb::bson::{Document, deserialize_from_slice, doc};
+use mongodb::bson::{Document, doc};
 use mongodb::options::FindOptions;
-use mongodb::{ClientSession, Collection};
 use tokio::time::Instant;
 
 use crate::event::{DialogId, EventId, MessageId, TenantId, UserId};
-use crate::store::Store;
 use crate::store::commit_log::Position;
-use crate::store::documents::decode::key;
+use crate::store::documents::decode::{key, wrong};
 use crate::store::documents::id::part;
 use crate::store::documents::{collection, dialog, id, membership, message};
-use crate::store::rebuild::generation::{
-    GENERATIONS, Generation, Generations, GenerationsDocument,
-};
+use crate::store::rebuild::generation::Generation;
+use crate::store::snapshot::Snapshot;
+use crate::store::{Store, StoreError};
 
 use super::ReadError;
 use super::rows::{DialogRow, Malformed, MembershipRow, MessageRow};
@@ -30,15 +29,14 @@ const SCANNED: u32 = 5_000;
 /// many, and nothing is waited for between them.
 const IN_A_ROW: usize = 100;
 
-/// Everything read through one value of this type was true at one moment.
-pub struct Snapshot {
-    store: Store,
-    session: ClientSession,
+/// One tenant's documents at one moment, to be read until a deadline.
+pub struct TenantSnapshot {
+    snapshot: Snapshot,
     generation: Generation,
     deadline: Instant,
 }
 
-impl Snapshot {
+impl TenantSnapshot {
     /// The moment is that of the first find, which tells where the tenant's
     /// documents are.
     pub(super) async fn open(
@@ -46,40 +44,25 @@ impl Snapshot {
         tenant: &TenantId,
         deadline: Instant,
     ) -> Result<Self, ReadError> {
-        let store = store.pinned();
-        let session = store.snapshot_session().await?;
-        let mut snapshot = Self {
-            store,
-            session,
-            generation: Generation::default(),
+        let snapshot = store.snapshot(Some(left_until(deadline)?)).await;
+        let snapshot = snapshot.map_err(|error| match error {
+            StoreError::Driver(error) => error.into(),
+            _ => ReadError::malformed(collection::META, wrong("tenants")),
+        })?;
+        Ok(Self {
+            generation: snapshot.generations().of(tenant),
+            snapshot,
             deadline,
-        };
-        snapshot.generation = snapshot.generation_of(tenant).await?;
-        Ok(snapshot)
+        })
     }
 
     /// Which commits are in it.
     pub(super) async fn position(&mut self) -> Result<Position, ReadError> {
-        Ok(self.store.position_in(&mut self.session).await?)
-    }
-
-    async fn generation_of(&mut self, tenant: &TenantId) -> Result<Generation, ReadError> {
-        let find = Find {
-            collection: collection::META,
-            filter: doc! { id::ID: GENERATIONS },
-            fields: GENERATION_FIELDS,
-            sort: None,
-            limit: 1,
-        };
-        let found = self
-            .find(find, |row| {
-                let stored: GenerationsDocument = deserialize_from_slice(row.as_bytes())?;
-                Generations::try_from(stored).map_err(|_| Malformed::Field("tenants".into()))
-            })
-            .await?;
-        Ok(found
-            .first()
-            .map_or(Generation::default(), |g| g.of(tenant)))
+        Ok(self
+            .snapshot
+            .store
+            .position_in(&mut self.snapshot.session)
+            .await?)
     }
 
     /// Whether an event's effect is part of this snapshot.
@@ -254,10 +237,10 @@ impl Snapshot {
             .collection(find.collection)
             .find(find.filter)
             .with_options(options)
-            .session(&mut self.session)
+            .session(&mut self.snapshot.session)
             .await?;
         let mut found = Vec::new();
-        while cursor.advance(&mut self.session).await? {
+        while cursor.advance(&mut self.snapshot.session).await? {
             let row = parse(cursor.current());
             found.push(row.map_err(|e| ReadError::malformed(find.collection, e))?);
             if found.len().is_multiple_of(IN_A_ROW) {
@@ -290,7 +273,7 @@ impl Snapshot {
         .await
     }
 
-    /// Goes through what is found as [`Snapshot::scan`] does, but only the
+    /// Goes through what is found as [`TenantSnapshot::scan`] does, but only the
     /// deadline ends it.
     pub(super) async fn walk(
         &mut self,
@@ -308,10 +291,10 @@ impl Snapshot {
             .collection(walk.collection)
             .find(walk.filter)
             .with_options(options)
-            .session(&mut self.session)
+            .session(&mut self.snapshot.session)
             .await?;
         let mut gone_through = 0_usize;
-        while cursor.advance(&mut self.session).await? {
+        while cursor.advance(&mut self.snapshot.session).await? {
             if self.deadline <= Instant::now() {
                 return Err(ReadError::TooSlow);
             }
@@ -334,9 +317,9 @@ impl Snapshot {
             .collection(collection)
             .aggregate(pipeline)
             .max_time(self.left()?)
-            .session(&mut self.session)
+            .session(&mut self.snapshot.session)
             .await?;
-        match cursor.advance(&mut self.session).await? {
+        match cursor.advance(&mut self.snapshot.session).await? {
             true => Ok(Some(cursor.deserialize_current()?)),
             false => Ok(None),
         }
@@ -344,16 +327,20 @@ impl Snapshot {
 
     /// The time that is left.
     fn left(&self) -> Result<Duration, ReadError> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        match left.is_zero() {
-            true => Err(ReadError::TooSlow),
-            false => Ok(left.max(Duration::from_millis(1))),
-        }
+        left_until(self.deadline)
     }
 
     fn collection(&self, name: &'static str) -> Collection<RawDocumentBuf> {
-        let name = self.generation.collection(name);
-        self.store.snapshots().collection(&name)
+        self.snapshot.collection_in(self.generation, name)
+    }
+}
+
+/// The time that is left until a deadline, at least a millisecond.
+fn left_until(deadline: Instant) -> Result<Duration, ReadError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    match left.is_zero() {
+        true => Err(ReadError::TooSlow),
+        false => Ok(left.max(Duration::from_millis(1))),
     }
 }
 
@@ -452,8 +439,6 @@ const MESSAGE_FIELDS: &[&str] = &[
     message::REACTIONS,
 ];
 
-const GENERATION_FIELDS: &[&str] = &["epoch", "everyone", "tenants"];
-
 /// What a user's numbers need of a dialog.
 pub(super) const DIALOG_SEQUENCE: &[&str] = &[
     dialog::VERSION,
@@ -511,7 +496,7 @@ impl ShareScan {
     pub(super) async fn next(
         &mut self,
         tenant: &TenantId,
-        snapshot: &mut Snapshot,
+        snapshot: &mut TenantSnapshot,
     ) -> Result<Vec<MembershipRow>, ReadError> {
         while let Some(user) = self.users.last().cloned() {
             let one = self.users.len() == 1 || self.after.is_some();

@@ -9,7 +9,6 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use mongodb::ClientSession;
 use mongodb::bson::doc;
 use serde::{Deserialize, Serialize};
 
@@ -153,22 +152,6 @@ impl Store {
             .database()
             .collection::<GenerationsDocument>(collection::META);
         let found = meta.find_one(doc! { "_id": GENERATIONS }).await?;
-        found.unwrap_or_default().try_into()
-    }
-
-    /// Reads the generations as of a snapshot.
-    ///
-    /// # Errors
-    /// Any [`StoreError`].
-    pub(in crate::store) async fn generations_in(
-        &self,
-        session: &mut ClientSession,
-    ) -> Result<Generations, StoreError> {
-        let meta = self
-            .snapshots()
-            .collection::<GenerationsDocument>(collection::META);
-        let filter = doc! { "_id": GENERATIONS };
-        let found = meta.find_one(filter).session(session).await?;
         found.unwrap_or_default().try_into()
     }
 }

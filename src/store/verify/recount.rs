@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use mongodb::ClientSession;
 use mongodb::bson::{Document, doc};
 use serde::de::DeserializeOwned;
 
@@ -19,7 +18,7 @@ use crate::store::documents::receipt::ReceiptPart;
 use crate::store::documents::{
     Key as _, Keyed, by_type, collection, id, invalid, micros, unescape,
 };
-use crate::store::rebuild::generation::Generation;
+use crate::store::snapshot::Snapshot;
 use crate::store::{Store, StoreError};
 use crate::verify::{self, Difference, MessageFacts, Recount, StoredMessage, StoredShare};
 
@@ -43,14 +42,8 @@ pub struct Recounted {
 
 impl Store {
     async fn reading<'s>(&'s self, tenant: &'s TenantId) -> Result<Reading<'s>, StoreError> {
-        let store = self.pinned();
-        let mut session = store.snapshot_session().await?;
-        let generations = store.generations_in(&mut session).await?;
         Ok(Reading {
-            store,
-            session,
-            epoch: generations.epoch,
-            generation: generations.of(tenant),
+            snapshot: self.snapshot(None).await?,
             tenant,
         })
     }
@@ -70,7 +63,7 @@ impl Store {
         let messages = reading.messages(key, &mut recount).await?;
         let topics = reading.topics(key).await?;
         Ok(Recounted {
-            epoch: reading.epoch,
+            epoch: reading.snapshot.generations().epoch,
             version,
             messages,
             differences: recount.differences(topics),
@@ -107,7 +100,7 @@ impl Store {
         let facts = facts.remove(&key.message).unwrap_or_default();
         let reactions = unescaped(stored.counts.reactions);
         Ok(Some(Recounted {
-            epoch: reading.epoch,
+            epoch: reading.snapshot.generations().epoch,
             version: stored.version,
             messages: 1,
             differences: verify::of_message(
@@ -122,10 +115,7 @@ impl Store {
 
 /// One snapshot of a tenant's documents.
 struct Reading<'s> {
-    store: Store,
-    session: ClientSession,
-    epoch: i64,
-    generation: Generation,
+    snapshot: Snapshot,
     tenant: &'s TenantId,
 }
 
@@ -137,15 +127,14 @@ impl Reading<'_> {
         sort: Document,
         mut each: impl FnMut(T) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let name = self.generation.collection(name);
-        let collection = self.store.snapshots().collection::<T>(&name);
+        let collection = self.snapshot.collection::<T>(self.tenant, name);
         let mut cursor = collection
             .find(filter)
             .sort(sort)
             .batch_size(CHUNK)
-            .session(&mut self.session)
+            .session(&mut self.snapshot.session)
             .await?;
-        while let Some(found) = cursor.stream(&mut self.session).try_next().await? {
+        while let Some(found) = cursor.stream(&mut self.snapshot.session).try_next().await? {
             each(found)?;
         }
         Ok(())
@@ -201,18 +190,19 @@ impl Reading<'_> {
             id::TENANT: key.tenant.as_str(),
             message::DIALOG: key.dialog.as_str(),
         };
-        let name = self.generation.collection(collection::MESSAGES);
-        let messages = self.store.snapshots().collection::<WholeMessage>(&name);
+        let messages = self
+            .snapshot
+            .collection::<WholeMessage>(self.tenant, collection::MESSAGES);
         let mut cursor = messages
             .find(filter)
             .sort(message::by_time())
             .batch_size(CHUNK)
-            .session(&mut self.session)
+            .session(&mut self.snapshot.session)
             .await?;
         let mut count = 0;
         loop {
             let chunk: Vec<WholeMessage> = cursor
-                .stream(&mut self.session)
+                .stream(&mut self.snapshot.session)
                 .take(RANGES)
                 .try_collect()
                 .await?;
