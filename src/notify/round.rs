@@ -21,7 +21,7 @@ use crate::bus::notifier::Notifier;
 use crate::event::{DialogId, Micros, TenantId};
 use crate::failpoint::{self, Point};
 use crate::store::commit_log::{Cut, Position, Record, Span};
-use crate::store::read::{MOST_SHARES, Members, MembersOf, SharesAfter};
+use crate::store::read::{MAX_SHARES_PER_ANSWER, Members, MembersOf, SharesAfter};
 use crate::store::rebuild::fence::WriterId;
 use crate::store::{NotificationCursor, Renewed, Store, StoreError, TenantWalk, detached};
 
@@ -451,7 +451,7 @@ impl<'l> Rounds<'l> {
         let query = SharesAfter {
             tenant: tenant.clone(),
             after: walk.after().cloned(),
-            limit: MOST_SHARES,
+            limit: MAX_SHARES_PER_ANSWER,
         };
         let shares = match self.teller.read_in_time(query, floor).await {
             Ok(shares) => shares,
@@ -465,7 +465,7 @@ impl<'l> Rounds<'l> {
         };
         let told = self.teller.tell_shares(errand, (tenant, &shares)).await;
         let is_told = matches!(told, Ok(()) | Err(NotifyError::Refused(_)));
-        let goes_on = !is_told || walk.told(shares.last(), shares.len() < MOST_SHARES);
+        let goes_on = !is_told || walk.told(shares.last(), shares.len() < MAX_SHARES_PER_ANSWER);
         (goes_on.then_some(walk), told)
     }
 

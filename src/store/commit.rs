@@ -25,9 +25,9 @@ use statements::{Events, writes};
 pub(super) use statements::{Verb, Write};
 
 /// Statements in one command. The server allows 100,000.
-const MAX_STATEMENTS: usize = 20_000;
+const MAX_STATEMENTS_PER_COMMAND: usize = 20_000;
 /// Bytes in one command. The server allows a document of 16 MiB.
-const MAX_BYTES: usize = 8 << 20;
+const MAX_COMMAND_BYTES: usize = 8 << 20;
 impl Store {
     /// Writes a batch: all of it, or nothing.
     ///
@@ -182,9 +182,12 @@ impl Write {
 /// How many statements fit into one command: at least one.
 fn chunk_len(statements: &[RawDocumentBuf]) -> usize {
     let mut bytes = 0;
-    let fitting = statements.iter().take(MAX_STATEMENTS).take_while(|s| {
-        bytes += s.as_bytes().len() + 16;
-        bytes <= MAX_BYTES
-    });
+    let fitting = statements
+        .iter()
+        .take(MAX_STATEMENTS_PER_COMMAND)
+        .take_while(|s| {
+            bytes += s.as_bytes().len() + 16;
+            bytes <= MAX_COMMAND_BYTES
+        });
     fitting.count().max(1)
 }

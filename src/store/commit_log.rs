@@ -33,11 +33,11 @@ use super::{Store, StoreError};
 use crate::event::Micros;
 
 /// A question that takes longer is given up by the server.
-const MAX_TIME: Duration = Duration::from_secs(5);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Records that are read at once, some five times as much in memory.
-const MOST_BYTES: usize = 8 << 20;
+const MAX_READ_BYTES: usize = 8 << 20;
 /// Commits of one writer that are asked for at once, at most.
-const AT_ONCE: i64 = 1_000;
+const MAX_COMMITS_PER_RANGE: i64 = 1_000;
 
 /// A transaction that is committed.
 #[derive(Debug, Clone)]
@@ -104,10 +104,10 @@ impl Store {
             .collection::<RawDocumentBuf>(collection::COMMITS);
         let mut found = commits
             .find(doc! { "$or": ranges })
-            .max_time(MAX_TIME)
+            .max_time(QUERY_TIMEOUT)
             .await?;
         let (mut records, mut bytes) = (Vec::new(), 0);
-        while bytes < MOST_BYTES
+        while bytes < MAX_READ_BYTES
             && let Some(document) = found.try_next().await?
         {
             bytes += document.as_bytes().len();
@@ -118,10 +118,10 @@ impl Store {
 }
 
 fn pieces(span: Span) -> impl Iterator<Item = Span> {
-    let starts = (span.from..=span.to).step_by(AT_ONCE as usize);
+    let starts = (span.from..=span.to).step_by(MAX_COMMITS_PER_RANGE as usize);
     starts.map(move |from| Span {
         from,
-        to: span.to.min(from + AT_ONCE - 1),
+        to: span.to.min(from + MAX_COMMITS_PER_RANGE - 1),
         ..span
     })
 }

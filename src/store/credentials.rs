@@ -15,10 +15,10 @@ use crate::shutdown::Shutdown;
 
 /// Between two looks at the files. Their contents are compared: those of a
 /// mounted secret change by links that no watcher of files is told of.
-const INTERVAL: Duration = Duration::from_secs(5);
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between two attempts to log in anew, at least.
-const PAUSE: Duration = Duration::from_secs(1);
+const LOGIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What there is to follow.
 struct Followed {
@@ -43,7 +43,7 @@ impl Store {
         };
         loop {
             let logged_out = tokio::select! {
-                () = sleep(INTERVAL), if followed.has_files => false,
+                () = sleep(FILE_CHECK_INTERVAL), if followed.has_files => false,
                 () = self.logged_out.notified() => true,
                 () = shutdown.requested() => return,
             };
@@ -53,7 +53,7 @@ impl Store {
             }
             if logged_out {
                 tokio::select! {
-                    () = sleep(PAUSE) => {}
+                    () = sleep(LOGIN_RETRY_INTERVAL) => {}
                     () = shutdown.requested() => return,
                 }
             }

@@ -15,7 +15,7 @@ use crate::config::{self, Url};
 use crate::pki::Certificate;
 
 /// How long a server is looked for.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The oldest MongoDB with snapshot reads outside transactions.
 const OLDEST: i32 = 5;
 /// Read by the trials: what is in it does not matter, nor whether it exists.
@@ -209,8 +209,12 @@ async fn look(store: &config::Store, access: Access) -> Result<Inspection, Error
         ..
     } = access;
     options.app_name = Some("chat-counters check".into());
-    options.server_selection_timeout.get_or_insert(TIMEOUT);
-    options.connect_timeout.get_or_insert(TIMEOUT);
+    options
+        .server_selection_timeout
+        .get_or_insert(SERVER_SELECTION_TIMEOUT);
+    options
+        .connect_timeout
+        .get_or_insert(SERVER_SELECTION_TIMEOUT);
     // A set without a primary is to be reported, not waited for.
     options.selection_criteria = Some(SelectionCriteria::ReadPreference(
         ReadPreference::PrimaryPreferred { options: None },

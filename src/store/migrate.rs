@@ -18,7 +18,7 @@ const INDEX_NOT_FOUND: i32 = 27;
 const INDEX_OPTIONS_CONFLICT: i32 = 85;
 
 /// Clocks of replicas differ by no more than this, nearly always.
-const SKEW: Duration = Duration::from_secs(60 * 60);
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60 * 60);
 
 /// How long documents are kept that are of use for a time.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +67,7 @@ impl Store {
             self.set_retention(collection, field, kept).await?;
         }
         // What they have written is told by no record any more.
-        self.remove_writers(keep.commits.saturating_add(SKEW))
+        self.remove_writers(keep.commits.saturating_add(MAX_CLOCK_SKEW))
             .await?;
         Ok(())
     }

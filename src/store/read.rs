@@ -37,8 +37,8 @@ use awaited::Awaited;
 pub use feed::CommitFeed;
 pub use history::{Entry, History, HistoryPage, Scope};
 pub use notifications::{
-    AsOfCut, Cause, ChangedUsers, MOST_SHARES, Members, MembersOf, PlaceInShares, SharesAfter,
-    SharesOf, Sources, TypesOf, WithCut,
+    AsOfCut, Cause, ChangedUsers, MAX_SHARES_PER_ANSWER, Members, MembersOf, PlaceInShares,
+    SharesAfter, SharesOf, Sources, TypesOf, WithCut,
 };
 pub use orders::{DialogOrder, DialogsInOrder, PageInOrder, PlaceInOrder};
 pub use queries::{Dialogs, DialogsOfUser, Messages, Page, Query, UserInDialog, Users};

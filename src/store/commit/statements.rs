@@ -54,10 +54,10 @@ pub struct Write {
 
 /// The largest document. What is listed in one has limits (`derive::Limits`), so
 /// this is met by what is stored since before those, if by anything.
-const MAX_DOCUMENT: usize = 8 << 20;
+const MAX_DOCUMENT_BYTES: usize = 8 << 20;
 /// What a batch of several events may take in memory as statements, and on the
 /// server in its transaction.
-const MAX_BATCH: usize = 64 << 20;
+const MAX_BATCH_BYTES: usize = 64 << 20;
 
 /// All writes of a batch. Dialogs come first: a version that moved is noticed
 /// before anything else is sent.
@@ -73,7 +73,7 @@ pub fn writes(
 ) -> std::result::Result<Vec<Write>, StoreError> {
     let mut writes = Writes::new(generations);
     if changes.taken.len() > 1 {
-        writes.most = MAX_BATCH;
+        writes.most = MAX_BATCH_BYTES;
     }
     for (key, change) in &changes.dialogs {
         writes.add(
@@ -144,7 +144,7 @@ impl<'g> Writes<'g> {
 
     fn add_to(&mut self, generation: Generation, statement: Statement) -> Added {
         let Statement(collection, verb, document) = statement;
-        let (bytes, most) = (document.as_bytes().len(), MAX_DOCUMENT);
+        let (bytes, most) = (document.as_bytes().len(), MAX_DOCUMENT_BYTES);
         if bytes > most {
             return Err(StoreError::TooLarge {
                 collection,

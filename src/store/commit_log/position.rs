@@ -13,9 +13,9 @@ use crate::store::rebuild::generation::{GENERATIONS, Generations, GenerationsDoc
 use crate::store::{Store, StoreError};
 
 /// All writers in one reply, unless they are very many.
-const BATCH: u32 = 50_000;
+const BATCH_DOCUMENTS: u32 = 50_000;
 /// A question that takes longer is given up by the server.
-const MAX_TIME: Duration = Duration::from_secs(5);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How far each writer has come, and where each tenant's documents are. Of one
 /// moment, so that it says exactly which commits there were.
@@ -90,8 +90,8 @@ impl Store {
         let writers = self.snapshots().collection::<Document>(collection::WRITERS);
         let mut found = writers
             .aggregate(pipeline)
-            .batch_size(BATCH)
-            .max_time(MAX_TIME)
+            .batch_size(BATCH_DOCUMENTS)
+            .max_time(QUERY_TIMEOUT)
             .session(&mut *session)
             .await?;
         let mut position = Position::default();

@@ -16,7 +16,7 @@ use crate::event::{DialogId, InvalidId, Micros, SenderType, TenantId, UserId};
 /// The first byte: which form the others have.
 const FORM: u8 = 1;
 /// Longest form. What is longer is told without its shares.
-const MOST_BYTES: usize = 1 << 20;
+const MAX_RECORD_BYTES: usize = 1 << 20;
 
 /// What one transaction changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl Record {
     /// As bytes. What is too much to tell becomes `untold`, here as well.
     pub fn to_bytes(&mut self) -> Vec<u8> {
         let mut wire = wire::Record::from(&*self);
-        if wire.encoded_len() > MOST_BYTES {
+        if wire.encoded_len() > MAX_RECORD_BYTES {
             for changed in std::mem::take(&mut self.dialogs) {
                 self.leave_untold(&changed.key.tenant);
             }

@@ -24,8 +24,8 @@ use crate::store::documents::{Counts, Keyed, by_type, collection, escape, id, in
 /// For watermarks before it, each member's unread is counted by the server.
 pub const MAX_TAIL: usize = 100_000;
 /// Keys, or ranges of keys, in one query.
-const KEYS: usize = 5_000;
-const RANGES: usize = 500;
+const MAX_KEYS_PER_QUERY: usize = 5_000;
+const MAX_RANGES_PER_QUERY: usize = 500;
 
 /// What is asked of the past.
 #[derive(Debug, Default)]
@@ -122,7 +122,7 @@ impl Loader {
     ) -> Result<HashMap<MessageKey, HashSet<UserId>>, StoreError> {
         let read = Status::read();
         let mut readers: HashMap<_, HashSet<_>> = HashMap::new();
-        for messages in messages.chunks(RANGES) {
+        for messages in messages.chunks(MAX_RANGES_PER_QUERY) {
             let mut ranges: HashMap<_, Vec<_>> = HashMap::new();
             for message in messages {
                 let of = id::receipts(&message.tenant, &message.message, &read);
@@ -237,7 +237,7 @@ impl Loader {
                 })
             });
             let keys: Vec<_> = keys.collect();
-            for keys in keys.chunks(KEYS) {
+            for keys in keys.chunks(MAX_KEYS_PER_QUERY) {
                 for (key, found) in self.exist(collection::RECEIPTS, keys.to_vec()).await? {
                     if found {
                         read.entry(key.user)

@@ -19,14 +19,14 @@ use crate::store::documents::id::part;
 use crate::store::documents::{Key as _, collection, id};
 
 /// Events asked about in one query.
-const CHUNK: usize = 1_000;
+const MAX_EVENTS_PER_QUERY: usize = 1_000;
 /// Between two looks there is at least so many times the time of a look: those
 /// who wait leave the store to those who write and read.
-const REST: u32 = 4;
+const REST_PER_LOOK_TIME: u32 = 4;
 /// And no longer than this, however long a look took.
-const LONGEST_REST: Duration = Duration::from_secs(1);
+const MAX_REST: Duration = Duration::from_secs(1);
 /// A look that takes longer is given up by the server.
-const MAX_TIME: Duration = Duration::from_secs(5);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits for events to be taken. Clones wait together.
 #[derive(Debug, Clone)]
@@ -140,7 +140,7 @@ impl Waiting {
             .find(doc! { id::ID: { "$in": ids } })
             .projection(doc! { id::ID: 1 })
             .read_concern(ReadConcern::majority())
-            .max_time(MAX_TIME)
+            .max_time(QUERY_TIMEOUT)
             .await?;
         while let Some(record) = found.try_next().await? {
             self.asked.taken(key(&record).into_iter());
@@ -161,13 +161,13 @@ async fn look(waiting: Arc<Waiting>) {
     let mut polls = Polls::default();
     while let Some(keys) = waiting.asked.wanted() {
         let began = Instant::now();
-        for keys in keys.chunks(CHUNK) {
+        for keys in keys.chunks(MAX_EVENTS_PER_QUERY) {
             // Those who wait learn of an outage from the health probe.
             if let Err(error) = waiting.look_for(keys).await {
                 tracing::debug!(%error, "awaited events cannot be looked for");
             }
         }
-        let rest = (began.elapsed() * REST).min(LONGEST_REST);
+        let rest = (began.elapsed() * REST_PER_LOOK_TIME).min(MAX_REST);
         tokio::time::sleep(rest).await;
         tokio::select! {
             () = tokio::time::sleep(polls.next()) => {}

@@ -15,29 +15,29 @@ use crate::store::rebuild::fence::WriterId;
 
 /// How long a commit of another replica can stay unnoticed at first, and once
 /// the wait has become long.
-const FIRST_POLL: Duration = Duration::from_millis(25);
-const LAST_POLL: Duration = Duration::from_millis(250);
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(25);
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Commits of this process wake a waiter at most this often, so that many
 /// waiters beside a busy ingest do not crowd it out.
-const SHORTEST: Duration = Duration::from_millis(10);
+const MIN_WAKE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What is kept of commits for those who follow them: so many changed dialogs
 /// and shares, some 300 bytes each. Who has come too late asks the store.
-const MOST_KEPT: usize = 20_000;
+const MAX_KEPT_CHANGES: usize = 20_000;
 
 /// Tells waiting readers that something was committed, and what. Clones are one
 /// feed.
 #[derive(Debug, Clone, Default)]
 pub struct CommitFeed {
     commits: watch::Sender<u64>,
-    kept: Arc<Mutex<Kept>>,
+    kept: Arc<Mutex<KeptCommits>>,
     asked: Asked,
 }
 
 /// Commits of this process that somebody who follows has not taken yet.
 #[derive(Debug, Default)]
-struct Kept {
+struct KeptCommits {
     is_followed: bool,
     commits: VecDeque<Committed>,
     changes: usize,
@@ -54,7 +54,7 @@ pub struct Taken {
     pub(crate) latest: HashMap<WriterId, i64>,
 }
 
-impl Kept {
+impl KeptCommits {
     fn add(&mut self, committed: Committed) {
         self.latest.insert(committed.writer, committed.number);
         if !self.is_followed {
@@ -62,7 +62,7 @@ impl Kept {
         }
         self.changes += changes(&committed);
         self.commits.push_back(committed);
-        while self.changes > MOST_KEPT
+        while self.changes > MAX_KEPT_CHANGES
             && let Some(oldest) = self.commits.pop_front()
         {
             self.changes -= changes(&oldest);
@@ -123,7 +123,7 @@ impl CommitFeed {
         }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, KeptCommits> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -147,14 +147,14 @@ pub(super) struct Polls(Duration);
 
 impl Default for Polls {
     fn default() -> Self {
-        Self(FIRST_POLL)
+        Self(MIN_POLL_INTERVAL)
     }
 }
 
 impl Polls {
     /// The next pause.
     pub(super) fn next(&mut self) -> Duration {
-        let longer = self.0.saturating_mul(2).min(LAST_POLL);
+        let longer = self.0.saturating_mul(2).min(MAX_POLL_INTERVAL);
         std::mem::replace(&mut self.0, longer)
     }
 }
@@ -176,7 +176,7 @@ impl CommitWatch {
     /// since the last [`CommitWatch::mark`], or a while later, growing from
     /// call to call, as another replica may have committed.
     pub(super) async fn again(&mut self) {
-        let not_before = Instant::now() + SHORTEST;
+        let not_before = Instant::now() + MIN_WAKE_INTERVAL;
         let poll = self.polls.next();
         match tokio::time::timeout(poll, self.commits.changed()).await {
             Ok(Ok(())) => tokio::time::sleep_until(not_before).await,
@@ -210,11 +210,11 @@ mod tests {
         let mut watch = feed.watch();
         let started = Instant::now();
         watch.again().await;
-        assert!(started.elapsed() >= FIRST_POLL);
+        assert!(started.elapsed() >= MIN_POLL_INTERVAL);
         for _ in 0..4 {
             watch.polls.next();
         }
-        assert_eq!(watch.polls.next(), LAST_POLL);
+        assert_eq!(watch.polls.next(), MAX_POLL_INTERVAL);
     }
 
     #[tokio::test]
@@ -222,6 +222,6 @@ mod tests {
         let mut watch = CommitFeed::new().watch();
         let started = Instant::now();
         watch.again().await;
-        assert!(started.elapsed() >= FIRST_POLL);
+        assert!(started.elapsed() >= MIN_POLL_INTERVAL);
     }
 }

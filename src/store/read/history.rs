@@ -30,7 +30,8 @@ use super::ReadError;
 use super::queries::Query;
 use super::rows::{DialogRow, Malformed, MembershipRow};
 use super::snapshot::{
-    Budget, CHUNK, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, Find, Scan, TenantSnapshot,
+    Budget, CHUNK_DOCUMENTS, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, Find, Scan,
+    TenantSnapshot,
 };
 use super::stats::{Counts, DialogStats, MessageStats, UserDialogStats};
 use effects::Source;
@@ -192,13 +193,13 @@ impl Reading<'_> {
         loop {
             let shares = self
                 .snapshot
-                .shares_after(self.tenant, user, after.as_ref(), false, CHUNK)
+                .shares_after(self.tenant, user, after.as_ref(), false, CHUNK_DOCUMENTS)
                 .await?;
             for share in &shares {
                 self.share(user, &share.dialog, Some(share), View::Overall)
                     .await?;
             }
-            match shares.last().filter(|_| shares.len() == CHUNK) {
+            match shares.last().filter(|_| shares.len() == CHUNK_DOCUMENTS) {
                 Some(last) => after = Some(last.dialog.clone()),
                 None => return Ok(()),
             }
@@ -604,7 +605,7 @@ impl Reading<'_> {
         let mut sources = HashMap::new();
         for (dialog, versions) in groups {
             let versions: Vec<i64> = versions.into_iter().collect();
-            for versions in versions.chunks(CHUNK) {
+            for versions in versions.chunks(CHUNK_DOCUMENTS) {
                 let find = Find {
                     collection: collection::JOURNAL,
                     filter: doc! {
@@ -614,7 +615,7 @@ impl Reading<'_> {
                     },
                     fields: effects::SOURCE,
                     sort: None,
-                    limit: CHUNK,
+                    limit: CHUNK_DOCUMENTS,
                 };
                 let found = self.snapshot.find(find, Source::parse).await?;
                 sources.extend(

@@ -15,7 +15,7 @@ use crate::store::documents::{collection, id, membership, user};
 use super::ReadError;
 use super::queries::{Query, dialogs_of};
 use super::rows::{DialogRow, Malformed};
-use super::snapshot::{CHUNK, DIALOG_SEQUENCE, Find, ShareScan, TenantSnapshot, Walk};
+use super::snapshot::{CHUNK_DOCUMENTS, DIALOG_SEQUENCE, Find, ShareScan, TenantSnapshot, Walk};
 use super::stats::{UserDialogStats, UserStats};
 
 /// Users of whom something has changed, and in which dialogs.
@@ -66,7 +66,7 @@ pub struct TypesOf {
 }
 
 /// Shares in one answer to [`SharesAfter`] at most.
-pub const MOST_SHARES: usize = CHUNK;
+pub const MAX_SHARES_PER_ANSWER: usize = CHUNK_DOCUMENTS;
 
 /// Shares of dialogs by user and dialog, members' or not: a walk through all that
 /// a tenant has.
@@ -76,7 +76,7 @@ pub struct SharesAfter {
     pub tenant: TenantId,
     /// The last one before them; `None` at the beginning.
     pub after: Option<PlaceInShares>,
-    /// At most so many, and no more than [`MOST_SHARES`].
+    /// At most so many, and no more than [`MAX_SHARES_PER_ANSWER`].
     pub limit: usize,
 }
 
@@ -273,7 +273,10 @@ impl Query for SharesAfter {
             None => doc! { id::TENANT: tenant },
         };
         for filter in of_user.chain([of_others]) {
-            let left = self.limit.min(MOST_SHARES).saturating_sub(shares.len());
+            let left = self
+                .limit
+                .min(MAX_SHARES_PER_ANSWER)
+                .saturating_sub(shares.len());
             if left > 0 {
                 shares.extend(snapshot.find(in_order(filter, left), places).await?);
             }
@@ -312,7 +315,7 @@ impl Query for Sources {
 
     async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<Self::Answer, ReadError> {
         let mut causes = HashMap::new();
-        for dialogs in self.dialogs.chunks(CHUNK) {
+        for dialogs in self.dialogs.chunks(CHUNK_DOCUMENTS) {
             let events = dialogs.iter().map(|(dialog, version)| {
                 doc! { id::TENANT: self.tenant.as_str(), journal::DIALOG: dialog.as_str(), journal::VERSION: *version }
             });
@@ -321,7 +324,7 @@ impl Query for Sources {
                 filter: doc! { "$or": events.collect::<Vec<_>>() },
                 fields: &[journal::DIALOG, journal::TYPE],
                 sort: None,
-                limit: CHUNK,
+                limit: CHUNK_DOCUMENTS,
             };
             let found = snapshot.find(find, |row| {
                 let record = JournalRecord::parse(row)?;

@@ -10,7 +10,7 @@ use super::orders::{DialogsInOrder, Foremost, PageInOrder};
 use super::readers;
 use super::rows::{DialogRow, MembershipRow};
 use super::snapshot::{
-    CHUNK, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, ShareScan, TenantSnapshot,
+    CHUNK_DOCUMENTS, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, ShareScan, TenantSnapshot,
 };
 use super::stats::{DialogStats, MessageStats, UserDialogStats, UserStats};
 
@@ -160,8 +160,8 @@ impl Query for DialogsOfUser {
         let Self { tenant, user, .. } = self;
         // Without a filter the first chunk is the page, and one to know of more.
         let chunk = match self.unread_only {
-            true => CHUNK,
-            false => self.limit.saturating_add(1).min(CHUNK),
+            true => CHUNK_DOCUMENTS,
+            false => self.limit.saturating_add(1).min(CHUNK_DOCUMENTS),
         };
         let mut page = Page::default();
         let mut after = self.after.clone();
@@ -205,14 +205,14 @@ impl Query for DialogsInOrder {
         let mut after = None;
         loop {
             let shares = snapshot
-                .shares_after(tenant, user, after.as_ref(), true, CHUNK)
+                .shares_after(tenant, user, after.as_ref(), true, CHUNK_DOCUMENTS)
                 .await?;
             let dialogs = dialogs_of(tenant, &shares, snapshot).await?;
             foremost.take(shares.iter().map(|share| {
                 let row = dialogs.get(&share.dialog);
                 UserDialogStats::of(tenant, user, &share.dialog, Some(share), row)
             }));
-            match shares.last().filter(|_| shares.len() == CHUNK) {
+            match shares.last().filter(|_| shares.len() == CHUNK_DOCUMENTS) {
                 Some(last) => after = Some(last.dialog.clone()),
                 None => return Ok(foremost.page()),
             }

@@ -15,12 +15,12 @@ use super::rows::{DialogRow, MessageRow};
 use super::snapshot::{Budget, TenantSnapshot, Walk};
 
 /// Receipts in memory at a time. Some 100 bytes each.
-const PAGE: usize = 10_000;
+const RECEIPTS_PER_PAGE: usize = 10_000;
 /// Receipts that one answer goes through. A default deadline of 5 s ends it
 /// before that on a slow store; a longer one may use them.
-const MOST_RECEIPTS: usize = 500_000;
+const MAX_RECEIPTS: usize = 500_000;
 /// Members of a dialog that pass by in the time in which one is looked up.
-const PASSING: usize = 6;
+const MEMBERS_PASSED_PER_LOOKUP: usize = 6;
 
 /// How many have read each message that counts.
 pub(super) async fn count(
@@ -34,7 +34,7 @@ pub(super) async fn count(
     if asked.is_empty() {
         return Ok(HashMap::new());
     }
-    let budget = Budget::of_reads(MOST_RECEIPTS);
+    let budget = Budget::of_reads(MAX_RECEIPTS);
     let mut receipts = Receipts::of(tenant, &asked, rows, budget)?;
     let of_dialog = |dialog| dialogs.get(dialog).map_or(0, |row| row.members);
     let mut reading = Reading {
@@ -132,7 +132,7 @@ impl<'r> Receipts<'r> {
             filter: doc! { "$or": ranges },
             projection: doc! { id::ID: 1 },
             sort: one.as_ref().map(|_| doc! { id::ID: 1 }),
-            limit: one.as_ref().map(|_| PAGE as i64),
+            limit: one.as_ref().map(|_| RECEIPTS_PER_PAGE as i64),
         };
         let (mut found, mut reader) = (0, None);
         let budget = &mut self.budget;
@@ -151,8 +151,8 @@ impl<'r> Receipts<'r> {
             })
             .await?;
         self.after = None;
-        if let Some(message) = one.filter(|_| found == PAGE) {
-            self.left.push_front((message, PAGE));
+        if let Some(message) = one.filter(|_| found == RECEIPTS_PER_PAGE) {
+            self.left.push_front((message, RECEIPTS_PER_PAGE));
             self.after = reader;
         }
         Ok(!self.left.is_empty())
@@ -165,7 +165,7 @@ impl<'r> Receipts<'r> {
         while let Some((_, receipts)) = self.left.front() {
             expected = expected.saturating_add(*receipts);
             let begun = self.after.is_some();
-            if !taken.is_empty() && (expected > PAGE || begun) {
+            if !taken.is_empty() && (expected > RECEIPTS_PER_PAGE || begun) {
                 break;
             }
             taken.extend(self.left.pop_front().map(|(message, _)| message));
@@ -201,7 +201,7 @@ impl Reading<'_> {
         let keys =
             people.map(|(dialog, user)| id::membership(self.tenant, dialog, user).document());
         let keys: Vec<Document> = keys.collect();
-        if keys.len().saturating_mul(PASSING) > self.members {
+        if keys.len().saturating_mul(MEMBERS_PASSED_PER_LOOKUP) > self.members {
             let projection = doc! { id::DIALOG: 1, id::USER: 1, JOINED_AT: 1, MARK: 1 };
             return self.pass(i64::MIN, i64::MAX, projection, true).await;
         }

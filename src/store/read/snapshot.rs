@@ -22,12 +22,12 @@ use super::ReadError;
 use super::rows::{DialogRow, Malformed, MembershipRow, MessageRow};
 
 /// Documents in one round trip and in memory at a time.
-pub(super) const CHUNK: usize = 1_000;
+pub(super) const CHUNK_DOCUMENTS: usize = 1_000;
 /// Small documents in one round trip of a scan.
-const SCANNED: u32 = 5_000;
+const SCAN_BATCH_DOCUMENTS: u32 = 5_000;
 /// Documents that are gone through before others have their turn: a reply has
 /// many, and nothing is waited for between them.
-const IN_A_ROW: usize = 100;
+const DOCUMENTS_BETWEEN_YIELDS: usize = 100;
 
 /// One tenant's documents at one moment, to be read until a deadline.
 pub struct TenantSnapshot {
@@ -84,7 +84,7 @@ impl TenantSnapshot {
     }
 
     /// Shares of users in their dialogs, by user and dialog: the first
-    /// [`CHUNK`] of them.
+    /// [`CHUNK_DOCUMENTS`] of them.
     async fn shares_of_users(
         &mut self,
         tenant: &TenantId,
@@ -92,8 +92,11 @@ impl TenantSnapshot {
     ) -> Result<Vec<MembershipRow>, ReadError> {
         let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
         let user = doc! { "$in": users };
-        self.shares(doc! { id::TENANT: tenant.as_str(), id::USER: user }, CHUNK)
-            .await
+        self.shares(
+            doc! { id::TENANT: tenant.as_str(), id::USER: user },
+            CHUNK_DOCUMENTS,
+        )
+        .await
     }
 
     /// The shares of a user after a dialog, by dialog: the first `limit`.
@@ -196,7 +199,7 @@ impl TenantSnapshot {
     ) -> Result<HashMap<K, V>, ReadError> {
         let mut found = HashMap::new();
         while !keys.is_empty() {
-            let rest = keys.split_off(keys.len().min(CHUNK));
+            let rest = keys.split_off(keys.len().min(CHUNK_DOCUMENTS));
             let filter = match keys.len() {
                 1 => doc! { id::ID: keys.swap_remove(0) },
                 _ => doc! { id::ID: { "$in": keys } },
@@ -207,14 +210,14 @@ impl TenantSnapshot {
                 filter,
                 fields,
                 sort: None,
-                limit: CHUNK,
+                limit: CHUNK_DOCUMENTS,
             };
             found.extend(self.find(find, &parse).await?);
         }
         Ok(found)
     }
 
-    /// What is found, at most [`CHUNK`] documents. Never more than one round
+    /// What is found, at most [`CHUNK_DOCUMENTS`] documents. Never more than one round
     /// trip unless they are huge: what follows it would not be retried by the
     /// driver (and be sent with a read concern, which servers need not take).
     pub(super) async fn find<T>(
@@ -222,7 +225,7 @@ impl TenantSnapshot {
         find: Find,
         parse: impl Fn(&RawDocument) -> Result<T, Malformed>,
     ) -> Result<Vec<T>, ReadError> {
-        debug_assert!((1..=CHUNK).contains(&find.limit));
+        debug_assert!((1..=CHUNK_DOCUMENTS).contains(&find.limit));
         let left = self.left()?;
         let limit = u32::try_from(find.limit).unwrap_or(u32::MAX);
         let options = FindOptions::builder()
@@ -243,7 +246,7 @@ impl TenantSnapshot {
         while cursor.advance(&mut self.snapshot.session).await? {
             let row = parse(cursor.current());
             found.push(row.map_err(|e| ReadError::malformed(find.collection, e))?);
-            if found.len().is_multiple_of(IN_A_ROW) {
+            if found.len().is_multiple_of(DOCUMENTS_BETWEEN_YIELDS) {
                 tokio::task::yield_now().await;
             }
         }
@@ -284,7 +287,7 @@ impl TenantSnapshot {
             .projection(walk.projection)
             .sort(walk.sort)
             .limit(walk.limit)
-            .batch_size(SCANNED)
+            .batch_size(SCAN_BATCH_DOCUMENTS)
             .max_time(self.left()?)
             .build();
         let mut cursor = self
@@ -300,7 +303,7 @@ impl TenantSnapshot {
             }
             each(cursor.current())?;
             gone_through += 1;
-            if gone_through.is_multiple_of(IN_A_ROW) {
+            if gone_through.is_multiple_of(DOCUMENTS_BETWEEN_YIELDS) {
                 tokio::task::yield_now().await;
             }
         }
@@ -349,7 +352,7 @@ pub(super) struct Find {
     pub filter: Document,
     pub fields: &'static [&'static str],
     pub sort: Option<Document>,
-    /// 1 to [`CHUNK`].
+    /// 1 to [`CHUNK_DOCUMENTS`].
     pub limit: usize,
 }
 
@@ -503,12 +506,12 @@ impl ShareScan {
             let chunk = if one {
                 let after = self.after.take();
                 snapshot
-                    .shares_after(tenant, &user, after.as_ref(), false, CHUNK)
+                    .shares_after(tenant, &user, after.as_ref(), false, CHUNK_DOCUMENTS)
                     .await?
             } else {
                 snapshot.shares_of_users(tenant, &self.users).await?
             };
-            match chunk.last().filter(|_| chunk.len() == CHUNK) {
+            match chunk.last().filter(|_| chunk.len() == CHUNK_DOCUMENTS) {
                 // There may be more, of the last one's user to begin with.
                 Some(last) => {
                     self.users.retain(|user| *user >= last.user);

@@ -12,7 +12,7 @@ use crate::store::rebuild::generation::Generation;
 use crate::store::{Store, StoreError};
 
 /// Placeholders in one reply of the server.
-const CHUNK: u32 = 1_000;
+const BATCH_DOCUMENTS: u32 = 1_000;
 
 impl Store {
     /// The dialogs after `after`, at most so many; of one tenant, if it is
@@ -141,7 +141,7 @@ impl Store {
             let name = generation.collection(collection::MESSAGES);
             let messages = self.database().collection::<Keyed<StoredMessageId>>(&name);
             let found = messages.find(filter).projection(doc! { id::ID: 1 });
-            let cursor = found.batch_size(CHUNK).await?;
+            let cursor = found.batch_size(BATCH_DOCUMENTS).await?;
             let generations = generations.clone();
             // Of a tenant that was rebuilt by itself something may be left.
             cursors.push(

@@ -23,9 +23,9 @@ use crate::store::{Store, StoreError};
 use crate::verify::{self, Difference, MessageFacts, Recount, StoredMessage, StoredShare};
 
 /// Documents in one reply of the server.
-const CHUNK: u32 = 1_000;
+const BATCH_DOCUMENTS: u32 = 1_000;
 /// Messages whose receipts and reactions are looked up together.
-const RANGES: usize = 100;
+const MESSAGES_PER_LOOKUP: usize = 100;
 
 /// A dialog, or a message of none, after the recount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +131,7 @@ impl Reading<'_> {
         let mut cursor = collection
             .find(filter)
             .sort(sort)
-            .batch_size(CHUNK)
+            .batch_size(BATCH_DOCUMENTS)
             .session(&mut self.snapshot.session)
             .await?;
         while let Some(found) = cursor.stream(&mut self.snapshot.session).try_next().await? {
@@ -196,14 +196,14 @@ impl Reading<'_> {
         let mut cursor = messages
             .find(filter)
             .sort(message::by_time())
-            .batch_size(CHUNK)
+            .batch_size(BATCH_DOCUMENTS)
             .session(&mut self.snapshot.session)
             .await?;
         let mut count = 0;
         loop {
             let chunk: Vec<WholeMessage> = cursor
                 .stream(&mut self.snapshot.session)
-                .take(RANGES)
+                .take(MESSAGES_PER_LOOKUP)
                 .try_collect()
                 .await?;
             if chunk.is_empty() {
