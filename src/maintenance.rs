@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::derive::state::{DialogKey, MessageKey};
 use crate::retry::Backoff;
-use crate::store::verify::Reason;
 use crate::store::verify::Recounted;
+use crate::store::verify::RepairReason;
 use crate::store::{Class, Store, StoreError};
 use crate::verify::Difference;
 
@@ -24,7 +24,7 @@ const DELAY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 #[derive(Debug, Clone)]
 pub struct Verifier {
     store: Store,
-    repair: Option<Reason>,
+    repair: Option<RepairReason>,
 }
 
 /// What came of one of them.
@@ -40,7 +40,7 @@ pub struct Verified {
 
 impl Verifier {
     /// A verifier that repairs, if there is a reason to.
-    pub fn new(store: Store, repair: Option<Reason>) -> Self {
+    pub fn new(store: Store, repair: Option<RepairReason>) -> Self {
         Self { store, repair }
     }
 
@@ -84,7 +84,7 @@ impl Verifier {
         .await
     }
 
-    fn repair_of(&self, recounted: &Recounted) -> Option<&Reason> {
+    fn repair_of(&self, recounted: &Recounted) -> Option<&RepairReason> {
         let differs = !recounted.differences.is_empty();
         self.repair.as_ref().filter(|_| differs)
     }

@@ -22,7 +22,7 @@ use crate::maintenance::Verifier;
 use crate::maintenance::sweep::{Sweep, SweepScope, SweepTally, SweepUnit};
 use crate::shutdown;
 use crate::store::Store;
-use crate::store::verify::Reason;
+use crate::store::verify::RepairReason;
 use v1::maintenance_service_client::MaintenanceServiceClient;
 use v1::verify_counters_response::Event;
 
@@ -221,7 +221,7 @@ impl VerifyJob<'_> {
         if scope.tenant.is_none() && scope.after.is_none() {
             self.bar = progress_bar(Some(store.estimated_dialogs().await?));
         }
-        let repair = self.args.repair.then(|| Reason {
+        let repair = self.args.repair.then(|| RepairReason {
             actor: operator(),
             text: self.args.reason.clone(),
         });

@@ -18,7 +18,7 @@ use super::{failure, rebuild, validate};
 use crate::maintenance::rebuild::abandon;
 use crate::maintenance::sweep::{Sweep, SweepScope, SweepTally, SweepUnit};
 use crate::maintenance::{Verified, Verifier};
-use crate::store::verify::Reason;
+use crate::store::verify::RepairReason;
 use crate::store::{Store, StoreError};
 
 /// The most answers that wait for the caller to read them.
@@ -61,7 +61,7 @@ impl MaintenanceService for Maintenance {
         let request = request.into_inner();
         let scope = validate::verification(&request, &caller.identity)?;
         let permit = only_one(&self.verifying, "verification")?;
-        let repair = request.repair.then(|| Reason {
+        let repair = request.repair.then(|| RepairReason {
             actor: caller.described(),
             text: request.reason,
         });
@@ -119,7 +119,7 @@ fn only_one(free: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, S
 }
 
 /// The line in the log for who has what verified.
-fn tell_begun(caller: &Caller, scope: &SweepScope, repair: Option<&Reason>) {
+fn tell_begun(caller: &Caller, scope: &SweepScope, repair: Option<&RepairReason>) {
     let tenant = scope.tenant.as_ref().map(ToString::to_string);
     info!(
         by = caller.described(),

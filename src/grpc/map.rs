@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::event::Micros;
-use crate::store::read::{DialogStats, Entry, MessageStats, UserDialogStats, UserStats};
+use crate::store::read::{DialogStats, HistoryEntry, MessageStats, UserDialogStats, UserStats};
 
 use super::v1;
 
@@ -74,8 +74,8 @@ impl From<MessageStats> for v1::MessageStats {
     }
 }
 
-impl From<Entry> for v1::CounterHistoryEntry {
-    fn from(entry: Entry) -> Self {
+impl From<HistoryEntry> for v1::CounterHistoryEntry {
+    fn from(entry: HistoryEntry) -> Self {
         Self {
             source_event_id: entry.event.unwrap_or_default(),
             source_event_type: entry.kind,

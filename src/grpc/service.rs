@@ -210,7 +210,7 @@ fn only<A, M: From<A>>(answered: Answered<Vec<A>>) -> Result<Response<M>, Status
     Ok(answered.with(Into::into))
 }
 
-fn next_page_token(query: &read::DialogsOfUser, page: &read::Page) -> String {
+fn next_page_token(query: &read::DialogsOfUser, page: &read::DialogsPage) -> String {
     match page.dialogs.last() {
         Some(last) if page.more => query.token(&last.dialog),
         _ => String::new(),

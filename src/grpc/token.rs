@@ -141,7 +141,7 @@ impl Resumable for read::History {
     type Place = Position;
 
     fn parts(&self) -> Vec<String> {
-        use read::Scope::{Dialog, Message, User, UserInDialog};
+        use read::HistoryScope::{Dialog, Message, User, UserInDialog};
         let (kind, ids) = match &self.scope {
             UserInDialog(user, dialog) => ("user in dialog", [user.as_str(), dialog.as_str()]),
             User(user) => ("user", [user.as_str(), ""]),
@@ -357,7 +357,7 @@ mod tests {
         }
     }
 
-    fn history(scope: read::Scope, newest_first: bool) -> read::History {
+    fn history(scope: read::HistoryScope, newest_first: bool) -> read::History {
         read::History {
             tenant: TenantId::new("t").unwrap(),
             scope,
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn a_place_in_a_history_opens_only_for_its_own_query() {
         let (u, d) = (UserId::new("u").unwrap(), DialogId::new("d").unwrap());
-        let ours = history(read::Scope::User(u.clone()), true);
+        let ours = history(read::HistoryScope::User(u.clone()), true);
         let position = |group: &str, origin, counter: Counter| Position {
             order: i64::MIN,
             group: group.into(),
@@ -397,9 +397,12 @@ mod tests {
             let shorter = &token[..token.len() - 2];
             assert_eq!(ours.place(shorter), None);
             for other in [
-                history(read::Scope::User(u.clone()), false),
-                history(read::Scope::UserInDialog(u.clone(), d.clone()), true),
-                history(read::Scope::Dialog(DialogId::new("u").unwrap()), true),
+                history(read::HistoryScope::User(u.clone()), false),
+                history(read::HistoryScope::UserInDialog(u.clone(), d.clone()), true),
+                history(
+                    read::HistoryScope::Dialog(DialogId::new("u").unwrap()),
+                    true,
+                ),
             ] {
                 assert_eq!(other.place(&token), None);
             }

@@ -35,13 +35,13 @@ use super::{Store, StoreError};
 use awaited::Awaited;
 
 pub use feed::CommitFeed;
-pub use history::{Entry, History, HistoryPage, Scope};
+pub use history::{History, HistoryEntry, HistoryPage, HistoryScope};
 pub use notifications::{
     AsOfCut, Cause, ChangedUsers, MAX_SHARES_PER_ANSWER, Members, MembersOf, PlaceInShares,
     SharesAfter, SharesOf, Sources, TypesOf, WithCut,
 };
 pub use orders::{DialogOrder, DialogsInOrder, PageInOrder, PlaceInOrder};
-pub use queries::{Dialogs, DialogsOfUser, Messages, Page, Query, UserInDialog, Users};
+pub use queries::{Dialogs, DialogsOfUser, DialogsPage, Messages, Query, UserInDialog, Users};
 pub use rows::{DialogRow, Malformed, MembershipRow};
 pub use shares::Shares;
 pub use snapshot::TenantSnapshot;

@@ -6,4 +6,4 @@ mod recount;
 mod repair;
 
 pub(crate) use recount::Recounted;
-pub(crate) use repair::Reason;
+pub(crate) use repair::RepairReason;

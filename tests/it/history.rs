@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use chat_counters::event::{TenantId, UserId};
 use chat_counters::grpc::v1;
 use chat_counters::history::PageRequest;
-use chat_counters::store::read::{History, ReadError, Scope};
+use chat_counters::store::read::{History, HistoryScope, ReadError};
 use chat_counters::store::{CommitFeed, Reader, Store};
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
@@ -364,7 +364,7 @@ async fn more_than_one_call_may_replay_is_refused() -> Result<()> {
     let reader = Reader::new(store, CommitFeed::new());
     let mut query = History {
         tenant: TenantId::new(TENANT)?,
-        scope: Scope::User(UserId::new("bob")?),
+        scope: HistoryScope::User(UserId::new("bob")?),
         counter: None,
         part: PageRequest {
             limit: 1,

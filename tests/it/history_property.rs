@@ -10,7 +10,7 @@ use chat_counters::event::{DialogId, MessageId, TenantId, UserId};
 use chat_counters::history::PageRequest;
 use chat_counters::lane::{Shared, Writer};
 use chat_counters::store::read::{
-    Dialogs, Entry, History, HistoryPage, Messages, Query, Scope, UserInDialog, Users,
+    Dialogs, History, HistoryEntry, HistoryPage, HistoryScope, Messages, Query, UserInDialog, Users,
 };
 use chat_counters::store::{Reader, Retention, Store};
 use mongodb::bson::{Document, doc};
@@ -99,7 +99,7 @@ impl Stage {
     async fn forget(
         &self,
         tenant: &TenantId,
-        histories: &[(&Scope, Vec<Entry>)],
+        histories: &[(&HistoryScope, Vec<HistoryEntry>)],
         mut random: Random,
     ) -> Result<()> {
         let database = self.shared.store.database();
@@ -134,7 +134,7 @@ impl Stage {
     }
 
     /// A whole history, after a look at its pages and at what must always hold.
-    async fn history(&self, tenant: &TenantId, scope: &Scope) -> Result<HistoryPage> {
+    async fn history(&self, tenant: &TenantId, scope: &HistoryScope) -> Result<HistoryPage> {
         let query = |newest_first, limit| History {
             tenant: tenant.clone(),
             scope: scope.clone(),
@@ -184,7 +184,7 @@ impl Stage {
     }
 
     /// The counters by name, as the other reads have them.
-    async fn served(&self, tenant: &TenantId, scope: &Scope) -> Result<Values> {
+    async fn served(&self, tenant: &TenantId, scope: &HistoryScope) -> Result<Values> {
         let tenant = tenant.clone();
         let mut values = Values::new();
         let mut map = |name: &str, counts: &BTreeMap<String, i64>| {
@@ -192,7 +192,7 @@ impl Stage {
             values.extend(counts.map(|(key, count)| (format!("{name}.{key}"), *count)));
         };
         let named: Vec<(&str, i64)> = match scope.clone() {
-            Scope::UserInDialog(user, dialog) => {
+            HistoryScope::UserInDialog(user, dialog) => {
                 let query = UserInDialog {
                     tenant,
                     user,
@@ -202,7 +202,7 @@ impl Stage {
                 map("unread_by_sender_type", &stats.unread_by_sender_type);
                 vec![("unread_count", stats.unread)]
             }
-            Scope::User(user) => {
+            HistoryScope::User(user) => {
                 let users = vec![user];
                 let stats = self.ask(&Users { tenant, users }).await?.remove(0);
                 map("unread_by_sender_type", &stats.unread_by_sender_type);
@@ -213,7 +213,7 @@ impl Stage {
                     ("total_messages_count", stats.messages),
                 ]
             }
-            Scope::Dialog(dialog) => {
+            HistoryScope::Dialog(dialog) => {
                 let dialogs = vec![dialog];
                 let stats = self.ask(&Dialogs { tenant, dialogs }).await?.remove(0);
                 vec![
@@ -222,7 +222,7 @@ impl Stage {
                     ("topic_count", stats.topics),
                 ]
             }
-            Scope::Message(message) => {
+            HistoryScope::Message(message) => {
                 let messages = vec![message];
                 let stats = self.ask(&Messages { tenant, messages }).await?.remove(0);
                 map("status_counts", &stats.statuses);
@@ -241,7 +241,7 @@ fn positive(mut values: Values) -> Values {
 }
 
 /// Everything of a tenant that has counters.
-fn scopes(model: &Model, tenant: &TenantId) -> Vec<Scope> {
+fn scopes(model: &Model, tenant: &TenantId) -> Vec<HistoryScope> {
     let own = |of: &str| of == tenant.as_str();
     let user = |user: &str| UserId::new(user).unwrap();
     let dialog = |dialog: &str| DialogId::new(dialog).unwrap();
@@ -251,18 +251,18 @@ fn scopes(model: &Model, tenant: &TenantId) -> Vec<Scope> {
     let dialogs = model.dialogs().into_iter().filter(|(of, _)| own(of));
     let messages = model.messages().into_iter().filter(|(of, _)| own(of));
     users
-        .map(|(_, u)| Scope::User(user(&u)))
-        .chain(pairs.map(|(_, u, d)| Scope::UserInDialog(user(&u), dialog(&d))))
-        .chain(dialogs.map(|(_, d)| Scope::Dialog(dialog(&d))))
-        .chain(messages.map(|(_, m)| Scope::Message(MessageId::new(&m).unwrap())))
+        .map(|(_, u)| HistoryScope::User(user(&u)))
+        .chain(pairs.map(|(_, u, d)| HistoryScope::UserInDialog(user(&u), dialog(&d))))
+        .chain(dialogs.map(|(_, d)| HistoryScope::Dialog(dialog(&d))))
+        .chain(messages.map(|(_, m)| HistoryScope::Message(MessageId::new(&m).unwrap())))
         .collect()
 }
 
 /// After the entries of each batch the values are those that were served then.
 fn assert_moments<'m>(
-    entries: &[Entry],
+    entries: &[HistoryEntry],
     moments: impl Iterator<Item = (&'m BTreeSet<String>, &'m Values)>,
-    scope: &Scope,
+    scope: &HistoryScope,
 ) {
     let mut rest = entries.iter().peekable();
     let mut values = Values::new();
@@ -281,16 +281,16 @@ fn assert_moments<'m>(
 
 /// What follows the balance is the end of the whole history. Of a user every
 /// dialog has an end of its own; a message's records have no order to miss.
-fn assert_is_rest(entries: &[Entry], whole: &[Entry], scope: &Scope) {
+fn assert_is_rest(entries: &[HistoryEntry], whole: &[HistoryEntry], scope: &HistoryScope) {
     let left = entries.iter().filter(|entry| entry.event.is_some());
-    let left: Vec<&Entry> = left.collect();
+    let left: Vec<&HistoryEntry> = left.collect();
     match scope {
-        Scope::UserInDialog(..) | Scope::Dialog(_) => {
-            let end: Vec<&Entry> = whole.iter().skip(whole.len() - left.len()).collect();
+        HistoryScope::UserInDialog(..) | HistoryScope::Dialog(_) => {
+            let end: Vec<&HistoryEntry> = whole.iter().skip(whole.len() - left.len()).collect();
             assert_eq!(left, end, "{scope:?}: {whole:#?}");
         }
-        Scope::User(_) => {
-            let same = |a: &Entry, b: &Entry| {
+        HistoryScope::User(_) => {
+            let same = |a: &HistoryEntry, b: &HistoryEntry| {
                 (&a.event, &a.counter, a.delta) == (&b.event, &b.counter, b.delta)
             };
             for entry in left {
@@ -298,7 +298,7 @@ fn assert_is_rest(entries: &[Entry], whole: &[Entry], scope: &Scope) {
                 assert!(known, "{scope:?}: {entry:?} of {whole:#?}");
             }
         }
-        Scope::Message(_) => {}
+        HistoryScope::Message(_) => {}
     }
 }
 

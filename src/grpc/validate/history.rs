@@ -45,16 +45,16 @@ pub(in crate::grpc) fn history(
 }
 
 /// Whether a counter is one of those of a scope.
-fn belongs(counter: &Counter, scope: &read::Scope) -> bool {
+fn belongs(counter: &Counter, scope: &read::HistoryScope) -> bool {
     use Counter::*;
     match scope {
-        read::Scope::UserInDialog(..) => matches!(counter, Unread | UnreadFrom(_)),
-        read::Scope::User(_) => matches!(
+        read::HistoryScope::UserInDialog(..) => matches!(counter, Unread | UnreadFrom(_)),
+        read::HistoryScope::User(_) => matches!(
             counter,
             TotalUnread | UnreadFrom(_) | UnreadDialogs | Dialogs | Sent
         ),
-        read::Scope::Dialog(_) => matches!(counter, Messages | Members | Topics),
-        read::Scope::Message(_) => matches!(counter, Status(_) | Reaction(_)),
+        read::HistoryScope::Dialog(_) => matches!(counter, Messages | Members | Topics),
+        read::HistoryScope::Message(_) => matches!(counter, Status(_) | Reaction(_)),
     }
 }
 
@@ -64,7 +64,7 @@ impl Violations {
         &mut self,
         request: &v1::ListCounterHistoryRequest,
         who: &Identity,
-    ) -> Option<read::Scope> {
+    ) -> Option<read::HistoryScope> {
         let v1::ListCounterHistoryRequest {
             user_id,
             dialog_id,
@@ -81,19 +81,19 @@ impl Violations {
             [true, true, false] => {
                 let user = self.user(user_id, who);
                 let dialog = self.id("dialog_id", dialog_id, DialogId::new);
-                Some(read::Scope::UserInDialog(user?, dialog?))
+                Some(read::HistoryScope::UserInDialog(user?, dialog?))
             }
             [true, false, false] => {
                 let user = self.user(user_id, who);
-                user.map(read::Scope::User)
+                user.map(read::HistoryScope::User)
             }
             [false, true, false] => {
                 let dialog = self.id("dialog_id", dialog_id, DialogId::new);
-                dialog.map(read::Scope::Dialog)
+                dialog.map(read::HistoryScope::Dialog)
             }
             [false, false, true] => {
                 let message = self.id("message_id", message_id, MessageId::new);
-                message.map(read::Scope::Message)
+                message.map(read::HistoryScope::Message)
             }
             [_, _, false] => {
                 self.add(
@@ -110,7 +110,11 @@ impl Violations {
     }
 
     /// The counter asked for: none when the field is empty.
-    fn counter(&mut self, name: &str, scope: Option<&read::Scope>) -> Option<Option<Counter>> {
+    fn counter(
+        &mut self,
+        name: &str,
+        scope: Option<&read::HistoryScope>,
+    ) -> Option<Option<Counter>> {
         if name.is_empty() {
             return Some(None);
         }

@@ -1,7 +1,7 @@
 //! Answers, as `store::read` gives them. None where something is not held.
 
 use crate::event::{DialogId, TenantId, UserId};
-use crate::store::read::{DialogStats, DialogsOfUser, Page, UserDialogStats, UserStats};
+use crate::store::read::{DialogStats, DialogsOfUser, DialogsPage, UserDialogStats, UserStats};
 
 use super::Model;
 use super::entries::Entries;
@@ -43,7 +43,7 @@ impl Model {
 
     /// Returns a user's counters in each dialog that they are a member of, by dialog
     /// id.
-    pub fn dialogs_of_user(&mut self, query: &DialogsOfUser) -> Option<Page> {
+    pub fn dialogs_of_user(&mut self, query: &DialogsOfUser) -> Option<DialogsPage> {
         let tenant = &query.tenant;
         let number = self.entries.user(tenant, &query.user)?;
         self.entries.touch_user(number);
@@ -54,7 +54,7 @@ impl Model {
             true => &user.unread,
             false => &user.member,
         };
-        let mut page = Page::default();
+        let mut page = DialogsPage::default();
         for rank in listed.from(first) {
             if page.dialogs.len() == query.limit {
                 page.more = true;

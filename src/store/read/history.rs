@@ -39,7 +39,7 @@ use reach::Records;
 
 /// Whose history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
+pub enum HistoryScope {
     /// A user's in one dialog.
     UserInDialog(UserId, DialogId),
     /// A user's over all dialogs.
@@ -56,7 +56,7 @@ pub struct History {
     /// Whose counters.
     pub tenant: TenantId,
     /// Which of them.
-    pub scope: Scope,
+    pub scope: HistoryScope,
     /// Only this one.
     pub counter: Option<Counter>,
     /// Which of the entries.
@@ -69,7 +69,7 @@ pub struct History {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HistoryPage {
     /// The entries, in the order asked for.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<HistoryEntry>,
     /// The place of the last of them, when there are more.
     pub next: Option<Position>,
     /// The counters as they are served now: what all entries sum to.
@@ -78,7 +78,7 @@ pub struct HistoryPage {
 
 /// One change of a counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct HistoryEntry {
     /// The event; `None` when none stands behind it.
     pub event: Option<String>,
     /// Its type.
@@ -118,14 +118,16 @@ impl Query for History {
         // In a message's history all entries are of its dialog.
         let mut dialog = None;
         match &self.scope {
-            Scope::UserInDialog(user, dialog) => reading.user_in_dialog(user, dialog).await?,
-            Scope::User(user) => reading.user(user).await?,
-            Scope::Dialog(dialog) => reading.dialog(dialog).await?,
-            Scope::Message(message) => dialog = reading.message(message).await?,
+            HistoryScope::UserInDialog(user, dialog) => {
+                reading.user_in_dialog(user, dialog).await?
+            }
+            HistoryScope::User(user) => reading.user(user).await?,
+            HistoryScope::Dialog(dialog) => reading.dialog(dialog).await?,
+            HistoryScope::Message(message) => dialog = reading.message(message).await?,
         }
         let timeline = std::mem::take(&mut reading.timeline).finish();
         let (page, more) = timeline.page(&self.part);
-        let by_event = matches!(self.scope, Scope::Message(_));
+        let by_event = matches!(self.scope, HistoryScope::Message(_));
         let sources = reading.sources(&timeline, &page, by_event).await?;
         let entries = page.iter().map(|change| {
             let source = sources.get(&place(&timeline, change, by_event));
@@ -152,7 +154,7 @@ fn place(timeline: &Timeline, entry: &TimelineEntry, by_event: bool) -> Place {
     (timeline.group(entry).to_owned(), version)
 }
 
-fn entry(timeline: &Timeline, entry: &TimelineEntry, source: Option<&Source>) -> Entry {
+fn entry(timeline: &Timeline, entry: &TimelineEntry, source: Option<&Source>) -> HistoryEntry {
     let kind = match (entry.change.origin, source) {
         (Origin::Balance, _) => BALANCE.to_owned(),
         (Origin::Drift | Origin::LastDrift, _) => DRIFT.to_owned(),
@@ -163,7 +165,7 @@ fn entry(timeline: &Timeline, entry: &TimelineEntry, source: Option<&Source>) ->
     // Drift is nobody's doing, as far as is known.
     let cause = source.filter(|_| kind != DRIFT);
     let group = timeline.group(entry);
-    Entry {
+    HistoryEntry {
         event: cause
             .filter(|source| !source.is_repair())
             .map(|source| source.event.clone()),

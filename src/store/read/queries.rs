@@ -66,7 +66,7 @@ pub struct DialogsOfUser {
 
 /// A page of [`DialogsOfUser`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Page {
+pub struct DialogsPage {
     /// At most as many as asked for, by dialog id.
     pub dialogs: Vec<UserDialogStats>,
     /// Whether anything comes after the last of `dialogs`.
@@ -150,20 +150,20 @@ impl Query for UserInDialog {
 }
 
 impl Query for DialogsOfUser {
-    type Answer = Page;
+    type Answer = DialogsPage;
 
     fn tenant(&self) -> &TenantId {
         &self.tenant
     }
 
-    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<Page, ReadError> {
+    async fn answer(&self, snapshot: &mut TenantSnapshot) -> Result<DialogsPage, ReadError> {
         let Self { tenant, user, .. } = self;
         // Without a filter the first chunk is the page, and one to know of more.
         let chunk = match self.unread_only {
             true => CHUNK_DOCUMENTS,
             false => self.limit.saturating_add(1).min(CHUNK_DOCUMENTS),
         };
-        let mut page = Page::default();
+        let mut page = DialogsPage::default();
         let mut after = self.after.clone();
         loop {
             let shares = snapshot

@@ -23,7 +23,7 @@ use crate::verify::{Difference, Field, Subject};
 
 /// Why a repair is made, for its record.
 #[derive(Debug, Clone)]
-pub struct Reason {
+pub struct RepairReason {
     /// Who has it done.
     pub actor: String,
     /// Why.
@@ -48,7 +48,7 @@ impl Store {
         &self,
         key: &DialogKey,
         recounted: &Recounted,
-        reason: &Reason,
+        reason: &RepairReason,
     ) -> Result<(), StoreError> {
         let enrolment = self.enrol_as_of(recounted).await?;
         let generation = enrolment.generations().of(&key.tenant);
@@ -68,7 +68,7 @@ impl Store {
         &self,
         key: &MessageKey,
         recounted: &Recounted,
-        reason: &Reason,
+        reason: &RepairReason,
     ) -> Result<(), StoreError> {
         let enrolment = self.enrol_as_of(recounted).await?;
         let generation = enrolment.generations().of(&key.tenant);
@@ -131,7 +131,7 @@ impl Change {
 fn writes(
     key: &DialogKey,
     recounted: &Recounted,
-    reason: &Reason,
+    reason: &RepairReason,
     generation: Generation,
     now: DateTime,
 ) -> Result<Vec<Write>, StoreError> {
@@ -241,7 +241,7 @@ fn record<'r>(
     tenant: &'r TenantId,
     event: &'r str,
     recounted: &'r Recounted,
-    reason: &'r Reason,
+    reason: &'r RepairReason,
     now: DateTime,
 ) -> JournalRecord<'r> {
     // Found by the message as well, as whatever else happened to it.

@@ -12,8 +12,8 @@ use crate::store::commit_log::{
     ConsumedChanged, DialogChanged, DialogNow, Facts, Record, ShareChanged,
 };
 use crate::store::read::{
-    Counts, DialogOrder, DialogRow, DialogStats, DialogsInOrder, DialogsOfUser, MembershipRow,
-    Page, UserDialogStats, UserStats,
+    Counts, DialogOrder, DialogRow, DialogStats, DialogsInOrder, DialogsOfUser, DialogsPage,
+    MembershipRow, UserDialogStats, UserStats,
 };
 use crate::store::rebuild::fence::WriterId;
 
@@ -350,8 +350,8 @@ impl State {
     }
 
     /// As `store::read` goes about it.
-    pub(crate) fn page(&self, query: &DialogsOfUser) -> Page {
-        let mut page = Page::default();
+    pub(crate) fn page(&self, query: &DialogsOfUser) -> DialogsPage {
+        let mut page = DialogsPage::default();
         for share in self.shares(&query.tenant, &query.user) {
             if query
                 .after
