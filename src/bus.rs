@@ -37,24 +37,25 @@ mod field_table;
 mod filter;
 mod flow;
 pub(crate) mod headers;
-pub mod inspect;
+pub(crate) mod inspect;
 mod intake;
-pub mod notifier;
+pub(crate) mod notifier;
 mod publisher;
 mod session;
 mod settle;
 mod tls;
 mod topology;
-pub mod upkeep;
+pub(crate) mod upkeep;
 mod watchdog;
 
 pub(crate) use confirm_channel::BlockedTimeout;
-pub use consumer::Consumer;
-pub use delivery::Delivery;
+pub(crate) use consumer::Consumer;
+pub(crate) use delivery::Delivery;
 pub use error::{BusError, Mismatch};
 pub use flow::Flow;
-pub use inspect::inspect;
-pub use publisher::{EventHeaders, PublishTally, Publisher, routing_key};
+pub(crate) use inspect::inspect;
+pub(crate) use publisher::routing_key;
+pub use publisher::{EventHeaders, PublishTally, Publisher};
 
 /// AMQP's delivery mode of messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;

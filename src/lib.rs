@@ -39,7 +39,7 @@ pub(crate) mod listener;
 pub mod maintenance;
 pub mod notify;
 pub mod outage;
-pub mod pipeline;
+pub(crate) mod pipeline;
 pub(crate) mod pki;
 pub mod probes;
 pub(crate) mod rate_limit;

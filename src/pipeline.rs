@@ -20,7 +20,7 @@ use watch::TimeWatch;
 
 /// The first stage of the service: decodes deliveries and hands them to the lanes.
 #[derive(Debug)]
-pub struct Pipeline {
+pub(crate) struct Pipeline {
     decoder: Decoder,
     lanes: Arrivals,
     types: TypesInFlight,
@@ -31,7 +31,7 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Makes a pipeline into these lanes.
-    pub fn new(
+    pub(crate) fn new(
         decoder: Decoder,
         lanes: Arrivals,
         types: TypesInFlight,
@@ -50,7 +50,7 @@ impl Pipeline {
 
     /// Works until the bus hands over no more, then lets go of the lanes, which
     /// end when they have settled what they hold.
-    pub async fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>) {
+    pub(crate) async fn run(mut self, mut deliveries: mpsc::Receiver<Delivery>) {
         while let Some(delivery) = deliveries.recv().await {
             failpoint::pass(Point::Delivered);
             match self.decoder.decode(delivery.body()) {

@@ -36,12 +36,12 @@ use crate::store::dead_letters::{
 };
 use crate::store::{Store, StoreError};
 
-pub use job::{JobProgress, Selection};
-pub use pace::ReplayPace;
-pub use plan::{FailureGroup, ReplayPlan};
-pub use register::register;
-pub use sender::send;
-pub use sync::{SyncReport, watch};
+pub(crate) use job::{JobProgress, Selection};
+pub(crate) use pace::ReplayPace;
+pub(crate) use plan::ReplayPlan;
+pub(crate) use register::register;
+pub(crate) use sender::send;
+pub(crate) use sync::watch;
 
 /// Why something cannot be done about dead letters.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +119,7 @@ impl Redrive {
     }
 
     /// Closes the connection to the broker.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.queue_depth.close().await;
     }
 
@@ -127,7 +127,7 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError::Store`].
-    pub async fn list(
+    pub(crate) async fn list(
         &self,
         collection: LetterCollection,
         filter: &Filter,
@@ -144,7 +144,7 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError::Store`].
-    pub async fn count(
+    pub(crate) async fn count(
         &self,
         collection: LetterCollection,
         filter: &Filter,
@@ -156,7 +156,7 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError::Store`].
-    pub async fn groups(&self, filter: &Filter) -> Result<Vec<LetterGroup>, RedriveError> {
+    pub(crate) async fn groups(&self, filter: &Filter) -> Result<Vec<LetterGroup>, RedriveError> {
         Ok(self.store.letter_groups(filter).await?)
     }
 
@@ -165,7 +165,7 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError`].
-    pub async fn letter(
+    pub(crate) async fn letter(
         &self,
         id: &LetterId,
         permitted: Option<&[String]>,
@@ -182,7 +182,10 @@ impl Redrive {
     }
 
     /// Lists what a letter says of itself apart from its body, by name.
-    pub fn headers(&self, letter: &StoredLetter) -> std::collections::BTreeMap<String, String> {
+    pub(crate) fn headers(
+        &self,
+        letter: &StoredLetter,
+    ) -> std::collections::BTreeMap<String, String> {
         republish::listed_headers(&letter.properties)
     }
 
@@ -190,7 +193,7 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError::Store`].
-    pub async fn index_state(&self) -> Result<IndexState, RedriveError> {
+    pub(crate) async fn index_state(&self) -> Result<IndexState, RedriveError> {
         // Together: a broker that does not answer is waited for.
         let (indexed, unsent, busy, depth) = futures::join!(
             self.store.count_indexed_letters(),
@@ -210,7 +213,7 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError::Store`].
-    pub async fn audit(
+    pub(crate) async fn audit(
         &self,
         before: Option<&str>,
         permitted: Option<&[String]>,

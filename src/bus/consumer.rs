@@ -23,7 +23,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::{Label, Metrics};
 
 /// Consumes the service's queue, for ever.
-pub struct Consumer {
+pub(crate) struct Consumer {
     bus: Arc<config::Bus>,
     retry: config::Retry,
     metrics: Metrics,
@@ -48,7 +48,7 @@ impl Consumer {
     /// Only one that [`BusError::is_for_operator`]: a wrong URL, host, user,
     /// password, virtual host or permission, or an exchange or queue that
     /// exists in a form under which events could be lost.
-    pub async fn open(
+    pub(crate) async fn open(
         config: config::Bus,
         retry: config::Retry,
         metrics: Metrics,
@@ -80,7 +80,7 @@ impl Consumer {
     }
 
     /// Whether the consumer is connected and consuming; false at first.
-    pub fn health(&self) -> watch::Receiver<bool> {
+    pub(crate) fn health(&self) -> watch::Receiver<bool> {
         self.health.subscribe()
     }
 
@@ -93,7 +93,7 @@ impl Consumer {
     /// dropped, and the connections are closed. A deadline for that is the
     /// caller's: dropping the future cuts everything off, and the broker
     /// delivers again what was not settled.
-    pub async fn run(
+    pub(crate) async fn run(
         mut self,
         sink: mpsc::Sender<Delivery>,
         unsettled: mpsc::Sender<UnsettledLetter>,

@@ -21,4 +21,4 @@ mod x_death;
 
 pub(super) use encode::FailedMessage;
 pub(super) use publisher::DeadLetterPublisher;
-pub use publisher::UnsettledLetter;
+pub(crate) use publisher::UnsettledLetter;

@@ -52,7 +52,7 @@ impl SettlementQueue {
 /// delivery limit, so that nothing is ever stuck. All of them return at once; on a
 /// session that is gone they do nothing, and the broker delivers the message again.
 #[derive(Debug)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     message: Option<Message>,
 }
 
@@ -114,12 +114,12 @@ impl Delivery {
     }
 
     /// The body as it was published.
-    pub fn body(&self) -> &[u8] {
+    pub(crate) fn body(&self) -> &[u8] {
         self.message.as_ref().map_or(&[], |message| &message.body)
     }
 
     /// The routing key as it was published.
-    pub fn routing_key(&self) -> &str {
+    pub(crate) fn routing_key(&self) -> &str {
         self.message
             .as_ref()
             .map_or("", |message| &message.routing_key)
@@ -127,7 +127,7 @@ impl Delivery {
 
     /// The exchange that it was published to; empty for one that was published
     /// straight to the queue.
-    pub fn exchange(&self) -> &str {
+    pub(crate) fn exchange(&self) -> &str {
         self.message
             .as_ref()
             .map_or("", |message| &message.exchange)
@@ -135,7 +135,7 @@ impl Delivery {
 
     /// Who published it, where the producer says so: the broker lets nobody say
     /// another name than the one that they logged in by.
-    pub fn user_id(&self) -> Option<&str> {
+    pub(crate) fn user_id(&self) -> Option<&str> {
         let message = self.message.as_ref()?;
         let user = message.properties.user_id().as_ref();
         user.map(lapin::types::ShortString::as_str)
@@ -143,7 +143,7 @@ impl Delivery {
 
     /// Whether it was handed out before, here or elsewhere, and not
     /// acknowledged.
-    pub fn redelivered(&self) -> bool {
+    pub(crate) fn redelivered(&self) -> bool {
         self.message
             .as_ref()
             .is_some_and(|message| message.redelivered)
@@ -151,7 +151,7 @@ impl Delivery {
 
     /// How often it was delivered before and given back or lost, as the
     /// broker counts; 0 when it does not say.
-    pub fn delivery_count(&self) -> u64 {
+    pub(crate) fn delivery_count(&self) -> u64 {
         self.header(headers::DELIVERY_COUNT)
             .and_then(as_count)
             .unwrap_or(0)
@@ -168,7 +168,7 @@ impl Delivery {
     }
 
     /// Acknowledges the delivery: its effect is durable, and the broker may forget it.
-    pub fn ack(mut self) {
+    pub(crate) fn ack(mut self) {
         let outcome = match self.delivery_count() {
             0 => Settlement::Ack,
             _ => Settlement::AckNow,
@@ -180,7 +180,7 @@ impl Delivery {
 
     /// Dead-letters the delivery, which failed for good: it is acknowledged once the broker
     /// has confirmed the dead letter.
-    pub fn dead_letter(mut self, failure: Failure) {
+    pub(crate) fn dead_letter(mut self, failure: Failure) {
         if let Some(message) = self.message.take() {
             let back = Arc::clone(&message.origin.back);
             // An error says that the consumer is gone: the broker redelivers.

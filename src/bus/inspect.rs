@@ -23,7 +23,7 @@ const MAX_GREETING_BYTES: usize = 64 * 1024;
 
 /// What was found at the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Inspection {
+pub(crate) struct Inspection {
     /// The broker, without user information.
     pub url: String,
     /// `RabbitMQ`, where the broker says so.
@@ -51,7 +51,7 @@ pub struct Inspection {
 
 /// TLS towards the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Security {
+pub(crate) struct Security {
     /// The version that was agreed.
     pub version: String,
     /// Who we are to the broker by our certificate; absent where a user and a
@@ -76,7 +76,7 @@ impl Security {
 
 /// An exchange or a queue as it was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Found {
+pub(crate) struct Found {
     /// The name by the configuration.
     pub name: String,
     /// Whether it exists at the broker.
@@ -107,7 +107,10 @@ impl Found {
 ///
 /// # Errors
 /// When the broker cannot be reached, or refuses the user or the virtual host.
-pub async fn inspect(bus: &config::Bus, notify: &config::Notify) -> Result<Inspection, BusError> {
+pub(crate) async fn inspect(
+    bus: &config::Bus,
+    notify: &config::Notify,
+) -> Result<Inspection, BusError> {
     let link = Link::open(bus, "chat-counters check").await?;
     let report = report(&link, bus, notify).await;
     link.close().await;

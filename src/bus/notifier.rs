@@ -16,7 +16,7 @@ const MAX_SHORT_STRING_BYTES: usize = 255;
 
 /// A message about something that has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notification {
+pub(crate) struct Notification {
     /// Decides which queues get the message. What is longer than 255 bytes is cut.
     pub routing_key: String,
     /// The media type of the body.
@@ -36,7 +36,7 @@ pub struct Notification {
 
 /// A connection of its own that publishes notifications to a topic exchange. A
 /// broker that takes nothing is waited for without an end: nobody waits for this.
-pub struct Notifier {
+pub(crate) struct Notifier {
     channel: ConfirmChannel,
     exchange: ShortString,
 }
@@ -46,7 +46,7 @@ impl Notifier {
     ///
     /// # Errors
     /// Any [`BusError`]; an exchange of another type is [`BusError::Incompatible`].
-    pub async fn open(
+    pub(crate) async fn open(
         bus: &config::Bus,
         notify: &config::Notify,
         flow: &Flow,
@@ -60,7 +60,7 @@ impl Notifier {
     }
 
     /// Whether the connection is there, as far as is known.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.channel.is_open()
     }
 
@@ -69,7 +69,7 @@ impl Notifier {
     ///
     /// # Errors
     /// When that is not for certain: some may have been taken.
-    pub async fn publish(&self, messages: &[Notification]) -> Result<Vec<bool>, BusError> {
+    pub(crate) async fn publish(&self, messages: &[Notification]) -> Result<Vec<bool>, BusError> {
         let outgoing = messages.iter().enumerate().map(|(number, message)| {
             if number > 0 {
                 failpoint::pass(Point::NotifySent);
@@ -88,11 +88,6 @@ impl Notifier {
         Ok(outcomes
             .map(|outcome| outcome == PublishOutcome::Confirmed)
             .collect())
-    }
-
-    /// Closes the connection.
-    pub async fn close(self) {
-        self.channel.close().await;
     }
 }
 

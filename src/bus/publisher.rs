@@ -57,7 +57,7 @@ impl EventHeaders<'_> {
 
 /// The routing key of an event, `{entityType}.{action}.{tenantId}`; the action
 /// is the last segment of the event's type.
-pub fn routing_key(entity_type: &str, event_type: &str, tenant_id: &str) -> String {
+pub(crate) fn routing_key(entity_type: &str, event_type: &str, tenant_id: &str) -> String {
     let action = event_type.rsplit('.').next().unwrap_or_default();
     format!("{entity_type}.{action}.{tenant_id}")
 }

@@ -39,7 +39,7 @@ enum Witness {
 
 /// Checks the topology once a second until a stop is requested, on a connection of its
 /// own: a question that the broker refuses closes the channel it was asked on.
-pub async fn run(bus: config::Bus, metrics: Metrics, shutdown: Shutdown) {
+pub(crate) async fn run(bus: config::Bus, metrics: Metrics, shutdown: Shutdown) {
     let mut upkeep = Upkeep {
         bus,
         metrics,

@@ -39,7 +39,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Which letters a job is about, and on whose account it is done.
 #[derive(Debug, Clone)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// The conditions that the letters meet.
     pub filter: Filter,
     /// Who asks for the job, as far as the service knows.
@@ -124,7 +124,7 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError`]; calling it again goes on.
-    pub async fn replay(
+    pub(crate) async fn replay(
         &self,
         selection: Selection,
         pace: ReplayPace,
@@ -142,7 +142,7 @@ impl Redrive {
     /// [`RedriveError`]; calling it again goes on.
     ///
     /// [`replay`]: Redrive::replay
-    pub async fn discard(
+    pub(crate) async fn discard(
         &self,
         selection: Selection,
         progress: mpsc::Sender<JobProgress>,
@@ -158,7 +158,7 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError::NotThisBody`], and those of [`Redrive::letter`].
-    pub async fn check_edit(
+    pub(crate) async fn check_edit(
         &self,
         id: &LetterId,
         body: &[u8],
@@ -212,7 +212,7 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError`]; calling it again goes on.
-    pub async fn edit(
+    pub(crate) async fn edit(
         &self,
         edit: LetterEdit,
         by: Selection,

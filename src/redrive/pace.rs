@@ -16,7 +16,7 @@ const BATCHES_PER_SECOND: u32 = 10;
 
 /// Bounds of a replay's speed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReplayPace {
+pub(crate) struct ReplayPace {
     /// The letters sent a second; `None` for as fast as it goes.
     pub rate: Option<u32>,
     /// The number of events that may wait in the service's queue before the replay waits

@@ -95,7 +95,7 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError`].
-    pub async fn plan(&self, filter: &Filter) -> Result<ReplayPlan, RedriveError> {
+    pub(crate) async fn plan(&self, filter: &Filter) -> Result<ReplayPlan, RedriveError> {
         let mut plan = ReplayPlan::default();
         let mut failures = ByCause::default();
         let mut forecaster = Forecaster::begin(&self.store, ForecastLimits::default()).await?;

@@ -31,7 +31,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// settles the originals of both, until no more come. Waits for a store that is
 /// away, for as long as it takes: a letter is never less urgent than the events
 /// behind it, which wait for the store too.
-pub async fn register(
+pub(crate) async fn register(
     store: Store,
     retry: config::Retry,
     mut letters: mpsc::Receiver<UnsettledLetter>,

@@ -22,7 +22,7 @@ const MAX_BATCH_BYTES: usize = 4 << 20;
 
 /// Sends letters whenever some wait, one replica at a time, and shows how many wait, until
 /// the shutdown.
-pub async fn send(redrive: Redrive, unsent: Gauge, shutdown: Shutdown) {
+pub(crate) async fn send(redrive: Redrive, unsent: Gauge, shutdown: Shutdown) {
     let mut failures = FailureStreak::default();
     loop {
         tokio::select! {

@@ -28,7 +28,7 @@ const MAX_PASSES: u32 = 3;
 
 /// What a comparison of index and queue has found and changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SyncReport {
+pub(crate) struct SyncReport {
     /// The number of letters in the queue.
     pub examined: u64,
     /// The number of letters that the index did not have.
@@ -52,7 +52,7 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError`].
-    pub async fn sync(&self) -> Result<SyncReport, RedriveError> {
+    pub(crate) async fn sync(&self) -> Result<SyncReport, RedriveError> {
         self.compared(LEASE_TIMEOUT).await
     }
 
@@ -124,7 +124,7 @@ impl Redrive {
 /// Compares the numbers of letters in queue and index from time to time, and
 /// has the index set right when they differ, or when an earlier version has made
 /// it; shows how many letters wait. Until the shutdown.
-pub async fn watch(redrive: Redrive, waiting: Gauge, shutdown: Shutdown) {
+pub(crate) async fn watch(redrive: Redrive, waiting: Gauge, shutdown: Shutdown) {
     let mut difference = StableDifference::default();
     let mut skipped_looks = 0;
     let mut current = false;

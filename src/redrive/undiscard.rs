@@ -21,7 +21,7 @@ impl Redrive {
     ///
     /// # Errors
     /// [`RedriveError`]; calling it again goes on.
-    pub async fn undiscard(
+    pub(crate) async fn undiscard(
         &self,
         selection: Selection,
         progress: mpsc::Sender<JobProgress>,

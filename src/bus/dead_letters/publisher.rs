@@ -47,7 +47,7 @@ const PUBLISHING: &str = "publishing dead letters";
 /// A dead letter whose original is still unsettled: it has to become durable first,
 /// with its entry in the index.
 #[derive(Debug)]
-pub struct UnsettledLetter {
+pub(crate) struct UnsettledLetter {
     /// The letter as it is in the queue, or is to be.
     pub letter: Letter,
     /// Whether the broker has confirmed the letter. It is to be kept elsewhere until
