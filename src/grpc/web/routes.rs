@@ -67,12 +67,12 @@ const INTERVAL: Parameter = parameter(
     "Between two updates about one subject, in milliseconds",
 );
 /// The parameters of every read of one thing.
-const SINGLE: &[Parameter] = &[AFTER, STALENESS];
+const ONE_THING: &[Parameter] = &[AFTER, STALENESS];
 
 /// Everything that can be asked.
 #[rustfmt::skip]
 pub(super) const ROUTES: &[Route] = &[
-    Route { path: "/v1/tenants/{tenant_id}/users/{user_id}/stats", query: SINGLE, body: None,
+    Route { path: "/v1/tenants/{tenant_id}/users/{user_id}/stats", query: ONE_THING, body: None,
         answer: "UserStats", is_stream: false, method: "GetUserStats",
         handlers: |route| read(route, messages::user, |counters, call| counters.get_user_stats(call)),
         summary: "A user over all dialogs: the badge" },
@@ -91,11 +91,11 @@ pub(super) const ROUTES: &[Route] = &[
         answer: "ListUserDialogStatsResponse", is_stream: false, method: "ListUserDialogStats",
         handlers: |route| read(route, messages::dialogs_of_user, |counters, call| counters.list_user_dialog_stats(call)),
         summary: "A user in each dialog, page by page" },
-    Route { path: "/v1/tenants/{tenant_id}/users/{user_id}/dialogs/{dialog_id}", query: SINGLE, body: None,
+    Route { path: "/v1/tenants/{tenant_id}/users/{user_id}/dialogs/{dialog_id}", query: ONE_THING, body: None,
         answer: "UserDialogStats", is_stream: false, method: "GetUserDialogStats",
         handlers: |route| read(route, messages::user_in_dialog, |counters, call| counters.get_user_dialog_stats(call)),
         summary: "A user in one dialog" },
-    Route { path: "/v1/tenants/{tenant_id}/dialogs/{dialog_id}/stats", query: SINGLE, body: None,
+    Route { path: "/v1/tenants/{tenant_id}/dialogs/{dialog_id}/stats", query: ONE_THING, body: None,
         answer: "DialogStats", is_stream: false, method: "GetDialogStats",
         handlers: |route| read(route, messages::dialog, |counters, call| counters.get_dialog_stats(call)),
         summary: "A dialog" },

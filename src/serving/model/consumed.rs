@@ -4,13 +4,13 @@
 use super::memory::{heap, room_for};
 
 /// The number of types whose counts fit into the share itself.
-const FEW: usize = 3;
+const INLINE_TYPES: usize = 3;
 
 /// A count for each type of the dialog, in the dialog's order of them.
 #[derive(Debug)]
 pub(super) enum Consumed {
     /// Nearly always: chats have two or three types of senders.
-    Few([i32; FEW]),
+    Few([i32; INLINE_TYPES]),
     Many(Box<Many>),
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Many {
 
 impl Default for Consumed {
     fn default() -> Self {
-        Self::Few([0; FEW])
+        Self::Few([0; INLINE_TYPES])
     }
 }
 
@@ -38,7 +38,7 @@ impl Consumed {
     /// Sets the count of the dialog's type at a place.
     pub(super) fn set(&mut self, place: usize, count: i64) {
         match (&mut *self, i32::try_from(count)) {
-            (Self::Few(counts), Ok(count)) if place < FEW => counts[place] = count,
+            (Self::Few(counts), Ok(count)) if place < INLINE_TYPES => counts[place] = count,
             (Self::Few(counts), _) => {
                 let counts = counts.iter().map(|count| i64::from(*count));
                 let mut many = Many {

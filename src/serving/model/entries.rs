@@ -19,7 +19,7 @@ use super::user::{Share, User};
 
 /// Sharers of a dialog that are gone through to find one; past that it is looked
 /// up among the user's shares.
-const FEW_SHARERS: usize = 8;
+const MAX_SCANNED_SHARERS: usize = 8;
 
 /// Users and dialogs by numbers, which tables by name have in the place of the
 /// names, so that each name is kept once.
@@ -112,7 +112,7 @@ impl Entries {
     /// Returns a user's share of a dialog, both held.
     pub(super) fn share(&self, user: u32, dialog: u32) -> Option<u32> {
         let Dialog { id, sharers, .. } = &*self.dialogs[dialog as usize];
-        if sharers.len() <= FEW_SHARERS {
+        if sharers.len() <= MAX_SCANNED_SHARERS {
             let mut sharers = sharers.iter();
             let found = sharers.find(|sharer| sharer.user == user);
             return found.map(|sharer| sharer.share);

@@ -5,7 +5,7 @@ use slab::Slab;
 use super::memory::room_for;
 
 /// Stands for no node.
-const NONE: u32 = u32::MAX;
+const NO_NODE: u32 = u32::MAX;
 
 /// What can be evicted, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +34,8 @@ impl Default for LruList {
     fn default() -> Self {
         Self {
             nodes: Slab::new(),
-            newest: NONE,
-            oldest: NONE,
+            newest: NO_NODE,
+            oldest: NO_NODE,
         }
     }
 }
@@ -45,8 +45,8 @@ impl LruList {
     pub(super) fn add(&mut self, entry: Evictable) -> u32 {
         let node = Node {
             entry,
-            newer: NONE,
-            older: NONE,
+            newer: NO_NODE,
+            older: NO_NODE,
         };
         let place = self.nodes.insert(node) as u32;
         self.link(place);
@@ -80,7 +80,7 @@ impl LruList {
     fn link(&mut self, place: u32) {
         let before = std::mem::replace(&mut self.newest, place);
         let node = &mut self.nodes[place as usize];
-        (node.newer, node.older) = (NONE, before);
+        (node.newer, node.older) = (NO_NODE, before);
         match self.nodes.get_mut(before as usize) {
             Some(before) => before.newer = place,
             None => self.oldest = place,

@@ -16,7 +16,7 @@ use super::types::TypeId;
 const PINNED_SHARE: usize = 2;
 /// What a share of a dialog takes beside the share itself, at most: the dialog,
 /// which mostly others have a share of as well.
-const BESIDE_A_SHARE: usize = 300;
+const BYTES_BESIDE_A_SHARE: usize = 300;
 
 /// Somebody, or a dialog, that is held until it is unpinned. Void once everything
 /// is forgotten.
@@ -195,7 +195,7 @@ impl Model {
         let entries = &mut self.entries;
         let number = entries.user(tenant, user).ok_or(NotPinned::NotHeld)?;
         let user = &mut entries.users[number as usize];
-        let weight = user.bytes() + user.shares.len() * BESIDE_A_SHARE;
+        let weight = user.bytes() + user.shares.len() * BYTES_BESIDE_A_SHARE;
         match &mut user.pinned {
             Some(pinned) => pinned.times += 1,
             none => {
