@@ -3,8 +3,8 @@
 //!
 //! `CHAT_COUNTERS_FAILPOINT=NAME` or `NAME:N` aborts the process when it passes
 //! the point for the first or the N-th time, `event:ID` each time that it is
-//! about to count that event. Debug builds only: in a release build [`pass`] and
-//! [`meet`] are nothing, and [`armed`] refuses the variable.
+//! about to count that event. Debug builds only: in a release build `pass` and
+//! `meet` are nothing, and `armed` refuses the variable.
 
 /// The environment variable that arms a failpoint.
 pub const VARIABLE: &str = "CHAT_COUNTERS_FAILPOINT";

@@ -2,7 +2,7 @@
 //! replayed in the order in which they were applied, as changes of counters.
 //!
 //! Nothing is written for the many members of a dialog when a message arrives,
-//! so their histories have to be derived: a [`share::replay`] goes through what
+//! so their histories have to be derived: a `share::replay` goes through what
 //! happened in a dialog as seen by one user. Facts from before the journal's
 //! reach make the first entries, the balance; whatever the served value has
 //! more or less than the replay makes the last one, the drift. So the changes

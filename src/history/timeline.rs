@@ -291,13 +291,13 @@ pub(crate) struct Timeline {
 /// The place of an entry in its history. It stays when others come after it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// The entry's [`Change::order`].
+    /// The entry's place among the changes of all groups.
     pub order: i64,
     /// The group: a dialog's or an event's id.
     pub group: String,
-    /// The entry's [`Change::version`].
+    /// The version to which its event raised the dialog; 0 in a message's history.
     pub version: i64,
-    /// The entry's [`Change::origin`].
+    /// Where the change comes from.
     pub origin: Origin,
     /// The counter that changed.
     pub counter: Counter,

@@ -80,128 +80,101 @@ fn named<const N: usize>(definitions: [(&str, Json); N]) -> Map<String, Json> {
 
 /// The definitions of values, with all the places that each may stand in.
 pub(super) fn values() -> Map<String, Json> {
+    let mut values = subjects();
+    values.extend(details());
+    values
+}
+
+fn required(meaning: &str, places: &[At], leaf: Leaf) -> Json {
+    described(meaning, first_of(places, leaf, true))
+}
+
+fn optional(meaning: &str, places: &[At], leaf: Leaf) -> Json {
+    described(meaning, first_of(places, leaf, false))
+}
+
+/// What an event is about, and what every event has.
+fn subjects() -> Map<String, Json> {
     let body = Body::default();
-    let member_user = places(&body.user_id(), &[At::MemberUser]);
-    let required =
-        |meaning: &str, places: &[At], leaf| described(meaning, first_of(places, leaf, true));
-    let optional =
-        |meaning: &str, places: &[At], leaf| described(meaning, first_of(places, leaf, false));
-    let dialog = places(
-        &body.dialog_id(),
-        &[At::MemberDialog, At::EntityOf(&["dialog"])],
-    );
-    let message_entities = At::EntityOf(&["message", "messageStatus", "messageReaction"]);
-    let message = places(&body.message_id(), &[message_entities]);
+    let dialog = [At::MemberDialog, At::EntityOf(&["dialog"])];
+    let dialog = places(&body.dialog_id(), &dialog);
+    let message = At::EntityOf(&["message", "messageStatus", "messageReaction"]);
+    let message = places(&body.message_id(), &[message]);
+    let member = places(&body.user_id(), &[At::MemberUser]);
     let acting_user = places(&body.acting_user_id(), &[At::MemberUser]);
     let typed_user = places(&body.typed_user_id(), &[At::EntityOf(&["user"])]);
+    let sender = places(&body.sender_id(), &[]);
     let topic = places(&body.topic_id(), &[At::Path("entityId")]);
-    let values = [
-        (
-            "envelope",
-            described(
-                "What every event has: its id, which is unique in its tenant and makes a second delivery a duplicate, its tenant, and when it happened.",
-                json!({ "allOf": [
-                first_of(&places(&body.event_id(), &[]), Leaf::Id, true),
-                first_of(&places(&body.tenant_id(), &[]), Leaf::Id, true),
-                first_of(&places(&body.created_at(), &[]), Leaf::Time, true),
-            ] }),
-            ),
-        ),
+    let whose = "The user whose membership or reading it is.";
+    let who = "The user who reached the status or reacted.";
+    let sent = "The user who sent the message.";
+    named([
+        ("envelope", envelope(&body)),
         ("dialog", required("The dialog.", &dialog, Leaf::Id)),
         ("message", required("The message.", &message, Leaf::Id)),
-        (
-            "member",
-            required(
-                "The user whose membership or reading it is.",
-                &member_user,
-                Leaf::UserId,
-            ),
-        ),
-        (
-            "actingUser",
-            required(
-                "The user who reached the status or reacted.",
-                &acting_user,
-                Leaf::UserId,
-            ),
-        ),
+        ("member", required(whose, &member, Leaf::UserId)),
+        ("actingUser", required(who, &acting_user, Leaf::UserId)),
         (
             "typedUser",
             required("The user who is of the type.", &typed_user, Leaf::UserId),
         ),
+        ("sender", required(sent, &sender, Leaf::UserId)),
+        ("topic", required("The topic.", &topic, Leaf::Id)),
+    ])
+}
+
+/// What an event says of what it is about.
+fn details() -> Map<String, Json> {
+    let body = Body::default();
+    let user_type = places(&body.user_type(), &[]);
+    let sender_type = places(&body.sender_type(), &[]);
+    let message_type = places(&body.message_type(), &[]);
+    let message_time = places(&body.message_time(), &[]);
+    let joined_at = places(&body.joined_at(), &[]);
+    let status = places(&body.status(), &[]);
+    let of_sender = "The sender's type; else the one that a user.* event has stated, else user.";
+    let of_message = "The message's type: one that starts with system. is never unread.";
+    let when_sent = "When the message was sent; else the event's time.";
+    let when_joined = "From when on messages can be unread for the member; else the event's time.";
+    named([
         (
             "userType",
             required(
                 "The user's type, as user, contact or bot.",
-                &places(&body.user_type(), &[]),
+                &user_type,
                 Leaf::Id,
             ),
         ),
-        (
-            "sender",
-            required(
-                "The user who sent the message.",
-                &places(&body.sender_id(), &[]),
-                Leaf::UserId,
-            ),
-        ),
-        (
-            "senderType",
-            optional(
-                "The sender's type; else the one that a user.* event has stated, else user.",
-                &places(&body.sender_type(), &[]),
-                Leaf::Id,
-            ),
-        ),
+        ("senderType", optional(of_sender, &sender_type, Leaf::Id)),
         (
             "messageType",
-            optional(
-                "The message's type: one that starts with system. is never unread.",
-                &places(&body.message_type(), &[]),
-                Leaf::Text,
-            ),
+            optional(of_message, &message_type, Leaf::Text),
         ),
         (
             "messageTime",
-            optional(
-                "When the message was sent; else the event's time.",
-                &places(&body.message_time(), &[]),
-                Leaf::Time,
-            ),
+            optional(when_sent, &message_time, Leaf::Time),
         ),
-        (
-            "joinedAt",
-            optional(
-                "From when on messages can be unread for the member; else the event's time.",
-                &places(&body.joined_at(), &[]),
-                Leaf::Time,
-            ),
-        ),
-        (
-            "readUntil",
-            described(
-                "Up to when all is read, and no later than the event; else the event's time. A lastSeenAt of zero or less is no time.",
-                read_until(&body),
-            ),
-        ),
-        ("topic", required("The topic.", &topic, Leaf::Id)),
+        ("joinedAt", optional(when_joined, &joined_at, Leaf::Time)),
         (
             "status",
-            required(
-                "The status that was reached.",
-                &places(&body.status(), &[]),
-                Leaf::Status,
-            ),
+            required("The status that was reached.", &status, Leaf::Status),
         ),
-        (
-            "reaction",
-            described(
-                "The reaction that is set, or with the action unset is unset, and the old one that it replaces; or the old one alone, which is unset.",
-                reaction(&body),
-            ),
-        ),
+        ("readUntil", read_until(&body)),
+        ("reaction", reaction(&body)),
+    ])
+}
+
+fn envelope(body: &Body<'_>) -> Json {
+    let parts = [
+        first_of(&places(&body.event_id(), &[]), Leaf::Id, true),
+        first_of(&places(&body.tenant_id(), &[]), Leaf::Id, true),
+        first_of(&places(&body.created_at(), &[]), Leaf::Time, true),
     ];
-    named(values)
+    described(
+        "What every event has: its id, which is unique in its tenant and makes a second delivery \
+         a duplicate, its tenant, and when it happened.",
+        json!({ "allOf": parts }),
+    )
 }
 
 fn described(meaning: &str, mut schema: Json) -> Json {
@@ -211,18 +184,23 @@ fn described(meaning: &str, mut schema: Json) -> Json {
 
 fn read_until(body: &Body<'_>) -> Json {
     let until = places(&body.read_until(), &[]);
-    json!({
+    let schema = json!({
         "if": any_says(&until),
         "then": first_of(&until, Leaf::Time, true),
         "else": first_of(&places(&body.last_seen_at(), &[]), Leaf::NeverOrTime, false),
-    })
+    });
+    described(
+        "Up to when all is read, and no later than the event; else the event's time. \
+         A lastSeenAt of zero or less is no time.",
+        schema,
+    )
 }
 
 fn reaction(body: &Body<'_>) -> Json {
     let reaction = places(&body.reaction(), &[]);
     let old = places(&body.old_reaction(), &[]);
     let action = places(&body.reaction_action(), &[]);
-    json!({
+    let schema = json!({
         "allOf": [first_of(&old, Leaf::Id, false)],
         "if": any_says(&reaction),
         "then": { "allOf": [
@@ -230,7 +208,12 @@ fn reaction(body: &Body<'_>) -> Json {
             first_of(&action, Leaf::Action, false),
         ] },
         "else": any_says(&old),
-    })
+    });
+    described(
+        "The reaction that is set, or with the action unset is unset, and the old one that it \
+         replaces; or the old one alone, which is unset.",
+        schema,
+    )
 }
 
 /// The definition of one event type.
