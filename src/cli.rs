@@ -29,8 +29,9 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{Loaded, Sources, load};
 use crate::telemetry::log;
 
-pub use exit::{ExitCode, Failure};
-pub use output::Output;
+pub use exit::ExitCode;
+pub(crate) use exit::Failure;
+use output::Output;
 
 const AFTER_HELP: &str = "\
 Configuration, later sources win:
@@ -67,7 +68,7 @@ pub struct Cli {
     command: Command,
 }
 
-/// Flags that every command takes.
+/// The flags that every command takes.
 #[derive(Debug, Args)]
 struct Global {
     /// TOML file with the configuration
@@ -124,7 +125,7 @@ struct Overrides {
     log_format: Option<String>,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
@@ -216,7 +217,7 @@ pub async fn run(cli: Cli) -> ExitCode {
     done.unwrap_or_else(|failure| failure.tell())
 }
 
-/// Who runs this, as the system knows them.
+/// Names who runs this, as the system knows them.
 fn operator() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"];
     let name = named.iter().find_map(|name| std::env::var(name).ok());

@@ -37,7 +37,7 @@ pub mod history;
 pub mod lane;
 pub(crate) mod listener;
 pub mod maintenance;
-pub mod notify;
+pub(crate) mod notify;
 pub mod outage;
 pub(crate) mod pipeline;
 pub(crate) mod pki;

@@ -1,9 +1,9 @@
 //! Looking after the counters: verifying them against the recorded facts,
 //! repairing what differs, rebuilding all from the journal.
 
-pub mod background;
+pub(crate) mod background;
 pub mod rebuild;
-pub mod sweep;
+pub(crate) mod sweep;
 
 use std::time::Duration;
 
@@ -14,46 +14,48 @@ use crate::store::verify::RepairReason;
 use crate::store::{Class, Store, StoreError};
 use crate::verify::Difference;
 
-/// Attempts at one dialog: others may change it while it is being repaired, or
-/// the primary may move.
-const ATTEMPTS: u32 = 8;
-/// The shortest and the longest wait between them.
-const DELAY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+/// The most attempts at one dialog: others may change it while it is being
+/// repaired, or the primary may move.
+const MAX_ATTEMPTS: u32 = 8;
+/// The shortest wait between two attempts.
+const MIN_DELAY: Duration = Duration::from_millis(20);
+/// The longest wait between two attempts.
+const MAX_DELAY: Duration = Duration::from_secs(2);
 
 /// Verifies dialogs, and messages of none, one by one, while the service goes on changing them.
 #[derive(Debug, Clone)]
-pub struct Verifier {
+pub(crate) struct Verifier {
     store: Store,
     repair: Option<RepairReason>,
 }
 
-/// What came of one of them.
+/// What came of verifying a dialog, or a message of none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
-    /// Messages looked at.
-    pub messages: u64,
-    /// What was not as counted.
-    pub differences: Vec<Difference>,
-    /// Whether it is now.
-    pub repaired: bool,
+pub(crate) struct Verified {
+    /// The number of messages that were recounted.
+    pub(crate) messages: u64,
+    /// The counters that were not stored as they are counted.
+    pub(crate) differences: Vec<Difference>,
+    /// Whether all of them are now stored as they are counted.
+    pub(crate) repaired: bool,
 }
 
 impl Verifier {
-    /// A verifier that repairs, if there is a reason to.
-    pub fn new(store: Store, repair: Option<RepairReason>) -> Self {
+    /// Makes a verifier that repairs, if there is a reason to.
+    pub(crate) fn new(store: Store, repair: Option<RepairReason>) -> Self {
         Self { store, repair }
     }
 
-    /// The store that is verified.
-    pub fn store(&self) -> &Store {
+    /// Returns the store that is verified.
+    pub(crate) fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Recounts a dialog; repairs what differs, if that is asked for.
+    /// Recounts a dialog, and repairs what differs if that is asked for.
     ///
     /// # Errors
     /// Any [`StoreError`] that did not go away.
-    pub async fn dialog(&self, key: &DialogKey) -> Result<Verified, StoreError> {
+    pub(crate) async fn dialog(&self, key: &DialogKey) -> Result<Verified, StoreError> {
         persistently(move || async move {
             let recounted = self.store.recount(key).await?;
             let repair = self.repair_of(&recounted);
@@ -69,7 +71,10 @@ impl Verifier {
     ///
     /// # Errors
     /// Any [`StoreError`] that did not go away.
-    pub async fn placeholder(&self, key: &MessageKey) -> Result<Option<Verified>, StoreError> {
+    pub(crate) async fn placeholder(
+        &self,
+        key: &MessageKey,
+    ) -> Result<Option<Verified>, StoreError> {
         persistently(move || async move {
             let Some(recounted) = self.store.recount_placeholder(key).await? else {
                 return Ok(None);
@@ -103,11 +108,11 @@ async fn persistently<T, F>(attempt: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let mut backoff = Backoff::new(DELAY.0, DELAY.1);
+    let mut backoff = Backoff::new(MIN_DELAY, MAX_DELAY);
     let mut tried = 1;
     loop {
         match attempt().await {
-            Err(error) if error.class() != Class::Permanent && tried < ATTEMPTS => {
+            Err(error) if error.class() != Class::Permanent && tried < MAX_ATTEMPTS => {
                 tried += 1;
                 backoff.wait().await;
             }

@@ -26,14 +26,14 @@
 mod chat3;
 mod cloudevents;
 mod gather;
+mod last_published;
 mod pace;
+mod publish;
 mod round;
 #[cfg(test)]
 mod schema;
-mod tell;
 #[cfg(test)]
 mod tests;
-mod told;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -52,40 +52,43 @@ use crate::store::read::{ReadError, Reader};
 use crate::store::{CommitFeed, Renewed, Retention, Store, StoreError, detached};
 use crate::telemetry::metrics::NotifyMetrics;
 
+use last_published::LastPublished;
 use pace::Pace;
+use publish::NotificationPublisher;
 use round::Rounds;
-use tell::Teller;
-use told::Told;
 
-/// How often those who do not publish look whether nobody does.
-const LOOK: Duration = Duration::from_secs(1);
-/// Who could not publish tries for the lease again after so long at first, and at
-/// most: others may have more luck with it.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15));
-/// A broker that cannot be reached for so long may be reached by others.
-const UNREACHABLE: Duration = Duration::from_secs(10);
+/// How often a process that does not publish looks whether nobody does.
+const LEASE_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest wait before a process that could not publish tries for the
+/// lease again: others may have more luck with it.
+const MIN_LEASE_RETRY_DELAY: Duration = Duration::from_secs(5);
+/// The longest wait before a process that could not publish tries for the lease again.
+const MAX_LEASE_RETRY_DELAY: Duration = Duration::from_secs(15);
+/// A broker that cannot be reached for so long may be reached by others: the
+/// lease is given up.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why notifications wait.
 #[derive(Debug, thiserror::Error)]
 enum NotifyError {
-    /// MongoDB.
+    /// MongoDB did not answer, or refused.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// MongoDB, or memory.
+    /// Neither memory nor MongoDB answered a read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// RabbitMQ.
+    /// RabbitMQ cannot be reached, or refused.
     #[error(transparent)]
     Bus(#[from] BusError),
     /// The server does not show everything that is committed yet.
     #[error("the database shows less than was committed: it has a new primary")]
     Behind,
-    /// Some queue of those that are bound is full.
+    /// A queue that is bound for notifications is full and refuses more.
     #[error(
         "the broker did not take {0} notifications (nack): a queue that is bound for them is full and refuses more (x-overflow = reject-publish)"
     )]
     Refused(usize),
-    /// Another process publishes by now.
+    /// Another process has the lease by now.
     #[error("another replica has taken over")]
     LeaseLost,
 }
@@ -110,8 +113,8 @@ impl NotifyError {
     }
 }
 
-/// What publishes notifications.
-pub struct Notifications {
+/// Publishes notifications while no other replica does.
+pub(crate) struct Notifications {
     store: Store,
     reader: Reader,
     serving: Option<Serving>,
@@ -125,9 +128,9 @@ pub struct Notifications {
 }
 
 impl Notifications {
-    /// As configured; `None` where there are none. They leave the machine to counting
-    /// while the backlog is large.
-    pub fn new(
+    /// Makes ready what is configured; returns `None` where notifications are
+    /// off. They leave the machine to counting while the backlog is large.
+    pub(crate) fn new(
         config: &Config,
         (store, reader): (Store, Reader),
         (flow, backlog): (Flow, Backlog),
@@ -160,9 +163,9 @@ impl Notifications {
 
     /// Publishes while no other replica does, until the shutdown. A panic is told, and
     /// stops nothing else.
-    pub async fn run(self, shutdown: Shutdown) {
+    pub(crate) async fn run(self, shutdown: Shutdown) {
         let this = Arc::new(self);
-        let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+        let mut backoff = Backoff::new(MIN_LEASE_RETRY_DELAY, MAX_LEASE_RETRY_DELAY);
         loop {
             let work = Arc::clone(&this).keep_trying(shutdown.clone());
             let Err(panic) = tokio::spawn(work).await else {
@@ -179,19 +182,19 @@ impl Notifications {
 
     /// Tries for the lease, and publishes while it lasts.
     async fn keep_trying(self: Arc<Self>, shutdown: Shutdown) {
-        let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+        let mut backoff = Backoff::new(MIN_LEASE_RETRY_DELAY, MAX_LEASE_RETRY_DELAY);
         let mut failures = FailureStreak::default();
         while !shutdown.is_requested() {
             let pause = match self.publish(&shutdown).await {
                 Ok(()) => {
                     backoff.reset();
                     log_success(&mut failures);
-                    LOOK
+                    LEASE_POLL_INTERVAL
                 }
                 Err(error) => {
                     self.metrics.failed();
                     log_failure(&mut failures, &error);
-                    backoff.next_delay().max(LOOK)
+                    backoff.next_delay().max(LEASE_POLL_INTERVAL)
                 }
             };
             tokio::select! {
@@ -222,7 +225,7 @@ impl Notifications {
     /// Round after round, until the lease is lost, or the broker cannot be reached from
     /// here: another replica may reach it.
     async fn keep_publishing(&self, lease: &Renewed) -> Result<(), NotifyError> {
-        let asks = (self.store.clone(), self.teller());
+        let asks = (self.store.clone(), self.publisher());
         let mut rounds = Rounds::begin(asks, lease, self.retention).await?;
         info!(exchange = self.config.exchange, "publishing notifications");
         let (mut notifier, mut failures) = (None, FailureStreak::default());
@@ -248,7 +251,7 @@ impl Notifications {
             };
             self.metrics.failed();
             log_failure(&mut failures, &error);
-            if matches!(error, NotifyError::Bus(_)) && failures.lasts() > UNREACHABLE {
+            if matches!(error, NotifyError::Bus(_)) && failures.lasts() > BROKER_TIMEOUT {
                 return Err(error);
             }
             // Whatever it was about, what is unconfirmed is published again.
@@ -257,14 +260,14 @@ impl Notifications {
         }
     }
 
-    fn teller(&self) -> Teller {
-        Teller {
+    fn publisher(&self) -> NotificationPublisher {
+        NotificationPublisher {
             reader: self.reader.clone(),
             serving: self.serving.clone(),
             config: self.config.clone(),
             metrics: self.metrics.clone(),
             pace: Pace::new(self.backlog.clone()),
-            told: Mutex::new(Told::new()),
+            last_published: Mutex::new(LastPublished::new()),
         }
     }
 

@@ -3,8 +3,10 @@
 
 use tokio::sync::watch;
 
+/// How near the end of the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
+    /// Nothing has asked for a stop.
     Running,
     /// Nothing is to be sent here any more; what comes is answered.
     Leaving,
@@ -20,7 +22,7 @@ pub struct Trigger(watch::Sender<Phase>);
 #[derive(Debug, Clone)]
 pub struct Shutdown(watch::Receiver<Phase>);
 
-/// A trigger and its listener.
+/// Makes a trigger and a listener that hears it.
 pub fn channel() -> (Trigger, Shutdown) {
     let (sender, receiver) = watch::channel(Phase::Running);
     (Trigger(sender), Shutdown(receiver))
@@ -40,12 +42,12 @@ impl Trigger {
 }
 
 impl Shutdown {
-    /// Whether the stop was requested.
+    /// Tells whether the stop was requested.
     pub fn is_requested(&self) -> bool {
         *self.0.borrow() == Phase::Stopping
     }
 
-    /// Whether a stop is near, or was requested.
+    /// Tells whether a stop is near, or was requested.
     pub fn is_leaving(&self) -> bool {
         *self.0.borrow() != Phase::Running
     }
@@ -75,7 +77,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Handles them from now on.
+    /// Handles the signals from now on.
     ///
     /// # Errors
     /// When the handlers cannot be installed.
@@ -87,8 +89,8 @@ impl Signals {
         })
     }
 
-    /// The name of the next one that the process receives: `SIGTERM`, from
-    /// whatever runs it, or `SIGINT`, from a person.
+    /// Waits for the next signal and returns its name: `SIGTERM`, from whatever
+    /// runs the process, or `SIGINT`, from a person.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

@@ -1,6 +1,6 @@
 //! Logs and metrics.
 
-pub mod log;
+pub(crate) mod log;
 pub mod metrics;
 mod process;
-pub mod throttle;
+pub(crate) mod throttle;

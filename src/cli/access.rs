@@ -26,13 +26,13 @@ pub(super) struct Access {
     )]
     profile: Option<String>,
     #[command(flatten)]
-    given: Given,
+    given: ConnectionSettings,
 }
 
 /// What can be said of a service by a flag, a variable, or in a profile.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Given {
+struct ConnectionSettings {
     /// Of a profile alone: the address for reading counters.
     #[arg(skip)]
     address: Option<String>,
@@ -76,20 +76,20 @@ struct Given {
     token_file: Option<PathBuf>,
 }
 
-/// Which of the two servers of a service.
+/// Which of the two gRPC ports of a service is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    /// Counters.
+pub(super) enum ServicePort {
+    /// The port for counters (`grpc.listen`).
     Counters,
-    /// Dead letters and maintenance.
+    /// The port for dead letters and maintenance (`admin.listen`).
     Admin,
 }
 
 /// Where to connect, and how.
 pub(super) struct Target {
-    /// Host and port.
+    /// The address, host and port.
     pub(super) address: String,
-    /// Whether somebody has named it: then no other will do.
+    /// Whether somebody has named the service: then no other will do.
     pub(super) named: bool,
     pub(super) tls: Option<ClientTlsConfig>,
     pub(super) token: Option<MetadataValue<Ascii>>,
@@ -109,7 +109,7 @@ impl Access {
     pub(super) fn target(
         &self,
         address: Option<&str>,
-        side: Side,
+        side: ServicePort,
         configured: &str,
     ) -> Result<Target, Failure> {
         let given = match &self.profile {
@@ -117,8 +117,8 @@ impl Access {
             Some(name) => self.given.clone().over(profile(name)?),
         };
         let of_profile = match side {
-            Side::Counters => given.address.as_deref(),
-            Side::Admin => given.admin_address.as_deref(),
+            ServicePort::Counters => given.address.as_deref(),
+            ServicePort::Admin => given.admin_address.as_deref(),
         };
         let named = address.or(of_profile);
         let address = named.unwrap_or(configured);
@@ -147,7 +147,7 @@ impl Access {
     }
 }
 
-impl Given {
+impl ConnectionSettings {
     /// What is given here, and for the rest what is given there.
     fn over(self, other: Self) -> Self {
         // A certificate goes with its own key.
@@ -262,12 +262,12 @@ fn is_local(address: &str) -> bool {
     host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
-/// The profile of a name.
-fn profile(name: &str) -> Result<Given, Failure> {
+/// Reads the profile of a name.
+fn profile(name: &str) -> Result<ConnectionSettings, Failure> {
     let path = profiles()?;
     let text = read("--profile", &path)?;
     let shown = path.display();
-    let mut all: BTreeMap<String, Given> = toml::from_str(&text)
+    let mut all: BTreeMap<String, ConnectionSettings> = toml::from_str(&text)
         .map_err(|error| usage(format!("--profile: {shown}: {}", error.message())))?;
     match all.remove(name) {
         Some(profile) => Ok(profile.below(&path)),
@@ -296,7 +296,7 @@ fn profiles() -> Result<PathBuf, Failure> {
     }
 }
 
-impl Given {
+impl ConnectionSettings {
     /// File names in a profile are meant from where the profile is.
     fn below(mut self, profiles: &Path) -> Self {
         let directory = profiles.parent().unwrap_or(Path::new(""));
@@ -320,47 +320,50 @@ mod tests {
     #[test]
     fn what_is_given_goes_before_the_profile_and_pairs_stay_together() {
         let path = |text: &str| Some(PathBuf::from(text));
-        let profile = Given {
+        let profile = ConnectionSettings {
             address: Some("a:1".into()),
             tls_ca: path("ca"),
             tls_cert: path("cert"),
             tls_key: path("key"),
             token_file: path("token"),
-            ..Given::default()
+            ..ConnectionSettings::default()
         };
-        let given = Given {
+        let given = ConnectionSettings {
             tls_cert: path("other"),
             token_file: path("mine"),
-            ..Given::default()
+            ..ConnectionSettings::default()
         };
         let both = given.over(profile.clone().below(Path::new("/etc/x/profiles.toml")));
         assert_eq!(both.tls_ca, path("/etc/x/ca"));
         assert_eq!((both.tls_cert, both.tls_key), (path("other"), None));
         assert_eq!(both.token_file, path("mine"));
         assert_eq!(both.address.as_deref(), Some("a:1"));
-        assert_eq!(Given::default().over(profile.clone()), profile);
+        assert_eq!(ConnectionSettings::default().over(profile.clone()), profile);
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        let message = |given: Given, scheme| match given.tls(scheme) {
+        let message = |given: ConnectionSettings, scheme| match given.tls(scheme) {
             Err(failure) => format!("{failure:?}"),
             Ok(tls) => format!("{}", tls.is_some()),
         };
         let none = Path::new("/no/such/file").to_owned();
-        let ca = Given {
+        let ca = ConnectionSettings {
             tls_ca: Some(none.clone()),
-            ..Given::default()
+            ..ConnectionSettings::default()
         };
         assert!(message(ca.clone(), None).contains("--tls-ca: /no/such/file"));
         assert!(message(ca, Some("http")).contains("without TLS"));
-        let cert = Given {
+        let cert = ConnectionSettings {
             tls_cert: Some(none),
-            ..Given::default()
+            ..ConnectionSettings::default()
         };
         assert!(message(cert, None).contains("--tls-key FILE is missing"));
-        assert_eq!(message(Given::default(), None), "false");
-        assert_eq!(message(Given::default(), Some("https")), "true");
-        assert!(message(Given::default(), Some("ftp")).contains("ftp"));
+        assert_eq!(message(ConnectionSettings::default(), None), "false");
+        assert_eq!(
+            message(ConnectionSettings::default(), Some("https")),
+            "true"
+        );
+        assert!(message(ConnectionSettings::default(), Some("ftp")).contains("ftp"));
     }
 }

@@ -4,7 +4,7 @@
 
 use clap::Args;
 
-use super::access::Side;
+use super::access::ServicePort;
 use super::remote::{self, Connection};
 use super::{Failure, Global, output};
 use crate::config::Config;
@@ -53,7 +53,7 @@ impl AdminRoute {
         if address.is_none() && listen.is_empty() && !global.access.has_profile() {
             return fall_back("no service is asked, since admin.listen is empty");
         }
-        let target = global.access.target(address, Side::Admin, listen)?;
+        let target = global.access.target(address, ServicePort::Admin, listen)?;
         let (address, named) = (target.address.clone(), target.named);
         match remote::connect(target).await {
             Ok((address, connection)) => Ok(Executor::Service {

@@ -1,18 +1,18 @@
 //! `dlq`: looking at dead letters and working with them.
 
+mod client;
 mod confirm;
 mod edit;
 mod filter;
-mod look;
+mod inspect;
+mod jobs;
 mod plan;
-mod way;
-mod work;
 
 use clap::{Args, Subcommand};
 
 use super::admin::AdminRoute;
 use super::{ExitCode, Failure, Global};
-use way::Way;
+use client::DeadLetterClient;
 
 /// Look at dead letters, replay, edit and discard them
 #[derive(Debug, Args)]
@@ -42,15 +42,15 @@ pub(super) struct Dlq {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    List(look::List),
-    Groups(look::Groups),
-    Show(look::Show),
-    Replay(work::Replay),
+    List(inspect::List),
+    Groups(inspect::Groups),
+    Show(inspect::Show),
+    Replay(jobs::Replay),
     Edit(edit::Edit),
-    Discard(work::Discard),
-    Undiscard(work::Undiscard),
-    Audit(look::Audit),
-    Sync(look::Sync),
+    Discard(jobs::Discard),
+    Undiscard(jobs::Undiscard),
+    Audit(inspect::Audit),
+    Sync(inspect::Sync),
 }
 
 impl Dlq {
@@ -58,20 +58,20 @@ impl Dlq {
         let config = global.quietly()?.config;
         let servers = "RabbitMQ and MongoDB";
         let executor = self.route.executor(global, &config, servers).await?;
-        let mut way = Way::open(executor, &config).await?;
+        let mut client = DeadLetterClient::open(executor, &config).await?;
         let output = global.output;
         let done = match self.verb {
-            Verb::List(list) => list.run(&mut way, output).await,
-            Verb::Groups(groups) => groups.run(&mut way, output).await,
-            Verb::Show(show) => show.run(&mut way, output).await,
-            Verb::Replay(replay) => replay.run(&mut way, output).await,
-            Verb::Edit(edit) => edit.run(&mut way, output).await,
-            Verb::Discard(discard) => discard.run(&mut way, output).await,
-            Verb::Undiscard(undiscard) => undiscard.run(&mut way, output).await,
-            Verb::Audit(audit) => audit.run(&mut way, output).await,
-            Verb::Sync(sync) => sync.run(&mut way, output).await,
+            Verb::List(list) => list.run(&mut client, output).await,
+            Verb::Groups(groups) => groups.run(&mut client, output).await,
+            Verb::Show(show) => show.run(&mut client, output).await,
+            Verb::Replay(replay) => replay.run(&mut client, output).await,
+            Verb::Edit(edit) => edit.run(&mut client, output).await,
+            Verb::Discard(discard) => discard.run(&mut client, output).await,
+            Verb::Undiscard(undiscard) => undiscard.run(&mut client, output).await,
+            Verb::Audit(audit) => audit.run(&mut client, output).await,
+            Verb::Sync(sync) => sync.run(&mut client, output).await,
         };
-        way.close().await;
+        client.close().await;
         done
     }
 }

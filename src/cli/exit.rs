@@ -11,11 +11,11 @@ use crate::store::{Class, StoreError};
 /// What a command tells its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitCode {
-    /// Done.
+    /// The command did what it was asked for.
     Done = 0,
     /// The answer is no, problems were found, or a part of the work failed.
     No = 1,
-    /// Wrong usage or configuration.
+    /// The usage or the configuration is wrong.
     Usage = 2,
     /// A server cannot be reached or refuses.
     Server = 3,
@@ -29,36 +29,36 @@ impl From<ExitCode> for std::process::ExitCode {
 
 /// Why a command could not do its work.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     code: ExitCode,
     /// For the person at the terminal; empty = nothing to say.
     message: String,
 }
 
 impl Failure {
-    /// A failure with words for the person at the terminal.
-    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+    /// Makes a failure with a message for the person at the terminal.
+    pub(crate) fn new(code: ExitCode, message: impl Into<String>) -> Self {
         Failure {
             code,
             message: message.into(),
         }
     }
 
-    /// Whether a server is to blame.
-    pub fn is_server(&self) -> bool {
+    /// Tells whether a server is to blame.
+    pub(crate) fn is_server(&self) -> bool {
         self.code == ExitCode::Server
     }
 
-    /// Says it in the log.
-    pub fn log(self, what: &str) -> ExitCode {
+    /// Logs the failure and returns its exit code.
+    pub(crate) fn log(self, what: &str) -> ExitCode {
         if !self.message.is_empty() {
             tracing::error!("{what}: {}", self.message);
         }
         self.code
     }
 
-    /// Says it on stderr.
-    pub fn tell(self) -> ExitCode {
+    /// Prints the failure on stderr and returns its exit code.
+    pub(crate) fn tell(self) -> ExitCode {
         if !self.message.is_empty() {
             // With stderr gone there is no one left to tell.
             let _ = writeln!(io::stderr(), "error: {}", self.message);

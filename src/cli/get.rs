@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 use tonic::{Code, Request, Status};
 
-use super::access::{Side, Target};
+use super::access::{ServicePort, Target};
 use super::output::{self, Output, table};
 use super::remote::{self, Connection};
 use super::{ExitCode, Failure, Global};
@@ -34,7 +34,7 @@ use v1::counter_service_client::CounterServiceClient;
 )]
 pub(super) struct Get {
     #[command(subcommand)]
-    what: What,
+    what: Subject,
     /// The tenant
     #[arg(
         long,
@@ -56,9 +56,9 @@ pub(super) struct Get {
     timeout: u64,
 }
 
-/// Whose counters.
+/// Whose counters are read.
 #[derive(Debug, Subcommand)]
-enum What {
+enum Subject {
     /// Users: dialogs and unread messages over all of them
     User {
         /// Users
@@ -126,7 +126,9 @@ impl Get {
         let config = global.quietly()?.config;
         let address = self.address.as_deref();
         let listen = &config.grpc.listen;
-        let target = global.access.target(address, Side::Counters, listen)?;
+        let target = global
+            .access
+            .target(address, ServicePort::Counters, listen)?;
         let mut client = Client::connect(target, &self).await?;
         let (records, single) = client.get(self.what).await?;
         match (global.output, records.as_slice()) {
@@ -141,18 +143,18 @@ impl Get {
         Ok(ExitCode::Done)
     }
 
-    /// What clap cannot say.
+    /// Checks what clap cannot.
     fn usage(&self) -> Result<(), Failure> {
         let refuse = |message: &str| Err(Failure::new(ExitCode::Usage, message));
         if self.tenant.is_empty() {
             return refuse("--tenant ID is required");
         }
         let ids = match &self.what {
-            What::User { users: ids }
-            | What::Dialog { dialogs: ids }
-            | What::Message { messages: ids } => ids.len(),
-            What::UserDialog { .. } => 1,
-            What::UserDialogs { .. } => 0,
+            Subject::User { users: ids }
+            | Subject::Dialog { dialogs: ids }
+            | Subject::Message { messages: ids } => ids.len(),
+            Subject::UserDialog { .. } => 1,
+            Subject::UserDialogs { .. } => 0,
         };
         if self.after_event.is_some() && ids != 1 {
             return refuse("--after-event goes with one id only");
@@ -183,24 +185,24 @@ impl Client {
     }
 
     /// The records, and whether one was asked for.
-    async fn get(&mut self, what: What) -> Result<(Vec<Record>, bool), Failure> {
+    async fn get(&mut self, what: Subject) -> Result<(Vec<Record>, bool), Failure> {
         let records = match what {
-            What::User { users } => match <[String; 1]>::try_from(users) {
+            Subject::User { users } => match <[String; 1]>::try_from(users) {
                 Ok([user]) => return Ok((vec![self.user(user).await?], true)),
                 Err(users) => self.users(users).await?,
             },
-            What::Dialog { dialogs } => match <[String; 1]>::try_from(dialogs) {
+            Subject::Dialog { dialogs } => match <[String; 1]>::try_from(dialogs) {
                 Ok([dialog]) => return Ok((vec![self.dialog(dialog).await?], true)),
                 Err(dialogs) => self.dialogs(dialogs).await?,
             },
-            What::Message { messages } => match <[String; 1]>::try_from(messages) {
+            Subject::Message { messages } => match <[String; 1]>::try_from(messages) {
                 Ok([message]) => return Ok((vec![self.message(message).await?], true)),
                 Err(messages) => self.messages(messages).await?,
             },
-            What::UserDialog { user, dialog } => {
+            Subject::UserDialog { user, dialog } => {
                 return Ok((vec![self.user_dialog(user, dialog).await?], true));
             }
-            What::UserDialogs {
+            Subject::UserDialogs {
                 user,
                 unread_only,
                 order_by,
@@ -370,7 +372,7 @@ impl Client {
 /// One answer: its fields, in the order of the wire.
 pub(super) struct Record(Fields);
 
-/// Names and values in order.
+/// Names and values in the order in which they are shown.
 struct Fields(Vec<(&'static str, Value)>);
 
 impl serde::Serialize for Fields {
@@ -385,7 +387,7 @@ impl Record {
         // A message of numbers, texts and times: there is nothing to fail.
         let fields = serde_json::to_value(message).unwrap_or_default();
         let value = |name: &str| match &fields[name] {
-            Value::String(time) if TIMES.contains(&name) => moment(time.parse().ok()).into(),
+            Value::String(time) if TIME_FIELDS.contains(&name) => moment(time.parse().ok()).into(),
             value => value.clone(),
         };
         Record(Fields(
@@ -393,7 +395,7 @@ impl Record {
         ))
     }
 
-    /// As JSON.
+    /// Converts the record to a JSON object.
     pub(super) fn into_json(self) -> Value {
         let Fields(fields) = self.0;
         let fields = fields.into_iter();
@@ -403,7 +405,7 @@ impl Record {
             .into()
     }
 
-    /// A field a line.
+    /// Formats the record with a field a line.
     fn lines(&self) -> String {
         let Fields(fields) = &self.0;
         let rows: Vec<Vec<String>> = fields
@@ -432,7 +434,7 @@ fn columns(records: &[Record]) -> String {
     table(&header, &rows)
 }
 
-/// A value in a table.
+/// Formats a value for a table.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
@@ -453,7 +455,7 @@ fn cell(value: &Value) -> String {
 
 /// Fields of records that are times. The HTTP side shows them with groups of
 /// three digits, the command line with no more digits than they need.
-const TIMES: [&str; 4] = ["joined_at", "last_message_at", "read_until", "updated_at"];
+const TIME_FIELDS: [&str; 4] = ["joined_at", "last_message_at", "read_until", "updated_at"];
 
 impl From<v1::UserStats> for Record {
     fn from(stats: v1::UserStats) -> Self {

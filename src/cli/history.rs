@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use serde_json::json;
 use tonic::Request;
 
-use super::access::Side;
+use super::access::ServicePort;
 use super::output::{self, Output, or_dash, table};
 use super::remote::{self, Connection};
 use super::when::point;
@@ -17,8 +17,8 @@ use crate::grpc::bounds::MAX_PAGE_SIZE;
 use crate::grpc::{moment, v1};
 use v1::counter_service_client::CounterServiceClient;
 
-/// How often a sum is tried again that events disturbed between two pages.
-const TRIES: u32 = 3;
+/// The most attempts at a sum that events disturb between two pages.
+const MAX_ATTEMPTS: u32 = 3;
 
 /// Show every change of counters, with the event that it comes from
 #[derive(Debug, Args)]
@@ -38,7 +38,7 @@ const TRIES: u32 = 3;
 )]
 pub(super) struct History {
     #[command(flatten)]
-    whose: Whose,
+    whose: CounterOwner,
     /// Only this counter, as unread_count or unread_by_sender_type.bot
     #[arg(
         long,
@@ -77,16 +77,16 @@ pub(super) struct History {
 )]
 pub(super) struct Explain {
     #[command(flatten)]
-    whose: Whose,
+    whose: CounterOwner,
     /// The counter, as unread_count or unread_by_sender_type.bot
     #[arg(long, value_name = "NAME")]
     counter: String,
 }
 
-/// Whose counters, and who is asked.
+/// Whose counters are asked about, and which service is asked.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("whose").required(true).multiple(true).args(["user", "dialog", "message"]))]
-struct Whose {
+struct CounterOwner {
     /// The tenant
     #[arg(long, value_name = "ID")]
     tenant: String,
@@ -145,7 +145,7 @@ impl Explain {
                 .await?;
             // Each page is of a moment of its own: an event that was counted in
             // between may have come before what was read already.
-            if service.sum(|_| true) == served || tries == TRIES {
+            if service.sum(|_| true) == served || tries == MAX_ATTEMPTS {
                 break served;
             }
             tries += 1;
@@ -191,7 +191,7 @@ impl Explain {
     }
 }
 
-impl Whose {
+impl CounterOwner {
     fn request(&self, counter: String) -> v1::ListCounterHistoryRequest {
         let id = |id: &Option<String>| id.clone().unwrap_or_default();
         v1::ListCounterHistoryRequest {
@@ -215,11 +215,13 @@ struct Service {
 }
 
 impl Service {
-    async fn connect(whose: &Whose, global: &Global) -> Result<Self, Failure> {
+    async fn connect(whose: &CounterOwner, global: &Global) -> Result<Self, Failure> {
         let config = global.quietly()?.config;
         let address = whose.address.as_deref();
         let listen = &config.grpc.listen;
-        let target = global.access.target(address, Side::Counters, listen)?;
+        let target = global
+            .access
+            .target(address, ServicePort::Counters, listen)?;
         let (address, connection) = remote::connect(target).await?;
         Ok(Self {
             client: CounterServiceClient::new(connection),
@@ -262,7 +264,7 @@ impl Service {
     }
 }
 
-const HEADER: [&str; 10] = [
+const COLUMNS: [&str; 10] = [
     "applied_at",
     "source_event_type",
     "source_event_id",
@@ -288,7 +290,7 @@ fn shown(entries: &[v1::CounterHistoryEntry], output: Output) -> io::Result<Stri
         Output::Table if entries.is_empty() => Ok(String::new()),
         Output::Table => {
             let rows: Vec<_> = entries.iter().map(row).collect();
-            Ok(table(&HEADER, &rows))
+            Ok(table(&COLUMNS, &rows))
         }
     }
 }

@@ -2,18 +2,18 @@
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 
-/// Longest line, in bytes; what is longer is passed over. The largest message
-/// that RabbitMQ takes as it is delivered.
-const LONGEST: usize = 16 << 20;
+/// The longest line, in bytes; what is longer is passed over. The largest
+/// message that RabbitMQ takes as it is delivered.
+const MAX_LINE_BYTES: usize = 16 << 20;
 
-/// What comes next.
+/// The next line of a stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line<'a> {
+pub(super) enum NextLine<'a> {
     /// A line without its end.
     Text(&'a [u8]),
-    /// A line over the limit, passed over.
+    /// A line over the limit, which was passed over.
     TooLong,
-    /// Nothing more.
+    /// The stream has ended.
     End,
 }
 
@@ -22,10 +22,11 @@ pub(super) struct Lines<R> {
     reader: R,
     limit: usize,
     line: Vec<u8>,
-    /// The line in `line` was given out: the next call begins anew.
+    /// Whether the line in `line` was given out: then the next call begins
+    /// anew.
     given: bool,
     too_long: bool,
-    /// Bytes taken from the reader.
+    /// The number of bytes that were taken from the reader.
     pub(super) bytes: u64,
 }
 
@@ -33,7 +34,7 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
     pub(super) fn new(reader: R) -> Self {
         Lines {
             reader,
-            limit: LONGEST,
+            limit: MAX_LINE_BYTES,
             line: Vec::new(),
             given: true,
             too_long: false,
@@ -41,8 +42,8 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
         }
     }
 
-    /// The next line; the last one needs no end.
-    pub(super) async fn next(&mut self) -> std::io::Result<Line<'_>> {
+    /// Reads the next line; the last one needs no end.
+    pub(super) async fn next(&mut self) -> std::io::Result<NextLine<'_>> {
         if std::mem::take(&mut self.given) {
             self.line.clear();
             self.too_long = false;
@@ -51,7 +52,7 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
             let buffer = self.reader.fill_buf().await?;
             if buffer.is_empty() {
                 if self.line.is_empty() && !self.too_long {
-                    return Ok(Line::End);
+                    return Ok(NextLine::End);
                 }
                 break;
             }
@@ -72,9 +73,9 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
         }
         self.given = true;
         if self.too_long {
-            return Ok(Line::TooLong);
+            return Ok(NextLine::TooLong);
         }
-        Ok(Line::Text(
+        Ok(NextLine::Text(
             self.line.strip_suffix(b"\r").unwrap_or(&self.line),
         ))
     }
@@ -90,13 +91,13 @@ mod tests {
         for buffer in [1, 3, 8, 100] {
             let mut lines = Lines::new(tokio::io::BufReader::with_capacity(buffer, text));
             lines.limit = 5;
-            assert_eq!(lines.next().await.unwrap(), Line::Text(b"one"));
-            assert_eq!(lines.next().await.unwrap(), Line::Text(b""));
-            assert_eq!(lines.next().await.unwrap(), Line::TooLong);
-            assert_eq!(lines.next().await.unwrap(), Line::Text(b"four"));
-            assert_eq!(lines.next().await.unwrap(), Line::Text(b"last"));
-            assert_eq!(lines.next().await.unwrap(), Line::End);
-            assert_eq!(lines.next().await.unwrap(), Line::End);
+            assert_eq!(lines.next().await.unwrap(), NextLine::Text(b"one"));
+            assert_eq!(lines.next().await.unwrap(), NextLine::Text(b""));
+            assert_eq!(lines.next().await.unwrap(), NextLine::TooLong);
+            assert_eq!(lines.next().await.unwrap(), NextLine::Text(b"four"));
+            assert_eq!(lines.next().await.unwrap(), NextLine::Text(b"last"));
+            assert_eq!(lines.next().await.unwrap(), NextLine::End);
+            assert_eq!(lines.next().await.unwrap(), NextLine::End);
             assert_eq!(lines.bytes, text.len() as u64);
         }
     }

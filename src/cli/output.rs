@@ -6,9 +6,9 @@ use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::Value;
 
-/// How data is printed.
+/// The format in which data is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(super) enum Output {
     /// Aligned columns, for people
     #[default]
     Table,
@@ -16,7 +16,7 @@ pub enum Output {
     Json,
 }
 
-/// Prints a text.
+/// Prints a text on stdout.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;

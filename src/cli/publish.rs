@@ -1,20 +1,21 @@
 //! `publish`: JSON lines to the exchange.
 
 mod line;
+mod summary;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use serde::Serialize;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, BufReader};
 use tokio::time::{Instant, timeout};
 
 use self::line::EventLine;
-use super::lines::{Line, Lines};
-use super::output::{self, Output, table};
+use self::summary::PublishSummary;
+use super::lines::{Lines, NextLine};
+use super::output::{self, Output};
 use super::progress::bar;
 use super::{ExitCode, Failure, Global};
 use crate::bus::{BusError, Publisher};
@@ -70,28 +71,6 @@ fn rate(text: &str) -> Result<f64, String> {
         Ok(rate) if rate.is_finite() && rate >= 0.001 => Ok(rate),
         _ => Err("expected a number of at least 0.001".into()),
     }
-}
-
-/// What became of the lines.
-#[derive(Debug, Default, Serialize)]
-struct PublishSummary {
-    /// Lines that were read; empty ones do not count.
-    lines: u64,
-    /// Events that were handed to the broker.
-    published: u64,
-    /// Events that the broker has taken responsibility for.
-    confirmed: u64,
-    /// Events that were bound to no queue, and are kept by no one.
-    unroutable: u64,
-    /// Events that the broker refused.
-    refused: u64,
-    /// Events that were sent, and no answer is known.
-    unconfirmed: u64,
-    /// Lines that were not sent.
-    skipped: u64,
-    /// Whether it was stopped before the end.
-    interrupted: bool,
-    seconds: f64,
 }
 
 impl Publish {
@@ -177,10 +156,10 @@ impl PublishJob {
             for number in 1.. {
                 let line = lines.next().await;
                 match line.map_err(|error| self.args.unreadable(&error))? {
-                    Line::End => break,
-                    Line::TooLong => self.skip(number, "it is over 16 MiB long"),
-                    Line::Text(text) if text.trim_ascii().is_empty() => {}
-                    Line::Text(text) => self.publish(number, text).await?,
+                    NextLine::End => break,
+                    NextLine::TooLong => self.skip(number, "it is over 16 MiB long"),
+                    NextLine::Text(text) if text.trim_ascii().is_empty() => {}
+                    NextLine::Text(text) => self.publish(number, text).await?,
                 }
                 self.bar.set_position(bytes_before + lines.bytes);
                 if self.summary.lines.is_multiple_of(LINES_PER_MESSAGE) {
@@ -265,52 +244,13 @@ impl PublishJob {
         }
         self.bar.finish_and_clear();
         let summary = &mut self.summary;
-        summary.confirmed = tally.confirmed;
-        summary.unroutable = tally.unroutable;
-        summary.refused = tally.nacked;
-        let answered = tally.confirmed + tally.unroutable + tally.nacked;
-        summary.unconfirmed = summary.published.saturating_sub(answered);
-        summary.seconds = (self.begun.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0;
+        summary.count_answers(tally, self.begun.elapsed());
         summary.print(output)?;
         match failure {
             Some(failure) => Err(failure),
             None if summary.is_whole() => Ok(ExitCode::Done),
             None => Ok(ExitCode::No),
         }
-    }
-}
-
-impl PublishSummary {
-    /// Lists what may have gone wrong, in words, and how often it has.
-    fn losses(&self) -> [(&'static str, u64); 4] {
-        [
-            ("bound to no queue, lost", self.unroutable),
-            ("refused by the broker", self.refused),
-            ("sent, perhaps arrived", self.unconfirmed),
-            ("skipped", self.skipped),
-        ]
-    }
-
-    fn is_whole(&self) -> bool {
-        !self.interrupted && self.losses().iter().all(|(_, count)| *count == 0)
-    }
-
-    fn print(&self, output: Output) -> std::io::Result<()> {
-        if output == Output::Json {
-            return output::print_json(self);
-        }
-        let losses = self.losses().into_iter().filter(|(_, count)| *count > 0);
-        let rows = losses.map(|(what, count)| vec![what.to_owned(), count.to_string()]);
-        let stopped = if self.interrupted {
-            "interrupted: "
-        } else {
-            ""
-        };
-        let first = format!(
-            "{stopped}confirmed {} of {} lines in {:.1} s\n",
-            self.confirmed, self.lines, self.seconds
-        );
-        output::print(&(first + &table(&[], &rows.collect::<Vec<_>>())))
     }
 }
 

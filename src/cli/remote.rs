@@ -139,7 +139,7 @@ pub(super) fn work_refused(address: &str, status: &Status) -> Failure {
     }
 }
 
-/// What a failed connection comes down to.
+/// Returns what a failed connection comes down to.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {

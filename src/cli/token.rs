@@ -94,7 +94,7 @@ impl Token {
     }
 }
 
-/// The token on stdin.
+/// Reads the token from stdin.
 fn given() -> Result<String, Failure> {
     let mut text = String::new();
     let most = MAX_BEARER_BYTES as u64 + 2;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tonic::{Code, Status};
 
-use super::access::{Side, Target};
+use super::access::{ServicePort, Target};
 use super::get::Record;
 use super::output::{self, Output};
 use super::remote::{self, Connection};
@@ -16,8 +16,8 @@ use crate::grpc::v1;
 use crate::shutdown;
 use v1::counter_service_client::CounterServiceClient;
 
-/// Before a stream that broke is opened again.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The wait before a stream that broke is opened again.
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// Watch counters change, live
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 )]
 pub(super) struct Watch {
     #[command(subcommand)]
-    what: What,
+    what: Subject,
     /// The tenant
     #[arg(
         long,
@@ -62,9 +62,9 @@ pub(super) struct Watch {
     address: Option<String>,
 }
 
-/// Whose counters.
+/// Whose counters are watched.
 #[derive(Debug, Subcommand)]
-enum What {
+enum Subject {
     /// Users, and the dialogs in which something changes for them
     User {
         /// Users
@@ -79,8 +79,8 @@ enum What {
     },
 }
 
-/// A change, for people and for programs.
-struct Shown {
+/// An update as it is shown to people and to programs.
+struct ShownUpdate {
     line: String,
     value: Value,
 }
@@ -95,7 +95,7 @@ struct Watching {
 }
 
 /// Why a stream is not read on.
-enum Ended {
+enum StreamEnd {
     /// As many updates were shown as were asked for.
     Enough,
     Broken(Status),
@@ -109,7 +109,9 @@ impl Watch {
         let config = global.quietly()?.config;
         let address = self.address.as_deref();
         let listen = &config.grpc.listen;
-        let target: Target = global.access.target(address, Side::Counters, listen)?;
+        let target: Target = global
+            .access
+            .target(address, ServicePort::Counters, listen)?;
         let (address, connection) = remote::connect(target).await?;
         let watching = Watching {
             service: CounterServiceClient::new(connection),
@@ -131,8 +133,8 @@ impl Watching {
         loop {
             let before = self.shown;
             let broken = match self.read(output).await? {
-                Ended::Enough => return Ok(ExitCode::Done),
-                Ended::Broken(status) => status,
+                StreamEnd::Enough => return Ok(ExitCode::Done),
+                StreamEnd::Broken(status) => status,
             };
             let will_pass = matches!(broken.code(), Code::Unavailable | Code::Unknown);
             // What never worked is not for waiting.
@@ -140,16 +142,16 @@ impl Watching {
                 return Err(remote::refused(&self.address, &broken));
             }
             output::aside(&format!("watching again: {}", broken.message()));
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RECONNECT_DELAY).await;
         }
     }
 
-    /// Shows what one stream tells.
-    async fn read(&mut self, output: Output) -> Result<Ended, Failure> {
+    /// Shows what one stream sends until it ends.
+    async fn read(&mut self, output: Output) -> Result<StreamEnd, Failure> {
         let (tenant_id, min_interval_ms) = (self.watch.tenant.clone(), self.watch.interval_ms);
         let resume_token = self.resume_token.clone();
         match &self.watch.what {
-            What::User { users } => {
+            Subject::User { users } => {
                 let request = v1::WatchUserStatsRequest {
                     tenant_id,
                     user_ids: users.clone(),
@@ -158,21 +160,21 @@ impl Watching {
                 };
                 let mut stream = match self.service.watch_user_stats(request).await {
                     Ok(stream) => stream.into_inner(),
-                    Err(status) => return Ok(Ended::Broken(status)),
+                    Err(status) => return Ok(StreamEnd::Broken(status)),
                 };
                 loop {
                     match stream.message().await {
                         Ok(Some(told)) => {
-                            let shown = told.updates.into_iter().map(Shown::from);
+                            let shown = told.updates.into_iter().map(ShownUpdate::from);
                             if self.show(shown, told.resume_token, output)? {
-                                return Ok(Ended::Enough);
+                                return Ok(StreamEnd::Enough);
                             }
                         }
                         ended => return Ok(broken(ended)),
                     }
                 }
             }
-            What::Dialog { dialogs } => {
+            Subject::Dialog { dialogs } => {
                 let request = v1::WatchDialogStatsRequest {
                     tenant_id,
                     dialog_ids: dialogs.clone(),
@@ -181,14 +183,14 @@ impl Watching {
                 };
                 let mut stream = match self.service.watch_dialog_stats(request).await {
                     Ok(stream) => stream.into_inner(),
-                    Err(status) => return Ok(Ended::Broken(status)),
+                    Err(status) => return Ok(StreamEnd::Broken(status)),
                 };
                 loop {
                     match stream.message().await {
                         Ok(Some(told)) => {
-                            let shown = told.dialog_stats.into_iter().map(Shown::from);
+                            let shown = told.dialog_stats.into_iter().map(ShownUpdate::from);
                             if self.show(shown, told.resume_token, output)? {
-                                return Ok(Ended::Enough);
+                                return Ok(StreamEnd::Enough);
                             }
                         }
                         ended => return Ok(broken(ended)),
@@ -201,7 +203,7 @@ impl Watching {
     /// Shows changes; `true` once they are as many as were asked for.
     fn show(
         &mut self,
-        changes: impl Iterator<Item = Shown>,
+        changes: impl Iterator<Item = ShownUpdate>,
         resume_token: String,
         output: Output,
     ) -> Result<bool, Failure> {
@@ -222,9 +224,9 @@ impl Watching {
     }
 }
 
-fn broken<M>(ended: Result<Option<M>, Status>) -> Ended {
+fn broken<M>(ended: Result<Option<M>, Status>) -> StreamEnd {
     let over = || Status::unavailable("the stream has ended");
-    Ended::Broken(ended.err().unwrap_or_else(over))
+    StreamEnd::Broken(ended.err().unwrap_or_else(over))
 }
 
 /// The time of the day, UTC.
@@ -239,7 +241,7 @@ fn plain(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
-impl From<v1::UserUpdate> for Shown {
+impl From<v1::UserUpdate> for ShownUpdate {
     fn from(update: v1::UserUpdate) -> Self {
         let stats = update.user_stats.unwrap_or_default();
         let in_dialog = |stats: &v1::UserDialogStats| match stats.member {
@@ -270,7 +272,7 @@ impl From<v1::UserUpdate> for Shown {
     }
 }
 
-impl From<v1::DialogStats> for Shown {
+impl From<v1::DialogStats> for ShownUpdate {
     fn from(stats: v1::DialogStats) -> Self {
         let line = format!(
             "{}  {} messages  {} members  {} topics",
@@ -296,7 +298,7 @@ mod tests {
             unread_count: 3,
             ..Default::default()
         };
-        let shown = Shown::from(v1::UserUpdate {
+        let shown = ShownUpdate::from(v1::UserUpdate {
             user_stats: Some(v1::UserStats {
                 user_id: "al\u{1b}ice".into(),
                 total_unread_count: 3,
@@ -315,7 +317,7 @@ mod tests {
         assert_eq!(shown.value["user_stats"]["updated_at"], Value::Null);
         let begins = r#"{"others_may_have_changed":true,"user_dialog_stats":[{"dialog_id":"d1","joined_at":null,"#;
         assert!(shown.value.to_string().starts_with(begins));
-        let shown = Shown::from(v1::DialogStats {
+        let shown = ShownUpdate::from(v1::DialogStats {
             dialog_id: "d1".into(),
             message_count: 4,
             ..Default::default()

@@ -11,24 +11,24 @@ use super::rules::{self, Rule};
 
 /// A key of the configuration.
 #[derive(Debug)]
-pub struct Key {
+pub(crate) struct Key {
     /// `section.key` or `section.part.key`, as in a file.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What a value of it may be.
     pub(super) rule: Rule,
     /// What it means, for people.
-    pub doc: &'static str,
+    pub(crate) doc: &'static str,
 }
 
 impl Key {
     /// Finds the value of this key in a configuration that was serialized.
     /// Texts, numbers and booleans are written the same in JSON and TOML.
-    pub fn value<'v>(&self, config: &'v Value) -> &'v Value {
+    pub(crate) fn value<'v>(&self, config: &'v Value) -> &'v Value {
         self.name.split('.').fold(config, |of, part| &of[part])
     }
 
     /// Returns the default as TOML, a URL whole.
-    pub fn default_value(&self) -> String {
+    pub(crate) fn default_value(&self) -> String {
         let config = Config::default();
         match self.name {
             // Serialized they are redacted, and no start for a file of one's own.
@@ -50,7 +50,7 @@ impl Key {
 
     /// Splits the name into the section, which may be a part of another
     /// (`bus.tls`), and the key within it.
-    pub fn parts(&self) -> (&'static str, &'static str) {
+    pub(crate) fn parts(&self) -> (&'static str, &'static str) {
         self.name.rsplit_once('.').unwrap_or(("", self.name))
     }
 }
@@ -73,7 +73,7 @@ const FILE: Rule = Rule::Text(rules::file);
 
 /// All keys of the configuration, by section.
 #[rustfmt::skip]
-pub const KEYS: &[Key] = &[
+pub(crate) const KEYS: &[Key] = &[
     key("bus.url", Rule::Url(rules::amqp_url),
         "RabbitMQ: amqp://user:password@host:port/vhost, amqps for TLS; user and password percent-encoded"),
     key("bus.url_file", FILE,
@@ -237,7 +237,7 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Returns a file with all defaults, each with its meaning.
-pub fn annotated() -> String {
+pub(crate) fn annotated() -> String {
     let mut text = String::from(
         "# Configuration of chat-counters: every key with its default.\n\
          # Later sources win: defaults, this file (--config FILE or CHAT_COUNTERS_CONFIG),\n\

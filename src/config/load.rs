@@ -300,14 +300,14 @@ fn section_of<'a>(tables: &'a mut toml::Table, section: &str) -> Option<&'a mut 
 }
 
 /// The longest value that is quoted back, in characters.
-const QUOTED: usize = 80;
+const MAX_QUOTED_CHARACTERS: usize = 80;
 
 /// Formats a value for people, without secrets.
 fn shown(key: &Key, value: &toml::Value) -> String {
     match (key.rule, value) {
         (Rule::Url(_), toml::Value::String(text)) => redacted(text),
         (Rule::Url(_), value) => value.type_str().into(),
-        (_, toml::Value::String(text)) if text.chars().count() > QUOTED => {
+        (_, toml::Value::String(text)) if text.chars().count() > MAX_QUOTED_CHARACTERS => {
             format!("a string of {} bytes", text.len())
         }
         (_, toml::Value::String(text)) => format!("{text:?}"),

@@ -5,7 +5,7 @@ use super::secret::Unfit;
 use super::{Bus, Store, Url, rules};
 
 /// The longest secret that is read, in bytes.
-const LONGEST: u64 = 64 * 1024;
+const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
 /// Why a file with a secret cannot be used. No text ever holds what is in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,11 +106,13 @@ async fn read(path: &str) -> Result<String, String> {
     let mut bytes = Vec::new();
     let read = async {
         let file = tokio::fs::File::open(path).await?;
-        file.take(LONGEST + 1).read_to_end(&mut bytes).await
+        file.take(MAX_SECRET_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .await
     };
     read.await.map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > LONGEST {
-        return Err(format!("more than {LONGEST} bytes"));
+    if bytes.len() as u64 > MAX_SECRET_BYTES {
+        return Err(format!("more than {MAX_SECRET_BYTES} bytes"));
     }
     let text = String::from_utf8(bytes).map_err(|_| "what is not UTF-8")?;
     let line = text.strip_suffix('\n').unwrap_or(&text);

@@ -174,9 +174,9 @@ pub(super) fn origins(text: &str) -> Result<(), &'static str> {
 
 pub(super) fn sender_types(text: &str) -> Result<(), &'static str> {
     // Each dialog and each membership has a count of each.
-    const MOST: usize = 100;
+    const MAX_SENDER_TYPES: usize = 100;
     let good = |name: &str| crate::event::SenderType::new(name.trim()).is_ok();
-    let few = text.split(',').count() <= MOST;
+    let few = text.split(',').count() <= MAX_SENDER_TYPES;
     (few && text.split(',').all(good))
         .then_some(())
         .ok_or("at most 100 names of sender types with commas between, as in user,contact,bot")

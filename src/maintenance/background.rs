@@ -11,9 +11,14 @@ use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 
-/// Verifies until the shutdown. Says what differs, and repairs nothing: that is
-/// for a person to decide.
-pub async fn run(store: Store, config: config::Verify, metrics: Metrics, shutdown: Shutdown) {
+/// Verifies a few dialogs now and then until the shutdown. It says what
+/// differs, and repairs nothing: that is for a person to decide.
+pub(crate) async fn run(
+    store: Store,
+    config: config::Verify,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) {
     let interval = Duration::from_secs(config.interval_seconds);
     let verifier = Verifier::new(store.clone(), None);
     while !interval.is_zero() {

@@ -24,29 +24,31 @@ use crate::store::rebuild::replay::JournalFollower;
 use crate::store::rebuild::{RebuildClaim, RebuildPhase, RebuildState};
 use crate::store::{Class, Store, StoreError};
 
-/// Writers side by side.
+/// The number of writers that work side by side.
 const WRITERS: usize = 4;
-/// Events in one transaction at most.
-const BATCH: usize = 2_000;
-/// Records between two notes of how far it is.
-const CHUNK: u64 = 16_000;
-/// Dialogs remembered by each writer.
-const CACHED_DIALOGS: usize = 50_000;
+/// The most events in one transaction.
+const MAX_BATCH_EVENTS: usize = 2_000;
+/// Records of the journal between two notes of how far the rebuild is.
+const RECORDS_PER_CHECKPOINT: u64 = 16_000;
+/// Dialogs that each writer remembers.
+const CACHED_DIALOGS_PER_WRITER: usize = 50_000;
 /// A stretch of the journal that is followed faster than this is the last one
 /// before the fence, behind which a still shorter one is left.
-const CLOSE: Duration = Duration::from_secs(1);
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(1);
 /// How long writers are kept out at most, also when this process dies then.
-const FENCE: Duration = Duration::from_secs(10);
-/// The shortest and the longest wait after a failure.
-const DELAY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
-/// Conflicts of a batch in a row, after which one that was killed may be in the
-/// way.
+const MAX_FENCE: Duration = Duration::from_secs(10);
+/// The shortest wait after a failure.
+const MIN_DELAY: Duration = Duration::from_millis(20);
+/// The longest wait after a failure.
+const MAX_DELAY: Duration = Duration::from_secs(5);
+/// Conflicts of a batch in a row after which a transaction of a process that
+/// was killed is taken to be in the way.
 const STUBBORN_CONFLICTS: u32 = 5;
-/// Conflicts of a batch in a row, after which all is begun again from the last
-/// note.
-const CONFLICTS: u32 = 20;
+/// Conflicts of a batch in a row after which everything since the last note is
+/// done again.
+const MAX_CONFLICTS: u32 = 20;
 
-/// Why there is no rebuild.
+/// Why counters are not rebuilt.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
     /// The store does not go on.
@@ -57,41 +59,44 @@ pub enum RebuildError {
         "the journal no longer has every event (store.journal_retention_days took the oldest), so the counters cannot be made from it alone; `verify --repair` makes them from the recorded facts"
     )]
     NotWhole,
-    /// Somebody else is at it.
+    /// Another process is rebuilding.
     #[error("{by} is rebuilding; should they be dead, it can be gone on with in {seconds} seconds")]
     Busy {
-        /// Who.
+        /// Who runs it.
         by: String,
-        /// Seconds until it is free, if they do not come back.
+        /// Seconds until somebody else may go on, if that process does not come
+        /// back.
         seconds: i64,
     },
-    /// One was begun for somebody else.
+    /// A rebuild of other tenants was begun.
     #[error("a rebuild of {begun} was begun: go on with that one, or abandon it")]
     Other {
-        /// Whose counters.
+        /// The tenants of that rebuild, in words.
         begun: String,
     },
-    /// The server forgot what it should be followed from.
+    /// The oplog of MongoDB no longer has what the rebuild is to follow.
     #[error(
         "MongoDB's oplog no longer reaches back to the start of this rebuild: abandon it, enlarge the oplog, and begin anew"
     )]
     HistoryLost,
-    /// Somebody else took it over while this process did not come back to it.
+    /// Another process took the rebuild over while this one did not come back
+    /// to it.
     #[error("somebody else has taken this rebuild over")]
     TakenOver,
-    /// It is past the point where it can be given up.
+    /// Readers see the new counters already: there is nothing to give up.
     #[error("this rebuild has switched over already: run it again to remove what is old")]
     SwitchedOver,
 }
 
-/// How far it is.
+/// How far a rebuild is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RebuildProgress {
-    /// In which step.
+    /// The step that it is in.
     pub phase: RebuildPhase,
-    /// Records replayed, some of them twice after an interruption.
+    /// The number of records that were replayed, some of them twice after an
+    /// interruption.
     pub replayed: u64,
-    /// Records in the journal, about; of all tenants.
+    /// Roughly how many records the journal has, of all tenants.
     pub estimated: u64,
 }
 
@@ -105,16 +110,16 @@ impl Default for RebuildProgress {
     }
 }
 
-/// How it ended.
+/// How a rebuild ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RebuildOutcome {
     /// Readers see what was rebuilt.
     SwitchedOver,
-    /// A stop was requested; it can be gone on with.
+    /// A stop was requested; another run can go on with it.
     Interrupted,
 }
 
-/// What a step says of the next one.
+/// What follows after a step.
 enum RebuildStep {
     Next,
     Stopped,
@@ -135,8 +140,8 @@ pub async fn rebuild(
 ) -> Result<RebuildOutcome, RebuildError> {
     let rebuilding = begin(store, tenant, by).await?;
     let generation = rebuilding.generation();
-    let writer = || Writer::rebuilding(store.clone(), generation, CACHED_DIALOGS);
-    let mut work = Work {
+    let writer = || Writer::rebuilding(store.clone(), generation, CACHED_DIALOGS_PER_WRITER);
+    let mut work = RebuildRun {
         store,
         tenant: rebuilding.tenant()?,
         rebuilding,
@@ -150,11 +155,11 @@ pub async fn rebuild(
     work.drive().await
 }
 
-/// Gives up the rebuild that was begun; `false` when there is none.
+/// Gives up the rebuild that was begun; returns `false` when there is none.
 ///
 /// # Errors
 /// [`RebuildError`].
-pub async fn abandon(store: &Store, by: &str) -> Result<bool, RebuildError> {
+pub(crate) async fn abandon(store: &Store, by: &str) -> Result<bool, RebuildError> {
     match store.claim_rebuild(by).await? {
         RebuildClaim::None => Ok(false),
         RebuildClaim::Busy { by, seconds } => Err(RebuildError::Busy { by, seconds }),
@@ -196,7 +201,7 @@ async fn begin(
 }
 
 /// A rebuild that this process drives.
-struct Work<'s> {
+struct RebuildRun<'s> {
     store: &'s Store,
     tenant: Option<TenantId>,
     rebuilding: RebuildState,
@@ -205,9 +210,9 @@ struct Work<'s> {
     progress: watch::Sender<RebuildProgress>,
 }
 
-impl Work<'_> {
+impl RebuildRun<'_> {
     async fn drive(&mut self) -> Result<RebuildOutcome, RebuildError> {
-        let mut backoff = Backoff::new(DELAY.0, DELAY.1);
+        let mut backoff = Backoff::new(MIN_DELAY, MAX_DELAY);
         let mut failures = FailureStreak::default();
         loop {
             let step = match self.rebuilding.phase() {
@@ -254,10 +259,10 @@ impl Work<'_> {
         let (from, since) = (self.rebuilding.read_to(), self.rebuilding.since());
         let tenant = self.tenant.as_ref();
         let mut reader = self.store.read_journal(tenant, from, since).await?;
-        let mut ahead = reader.next(CHUNK).await?;
+        let mut ahead = reader.next(RECORDS_PER_CHECKPOINT).await?;
         while let Some((chunk, to)) = ahead.take() {
             let writing = write(&mut self.writers, chunk.events, LoadMode::Optimistic);
-            let (written, next) = tokio::join!(writing, reader.next(CHUNK));
+            let (written, next) = tokio::join!(writing, reader.next(RECORDS_PER_CHECKPOINT));
             written?;
             self.rebuilding.note_replayed(chunk.records);
             self.rebuilding.note_read(to);
@@ -286,7 +291,7 @@ impl Work<'_> {
             if !self.follow_to_mark(&mut follower).await? {
                 return Ok(RebuildStep::Stopped);
             }
-            if begun.elapsed() < CLOSE {
+            if begun.elapsed() < CAUGHT_UP_WITHIN {
                 break;
             }
         }
@@ -303,7 +308,7 @@ impl Work<'_> {
         follower: &mut JournalFollower,
     ) -> Result<RebuildStep, RebuildError> {
         let begun = Instant::now();
-        let fence = self.store.fence(FENCE).await?;
+        let fence = self.store.fence(MAX_FENCE).await?;
         failpoint::pass(Point::Fenced);
         match self.follow_to_mark(follower).await {
             Ok(true) => {}
@@ -334,7 +339,7 @@ impl Work<'_> {
     ) -> Result<bool, RebuildError> {
         let marker = self.store.mark_journal().await?;
         loop {
-            let (chunk, reached) = follower.next(CHUNK, marker).await?;
+            let (chunk, reached) = follower.next(RECORDS_PER_CHECKPOINT, marker).await?;
             write(&mut self.writers, chunk.events, LoadMode::Checked).await?;
             self.rebuilding.note_replayed(chunk.records);
             self.rebuilding.note_followed(follower.position());
@@ -387,8 +392,8 @@ async fn write_share(
     mut mode: LoadMode,
 ) -> Result<(), StoreError> {
     let mut rest: Vec<&Event> = events.iter().collect();
-    let mut backoff = Backoff::new(DELAY.0, DELAY.1);
-    let (mut conflicts, mut size) = (0, BATCH);
+    let mut backoff = Backoff::new(MIN_DELAY, MAX_DELAY);
+    let (mut conflicts, mut size) = (0, MAX_BATCH_EVENTS);
     while !rest.is_empty() {
         if conflicts == STUBBORN_CONFLICTS {
             writer.end_stale_transactions().await?;
@@ -397,12 +402,12 @@ async fn write_share(
         match writer.attempt(batch, mode).await {
             Ok(outcomes) => {
                 rest.drain(..outcomes.len());
-                size = size.saturating_mul(2).min(BATCH);
+                size = size.saturating_mul(2).min(MAX_BATCH_EVENTS);
                 backoff.reset();
                 conflicts = 0;
             }
             // An event that was replayed before, or a writer beside this one.
-            Err(error) if error.class() == Class::Conflict && conflicts < CONFLICTS => {
+            Err(error) if error.class() == Class::Conflict && conflicts < MAX_CONFLICTS => {
                 conflicts += 1;
                 mode = LoadMode::Checked;
                 backoff.wait().await;

@@ -13,59 +13,60 @@ use crate::event::{DialogId, TenantId};
 use crate::rate_limit::RateLimit;
 use crate::store::StoreError;
 
-/// Dialogs listed at a time.
-const PAGE: usize = 1_000;
+/// The number of dialogs that are listed at a time.
+const DIALOGS_PER_PAGE: usize = 1_000;
 
-/// Which dialogs, and how fast.
+/// Which dialogs a sweep verifies, and how fast.
 #[derive(Debug, Clone, Default)]
-pub struct SweepScope {
-    /// Only this tenant.
-    pub tenant: Option<TenantId>,
-    /// Only this dialog of it.
-    pub dialog: Option<DialogId>,
-    /// So many percent of the dialogs, drawn anew.
-    pub sample: Option<f64>,
-    /// Dialogs a second at most.
-    pub rate: Option<u32>,
-    /// To go on after this one.
-    pub after: Option<DialogKey>,
+pub(crate) struct SweepScope {
+    /// The tenant whose dialogs are verified; `None` means all tenants.
+    pub(crate) tenant: Option<TenantId>,
+    /// The one dialog of the tenant that is verified; `None` means all.
+    pub(crate) dialog: Option<DialogId>,
+    /// The share of dialogs to verify in percent, drawn anew in each sweep;
+    /// `None` means all.
+    pub(crate) sample: Option<f64>,
+    /// The most dialogs that are verified in a second.
+    pub(crate) rate: Option<u32>,
+    /// The dialog after which to begin, in the order of keys.
+    pub(crate) after: Option<DialogKey>,
 }
 
-/// What came of a sweep so far.
+/// What a sweep has found so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SweepTally {
-    /// Dialogs recounted.
-    pub dialogs: u64,
-    /// Messages recounted.
-    pub messages: u64,
-    /// Dialogs with a counter that differed.
-    pub differing_dialogs: u64,
-    /// Counters that differed.
-    pub differences: u64,
-    /// Those that no longer do.
-    pub repaired: u64,
+pub(crate) struct SweepTally {
+    /// The number of dialogs that were recounted.
+    pub(crate) dialogs: u64,
+    /// The number of messages that were recounted.
+    pub(crate) messages: u64,
+    /// The number of dialogs with a counter that differed.
+    pub(crate) differing_dialogs: u64,
+    /// The number of counters that differed.
+    pub(crate) differences: u64,
+    /// The number of counters that differed and were repaired.
+    pub(crate) repaired: u64,
 }
 
-/// What is verified at once.
+/// What is verified in one go, as of one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum SweepUnit {
+pub(crate) enum SweepUnit {
     /// A dialog with all that is in it.
     Dialog(DialogKey),
-    /// A message whose create is not known.
+    /// A message whose create is not known, and so of no dialog.
     Placeholder(MessageKey),
 }
 
 impl SweepUnit {
-    /// Whose it is.
-    pub fn tenant(&self) -> &TenantId {
+    /// Returns the tenant of it.
+    pub(crate) fn tenant(&self) -> &TenantId {
         match self {
             SweepUnit::Dialog(key) => &key.tenant,
             SweepUnit::Placeholder(key) => &key.tenant,
         }
     }
 
-    /// The dialog, if it is known.
-    pub fn dialog(&self) -> Option<&DialogId> {
+    /// Returns the dialog, if it is known.
+    pub(crate) fn dialog(&self) -> Option<&DialogId> {
         match self {
             SweepUnit::Dialog(key) => Some(&key.dialog),
             SweepUnit::Placeholder(_) => None,
@@ -73,18 +74,18 @@ impl SweepUnit {
     }
 }
 
-/// A sweep under way.
-pub struct Sweep {
+/// A verification of many dialogs, one after the other.
+pub(crate) struct Sweep {
     verifier: Verifier,
     scope: SweepScope,
-    /// Listed, and not looked at yet.
+    /// Dialogs that are listed, and not verified yet.
     ahead: VecDeque<DialogKey>,
     listed_all: bool,
     placeholders: Option<BoxStream<'static, Result<MessageKey, StoreError>>>,
     limit: Option<RateLimit>,
     draw: RandomState,
     tally: SweepTally,
-    /// Dialogs passed, those not drawn included.
+    /// Dialogs that were passed, those that were not drawn included.
     passed: u64,
 }
 
@@ -99,8 +100,8 @@ impl std::fmt::Debug for Sweep {
 }
 
 impl Sweep {
-    /// A sweep that has not begun.
-    pub fn new(verifier: Verifier, scope: SweepScope) -> Self {
+    /// Makes a sweep that has not begun.
+    pub(crate) fn new(verifier: Verifier, scope: SweepScope) -> Self {
         let rate = scope.rate.map(|rate| f64::from(rate.max(1)));
         let mut ahead = VecDeque::new();
         if let (Some(tenant), Some(dialog)) = (&scope.tenant, &scope.dialog) {
@@ -122,27 +123,28 @@ impl Sweep {
         }
     }
 
-    /// Goes on from an earlier one.
-    pub fn counting_from(mut self, tally: SweepTally) -> Self {
+    /// Goes on from what an earlier sweep has found.
+    pub(crate) fn counting_from(mut self, tally: SweepTally) -> Self {
         self.tally = tally;
         self
     }
 
-    /// What came of it so far.
-    pub fn tally(&self) -> SweepTally {
+    /// Returns what was found so far.
+    pub(crate) fn tally(&self) -> SweepTally {
         self.tally
     }
 
-    /// Dialogs passed, those not drawn included.
-    pub fn passed(&self) -> u64 {
+    /// Returns how many dialogs were passed, those that were not drawn
+    /// included.
+    pub(crate) fn passed(&self) -> u64 {
         self.passed
     }
 
-    /// Verifies the next one; `None` at the end.
+    /// Verifies the next dialog or message; returns `None` at the end.
     ///
     /// # Errors
     /// Any [`StoreError`] that did not go away.
-    pub async fn next(&mut self) -> Result<Option<(SweepUnit, Verified)>, StoreError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<(SweepUnit, Verified)>, StoreError> {
         loop {
             let Some(unit) = self.following().await? else {
                 return Ok(None);
@@ -193,7 +195,7 @@ impl Sweep {
         let SweepScope { tenant, after, .. } = &self.scope;
         let store = self.verifier.store();
         let page = store
-            .dialogs_after(tenant.as_ref(), after.as_ref(), PAGE)
+            .dialogs_after(tenant.as_ref(), after.as_ref(), DIALOGS_PER_PAGE)
             .await?;
         self.listed_all = page.is_empty();
         self.scope.after = page.last().cloned().or(self.scope.after.take());

@@ -13,26 +13,26 @@ use crate::event::{Micros, SenderType, record_type};
 use crate::store::read::{Cause, Counts, DialogStats, UserDialogStats, UserStats};
 
 const CONTENT_TYPE: &str = "application/json";
-/// The version of the form, in Chat3's terms.
-const FORM: u8 = 4;
-/// Types that Chat3's clients know. All others count as the first.
-const TYPES: [&str; 3] = ["user", "contact", "bot"];
+/// The version of the message format, in Chat3's terms.
+const FORM_VERSION: u8 = 4;
+/// The user types that Chat3's clients know. All others count as the first.
+const KNOWN_USER_TYPES: [&str; 3] = ["user", "contact", "bot"];
 
 /// What the messages of one user have in common.
 pub(super) struct Addressee<'a> {
     /// The user's type, if it is known.
     pub(super) user_type: Option<&'a SenderType>,
-    /// When it is published.
+    /// The time at which it is published.
     pub(super) now: Micros,
-    /// What is added to versions.
+    /// What is added to every version, from the configuration.
     pub(super) version_offset: i64,
 }
 
-/// What an update is about.
+/// The subject of an update, and its version.
 struct About<'a> {
     tenant: &'a str,
     user: Option<&'a str>,
-    /// The user, or the dialog.
+    /// The id of the user, or of the dialog.
     entity: &'a str,
     version: i64,
     update_type: &'static str,
@@ -198,7 +198,7 @@ pub(super) fn user(
             entity_id: user_id,
             included_sections: ["user"],
             updated_fields: updated(stats, told),
-            version: FORM,
+            version: FORM_VERSION,
             ui_target: "users.list",
         },
     };
@@ -237,7 +237,7 @@ pub(super) fn user_in_dialog(
             user_id: Some(user_id),
             included_sections: &["dialog", "member"],
             updated_fields: &["member.state.unreadCount", "dialog.stats.unreadCount"],
-            version: FORM,
+            version: FORM_VERSION,
             ui_target: "dialogs.list",
         },
     };
@@ -274,7 +274,7 @@ pub(super) fn dialog(
             user_id: None,
             included_sections: &["dialog"],
             updated_fields: &["dialog.stats"],
-            version: FORM,
+            version: FORM_VERSION,
             ui_target: "dialogs.list",
         },
     };
@@ -339,10 +339,10 @@ fn event_type(cause: Option<&Cause>) -> &str {
 fn by_type(unread: &Counts) -> [OfType; 3] {
     let of = |from_type: &str| unread.get(from_type).copied().unwrap_or(0);
     let all: i64 = unread.values().sum();
-    let [_, contact, bot] = TYPES.map(of);
+    let [_, contact, bot] = KNOWN_USER_TYPES.map(of);
     let counts = [all - contact - bot, contact, bot];
     std::array::from_fn(|place| OfType {
-        from_type: TYPES[place],
+        from_type: KNOWN_USER_TYPES[place],
         count_unread: counts[place],
     })
 }

@@ -36,7 +36,7 @@ struct Event<'e, D> {
     data: &'e D,
 }
 
-/// Whom an event is about.
+/// The subject of an event, its version and its time.
 struct About<'e> {
     r#type: &'static str,
     tenant: &'e str,

@@ -3,7 +3,7 @@
 //! A record names the dialogs that changed and the users whose share of them did.
 //! When what members see of a dialog has changed as well (a message more or less),
 //! all members are to be told; when only shares have (somebody has read), those
-//! users are. Which of the two it is shows in the dialog's [face](Faces), as it was
+//! users are. Which of the two it is shows in the dialog's [view](MemberViews), as it was
 //! when it was last told of.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,37 +17,38 @@ use crate::event::{DialogId, Micros, TenantId, UserId};
 use crate::store::commit_log::{ConsumedChanged, DialogChanged, DialogNow, Record, ShareChanged};
 use crate::store::read::{Members, PlaceInShares};
 
-/// Dialogs whose faces are remembered, some 150 bytes each. One that is not has all
-/// its members told once more than need be.
-const FACES: usize = 50_000;
+/// The most dialogs of which it is remembered how they looked to members, some
+/// 150 bytes each. All members of one that is not are told once more than need
+/// be.
+const MAX_REMEMBERED_DIALOGS: usize = 50_000;
 
-/// What was told of dialogs, as far as members see it.
+/// How dialogs looked to their members when these were last told.
 #[derive(Debug)]
-pub(super) struct Faces {
-    told: LruCache<DialogKey, Face>,
+pub(super) struct MemberViews {
+    told: LruCache<DialogKey, MemberView>,
     /// Members of a dialog beyond which it, and not each of them, is told of.
     fan_out_limit: i64,
 }
 
 /// How a dialog looked to its members at a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Face {
+struct MemberView {
     version: i64,
     looks: u64,
     /// It has too many members to tell each.
     is_large: bool,
 }
 
-impl Faces {
+impl MemberViews {
     pub(super) fn new(fan_out_limit: u32) -> Self {
-        let most = NonZeroUsize::new(FACES).unwrap_or(NonZeroUsize::MIN);
+        let most = NonZeroUsize::new(MAX_REMEMBERED_DIALOGS).unwrap_or(NonZeroUsize::MIN);
         Self {
             told: LruCache::new(most),
             fan_out_limit: fan_out_limit.into(),
         }
     }
 
-    fn face(&self, now: &DialogNow) -> Face {
+    fn view(&self, now: &DialogNow) -> MemberView {
         let is_large = now.members > self.fan_out_limit;
         let counts = now.sequence.iter().filter(|(_, count)| *count != 0);
         let counts: BTreeMap<&str, i64> = counts
@@ -59,7 +60,7 @@ impl Faces {
             // What is told of it has these, too.
             (now.messages, now.members, now.topics).hash(&mut looks);
         }
-        Face {
+        MemberView {
             version: now.version,
             looks: looks.finish(),
             is_large,
@@ -68,21 +69,21 @@ impl Faces {
 
     /// Whether members would see something else than they were told. Those of a
     /// dialog that was large have not been told of what it looks like.
-    fn differs(&mut self, key: &DialogKey, face: Face) -> bool {
+    fn differs(&mut self, key: &DialogKey, view: MemberView) -> bool {
         match self.told.get(key) {
             // What was told was read later than this.
-            Some(told) if told.version >= face.version => false,
-            Some(told) => told.looks != face.looks || told.is_large != face.is_large,
+            Some(told) if told.version >= view.version => false,
+            Some(told) => told.looks != view.looks || told.is_large != view.is_large,
             None => true,
         }
     }
 
     /// Takes note of what was told.
-    pub(super) fn told(&mut self, gathered: &Gathered) {
+    pub(super) fn told(&mut self, gathered: &GatheredChanges) {
         for (key, changed) in &gathered.dialogs {
             let known = self.told.peek(key).map_or(0, |told| told.version);
-            if changed.face.version > known {
-                self.told.put(key.clone(), changed.face);
+            if changed.view.version > known {
+                self.told.put(key.clone(), changed.view);
             }
         }
     }
@@ -90,8 +91,8 @@ impl Faces {
 
 /// What commit records say that has changed, coalesced.
 #[derive(Debug, Default)]
-pub(super) struct Gathered {
-    dialogs: BTreeMap<DialogKey, Changed>,
+pub(super) struct GatheredChanges {
+    dialogs: BTreeMap<DialogKey, ChangedDialog>,
     /// Tenants of which a record says only that something has.
     pub(super) unrecorded: BTreeSet<TenantId>,
     /// When the earliest of the commits was made.
@@ -101,19 +102,19 @@ pub(super) struct Gathered {
 }
 
 #[derive(Debug)]
-struct Changed {
-    face: Face,
+struct ChangedDialog {
+    view: MemberView,
     members: i64,
-    /// Whether members see something else.
+    /// Whether members see something else than they were told.
     is_seen: bool,
-    /// Those whose share changed.
+    /// The users whose share of the dialog changed.
     shares: BTreeSet<UserId>,
 }
 
-impl Changed {
+impl ChangedDialog {
     /// Messages that it comes to, roughly.
     fn weight(&self) -> usize {
-        let told = match (self.is_seen, self.face.is_large) {
+        let told = match (self.is_seen, self.view.is_large) {
             (false, _) => 0,
             (true, true) => 1,
             (true, false) => usize::try_from(self.members).unwrap_or(0),
@@ -124,12 +125,12 @@ impl Changed {
 
 /// A part of what was gathered: some dialogs.
 #[derive(Debug)]
-pub(super) struct Portion<'g>(Vec<(&'g DialogKey, &'g Changed)>);
+pub(super) struct Portion<'g>(Vec<(&'g DialogKey, &'g ChangedDialog)>);
 
 /// Who is to be told of what, of one tenant.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Due {
-    /// The dialogs of each user.
+    /// For each user who is to be told, the dialogs that it is about.
     pub(super) users: BTreeMap<UserId, BTreeSet<DialogId>>,
     /// Dialogs with too many members to tell each of them.
     pub(super) dialogs: BTreeSet<DialogId>,
@@ -137,31 +138,31 @@ pub(super) struct Due {
     pub(super) versions: BTreeMap<DialogId, i64>,
 }
 
-impl Gathered {
-    /// Takes a record in.
-    pub(super) fn take(&mut self, record: &Record, faces: &mut Faces) {
+impl GatheredChanges {
+    /// Adds what a commit record says.
+    pub(super) fn take(&mut self, record: &Record, views: &mut MemberViews) {
         self.oldest = Some(
             self.oldest
                 .map_or(record.at, |oldest| oldest.min(record.at)),
         );
         self.unrecorded.extend(record.untold.iter().cloned());
         for of_dialog in &record.dialogs {
-            let face = faces.face(&of_dialog.now);
+            let view = views.view(&of_dialog.now);
             let members = of_dialog.now.members;
             let changed = self.dialogs.entry(of_dialog.key.clone());
-            let changed = changed.or_insert_with(|| Changed {
-                face,
+            let changed = changed.or_insert_with(|| ChangedDialog {
+                view,
                 members,
                 is_seen: false,
                 shares: BTreeSet::new(),
             });
             let before = changed.weight();
-            if face.version > changed.face.version {
-                (changed.face, changed.members) = (face, members);
+            if view.version > changed.view.version {
+                (changed.view, changed.members) = (view, members);
             }
-            let differs = faces.differs(&of_dialog.key, face);
+            let differs = views.differs(&of_dialog.key, view);
             changed.is_seen |= differs;
-            let is_fan_out = differs && is_fan_out(of_dialog, faces.fan_out_limit);
+            let is_fan_out = differs && is_fan_out(of_dialog, views.fan_out_limit);
             let told = of_dialog.shares.iter();
             let told = told.filter(|share| !is_fan_out || is_by_themselves(share));
             changed.shares.extend(told.map(|share| share.user.clone()));
@@ -197,7 +198,7 @@ impl Portion<'_> {
     pub(super) fn to_all(&self) -> BTreeMap<TenantId, Vec<DialogId>> {
         let mut of_tenants = BTreeMap::<TenantId, Vec<DialogId>>::new();
         for (key, changed) in &self.0 {
-            if changed.is_seen && !changed.face.is_large {
+            if changed.is_seen && !changed.view.is_large {
                 let of_tenant = of_tenants.entry(key.tenant.clone()).or_default();
                 of_tenant.push(key.dialog.clone());
             }
@@ -211,12 +212,12 @@ impl Portion<'_> {
         let mut due = BTreeMap::<TenantId, Due>::new();
         for (key, changed) in &self.0 {
             let of_tenant = due.entry(key.tenant.clone()).or_default();
-            let version = changed.face.version;
+            let version = changed.view.version;
             of_tenant.versions.insert(key.dialog.clone(), version);
             for user in &changed.shares {
                 of_tenant.tell(user, &key.dialog);
             }
-            if changed.is_seen && changed.face.is_large {
+            if changed.is_seen && changed.view.is_large {
                 of_tenant.dialogs.insert(key.dialog.clone());
             } else if changed.is_seen {
                 let members = members.get(&key.tenant);

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 
 use crate::lane::Backlog;
 
-/// While events wait, notifications rest so many times as long as they have worked.
-/// Their work is the broker's, the database's and the consumers' as well.
+/// While events wait, notifications rest so many times as long as they have
+/// worked: their work is the broker's, the database's and the consumers' as
+/// well.
 const REST_PER_WORK: u32 = 15;
 /// The longest rest.
 const MAX_REST: Duration = Duration::from_secs(5);
@@ -32,13 +33,13 @@ impl Pace {
         }
     }
 
-    /// Begins after a pause.
+    /// Begins to measure work, after a pause.
     pub(super) fn begin(&self) {
         let works_since = self.works_since.lock();
         *works_since.unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Rests, if that is called for: to be called after each piece of work.
+    /// Rests, if events wait to be counted; called after each piece of work.
     pub(super) async fn rest(&self) {
         if self.backlog.is_large() {
             let since = *self

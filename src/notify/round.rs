@@ -5,53 +5,52 @@
 //! a round leaves it to be done again: users are then told twice, of the same
 //! version or a later one.
 
+mod anew;
+
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
+use self::anew::DeferredTenant;
 use super::NotifyError;
-use super::gather::{Faces, Gathered, Portion};
-use super::tell::{AskedOf, Errand, Teller};
+use super::gather::{GatheredChanges, MemberViews, Portion};
+use super::publish::{NotificationPublisher, PublishContext, ReadSource};
 use crate::bus::notifier::Notifier;
 use crate::event::{DialogId, Micros, TenantId};
 use crate::failpoint::{self, Point};
 use crate::store::commit_log::{Cut, Position, Record, Span};
-use crate::store::read::{MAX_SHARES_PER_ANSWER, Members, MembersOf, SharesAfter};
+use crate::store::read::{Members, MembersOf};
 use crate::store::rebuild::fence::WriterId;
-use crate::store::{NotificationCursor, Renewed, Store, StoreError, TenantWalk, detached};
+use crate::store::{NotificationCursor, Renewed, Store, StoreError, detached};
 
-/// Messages that a round comes to, roughly, and that are worked on together: what is
-/// more waits for the next, and becomes less meanwhile where it is about the same
-/// users.
-const MOST_DUE: usize = 20_000;
-/// Commits of one writer that are read together.
-const READ_TOGETHER: i64 = 16;
+/// Roughly how many messages a round comes to at most: what is more waits for
+/// the next, and becomes less meanwhile where it is about the same users.
+const MAX_ROUND_MESSAGES: usize = 20_000;
+/// The most commits of one writer that are read together.
+const COMMITS_PER_READ: i64 = 16;
 /// A commit record that is missing for so long is gone: records are kept for a
-/// time, and a server that has just become the primary may not show all at once.
-const GONE: Duration = Duration::from_secs(10);
-/// A cursor that has nothing new is saved so often, so that its age is not taken
-/// for that of somebody who was away.
-const TOUCHED: Duration = Duration::from_secs(60);
-/// Dialogs whose members are asked for together.
-const DIALOGS: usize = 500;
-/// Tenants that are told of at the same time.
-const TENANTS: usize = 4;
-/// Everybody is told anew for the sake of writers without records so often at most.
-const UNNUMBERED: Duration = Duration::from_secs(10);
-/// A store that answers within so long is not slow by itself.
-const PROMPT: Duration = Duration::from_secs(2);
-/// A tenant that cannot be told of rests for so long at first, and at most.
-const ASIDE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// time, and a server that has just become the primary may not show all at
+/// once.
+const MISSING_RECORD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a cursor that has nothing new is saved, so that its age is not
+/// taken for that of somebody who was away.
+const CURSOR_SAVE_INTERVAL: Duration = Duration::from_secs(60);
+/// The most dialogs whose members are asked for together.
+const DIALOGS_PER_QUERY: usize = 500;
+/// The most tenants that are told of at the same time.
+const MAX_CONCURRENT_TENANTS: usize = 4;
+/// The least time between two times that everybody is told anew for the sake of
+/// writers without records.
+const UNNUMBERED_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Rounds by whoever has the lease.
 pub(super) struct Rounds<'l> {
     store: Store,
-    teller: Teller,
+    publisher: NotificationPublisher,
     lease: &'l Renewed,
     cursor: NotificationCursor,
     /// Everything that was committed before this is told, or to be told anew.
@@ -61,29 +60,20 @@ pub(super) struct Rounds<'l> {
     saved: Instant,
     /// How long commit records are kept.
     retention: Duration,
-    faces: Faces,
+    views: MemberViews,
     /// Commits whose records are missing, and since when.
     missing: HashMap<WriterId, (i64, Instant)>,
     /// Tenants that cannot be told of for now.
-    aside: HashMap<TenantId, Aside>,
+    deferred: HashMap<TenantId, DeferredTenant>,
     /// The tenant that was last told of anew.
     last_anew: Option<TenantId>,
     unnumbered_at: Option<Instant>,
 }
 
-/// Of a tenant that could not be told of.
-#[derive(Debug, Clone, Copy)]
-struct Aside {
-    until: Instant,
-    pause: Duration,
-    /// It can be told of, and not all queues take it: those that do get it at once.
-    is_refused: bool,
-}
-
 impl<'l> Rounds<'l> {
     /// Goes on from where notifications are; where there were none, from now on.
     pub(super) async fn begin(
-        (store, teller): (Store, Teller),
+        (store, publisher): (Store, NotificationPublisher),
         lease: &'l Renewed,
         retention: Duration,
     ) -> Result<Self, NotifyError> {
@@ -97,19 +87,19 @@ impl<'l> Rounds<'l> {
                 Duration::ZERO,
             ),
         };
-        let fan_out_limit = teller.config.fan_out_limit;
+        let fan_out_limit = publisher.config.fan_out_limit;
         let mut rounds = Self {
             store,
-            teller,
+            publisher,
             lease,
             cursor,
             as_of,
             age,
             saved: as_of,
             retention,
-            faces: Faces::new(fan_out_limit),
+            views: MemberViews::new(fan_out_limit),
             missing: HashMap::new(),
-            aside: HashMap::new(),
+            deferred: HashMap::new(),
             last_anew: None,
             unnumbered_at: None,
         };
@@ -123,7 +113,7 @@ impl<'l> Rounds<'l> {
     /// One round; tells whether there is enough for another one already.
     pub(super) async fn next(&mut self, notifier: &Notifier) -> Result<bool, NotifyError> {
         let began = Instant::now();
-        self.teller.pace.begin();
+        self.publisher.pace.begin();
         let position = self.position().await?;
         let mut to = self.cursor.clone();
         self.note_unrecorded(&position, &mut to).await?;
@@ -134,40 +124,42 @@ impl<'l> Rounds<'l> {
         }
         failpoint::pass(Point::NotifyTaken);
         let floor = to.clone();
-        for portion in gathered.portions(MOST_DUE) {
+        for portion in gathered.portions(MAX_ROUND_MESSAGES) {
             self.tell(notifier, &portion, (&floor, &mut to)).await?;
         }
         if gathered.weight() > 0 {
             failpoint::pass(Point::NotifyConfirmed);
         }
         self.tell_anew(notifier, (&floor, &mut to)).await?;
-        self.faces.told(&gathered);
+        self.views.told(&gathered);
         self.show(&gathered);
-        self.teller.metrics.tenants(to.anew.len(), self.aside.len());
+        self.publisher
+            .metrics
+            .tenants(to.anew.len(), self.deferred.len());
         if to.cut.until(&target).next().is_none() {
             (self.as_of, self.age) = (began, Duration::ZERO);
-            self.teller
+            self.publisher
                 .metrics
                 .is_at(SystemTime::now() - began.elapsed());
         }
-        if to != self.cursor || self.saved.elapsed() > TOUCHED {
+        if to != self.cursor || self.saved.elapsed() > CURSOR_SAVE_INTERVAL {
             self.save(to).await?;
             failpoint::pass(Point::NotifySaved);
         }
-        Ok(gathered.weight() >= MOST_DUE)
+        Ok(gathered.weight() >= MAX_ROUND_MESSAGES)
     }
 
-    /// How far all writers are.
+    /// Asks how far all writers are.
     async fn position(&self) -> Result<Position, StoreError> {
         let store = self.store.clone();
         detached(async move { store.position().await }).await
     }
 
-    fn show(&self, gathered: &Gathered) {
+    fn show(&self, gathered: &GatheredChanges) {
         if let Some(oldest) = gathered.oldest {
             let now = Micros::shown_by(SystemTime::now());
             let micros = now.get().saturating_sub(oldest.get()).max(0);
-            self.teller
+            self.publisher
                 .metrics
                 .lag(Duration::from_micros(micros.unsigned_abs()));
         }
@@ -196,7 +188,7 @@ impl<'l> Rounds<'l> {
         let (before, now) = (&self.cursor.generations, &position.generations);
         let age = self.age + self.as_of.elapsed();
         let may_lack_records = position.removed != self.cursor.removed && age > self.retention;
-        let is_soon = |at: Instant| at.elapsed() < UNNUMBERED;
+        let is_soon = |at: Instant| at.elapsed() < UNNUMBERED_INTERVAL;
         let is_unnumbered = position.unnumbered != self.cursor.unnumbered
             && !self.unnumbered_at.is_some_and(is_soon);
         to.generations.clone_from(now);
@@ -229,7 +221,7 @@ impl<'l> Rounds<'l> {
             tenants = tenants.len(),
             "everybody is notified of all that they have: all was made anew, or not all changes are known"
         );
-        self.teller.metrics.anew();
+        self.publisher.metrics.anew();
         for tenant in tenants {
             to.tell_anew(tenant);
         }
@@ -242,8 +234,8 @@ impl<'l> Rounds<'l> {
         &mut self,
         target: &Cut,
         to: &mut NotificationCursor,
-    ) -> Result<Gathered, NotifyError> {
-        let mut gathered = Gathered::default();
+    ) -> Result<GatheredChanges, NotifyError> {
+        let mut gathered = GatheredChanges::default();
         let mut without = Vec::new();
         loop {
             let spans = to.cut.until(target).filter(|(w, ..)| !without.contains(w));
@@ -252,7 +244,7 @@ impl<'l> Rounds<'l> {
                 return Ok(gathered);
             }
             let records = self.records(spans.clone()).await?;
-            self.teller.pace.rest().await;
+            self.publisher.pace.rest().await;
             for span in spans {
                 if !records.contains_key(&(span.writer, span.from)) {
                     without.push(span.writer);
@@ -264,9 +256,9 @@ impl<'l> Rounds<'l> {
                     let Some(record) = records.get(&(span.writer, number)) else {
                         break;
                     };
-                    gathered.take(record, &mut self.faces);
+                    gathered.take(record, &mut self.views);
                     to.cut.raise(span.writer, number);
-                    if gathered.weight() >= MOST_DUE {
+                    if gathered.weight() >= MAX_ROUND_MESSAGES {
                         return Ok(gathered);
                     }
                 }
@@ -294,7 +286,7 @@ impl<'l> Rounds<'l> {
         let (number, since) = *self.missing.entry(writer).or_insert((from, now));
         if number != from {
             self.missing.insert(writer, (from, now));
-        } else if now.duration_since(since) > GONE {
+        } else if now.duration_since(since) > MISSING_RECORD_TIMEOUT {
             self.missing.remove(&writer);
             self.tell_all_anew(to).await?;
             to.cut.raise(writer, target.of(writer));
@@ -332,32 +324,35 @@ impl<'l> Rounds<'l> {
             let found = self.members(&tenant, &dialogs, floor).await;
             match found {
                 Ok(found) => drop(members.insert(tenant, found)),
-                Err(error) => self.put_aside(tenant, error, to).await?,
+                Err(error) => self.defer(tenant, error, to).await?,
             }
         }
         let mut due = portion.due(&members);
         due.retain(|tenant, _| {
-            let waits = self.aside.get(tenant).is_some_and(Aside::waits);
+            let waits = self.deferred.get(tenant).is_some_and(DeferredTenant::waits);
             if waits {
                 to.tell_anew(tenant.clone());
             }
             !waits
         });
-        let errand = Errand {
+        let context = PublishContext {
             notifier,
             lease: self.lease,
             floor,
-            asked_of: AskedOf::Memory,
+            source: ReadSource::Memory,
         };
-        let teller = &self.teller;
+        let publisher = &self.publisher;
         let told = stream::iter(due).map(|(tenant, due)| async move {
-            let told = teller.tell(errand, (&tenant, due)).await;
+            let told = publisher.tell(context, (&tenant, due)).await;
             (tenant, told)
         });
-        let told: Vec<_> = told.buffer_unordered(TENANTS).collect().await;
+        let told: Vec<_> = told
+            .buffer_unordered(MAX_CONCURRENT_TENANTS)
+            .collect()
+            .await;
         for (tenant, told) in told {
             if let Err(error) = told {
-                self.put_aside(tenant, error, to).await?;
+                self.defer(tenant, error, to).await?;
             }
         }
         Ok(())
@@ -370,127 +365,18 @@ impl<'l> Rounds<'l> {
         floor: &NotificationCursor,
     ) -> Result<Members, NotifyError> {
         let mut members = Members::new();
-        for dialogs in dialogs.chunks(DIALOGS) {
+        for dialogs in dialogs.chunks(DIALOGS_PER_QUERY) {
             let query = MembersOf {
                 tenant: tenant.clone(),
                 dialogs: dialogs.to_vec(),
             };
-            members.extend(self.teller.read_in_time(query, floor).await?);
+            members.extend(self.publisher.read_in_time(query, floor).await?);
         }
         Ok(members)
-    }
-
-    /// Has a tenant told anew in a while, so that others do not wait for it, when it
-    /// is this one alone that cannot be told of.
-    async fn put_aside(
-        &mut self,
-        tenant: TenantId,
-        error: NotifyError,
-        to: &mut NotificationCursor,
-    ) -> Result<(), NotifyError> {
-        if !error.is_of_one_tenant() || !self.is_prompt().await {
-            return Err(error);
-        }
-        let is_refused = matches!(error, NotifyError::Refused(_));
-        let aside = self.aside.entry(tenant.clone()).or_insert_with(|| {
-            warn!(%tenant, %error, "notifications of a tenant wait, and will all be published anew");
-            Aside {
-                until: Instant::now(),
-                pause: ASIDE.0,
-                is_refused,
-            }
-        });
-        aside.is_refused = is_refused;
-        if aside.until <= Instant::now() {
-            aside.until = Instant::now() + aside.pause;
-            aside.pause = (aside.pause * 2).min(ASIDE.1);
-        }
-        self.teller.metrics.failed();
-        to.tell_anew(tenant);
-        Ok(())
-    }
-
-    /// Whether the store answers as usual: then what was too slow is so by itself.
-    async fn is_prompt(&self) -> bool {
-        let asked = tokio::time::timeout(PROMPT, self.position());
-        matches!(asked.await, Ok(Ok(_)))
-    }
-
-    /// Has some more told of those who are told anew: of the next tenant.
-    async fn tell_anew(
-        &mut self,
-        notifier: &Notifier,
-        (floor, to): (&NotificationCursor, &mut NotificationCursor),
-    ) -> Result<(), NotifyError> {
-        let Some(tenant) = self.next_anew(to) else {
-            return Ok(());
-        };
-        self.last_anew = Some(tenant.clone());
-        let walk = to.anew.remove(&tenant).unwrap_or_default();
-        let (walk, told) = self.tell_page((notifier, floor), &tenant, walk).await;
-        if let Some(walk) = walk {
-            to.anew.insert(tenant.clone(), walk);
-        }
-        if let Err(error) = told {
-            return self.put_aside(tenant, error, to).await;
-        }
-        if self.aside.remove(&tenant).is_some() {
-            info!(%tenant, "notifications of a tenant go on");
-        }
-        Ok(())
-    }
-
-    /// Tells the next shares of a walk; what is left of the walk then. What a queue has
-    /// refused comes once more when the walk is renewed.
-    async fn tell_page(
-        &self,
-        (notifier, floor): (&Notifier, &NotificationCursor),
-        tenant: &TenantId,
-        mut walk: TenantWalk,
-    ) -> (Option<TenantWalk>, Result<(), NotifyError>) {
-        let query = SharesAfter {
-            tenant: tenant.clone(),
-            after: walk.after().cloned(),
-            limit: MAX_SHARES_PER_ANSWER,
-        };
-        let shares = match self.teller.read_in_time(query, floor).await {
-            Ok(shares) => shares,
-            Err(error) => return (Some(walk), Err(error)),
-        };
-        let errand = Errand {
-            notifier,
-            lease: self.lease,
-            floor,
-            asked_of: AskedOf::Store,
-        };
-        let told = self.teller.tell_shares(errand, (tenant, &shares)).await;
-        let is_told = matches!(told, Ok(()) | Err(NotifyError::Refused(_)));
-        let goes_on = !is_told || walk.told(shares.last(), shares.len() < MAX_SHARES_PER_ANSWER);
-        (goes_on.then_some(walk), told)
-    }
-
-    /// Whose turn it is of those who are told anew.
-    fn next_anew(&self, to: &NotificationCursor) -> Option<TenantId> {
-        let now = Instant::now();
-        let rests = |tenant: &TenantId| self.aside.get(tenant).is_some_and(|of| of.until > now);
-        let from = match &self.last_anew {
-            Some(last) => Bound::Excluded(last.clone()),
-            None => Bound::Unbounded,
-        };
-        let later = to.anew.range((from, Bound::Unbounded));
-        let mut tenants = later.chain(&to.anew).map(|(tenant, _)| tenant);
-        tenants.find(|tenant| !rests(tenant)).cloned()
-    }
-}
-
-impl Aside {
-    /// Whether it is not even tried for now.
-    fn waits(&self) -> bool {
-        !self.is_refused && self.until > Instant::now()
     }
 }
 
 fn span((writer, from, last): (WriterId, i64, i64)) -> Span {
-    let to = last.min(from + READ_TOGETHER - 1);
+    let to = last.min(from + COMMITS_PER_READ - 1);
     Span { writer, from, to }
 }

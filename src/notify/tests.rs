@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::gather::{Due, Faces, Gathered, Portion};
+use super::gather::{Due, GatheredChanges, MemberViews, Portion};
 use crate::derive::state::{ByType, DialogKey};
 use crate::event::{DialogId, Micros, SenderType, TenantId, UserId};
 use crate::store::commit_log::{
@@ -140,7 +140,7 @@ struct World {
     dialogs: Vec<Dialog>,
     told: BTreeMap<(usize, usize), Option<i64>>,
     told_dialogs: BTreeMap<usize, i64>,
-    faces: Faces,
+    views: MemberViews,
     waiting: Vec<Record>,
 }
 
@@ -150,7 +150,7 @@ impl World {
             dialogs: vec![Dialog::default(); DIALOGS],
             told: BTreeMap::new(),
             told_dialogs: BTreeMap::new(),
-            faces: Faces::new(LIMIT as u32),
+            views: MemberViews::new(LIMIT as u32),
             waiting: Vec::new(),
         }
     }
@@ -159,7 +159,7 @@ impl World {
         match step {
             // The first of them alone: others are of a later round.
             Step::Tell => self.tell(self.waiting.len().div_ceil(2)),
-            Step::HandOver => self.faces = Faces::new(LIMIT as u32),
+            Step::HandOver => self.views = MemberViews::new(LIMIT as u32),
             _ => {
                 let record = self.dialogs[number].step(step, number, by);
                 self.waiting.push(record);
@@ -168,14 +168,14 @@ impl World {
     }
 
     fn tell(&mut self, records: usize) {
-        let mut gathered = Gathered::default();
+        let mut gathered = GatheredChanges::default();
         for record in self.waiting.drain(..records) {
-            gathered.take(&record, &mut self.faces);
+            gathered.take(&record, &mut self.views);
         }
         for portion in gathered.portions(3) {
             self.tell_portion(&portion);
         }
-        self.faces.told(&gathered);
+        self.views.told(&gathered);
     }
 
     fn tell_portion(&mut self, portion: &Portion<'_>) {
@@ -241,39 +241,39 @@ proptest! {
     }
 }
 
-fn joined(members: usize) -> (Dialog, Faces) {
-    let (mut of, mut faces) = (Dialog::default(), Faces::new(LIMIT as u32));
-    let mut gathered = Gathered::default();
+fn joined(members: usize) -> (Dialog, MemberViews) {
+    let (mut of, mut views) = (Dialog::default(), MemberViews::new(LIMIT as u32));
+    let mut gathered = GatheredChanges::default();
     for by in 0..members {
-        gathered.take(&of.step(Step::Join, 0, by), &mut faces);
+        gathered.take(&of.step(Step::Join, 0, by), &mut views);
     }
-    faces.told(&gathered);
-    (of, faces)
+    views.told(&gathered);
+    (of, views)
 }
 
-fn due_after(of: &mut Dialog, faces: &mut Faces, step: Step, by: usize) -> (usize, usize) {
-    let mut gathered = Gathered::default();
-    gathered.take(&of.step(step, 0, by), faces);
+fn due_after(of: &mut Dialog, views: &mut MemberViews, step: Step, by: usize) -> (usize, usize) {
+    let mut gathered = GatheredChanges::default();
+    gathered.take(&of.step(step, 0, by), views);
     let users = of.members.keys().map(|number| user(*number));
     let members = Members::from([(dialog(0), users.collect())]);
     let portions = gathered.portions(1_000);
     let due = portions[0].due(&BTreeMap::from([(tenant(), members)]));
-    faces.told(&gathered);
+    views.told(&gathered);
     let due = &due[&tenant()];
     (due.users.len(), due.dialogs.len())
 }
 
 #[test]
 fn a_message_is_for_all_members_and_a_read_for_one() {
-    let (mut of, mut faces) = joined(3);
-    assert_eq!(due_after(&mut of, &mut faces, Step::Send, 0), (3, 0));
-    assert_eq!(due_after(&mut of, &mut faces, Step::Read, 1), (1, 0));
-    assert_eq!(due_after(&mut of, &mut faces, Step::Join, 1), (1, 0));
+    let (mut of, mut views) = joined(3);
+    assert_eq!(due_after(&mut of, &mut views, Step::Send, 0), (3, 0));
+    assert_eq!(due_after(&mut of, &mut views, Step::Read, 1), (1, 0));
+    assert_eq!(due_after(&mut of, &mut views, Step::Join, 1), (1, 0));
 }
 
 #[test]
 fn in_a_large_dialog_a_message_is_for_the_dialog_and_its_sender() {
-    let (mut of, mut faces) = joined(4);
-    assert_eq!(due_after(&mut of, &mut faces, Step::Send, 0), (1, 1));
-    assert_eq!(due_after(&mut of, &mut faces, Step::Read, 1), (1, 0));
+    let (mut of, mut views) = joined(4);
+    assert_eq!(due_after(&mut of, &mut views, Step::Send, 0), (1, 1));
+    assert_eq!(due_after(&mut of, &mut views, Step::Read, 1), (1, 0));
 }

@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config;
 
 /// Starts logging. Calling it again changes nothing.
-pub fn init(log: &config::Log) {
+pub(crate) fn init(log: &config::Log) {
     // lapin logs as errors what the service expects and handles; naming it in
     // the level brings its words back.
     let level = match log.level.contains("lapin") {

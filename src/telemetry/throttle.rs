@@ -4,15 +4,16 @@ use std::time::{Duration, Instant};
 
 /// Lets one occurrence an interval be told of, and counts the others.
 #[derive(Debug)]
-pub struct Throttle {
+pub(crate) struct Throttle {
     interval: Duration,
     told_at: Option<Instant>,
     since: u64,
 }
 
 impl Throttle {
-    /// At most one line in so long. The first occurrence is told of at once.
-    pub fn new(interval: Duration) -> Self {
+    /// Makes a throttle that lets one occurrence in so long pass. The first
+    /// passes at once.
+    pub(crate) fn new(interval: Duration) -> Self {
         Self {
             interval,
             told_at: None,
@@ -20,9 +21,9 @@ impl Throttle {
         }
     }
 
-    /// Takes an occurrence. `Some` if it is to be told of, with the number of
-    /// occurrences since the last one that was, this one included.
-    pub fn pass(&mut self, now: Instant) -> Option<u64> {
+    /// Takes an occurrence. Returns `Some` if it is to be told of, with the
+    /// number of occurrences since the last one that was, this one included.
+    pub(crate) fn pass(&mut self, now: Instant) -> Option<u64> {
         self.since += 1;
         let is_due = self
             .told_at

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 
+use super::client::DeadLetterClient;
 use super::confirm::{can_ask, confirmed};
-use super::way::Way;
 use crate::cli::output::{self, Output};
 use crate::cli::{ExitCode, Failure, operator};
 use crate::grpc::v1;
@@ -59,11 +59,15 @@ pub(super) fn readable(body: &[u8]) -> String {
 }
 
 impl Edit {
-    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(
+        self,
+        client: &mut DeadLetterClient,
+        output: Output,
+    ) -> Result<ExitCode, Failure> {
         let request = v1::GetDeadLetterRequest {
             id: self.id.clone(),
         };
-        let found = way.get_dead_letter(request).await?;
+        let found = client.get_dead_letter(request).await?;
         let letter = found.dead_letter.unwrap_or_default();
         let (id, before) = (letter.id, found.body);
         if before.is_empty() && letter.body_bytes > 0 {
@@ -87,14 +91,14 @@ impl Edit {
                 reason: self.reason.clone(),
                 validate_only: true,
             };
-            match way.edit_dead_letter(request.clone()).await {
+            match client.edit_dead_letter(request.clone()).await {
                 Ok(_) if self.dry_run => return Ok(ExitCode::Done),
                 Ok(_) => {
                     if !self.yes && !confirmed("replay it so?").await? {
                         return Err(Failure::new(ExitCode::No, "nothing was replayed"));
                     }
                     request.validate_only = false;
-                    let done = way.edit_dead_letter(request).await?;
+                    let done = client.edit_dead_letter(request).await?;
                     return self.told(&done, output);
                 }
                 Err(refused) if self.by_hand() && can_ask() => {

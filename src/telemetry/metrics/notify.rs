@@ -14,9 +14,9 @@ use super::ServingMetrics;
 /// What a notification tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum About {
-    /// A user over all dialogs.
+    /// The counters of a user over all dialogs.
     User,
-    /// A user in a dialog.
+    /// The counters of a user in one dialog.
     UserInDialog,
     /// A dialog with too many members to tell each.
     Dialog,

@@ -27,7 +27,7 @@ pub enum Source {
     Memory,
     /// Some of it was read into memory first.
     Loaded,
-    /// Memory could not answer.
+    /// Memory could not answer: the store did.
     Store,
 }
 
@@ -63,30 +63,30 @@ pub struct ServingMetrics {
     forgotten: Family<CauseLabel, Counter>,
     /// Bytes in memory, by its own account.
     bytes: Gauge,
-    /// Users in memory.
+    /// Users that can be answered about from memory.
     users: Gauge,
-    /// Dialogs in memory.
+    /// Dialogs that can be answered about from memory.
     dialogs: Gauge,
-    /// Users and dialogs that had to make room.
+    /// Users and dialogs that had to make room for others.
     evictions: Counter,
     /// Seconds that a question to the store took, with what came of it.
     pub round_seconds: Histogram,
-    /// Commits that were applied.
+    /// Commits that were applied to what is in memory.
     pub commits: Counter,
     /// Those of them whose records were read from the store.
     pub commits_fetched: Counter,
-    /// Those who watch.
+    /// Streams of those who watch.
     pub watch: WatchMetrics,
 }
 
-/// What watching is counted as. Cloning shares them.
+/// What watching is counted as. Clones share the counts.
 #[derive(Debug, Clone)]
 pub struct WatchMetrics {
     /// Streams that are open.
     pub streams: Gauge,
     /// Users and dialogs that they watch, each as often as it is watched.
     pub subjects: Gauge,
-    /// Updates that were given.
+    /// Updates that were sent to those who watch.
     pub updates: Counter,
     /// Changes that went into an update that was to be given already.
     pub coalesced: Counter,

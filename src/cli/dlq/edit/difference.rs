@@ -6,19 +6,19 @@ use similar::TextDiff;
 
 use super::layout;
 
-/// Lines around each change.
-const CONTEXT: usize = 3;
-/// After so long the difference may be longer than it must be.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Lines that are shown around each change.
+const CONTEXT_LINES: usize = 3;
+/// How long comparing two bodies may take.
+const DIFF_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The lines that differ, with some around them: `-` is gone, `+` is new.
 pub(in crate::cli) fn unified(before: &[u8], after: &[u8]) -> String {
     let (before, after) = (lines(before), lines(after));
     TextDiff::configure()
-        .timeout(PATIENCE)
+        .timeout(DIFF_TIMEOUT)
         .diff_lines(&before, &after)
         .unified_diff()
-        .context_radius(CONTEXT)
+        .context_radius(CONTEXT_LINES)
         .missing_newline_hint(false)
         .to_string()
 }

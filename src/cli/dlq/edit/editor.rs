@@ -7,8 +7,8 @@ use tokio::process::Command;
 
 use crate::shutdown;
 
-/// When neither variable names one: every POSIX system has it.
-const USUAL: &str = "vi";
+/// The editor where neither VISUAL nor EDITOR names one.
+const DEFAULT_EDITOR: &str = "vi";
 
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum EditorError {
@@ -32,7 +32,7 @@ pub(in crate::cli) async fn open(text: &[u8], name: &str) -> Result<Vec<u8>, Edi
         .iter()
         .filter_map(|variable| std::env::var(variable).ok())
         .find(|editor| !editor.trim().is_empty())
-        .unwrap_or_else(|| USUAL.to_owned());
+        .unwrap_or_else(|| DEFAULT_EDITOR.to_owned());
     let mut file = handed_over(text, name)?;
     file.flush()?;
     // Ctrl-C is for the editor: ending here would leave the file behind.

@@ -44,15 +44,15 @@ pub(in crate::cli) fn set(body: &str, path: &str, value: &str) -> Result<String,
     let mut replaced = None;
     for (depth, key) in keys.iter().enumerate() {
         match step(inner, &keys[..depth], key)? {
-            Step::Found(value) => inner = value,
-            Step::Missing { begin, end } => {
+            PathStep::Found(value) => inner = value,
+            PathStep::Missing { begin, end } => {
                 let inside = span(body, inner);
                 let at = inside.start + end..inside.start + end;
                 let made = nested(&keys[depth + 1..], &literal);
                 replaced = Some((at, format!("{begin}{made}")));
                 break;
             }
-            Step::Nothing => {
+            PathStep::Nothing => {
                 replaced = Some((span(body, inner), nested(&keys[depth..], &literal)));
                 break;
             }
@@ -64,8 +64,8 @@ pub(in crate::cli) fn set(body: &str, path: &str, value: &str) -> Result<String,
     Ok(text)
 }
 
-/// One step down.
-enum Step<'b> {
+/// What one step of a path leads to.
+enum PathStep<'b> {
     Found(&'b RawValue),
     /// To be made `end` bytes after the beginning of the value, with `begin` before.
     Missing {
@@ -77,7 +77,7 @@ enum Step<'b> {
 }
 
 /// `at`: the keys that lead to `value`.
-fn step<'b>(value: &'b RawValue, at: &[String], key: &str) -> Result<Step<'b>, PatchError> {
+fn step<'b>(value: &'b RawValue, at: &[String], key: &str) -> Result<PathStep<'b>, PatchError> {
     let text = value.get();
     let behind = |last: Option<&RawValue>| match last {
         Some(last) => (", ", span(text, last).end),
@@ -87,7 +87,7 @@ fn step<'b>(value: &'b RawValue, at: &[String], key: &str) -> Result<Step<'b>, P
         Some(b'{') => {
             let Members(members) = parsed(text)?;
             let mut same = members.iter().filter(|(name, _)| name == key);
-            let found = same.next().map(|(_, value)| Step::Found(value));
+            let found = same.next().map(|(_, value)| PathStep::Found(value));
             match same.count() {
                 0 => {}
                 more => {
@@ -99,17 +99,17 @@ fn step<'b>(value: &'b RawValue, at: &[String], key: &str) -> Result<Step<'b>, P
             Ok(found.unwrap_or_else(|| {
                 let (comma, end) = behind(members.last().map(|(_, value)| *value));
                 let begin = format!("{comma}{}: ", serde_json::Value::from(key));
-                Step::Missing { begin, end }
+                PathStep::Missing { begin, end }
             }))
         }
         Some(b'[') => {
             let elements: Vec<&RawValue> = parsed(text)?;
             match key.parse::<usize>() {
-                Ok(place) if place < elements.len() => Ok(Step::Found(elements[place])),
+                Ok(place) if place < elements.len() => Ok(PathStep::Found(elements[place])),
                 Ok(place) if place == elements.len() => {
                     let (comma, end) = behind(elements.last().copied());
                     let begin = comma.to_owned();
-                    Ok(Step::Missing { begin, end })
+                    Ok(PathStep::Missing { begin, end })
                 }
                 _ => Err(PatchError::NoElement {
                     at: place(at),
@@ -118,7 +118,7 @@ fn step<'b>(value: &'b RawValue, at: &[String], key: &str) -> Result<Step<'b>, P
                 }),
             }
         }
-        Some(b'n') => Ok(Step::Nothing),
+        Some(b'n') => Ok(PathStep::Nothing),
         scalar => Err(PatchError::NoInside {
             at: place(at),
             found: match scalar {

@@ -1,18 +1,21 @@
 //! What is told: asks how those who are due stand, has it published, and waits until
 //! the broker has it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod portions;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use self::portions::{MAX_PORTION, Users, halves, portions};
 use super::NotifyError;
 use super::chat3::{self, Addressee};
 use super::cloudevents;
 use super::gather::Due;
+use super::last_published::LastPublished;
 use super::pace::Pace;
-use super::told::Told;
 use crate::bus::notifier::{Notification, Notifier};
 use crate::config::{Notify, NotifyFormat};
 use crate::event::{DialogId, Micros, SenderType, TenantId, UserId};
@@ -26,78 +29,77 @@ use crate::store::{NotificationCursor, Renewed, detached};
 use crate::telemetry::metrics::{About, NotifyMetrics};
 
 /// How long one question to memory and store may take.
-const QUESTION: Duration = Duration::from_secs(10);
-/// Users, and dialogs of users, that are asked about and published together.
-const TOGETHER: usize = 500;
-/// What the broker has refused is published again after so long, each time: a queue
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The waits before what the broker has refused is published again: a queue
 /// that is full may be emptied right now.
-const REFUSED: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
+const REPUBLISH_DELAYS: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
 
-/// Asks and publishes.
-pub(super) struct Teller {
+/// Asks how users and dialogs stand, and publishes notifications about them.
+pub(super) struct NotificationPublisher {
     pub(super) reader: Reader,
     /// Memory of its own: those whom readers look at do not make room for all others.
     pub(super) serving: Option<Serving>,
     pub(super) pace: Pace,
     pub(super) config: Notify,
     pub(super) metrics: NotifyMetrics,
-    /// Kept for the form of Chat3 alone, which says what is new.
-    pub(super) told: Mutex<Told>,
+    /// What was published last; kept for the form of Chat3 alone, which says
+    /// what is new.
+    pub(super) last_published: Mutex<LastPublished>,
 }
 
 /// By what right something is published, and as of when it must be.
 #[derive(Clone, Copy)]
-pub(super) struct Errand<'a> {
+pub(super) struct PublishContext<'a> {
     pub(super) notifier: &'a Notifier,
     pub(super) lease: &'a Renewed,
     /// All of it must be in what is told.
     pub(super) floor: &'a NotificationCursor,
-    pub(super) asked_of: AskedOf,
+    pub(super) source: ReadSource,
 }
 
 /// Where it is asked how somebody stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AskedOf {
-    /// Memory: they will be told again soon.
+pub(super) enum ReadSource {
+    /// Memory first: they will be told again soon.
     Memory,
     /// The store: everybody is told once.
     Store,
 }
 
 /// How users stand, each with the dialogs that they are told of.
-type Standing = Vec<(UserStats, Vec<UserDialogStats>)>;
+type UserStandings = Vec<(UserStats, Vec<UserDialogStats>)>;
 
-/// Users with the dialogs that they are told of.
-type Users = BTreeMap<UserId, BTreeSet<DialogId>>;
-
-/// What the form of Chat3 names beside counters.
+/// What the form of Chat3 names besides counters.
 #[derive(Default)]
-struct Beside {
+struct Chat3Context {
     causes: HashMap<DialogId, Cause>,
     types: HashMap<UserId, SenderType>,
 }
 
-impl Teller {
+impl NotificationPublisher {
     /// Tells all that is due of a tenant. When it returns, the broker has it.
     pub(super) async fn tell(
         &self,
-        errand: Errand<'_>,
+        context: PublishContext<'_>,
         (tenant, due): (&TenantId, Due),
     ) -> Result<(), NotifyError> {
         let causes = self.causes(tenant, &due).await?;
         let mut refused = Refused::default();
         refused.add(
-            self.tell_of_dialogs(errand, (tenant, &due.dialogs), &causes)
+            self.tell_of_dialogs(context, (tenant, &due.dialogs), &causes)
                 .await,
         )?;
-        let mut beside = Beside {
+        let mut chat3_context = Chat3Context {
             causes,
-            ..Beside::default()
+            ..Chat3Context::default()
         };
         let mut left = portions(due.users);
         while let Some(users) = left.pop() {
-            beside.types = self.types(tenant, &users).await?;
-            match self.tell_users(errand, (tenant, &users), &beside).await {
+            chat3_context.types = self.types(tenant, &users).await?;
+            match self
+                .tell_users(context, (tenant, &users), &chat3_context)
+                .await
+            {
                 // They have very many dialogs.
                 Err(NotifyError::Read(ReadError::TooSlow)) if users.len() > 1 => {
                     left.extend(halves(users));
@@ -113,7 +115,7 @@ impl Teller {
     /// these that have too many members to tell each.
     pub(super) async fn tell_shares(
         &self,
-        errand: Errand<'_>,
+        context: PublishContext<'_>,
         (tenant, shares): (&TenantId, &[PlaceInShares]),
     ) -> Result<(), NotifyError> {
         let mut due = Due::of(shares);
@@ -123,28 +125,28 @@ impl Teller {
             dialogs: dialogs.into_iter().cloned().collect(),
         };
         let limit = i64::from(self.config.fan_out_limit);
-        let stats = self.ask(errand, query).await?.into_iter();
+        let stats = self.ask(context, query).await?.into_iter();
         let large = stats.filter(|of_dialog| of_dialog.members > limit);
         due.dialogs.extend(large.map(|of_dialog| of_dialog.dialog));
-        self.tell(errand, (tenant, due)).await
+        self.tell(context, (tenant, due)).await
     }
 
     async fn tell_users(
         &self,
-        errand: Errand<'_>,
+        context: PublishContext<'_>,
         (tenant, users): (&TenantId, &Users),
-        beside: &Beside,
+        chat3_context: &Chat3Context,
     ) -> Result<(), NotifyError> {
         let query = ChangedUsers {
             tenant: tenant.clone(),
             users: users.clone(),
         };
-        let standing = self.ask(errand, query).await?;
+        let standing = self.ask(context, query).await?;
         failpoint::pass(Point::NotifyRead);
-        let messages = self.messages(&standing, beside);
-        self.publish(errand, messages).await?;
+        let messages = self.messages(&standing, chat3_context);
+        self.publish(context, messages).await?;
         if self.config.format == NotifyFormat::Chat3 {
-            let mut told = self.told();
+            let mut told = self.last_published();
             for (user, dialogs) in standing {
                 told.note(user, &dialogs);
             }
@@ -154,18 +156,18 @@ impl Teller {
 
     async fn tell_of_dialogs(
         &self,
-        errand: Errand<'_>,
+        context: PublishContext<'_>,
         (tenant, dialogs): (&TenantId, &BTreeSet<DialogId>),
         causes: &HashMap<DialogId, Cause>,
     ) -> Result<(), NotifyError> {
         let dialogs: Vec<DialogId> = dialogs.iter().cloned().collect();
         let mut refused = Refused::default();
-        for dialogs in dialogs.chunks(TOGETHER) {
+        for dialogs in dialogs.chunks(MAX_PORTION) {
             let query = Dialogs {
                 tenant: tenant.clone(),
                 dialogs: dialogs.to_vec(),
             };
-            let stats = self.ask(errand, query).await?;
+            let stats = self.ask(context, query).await?;
             let now = Micros::shown_by(SystemTime::now());
             let message = |of: &DialogStats| {
                 let message = match self.config.format {
@@ -180,7 +182,7 @@ impl Teller {
                 (About::Dialog, message)
             };
             let messages = stats.iter().map(message).collect();
-            refused.add(self.publish(errand, messages).await)?;
+            refused.add(self.publish(context, messages).await)?;
         }
         refused.all()
     }
@@ -193,15 +195,25 @@ impl Teller {
         }
     }
 
-    fn messages(&self, standing: &Standing, beside: &Beside) -> Vec<(About, Notification)> {
+    fn messages(
+        &self,
+        standing: &UserStandings,
+        chat3_context: &Chat3Context,
+    ) -> Vec<(About, Notification)> {
         let now = Micros::shown_by(SystemTime::now());
-        let told = self.told();
+        let told = self.last_published();
         let mut messages = Vec::new();
         for (user, dialogs) in standing {
             match self.config.format {
                 NotifyFormat::Chat3 => {
-                    let to = self.addressee(beside.types.get(&user.user), now);
-                    in_chat3(&to, (user, dialogs), &beside.causes, &told, &mut messages);
+                    let to = self.addressee(chat3_context.types.get(&user.user), now);
+                    in_chat3(
+                        &to,
+                        (user, dialogs),
+                        &chat3_context.causes,
+                        &told,
+                        &mut messages,
+                    );
                 }
                 NotifyFormat::CloudEvents | NotifyFormat::Off => {
                     let (source, at) = (&self.config.source, seconds(now));
@@ -220,16 +232,16 @@ impl Teller {
     /// tried again a few times.
     async fn publish(
         &self,
-        errand: Errand<'_>,
+        context: PublishContext<'_>,
         messages: Vec<(About, Notification)>,
     ) -> Result<(), NotifyError> {
         let (mut about, mut messages): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
-        let mut pauses = REFUSED.into_iter();
+        let mut pauses = REPUBLISH_DELAYS.into_iter();
         loop {
-            if errand.lease.is_lost() {
+            if context.lease.is_lost() {
                 return Err(NotifyError::LeaseLost);
             }
-            let taken = errand.notifier.publish(&messages).await?;
+            let taken = context.notifier.publish(&messages).await?;
             for (about, _) in about.iter().zip(&taken).filter(|(_, taken)| **taken) {
                 self.metrics.published(*about);
             }
@@ -282,20 +294,20 @@ impl Teller {
     }
 
     /// An answer that has everything in it that it is to tell of.
-    async fn ask<Q>(&self, errand: Errand<'_>, query: Q) -> Result<Q::Answer, NotifyError>
+    async fn ask<Q>(&self, context: PublishContext<'_>, query: Q) -> Result<Q::Answer, NotifyError>
     where
         Q: MemoryQuery<Answer: 'static> + 'static,
     {
         let query = WithCut(query);
-        if let (Some(serving), AskedOf::Memory) = (&self.serving, errand.asked_of)
-            && let Some(answer) = serving.answer(&query, Instant::now() + QUESTION).await
+        if let (Some(serving), ReadSource::Memory) = (&self.serving, context.source)
+            && let Some(answer) = serving.answer(&query, Instant::now() + QUERY_TIMEOUT).await
         {
-            return in_time(answer, errand.floor);
+            return in_time(answer, context.floor);
         }
-        in_time(self.read(query).await?, errand.floor)
+        in_time(self.read(query).await?, context.floor)
     }
 
-    /// As [`Teller::ask`], from the store.
+    /// Asks the store; the answer has everything in it that it is to tell of.
     pub(super) async fn read_in_time<Q>(
         &self,
         query: Q,
@@ -311,14 +323,16 @@ impl Teller {
     where
         Q: Query<Answer: 'static> + 'static,
     {
-        let deadline = Instant::now() + QUESTION;
+        let deadline = Instant::now() + QUERY_TIMEOUT;
         let reader = self.reader.clone();
         let asked = async move { Ok(reader.ask(&query, None, deadline).await?) };
         detached(asked).await
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_published(&self) -> MutexGuard<'_, LastPublished> {
+        self.last_published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -354,7 +368,7 @@ fn in_chat3(
     to: &Addressee<'_>,
     (user, dialogs): (&UserStats, &[UserDialogStats]),
     causes: &HashMap<DialogId, Cause>,
-    told: &Told,
+    told: &LastPublished,
     messages: &mut Vec<(About, Notification)>,
 ) {
     let cause = dialogs.iter().find_map(|of| causes.get(&of.dialog));
@@ -380,85 +394,6 @@ fn in_time<A>((as_of, answer): (AsOfCut, A), floor: &NotificationCursor) -> Resu
     }
 }
 
-/// So many users and dialogs at a time; one user with very many is in several.
-fn portions(users: Users) -> Vec<Users> {
-    let (mut portions, mut portion, mut size) = (Vec::new(), Users::new(), 0);
-    for (user, mut dialogs) in users {
-        while size + 1 + dialogs.len() > TOGETHER {
-            let room = TOGETHER.saturating_sub(size + 1);
-            let rest = match dialogs.iter().nth(room).cloned() {
-                Some(first) => dialogs.split_off(&first),
-                None => break,
-            };
-            if room > 0 {
-                portion.insert(user.clone(), dialogs);
-            }
-            dialogs = rest;
-            portions.push(std::mem::take(&mut portion));
-            size = 0;
-        }
-        size += 1 + dialogs.len();
-        portion.insert(user, dialogs);
-    }
-    if !portion.is_empty() {
-        portions.push(portion);
-    }
-    portions
-}
-
-/// Users in two parts.
-fn halves(mut users: Users) -> [Users; 2] {
-    let middle = users.keys().nth(users.len() / 2).cloned();
-    let rest = middle.map(|first| users.split_off(&first));
-    [users, rest.unwrap_or_default()]
-}
-
 fn seconds(at: Micros) -> u64 {
     u64::try_from(at.get() / 1_000_000).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn users(of: &[(&str, usize)]) -> Users {
-        let user = |(name, dialogs): &(&str, usize)| {
-            let dialogs = (0..*dialogs).map(|n| DialogId::new(&format!("d{n:05}")).unwrap());
-            (UserId::new(name).unwrap(), dialogs.collect())
-        };
-        of.iter().map(user).collect()
-    }
-
-    #[test]
-    fn portions_have_everything_and_are_small() {
-        for of in [
-            &[][..],
-            &[("a", 1)],
-            &[("a", 0), ("b", TOGETHER - 2), ("c", 1)],
-            &[("a", 300), ("b", 300), ("c", 300)],
-            &[("a", TOGETHER - 1), ("b", TOGETHER), ("c", TOGETHER + 1)],
-            &[("a", 7 * TOGETHER), ("b", 3)],
-        ] {
-            let all = users(of);
-            let mut joined = Users::new();
-            for portion in portions(all.clone()) {
-                let size: usize = portion.values().map(|dialogs| 1 + dialogs.len()).sum();
-                assert!((1..=TOGETHER).contains(&size), "{size}");
-                for (user, dialogs) in portion {
-                    joined.entry(user).or_default().extend(dialogs);
-                }
-            }
-            assert_eq!(joined, all);
-        }
-    }
-
-    #[test]
-    fn halves_have_everything_and_are_smaller() {
-        for of in [&[("a", 1), ("b", 1)][..], &[("a", 1), ("b", 2), ("c", 3)]] {
-            let [one, other] = halves(users(of));
-            assert!(!one.is_empty() && !other.is_empty());
-            let joined: Users = one.into_iter().chain(other).collect();
-            assert_eq!(joined, users(of));
-        }
-    }
 }

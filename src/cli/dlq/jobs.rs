@@ -4,10 +4,10 @@ use clap::Args;
 use futures::StreamExt as _;
 use indicatif::ProgressBar;
 
+use super::client::{AnswerStream, DeadLetterClient};
 use super::confirm::confirmed;
 use super::filter::Selection;
 use super::plan;
-use super::way::{Told, Way};
 use crate::cli::output::{self, Output};
 use crate::cli::progress::bar;
 use crate::cli::{ExitCode, Failure};
@@ -88,14 +88,18 @@ pub(super) struct Undiscard {
 }
 
 impl Replay {
-    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(
+        self,
+        client: &mut DeadLetterClient,
+        output: Output,
+    ) -> Result<ExitCode, Failure> {
         let request = v1::ReplayDeadLettersRequest {
             selection: Some(self.selection.on_account(&self.reason)?),
             rate: self.rate,
             brake_at: self.brake_at,
             dry_run: self.dry_run,
         };
-        let mut events = way.replay_dead_letters(request).await?;
+        let mut events = client.replay_dead_letters(request).await?;
         if self.dry_run {
             while let Some(event) = events.next().await {
                 if let Some(Event::Plan(plan)) = event?.event {
@@ -114,12 +118,16 @@ impl Replay {
 }
 
 impl Discard {
-    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(
+        self,
+        client: &mut DeadLetterClient,
+        output: Output,
+    ) -> Result<ExitCode, Failure> {
         let mut request = v1::DiscardDeadLettersRequest {
             selection: Some(self.selection.on_account(&self.reason)?),
             dry_run: true,
         };
-        let mut plan = way.discard_dead_letters(request.clone()).await?;
+        let mut plan = client.discard_dead_letters(request.clone()).await?;
         let mut selected = 0;
         while let Some(told) = plan.next().await {
             selected = told?.progress.map_or(0, |progress| progress.selected);
@@ -128,18 +136,22 @@ impl Discard {
             return Err(Failure::new(ExitCode::No, "nothing was discarded"));
         }
         request.dry_run = false;
-        let told = way.discard_dead_letters(request).await?;
+        let told = client.discard_dead_letters(request).await?;
         let told = told.filter_map(async |told| told.map(|told| told.progress).transpose());
         follow(Box::pin(told), "discarded", output).await
     }
 }
 
 impl Undiscard {
-    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(
+        self,
+        client: &mut DeadLetterClient,
+        output: Output,
+    ) -> Result<ExitCode, Failure> {
         let request = v1::UndiscardDeadLettersRequest {
             selection: Some(self.selection.on_account(&self.reason)?),
         };
-        let told = way.undiscard_dead_letters(request).await?;
+        let told = client.undiscard_dead_letters(request).await?;
         let told = told.filter_map(async |told| told.map(|told| told.progress).transpose());
         follow(Box::pin(told), "put back", output).await
     }
@@ -147,7 +159,7 @@ impl Undiscard {
 
 /// Shows how far a job is until it ends, or is to be stopped.
 async fn follow(
-    mut told: Told<v1::JobProgress>,
+    mut told: AnswerStream<v1::JobProgress>,
     done: &'static str,
     output: Output,
 ) -> Result<ExitCode, Failure> {

@@ -20,25 +20,26 @@ use crate::grpc::v1::{
 use crate::redrive::Redrive;
 use crate::store::Store;
 
-/// Answers may have a thousand letters, or one with its body.
+/// The largest answer in bytes: it may have a thousand letters, or one with its
+/// body.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// How long a job that is not listened to any more may take to end in order.
-const ENDING: Duration = Duration::from_secs(10);
-/// How often it is looked whether it has.
-const LOOK: Duration = Duration::from_millis(50);
+const JOB_END_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has ended.
+const JOB_END_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Progress of a job as it is told.
-pub(super) type Told<T> = Pin<Box<dyn Stream<Item = Result<T, Failure>> + Send>>;
+/// The answers of a job as they come.
+pub(super) type AnswerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Failure>> + Send>>;
 
-/// Who does the work. Both are asked the same questions.
-pub(super) struct Way {
-    to: To,
+/// Calls `DeadLetterService`, in a running service or in this process.
+pub(super) struct DeadLetterClient {
+    backend: Backend,
     address: String,
 }
 
-enum To {
+enum Backend {
     Service(DeadLetterServiceClient<Connection>),
-    /// The service's own code, in this process.
+    /// The service's own code, in this process, on the servers themselves.
     Servers(Box<DeadLetters>, Store),
 }
 
@@ -46,23 +47,27 @@ enum To {
 macro_rules! method {
     ($name:ident($request:ty) -> $answer:ty) => {
         pub(super) async fn $name(&mut self, request: $request) -> Result<$answer, Failure> {
-            let answer = match &mut self.to {
-                To::Service(client) => client.$name(request).await,
-                To::Servers(letters, _) => letters.$name(by_operator(request)).await,
+            let answer = match &mut self.backend {
+                Backend::Service(client) => client.$name(request).await,
+                Backend::Servers(letters, _) => letters.$name(by_operator(request)).await,
             };
             let answer = answer.map(Response::into_inner);
             answer.map_err(|status| work_refused(&self.address, &status))
         }
     };
     ($name:ident($request:ty) -> stream $answer:ty) => {
-        pub(super) async fn $name(&mut self, request: $request) -> Result<Told<$answer>, Failure> {
+        pub(super) async fn $name(
+            &mut self,
+            request: $request,
+        ) -> Result<AnswerStream<$answer>, Failure> {
             let answers: Pin<Box<dyn Stream<Item = Result<$answer, Status>> + Send>> =
-                match &mut self.to {
-                    To::Service(client) => match client.$name(request).await {
+                match &mut self.backend {
+                    Backend::Service(client) => match client.$name(request).await {
                         Ok(answers) => Box::pin(answers.into_inner()),
                         Err(status) => return Err(work_refused(&self.address, &status)),
                     },
-                    To::Servers(letters, _) => match letters.$name(by_operator(request)).await {
+                    Backend::Servers(letters, _) => match letters.$name(by_operator(request)).await
+                    {
                         Ok(answers) => answers.into_inner(),
                         Err(status) => return Err(work_refused(&self.address, &status)),
                     },
@@ -75,7 +80,7 @@ macro_rules! method {
     };
 }
 
-impl Way {
+impl DeadLetterClient {
     method!(list_dead_letters(v1::ListDeadLettersRequest) -> v1::ListDeadLettersResponse);
     method!(get_dead_letter(v1::GetDeadLetterRequest) -> v1::GetDeadLetterResponse);
     method!(list_dead_letter_groups(v1::ListDeadLetterGroupsRequest) -> v1::ListDeadLetterGroupsResponse);
@@ -95,14 +100,14 @@ impl Way {
             } => {
                 let client = DeadLetterServiceClient::new(connection)
                     .max_decoding_message_size(MAX_ANSWER_BYTES);
-                let to = To::Service(client);
-                Ok(Self { to, address })
+                let backend = Backend::Service(client);
+                Ok(Self { backend, address })
             }
             Executor::ThisProcess => {
                 let store = Store::connect(&config.store).await?;
                 let redrive = Redrive::new(store.clone(), config, Flow::default());
                 Ok(Self {
-                    to: To::Servers(Box::new(DeadLetters::new(redrive)), store),
+                    backend: Backend::Servers(Box::new(DeadLetters::new(redrive)), store),
                     address: "this process".into(),
                 })
             }
@@ -112,16 +117,16 @@ impl Way {
     /// Ends in order: a job whose progress nobody reads any more is given the
     /// time to hand back what it holds.
     pub(super) async fn close(self) {
-        let To::Servers(letters, store) = self.to else {
+        let Backend::Servers(letters, store) = self.backend else {
             return;
         };
         let ended = async {
             while store.is_dead_letter_lease_taken().await.unwrap_or(false) {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(JOB_END_POLL_INTERVAL).await;
             }
         };
         // Out of patience: the broker gets back what is held, all the same.
-        let _ = tokio::time::timeout(ENDING, ended).await;
+        let _ = tokio::time::timeout(JOB_END_TIMEOUT, ended).await;
         letters.close().await;
         store.close().await;
     }

@@ -8,16 +8,16 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::client::DeadLetterClient;
 use super::filter::Filter;
-use super::way::Way;
 use crate::bus::headers;
 use crate::cli::output::{self, Output, or_dash, table};
 use crate::cli::{ExitCode, Failure};
 use crate::grpc::bounds::MAX_LETTER_PAGE_SIZE;
 use crate::grpc::{moment, v1};
 
-/// Tenants of a group that are named in a table.
-const TENANTS: usize = 3;
+/// The most tenants of a group that are named in a table.
+const MAX_NAMED_TENANTS: usize = 3;
 
 /// List dead letters, the latest failure first; touches none
 #[derive(Debug, Args)]
@@ -64,7 +64,11 @@ pub(super) struct Audit {
 pub(super) struct Sync {}
 
 impl List {
-    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(
+        self,
+        client: &mut DeadLetterClient,
+        output: Output,
+    ) -> Result<ExitCode, Failure> {
         let mut request = v1::ListDeadLettersRequest {
             filter: Some(self.filter.into()),
             discarded: self.discarded,
@@ -74,7 +78,7 @@ impl List {
         let (mut left, mut total, mut index) = (self.limit, 0, None);
         while left > 0 {
             request.page_size = left.min(u32::from(MAX_LETTER_PAGE_SIZE)).cast_signed();
-            let page = way.list_dead_letters(request.clone()).await?;
+            let page = client.list_dead_letters(request.clone()).await?;
             left -= u32::try_from(page.dead_letters.len()).unwrap_or(left);
             letters.extend(page.dead_letters);
             (total, index) = (page.total, page.index);
@@ -134,10 +138,14 @@ fn row(letter: &v1::DeadLetter) -> Vec<String> {
 }
 
 impl Groups {
-    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(
+        self,
+        client: &mut DeadLetterClient,
+        output: Output,
+    ) -> Result<ExitCode, Failure> {
         let filter = Some(self.filter.into());
         let request = v1::ListDeadLetterGroupsRequest { filter };
-        let answer = way.list_dead_letter_groups(request).await?;
+        let answer = client.list_dead_letter_groups(request).await?;
         match output {
             Output::Json => output::print_sorted_json(&answer)?,
             Output::Table => {
@@ -173,10 +181,10 @@ const GROUP_HEADER: [&str; 8] = [
 ];
 
 fn group_row(group: &v1::DeadLetterGroup) -> Vec<String> {
-    let named = group.tenant_ids.iter().take(TENANTS).cloned();
+    let named = group.tenant_ids.iter().take(MAX_NAMED_TENANTS).cloned();
     let named = named.collect::<Vec<_>>().join(", ");
     let more = match usize::try_from(group.tenant_count) {
-        Ok(count) if count > TENANTS => format!(", ... ({count})"),
+        Ok(count) if count > MAX_NAMED_TENANTS => format!(", ... ({count})"),
         _ => String::new(),
     };
     vec![
@@ -192,9 +200,13 @@ fn group_row(group: &v1::DeadLetterGroup) -> Vec<String> {
 }
 
 impl Show {
-    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(
+        self,
+        client: &mut DeadLetterClient,
+        output: Output,
+    ) -> Result<ExitCode, Failure> {
         let request = v1::GetDeadLetterRequest { id: self.id };
-        let found = way.get_dead_letter(request).await?;
+        let found = client.get_dead_letter(request).await?;
         let known = found.dead_letter.unwrap_or_default();
         if self.body {
             let mut stdout = io::stdout().lock();
@@ -282,12 +294,16 @@ fn shown(fields: &Value, others: impl IntoIterator<Item = (String, String)>) -> 
 }
 
 impl Audit {
-    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
+    pub(super) async fn run(
+        self,
+        client: &mut DeadLetterClient,
+        output: Output,
+    ) -> Result<ExitCode, Failure> {
         let mut request = v1::ListDeadLetterAuditRequest::default();
         let (mut jobs, mut left) = (Vec::new(), self.limit);
         while left > 0 {
             request.page_size = left.min(u32::from(MAX_LETTER_PAGE_SIZE)).cast_signed();
-            let page = way.list_dead_letter_audit(request.clone()).await?;
+            let page = client.list_dead_letter_audit(request.clone()).await?;
             left -= u32::try_from(page.jobs.len()).unwrap_or(left);
             jobs.extend(page.jobs);
             request.page_token = page.next_page_token;
@@ -375,8 +391,14 @@ impl<'a> From<&'a v1::DeadLetterJob> for AuditedJob<'a> {
 }
 
 impl Sync {
-    pub(super) async fn run(self, way: &mut Way, output: Output) -> Result<ExitCode, Failure> {
-        let synced = way.sync_dead_letters(v1::SyncDeadLettersRequest {}).await?;
+    pub(super) async fn run(
+        self,
+        client: &mut DeadLetterClient,
+        output: Output,
+    ) -> Result<ExitCode, Failure> {
+        let synced = client
+            .sync_dead_letters(v1::SyncDeadLettersRequest {})
+            .await?;
         match output {
             Output::Json => output::print_sorted_json(&synced)?,
             Output::Table => output::print(&format!(

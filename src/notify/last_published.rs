@@ -8,36 +8,37 @@ use lru::LruCache;
 use crate::event::{DialogId, TenantId, UserId};
 use crate::store::read::{UserDialogStats, UserStats};
 
-/// Users, and users in dialogs, that are remembered, some 300 bytes each.
-const REMEMBERED: usize = 20_000;
+/// The most users, and users in dialogs, that are remembered, some 300 bytes
+/// each.
+const MAX_REMEMBERED: usize = 20_000;
 
-/// What was told last.
+/// What users were last told, so that a notification can say what is new.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct LastPublished {
     users: LruCache<(TenantId, UserId), UserStats>,
     unread: LruCache<(TenantId, UserId, DialogId), i64>,
 }
 
-impl Told {
+impl LastPublished {
     pub(super) fn new() -> Self {
-        let most = NonZeroUsize::new(REMEMBERED).unwrap_or(NonZeroUsize::MIN);
+        let most = NonZeroUsize::new(MAX_REMEMBERED).unwrap_or(NonZeroUsize::MIN);
         Self {
             users: LruCache::new(most),
             unread: LruCache::new(most),
         }
     }
 
-    /// What a user was told.
+    /// Returns what a user was last told.
     pub(super) fn user(&self, stats: &UserStats) -> Option<&UserStats> {
         self.users.peek(&(stats.tenant.clone(), stats.user.clone()))
     }
 
-    /// How much was unread in a dialog when the user was told.
+    /// Returns how much was unread in a dialog when the user was last told.
     pub(super) fn unread(&self, stats: &UserDialogStats) -> Option<i64> {
         self.unread.peek(&pair(stats)).copied()
     }
 
-    /// Takes note of what was told.
+    /// Remembers what a user was told.
     pub(super) fn note(&mut self, user: UserStats, dialogs: &[UserDialogStats]) {
         for stats in dialogs {
             self.unread.put(pair(stats), stats.unread);
