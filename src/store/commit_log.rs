@@ -42,22 +42,22 @@ const MAX_COMMITS_PER_RANGE: i64 = 1_000;
 /// A transaction that is committed.
 #[derive(Debug, Clone)]
 pub struct Committed {
-    /// By whom.
+    /// The writer that committed it.
     pub(crate) writer: WriterId,
     /// Its number among those of its writer, from 1.
     pub number: i64,
-    /// What it changed.
+    /// What the transaction changed.
     pub record: Arc<Record>,
 }
 
 /// Commits of one writer, the ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// Whose.
+    /// The writer whose commits they are.
     pub(crate) writer: WriterId,
-    /// The first.
+    /// The number of the first commit.
     pub from: i64,
-    /// The last.
+    /// The number of the last commit.
     pub to: i64,
 }
 

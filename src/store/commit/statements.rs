@@ -42,13 +42,13 @@ pub enum Events {
 /// All statements of one kind for one collection.
 #[derive(Debug)]
 pub struct Write {
-    /// Where.
+    /// The collection that is written to.
     pub collection: &'static str,
     /// In which generation of it.
     pub generation: Generation,
-    /// How.
+    /// Whether documents are inserted or changed.
     pub verb: Verb,
-    /// What.
+    /// The documents or updates, in the order in which they are written.
     pub statements: Vec<RawDocumentBuf>,
 }
 

@@ -53,12 +53,12 @@ impl Cut {
         ahead.filter(|(_, first, last)| first <= last)
     }
 
-    /// Writers in it.
+    /// Returns how many writers have committed.
     pub fn len(&self) -> usize {
         self.commits.len()
     }
 
-    /// Whether nothing was committed.
+    /// Returns whether nobody has committed anything.
     pub fn is_empty(&self) -> bool {
         self.commits.is_empty()
     }

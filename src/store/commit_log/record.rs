@@ -23,7 +23,7 @@ const MAX_RECORD_BYTES: usize = 1 << 20;
 pub struct Record {
     /// When it was written; of all that it changed, the latest write.
     pub at: Micros,
-    /// Events that it took.
+    /// The number of events that the transaction took.
     pub events: i64,
     /// The dialogs that it changed, each once.
     pub dialogs: Vec<DialogChanged>,
@@ -35,9 +35,9 @@ pub struct Record {
 /// What changed of a dialog and of users in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DialogChanged {
-    /// Which.
+    /// The dialog that changed.
     pub key: DialogKey,
-    /// Its counters now.
+    /// The counters of the dialog after the transaction.
     pub now: DialogNow,
     /// Users whose share of it changed, each once.
     pub shares: Vec<ShareChanged>,
@@ -50,9 +50,9 @@ pub struct DialogNow {
     pub version: i64,
     /// Messages created and not deleted.
     pub messages: i64,
-    /// Members.
+    /// The number of members.
     pub members: i64,
-    /// Distinct topics.
+    /// The number of distinct topics.
     pub topics: i64,
     /// Messages that can be unread, by their senders' types.
     pub sequence: ByType,
@@ -65,7 +65,7 @@ pub struct DialogNow {
 /// What changed of a user's share of a dialog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShareChanged {
-    /// Whose.
+    /// The user whose share changed.
     pub user: UserId,
     /// By how much its version was raised.
     pub version: i64,
@@ -80,9 +80,9 @@ pub struct ShareChanged {
 /// How what is not unread changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConsumedChanged {
-    /// By this much.
+    /// The share grows by this much, by sender type.
     By(ByType),
-    /// To this.
+    /// The share is this from now on, by sender type.
     To(ByType),
 }
 
@@ -91,7 +91,7 @@ pub enum ConsumedChanged {
 pub struct Facts {
     /// Since when messages can be unread; `None` for someone who is no member.
     pub joined_at: Option<Micros>,
-    /// The latest bulk read.
+    /// The time up to which the user has read in bulk.
     pub read_until: Option<Micros>,
 }
 
@@ -168,7 +168,7 @@ impl Record {
         bytes
     }
 
-    /// From bytes.
+    /// Decodes a record from its bytes.
     ///
     /// # Errors
     /// [`NotARecord`].

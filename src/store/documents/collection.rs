@@ -1,30 +1,30 @@
 //! Names of the collections.
 
-/// Counters of dialogs.
+/// The counters of each dialog.
 pub(crate) const DIALOGS: &str = "dialogs";
-/// Users' shares of dialogs.
+/// What each user has of a dialog.
 pub(crate) const MEMBERSHIPS: &str = "memberships";
 /// Facts and counters of messages.
 pub(crate) const MESSAGES: &str = "messages";
-/// Statuses reached.
+/// Which users reached which status for a message.
 pub(crate) const RECEIPTS: &str = "receipts";
-/// Words on reactions.
+/// What users last said of a reaction to a message.
 pub(crate) const REACTIONS: &str = "reactions";
-/// Topics.
+/// The topics that a dialog has.
 pub(crate) const TOPICS: &str = "topics";
-/// Learnt types of users.
+/// The types that were learnt of users.
 pub(crate) const USERS: &str = "users";
-/// Taken events.
+/// The record of every event that was taken.
 pub(crate) const JOURNAL: &str = "journal";
 /// Which generation counts, and the rebuild under way.
 pub(crate) const META: &str = "meta";
 /// Who writes, and whether they may.
 pub(crate) const WRITERS: &str = "writers";
-/// What each commit changed.
+/// What each commit changed of what readers see.
 pub(crate) const COMMITS: &str = "commits";
 /// What the dead-letter queue holds.
 pub(crate) const DEAD_LETTERS: &str = "dead_letters";
-/// Letters that were discarded.
+/// The dead letters that were discarded.
 pub(crate) const DISCARDED_LETTERS: &str = "discarded_letters";
 /// Letters that wait until the broker takes them.
 pub(crate) const UNSENT_LETTERS: &str = "unsent_letters";

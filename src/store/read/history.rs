@@ -40,26 +40,26 @@ use reach::Records;
 /// Whose history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HistoryScope {
-    /// A user's in one dialog.
+    /// The history of a user in one dialog.
     UserInDialog(UserId, DialogId),
-    /// A user's over all dialogs.
+    /// The history of a user over all dialogs.
     User(UserId),
-    /// A dialog's.
+    /// The history of a dialog.
     Dialog(DialogId),
-    /// A message's.
+    /// The history of a message.
     Message(MessageId),
 }
 
 /// Asks how counters came about.
 #[derive(Debug, Clone)]
 pub struct History {
-    /// Whose counters.
+    /// The tenant whose counters they are.
     pub tenant: TenantId,
-    /// Which of them.
+    /// What the history is of.
     pub scope: HistoryScope,
-    /// Only this one.
+    /// The only counter to show; `None` for all.
     pub counter: Option<Counter>,
-    /// Which of the entries.
+    /// The page of entries that is asked for.
     pub part: PageRequest,
     /// Records and messages that may be replayed.
     pub most: usize,
@@ -81,23 +81,23 @@ pub struct HistoryPage {
 pub struct HistoryEntry {
     /// The event; `None` when none stands behind it.
     pub event: Option<String>,
-    /// Its type.
+    /// The type of the event, or of what stands in its place.
     pub kind: String,
-    /// The counter.
+    /// The counter that changed.
     pub counter: Counter,
     /// By how much it changed.
     pub delta: i64,
-    /// Its value before.
+    /// The value of the counter before the change.
     pub old: i64,
     /// Who did it, where known.
     pub actor: Option<String>,
-    /// When it happened.
+    /// The time of the event.
     pub occurred_at: Option<Micros>,
-    /// When it was counted.
+    /// The time at which the change was committed.
     pub applied_at: Option<Micros>,
-    /// Where.
+    /// The dialog that it happened in, where it has one.
     pub dialog: Option<String>,
-    /// Why, for a repair.
+    /// The reason that was given for a repair.
     pub reason: Option<String>,
 }
 

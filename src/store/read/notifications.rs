@@ -21,7 +21,7 @@ use super::stats::{UserDialogStats, UserStats};
 /// Users of whom something has changed, and in which dialogs.
 #[derive(Debug, Clone)]
 pub struct ChangedUsers {
-    /// Whose counters.
+    /// The tenant whose counters they are.
     pub tenant: TenantId,
     /// The dialogs of each user.
     pub users: BTreeMap<UserId, BTreeSet<DialogId>>,
@@ -30,7 +30,7 @@ pub struct ChangedUsers {
 /// A question whose answer says as of when it is.
 #[derive(Debug, Clone)]
 pub struct WithCut<Q>(
-    /// The question.
+    /// The question that is answered.
     pub Q,
 );
 
@@ -47,9 +47,9 @@ pub struct AsOfCut {
 /// Who is a member of dialogs.
 #[derive(Debug, Clone)]
 pub struct MembersOf {
-    /// Whose dialogs.
+    /// The tenant whose dialogs they are.
     pub tenant: TenantId,
-    /// The dialogs.
+    /// The dialogs that are asked about.
     pub dialogs: Vec<DialogId>,
 }
 
@@ -59,9 +59,9 @@ pub type Members = HashMap<DialogId, Vec<UserId>>;
 /// The types that were learnt of users.
 #[derive(Debug, Clone)]
 pub struct TypesOf {
-    /// Whose users.
+    /// The tenant whose users they are.
     pub tenant: TenantId,
-    /// The users.
+    /// The users who are asked about.
     pub users: Vec<UserId>,
 }
 
@@ -72,7 +72,7 @@ pub const MAX_SHARES_PER_ANSWER: usize = CHUNK_DOCUMENTS;
 /// a tenant has.
 #[derive(Debug, Clone)]
 pub struct SharesAfter {
-    /// Whose shares.
+    /// The tenant whose shares they are.
     pub tenant: TenantId,
     /// The last one before them; `None` at the beginning.
     pub after: Option<PlaceInShares>,
@@ -83,9 +83,9 @@ pub struct SharesAfter {
 /// A share, by whose it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PlaceInShares {
-    /// The user.
+    /// The user whose share it is.
     pub user: UserId,
-    /// The dialog.
+    /// The dialog that it is a share of.
     pub dialog: DialogId,
 }
 
@@ -95,7 +95,7 @@ pub type SharesOf = Vec<PlaceInShares>;
 /// Which events raised dialogs to versions.
 #[derive(Debug, Clone)]
 pub struct Sources {
-    /// Whose dialogs.
+    /// The tenant whose dialogs they are.
     pub tenant: TenantId,
     /// The dialogs, each with a version of it.
     pub dialogs: Vec<(DialogId, i64)>,
@@ -104,7 +104,7 @@ pub struct Sources {
 /// The event behind a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
-    /// Its id.
+    /// The id of the event.
     pub event: EventId,
     /// Its type, by its canonical name.
     pub event_type: String,

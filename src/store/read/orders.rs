@@ -19,22 +19,22 @@ pub enum DialogOrder {
 /// Where a dialog stands in an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlaceInOrder {
-    /// Whether something was unread.
+    /// Whether the dialog had anything unread.
     pub unread: bool,
     /// The time of the latest message.
     pub last_message_at: Option<Micros>,
-    /// The dialog.
+    /// The dialog that stands there.
     pub dialog: DialogId,
 }
 
 /// A user in each dialog that they are a member of, in an order.
 #[derive(Debug, Clone)]
 pub struct DialogsInOrder {
-    /// Whose counters.
+    /// The tenant whose counters they are.
     pub tenant: TenantId,
-    /// The user.
+    /// The user whose dialogs are listed.
     pub user: UserId,
-    /// In which order.
+    /// The order in which dialogs come.
     pub order: DialogOrder,
     /// Only those with something unread.
     pub unread_only: bool,

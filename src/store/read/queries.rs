@@ -22,7 +22,7 @@ pub trait Query: Send + Sync {
     /// Whose counters are asked for.
     fn tenant(&self) -> &TenantId;
 
-    /// Answers from one moment.
+    /// Answers the question from one moment of the store.
     fn answer(
         &self,
         snapshot: &mut TenantSnapshot,
@@ -32,35 +32,35 @@ pub trait Query: Send + Sync {
 /// Users over all their dialogs; the answer has their order, duplicates too.
 #[derive(Debug, Clone)]
 pub struct Users {
-    /// Whose counters.
+    /// The tenant whose counters they are.
     pub tenant: TenantId,
-    /// The users.
+    /// The users who are asked about.
     pub users: Vec<UserId>,
 }
 
 /// A user in a dialog.
 #[derive(Debug, Clone)]
 pub struct UserInDialog {
-    /// Whose counters.
+    /// The tenant whose counters they are.
     pub tenant: TenantId,
-    /// The user.
+    /// The user who is asked about.
     pub user: UserId,
-    /// The dialog.
+    /// The dialog that is asked about.
     pub dialog: DialogId,
 }
 
 /// A user in each dialog that they are a member of, by dialog id.
 #[derive(Debug, Clone)]
 pub struct DialogsOfUser {
-    /// Whose counters.
+    /// The tenant whose counters they are.
     pub tenant: TenantId,
-    /// The user.
+    /// The user who is asked about.
     pub user: UserId,
     /// Only those with something unread.
     pub unread_only: bool,
     /// The last dialog of the page before.
     pub after: Option<DialogId>,
-    /// At most so many.
+    /// The largest number of dialogs on the page.
     pub limit: usize,
 }
 
@@ -76,18 +76,18 @@ pub struct DialogsPage {
 /// Dialogs; the answer has their order, duplicates too.
 #[derive(Debug, Clone)]
 pub struct Dialogs {
-    /// Whose counters.
+    /// The tenant whose counters they are.
     pub tenant: TenantId,
-    /// The dialogs.
+    /// The dialogs that are asked about.
     pub dialogs: Vec<DialogId>,
 }
 
 /// Messages; the answer has their order, duplicates too.
 #[derive(Debug, Clone)]
 pub struct Messages {
-    /// Whose counters.
+    /// The tenant whose counters they are.
     pub tenant: TenantId,
-    /// The messages.
+    /// The messages that are asked about.
     pub messages: Vec<MessageId>,
 }
 

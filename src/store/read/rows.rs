@@ -20,9 +20,9 @@ pub struct DialogRow {
     pub version: i64,
     /// Messages created and not deleted.
     pub messages: i64,
-    /// Members.
+    /// The number of members.
     pub members: i64,
-    /// Distinct topics.
+    /// The number of distinct topics.
     pub topics: i64,
     /// Messages that can be unread, by their senders' types.
     pub sequence: Counts,
@@ -30,7 +30,7 @@ pub struct DialogRow {
     pub last_message_at: Option<Micros>,
     /// Whether it was deleted: readers then see zeros.
     pub deleted: bool,
-    /// Latest write.
+    /// The time of the latest write.
     pub updated_at: Option<Micros>,
 }
 
@@ -39,21 +39,21 @@ pub struct DialogRow {
 pub struct MembershipRow {
     /// Of which dialog it is a share.
     pub dialog: DialogId,
-    /// Whose.
+    /// The user whose share it is.
     pub user: UserId,
-    /// Changes of it.
+    /// The number of changes of the document.
     pub version: i64,
     /// Whether the user is a member.
     pub member: bool,
-    /// Since when.
+    /// The time since which messages can be unread, for a member.
     pub joined_at: Option<Micros>,
-    /// The latest bulk read.
+    /// The time up to which the user has read in bulk.
     pub read_until: Option<Micros>,
     /// What of the dialog's sequence is not unread.
     pub consumed: Counts,
     /// Messages sent and not deleted.
     pub sent: i64,
-    /// Latest write.
+    /// The time of the latest write.
     pub updated_at: Option<Micros>,
 }
 

@@ -12,9 +12,9 @@ pub type Counts = BTreeMap<String, i64>;
 /// The counters of one user over all their dialogs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserStats {
-    /// Whose counters.
+    /// The tenant whose counters they are.
     pub tenant: TenantId,
-    /// The user.
+    /// The user whose counters they are.
     pub user: UserId,
     /// Dialogs that the user is a member of.
     pub dialogs: i64,
@@ -36,15 +36,15 @@ pub struct UserStats {
 /// The counters of one user in one dialog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserDialogStats {
-    /// Whose counters.
+    /// The tenant whose counters they are.
     pub tenant: TenantId,
-    /// The user.
+    /// The user whose counters they are.
     pub user: UserId,
-    /// The dialog.
+    /// The dialog that they are counted in.
     pub dialog: DialogId,
     /// A member of a dialog that was not deleted.
     pub member: bool,
-    /// Messages unread.
+    /// The number of messages that the user has not read.
     pub unread: i64,
     /// `unread`, split by the senders' types.
     pub unread_by_sender_type: Counts,
@@ -52,7 +52,7 @@ pub struct UserDialogStats {
     pub last_message_at: Option<Micros>,
     /// Since when messages can be unread; members only.
     pub joined_at: Option<Micros>,
-    /// The latest bulk read.
+    /// The time up to which the user has read in bulk.
     pub read_until: Option<Micros>,
     /// Sum of the versions of both documents. Never goes down.
     pub version: i64,
@@ -63,30 +63,30 @@ pub struct UserDialogStats {
 /// The counters of one dialog; zeros once it was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DialogStats {
-    /// Whose counters.
+    /// The tenant whose counters they are.
     pub tenant: TenantId,
-    /// The dialog.
+    /// The dialog that they are counted in.
     pub dialog: DialogId,
     /// Messages created and not deleted.
     pub messages: i64,
-    /// Members now.
+    /// The number of members now.
     pub members: i64,
-    /// Distinct topics.
+    /// The number of distinct topics.
     pub topics: i64,
     /// Time of the latest message.
     pub last_message_at: Option<Micros>,
-    /// Never goes down.
+    /// The version of the dialog, which never goes down.
     pub version: i64,
-    /// Latest write.
+    /// The time of the latest write of the dialog.
     pub updated_at: Option<Micros>,
 }
 
 /// The counters of one message; empty once it, or its dialog, was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageStats {
-    /// Whose counters.
+    /// The tenant whose counters they are.
     pub tenant: TenantId,
-    /// The message.
+    /// The message whose counters they are.
     pub message: MessageId,
     /// `None` before the message's create is known.
     pub dialog: Option<DialogId>,

@@ -34,7 +34,7 @@ pub struct Recounted {
     pub epoch: i64,
     /// The version at which it was looked at.
     pub version: i64,
-    /// Messages looked at.
+    /// The number of messages that were looked at.
     pub messages: u64,
     /// What is not stored as it is counted.
     pub differences: Vec<Difference>,

@@ -24,9 +24,9 @@ use crate::verify::{Difference, Field, Subject};
 /// Why a repair is made, for its record.
 #[derive(Debug, Clone)]
 pub struct RepairReason {
-    /// Who has it done.
+    /// The operator who has the repair made.
     pub actor: String,
-    /// Why.
+    /// The reason that the operator gave.
     pub text: String,
 }
 
