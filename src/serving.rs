@@ -36,6 +36,9 @@ use shared::SharedState;
 pub(crate) use model::LoadKeys;
 pub(crate) use query::MemoryQuery;
 
+/// The most commits that are fetched to bring the model up, or to tell a resumed
+/// stream what it missed. Past that it is faster to read anew what is asked for.
+const MAX_FETCHED_COMMITS: i64 = 2_000;
 /// The number of times that a read has something loaded before it asks the store
 /// itself: what was loaded may be gone again by then.
 const MAX_LOAD_ATTEMPTS: usize = 3;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::MAX_FETCHED_COMMITS;
 use super::shared::{AsOf, Memory, SharedState};
 use crate::failpoint::{self, Point};
 use crate::shutdown::Shutdown;
@@ -25,9 +26,6 @@ const BEHIND_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// The time after which a server that goes on showing less is believed: a backup was
 /// restored.
 const RESTORED_AFTER: Duration = Duration::from_secs(60);
-/// The most commits that are fetched to bring the model up. Past that those in
-/// memory are sooner read anew.
-pub(super) const MAX_FETCHED_COMMITS: i64 = 2_000;
 /// The time for which a writer without numbers is taken to go on writing.
 const UNNUMBERED_WRITER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time between two rounds while nobody reads: commits are taken over, so that they

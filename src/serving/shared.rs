@@ -1,6 +1,7 @@
 //! What reads, the follower and loads share.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -126,6 +127,23 @@ impl Memory {
     /// made from.
     pub(super) fn agrees_with(&self, position: &Position) -> bool {
         self.generations == position.generations && self.unnumbered == position.unnumbered
+    }
+
+    /// Brings the streams to where the model is, and returns both.
+    pub(super) fn watched(&mut self) -> (&mut Hub, &mut Model) {
+        self.hub.follow(&mut self.model, Instant::now());
+        (&mut self.hub, &mut self.model)
+    }
+
+    /// Returns a number that stands for all that commit records do not tell: a rebuild,
+    /// writers that were removed, and what those without records did. Another version
+    /// of this service may make another number of the same.
+    pub(super) fn untold(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.generations.epoch.hash(&mut hasher);
+        self.removed.hash(&mut hasher);
+        self.unnumbered.hash(&mut hasher);
+        hasher.finish()
     }
 }
 

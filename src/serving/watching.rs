@@ -17,14 +17,13 @@ mod stream;
 mod tests;
 
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Serving, shared::Memory};
+use super::Serving;
 use crate::event::{DialogId, TenantId, UserId};
 use crate::failpoint::{self, Point};
 use crate::store::commit_log::Cut;
@@ -324,23 +323,6 @@ impl Drop for Watch {
         let mut memory = self.serving.shared.memory();
         let (hub, model) = memory.watched();
         hub.close(self.stream, model);
-    }
-}
-
-impl Memory {
-    /// The streams, at what the model has come to.
-    pub(super) fn watched(&mut self) -> (&mut Hub, &mut super::model::Model) {
-        self.hub.follow(&mut self.model, Instant::now());
-        (&mut self.hub, &mut self.model)
-    }
-
-    /// See [`ResumePoint::untold`]. Another version may make another number of it.
-    fn untold(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.generations.epoch.hash(&mut hasher);
-        self.removed.hash(&mut hasher);
-        self.unnumbered.hash(&mut hasher);
-        hasher.finish()
     }
 }
 

@@ -9,10 +9,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{ResumePoint, Subject};
 use crate::event::TenantId;
-use crate::serving::Serving;
-use crate::serving::follow::MAX_FETCHED_COMMITS;
 use crate::serving::load::LoadResult;
 use crate::serving::model::{LoadKeys, Touched};
+use crate::serving::{MAX_FETCHED_COMMITS, Serving};
 use crate::store::commit_log::{Record, Span};
 
 /// The longest time that a load may take before it is tried again.
