@@ -14,9 +14,10 @@ use std::sync::Arc;
 use mongodb::bson::{DateTime, Document, RawArrayBuf, RawDocumentBuf, rawdoc};
 use mongodb::{ClientSession, Database};
 
-use super::commit_log::{Committed, Record, record_of, written_at};
+use super::commit_log::{Committed, Record, commit_document, written_at};
+use super::documents::collection;
 use super::rebuild::fence::Enrolment;
-use super::rebuild::generation::Generations;
+use super::rebuild::generation::{Generation, Generations};
 use super::transaction::Transaction;
 use super::{Store, StoreError};
 use crate::derive::Changes;
@@ -28,6 +29,7 @@ pub(super) use statements::{Verb, Write};
 const MAX_STATEMENTS_PER_COMMAND: usize = 20_000;
 /// Bytes in one command. The server allows a document of 16 MiB.
 const MAX_COMMAND_BYTES: usize = 8 << 20;
+
 impl Store {
     /// Writes a batch: all of it, or nothing.
     ///
@@ -43,7 +45,7 @@ impl Store {
         let now = DateTime::now();
         let record = Record::of(changes, written_at(now));
         let mut writes = writes(changes, by.generations(), Events::Taken, now)?;
-        let committed = prove(&mut writes, record, by)?;
+        let committed = prove(&mut writes, record, by);
         self.write("commit", &writes).await?;
         by.count();
         Ok(committed)
@@ -105,20 +107,28 @@ impl Transaction for Writing<'_> {
 
 /// Puts before the writes of a transaction what permits it and gives it its
 /// number, and after its dialogs what tells of it.
-pub(super) fn prove(
-    writes: &mut Vec<Write>,
-    mut record: Record,
-    by: &Enrolment,
-) -> Result<Committed, StoreError> {
-    let told = record_of(by, &mut record)?;
-    writes.insert(0, by.proof());
+pub(super) fn prove(writes: &mut Vec<Write>, mut record: Record, by: &Enrolment) -> Committed {
+    let told = commit_document(by, &mut record);
+    let told = single(collection::COMMITS, Verb::Insert, told);
+    let proof = single(collection::WRITERS, Verb::Update, by.proof());
+    writes.insert(0, proof);
     // A conflict shows at the dialogs: nothing is sent before them in vain.
     writes.insert(writes.len().min(2), told);
-    Ok(Committed {
+    Committed {
         writer: by.writer(),
         number: by.next(),
         record: Arc::new(record),
-    })
+    }
+}
+
+/// Makes the write of one statement to a collection that no rebuild makes anew.
+fn single(collection: &'static str, verb: Verb, statement: RawDocumentBuf) -> Write {
+    Write {
+        collection,
+        generation: Generation::default(),
+        verb,
+        statements: vec![statement],
+    }
 }
 
 impl Write {

@@ -25,10 +25,8 @@ pub use record::{
     ConsumedChanged, DialogChanged, DialogNow, Facts, NotARecord, Record, ShareChanged,
 };
 
-use super::commit::{Verb, Write};
 use super::documents::collection;
 use super::rebuild::fence::{Enrolment, WriterId};
-use super::rebuild::generation::Generation;
 use super::{Store, StoreError};
 use crate::event::Micros;
 
@@ -61,24 +59,18 @@ pub struct Span {
     pub to: i64,
 }
 
-/// The write that tells of a writer's next transaction. What is too much to tell
-/// becomes so in `record` as well.
-pub(super) fn record_of(by: &Enrolment, record: &mut Record) -> Result<Write, StoreError> {
+/// Makes the document of `commits` that tells of a writer's next transaction. What is
+/// too much to tell becomes so in `record` as well.
+pub(super) fn commit_document(by: &Enrolment, record: &mut Record) -> RawDocumentBuf {
     let bytes = Binary {
         subtype: BinarySubtype::Generic,
         bytes: record.to_bytes(),
     };
-    let document = rawdoc! {
+    rawdoc! {
         "_id": { "w": by.writer().id(), "n": by.next() },
         "at": DateTime::from_millis(record.at.get() / 1_000),
         "r": bytes,
-    };
-    Ok(Write {
-        collection: collection::COMMITS,
-        generation: Generation::default(),
-        verb: Verb::Insert,
-        statements: vec![document],
-    })
+    }
 }
 
 /// The time of writing as [`Micros`].

@@ -16,12 +16,11 @@ use std::time::Duration;
 
 use mongodb::ClientSession;
 use mongodb::bson::oid::ObjectId;
-use mongodb::bson::{DateTime, Document, doc, rawdoc};
+use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc, rawdoc};
 use mongodb::options::ReturnDocument;
 
 use super::generation::{GENERATIONS, Generation, Generations, GenerationsDocument, RULES};
 use crate::event::TenantId;
-use crate::store::commit::{Verb, Write};
 use crate::store::documents::collection;
 use crate::store::transaction::Transaction;
 use crate::store::{Store, StoreError};
@@ -96,22 +95,17 @@ impl Enrolment {
         self.commits += 1;
     }
 
-    /// Returns the write that makes a transaction fail once the writer is fenced off, and
-    /// that gives it its number. It must be the first: what the others were derived from
-    /// may be of no use.
-    pub(in crate::store) fn proof(&self) -> Write {
+    /// Returns the update statement on the writer's document that makes a transaction fail
+    /// once the writer is fenced off, and that gives it its number. It must be the first:
+    /// what the others were derived from may be of no use.
+    pub(in crate::store) fn proof(&self) -> RawDocumentBuf {
         let filter = rawdoc! {
             "_id": self.writer.0,
             "epoch": self.generations.epoch,
             "commits": self.commits,
         };
         let change = rawdoc! { "$set": { "at": DateTime::now(), "commits": self.next() } };
-        Write {
-            collection: collection::WRITERS,
-            generation: Generation::default(),
-            verb: Verb::Update,
-            statements: vec![rawdoc! { "q": filter, "u": change }],
-        }
+        rawdoc! { "q": filter, "u": change }
     }
 }
 
