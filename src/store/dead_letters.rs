@@ -8,6 +8,7 @@
 //! only after a crash or after another tool was at the queue; a pass through the
 //! queue (`IndexSnapshot`) finds and mends that.
 
+mod collection;
 mod document;
 mod index;
 mod index_version;
@@ -17,8 +18,8 @@ mod jobs;
 mod listing;
 mod unsent;
 
+pub use collection::LetterCollection;
 pub use document::{LetterEntry, StoredLetter};
-pub use index::LetterCollection;
 pub(crate) use index::{IndexSnapshot, SelectionState};
 pub use jobs::{FailedLetter, Job, JobId, JobKind, JobRequest, JobTally, LetterEdit};
 pub use listing::{LetterGroup, LetterPage, LetterPosition};

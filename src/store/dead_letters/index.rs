@@ -21,10 +21,10 @@ use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::options::Hint;
 use serde::Deserialize;
 
+use super::collection::LetterCollection;
 use super::document::{LetterDocument, StoredLetter};
 use super::jobs::JobId;
 use crate::deadletter::{Letter, LetterId};
-use crate::store::documents::collection::{DEAD_LETTERS, DISCARDED_LETTERS};
 use crate::store::error::duplicates_alone;
 use crate::store::{Store, StoreError};
 
@@ -33,25 +33,6 @@ pub(super) const ACTED: &str = "acted";
 /// The state that earlier versions give an entry whose letter was not in the queue any
 /// more.
 pub(super) const GONE: &str = "gone";
-
-/// A collection that letters are kept in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LetterCollection {
-    /// The letters that are in the queue: the index.
-    Queue,
-    /// The letters that were discarded, and can be put back.
-    Discarded,
-}
-
-impl LetterCollection {
-    /// Returns the name of the collection in the database.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            LetterCollection::Queue => DEAD_LETTERS,
-            LetterCollection::Discarded => DISCARDED_LETTERS,
-        }
-    }
-}
 
 /// What a job has to do with a letter that has an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 
 use mongodb::bson::{Document, doc};
 
-use super::index::LetterCollection;
+use super::collection::LetterCollection;
 use crate::store::lease::DEAD_LETTERS;
 use crate::store::{Store, StoreError};
 

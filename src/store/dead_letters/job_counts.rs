@@ -17,7 +17,8 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::UpdateModifications;
 use serde::Deserialize;
 
-use super::index::{ACTED, LetterCollection, one_of};
+use super::collection::LetterCollection;
+use super::index::{ACTED, one_of};
 use super::jobs::{FailedLetter, JobId};
 use crate::deadletter::{Filter, LetterId};
 use crate::store::documents::collection::DEAD_LETTER_JOBS;

@@ -6,8 +6,8 @@ use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, DateTime, Document, doc};
 use serde::{Deserialize, Serialize};
 
+use super::collection::LetterCollection;
 use super::document::moment;
-use super::index::LetterCollection;
 use super::jobs::{FailedLetter, Job, JobId, JobKind, JobRequest, JobTally, LetterEdit};
 use crate::deadletter::LetterId;
 use crate::store::documents::collection::DEAD_LETTER_JOBS;

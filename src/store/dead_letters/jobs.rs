@@ -6,7 +6,7 @@ use mongodb::bson::oid::ObjectId;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::index::LetterCollection;
+use super::collection::LetterCollection;
 use crate::deadletter::LetterId;
 
 /// The name of a job. Later jobs have greater ones.

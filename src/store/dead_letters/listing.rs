@@ -7,8 +7,9 @@ use mongodb::bson::{Bson, Document, doc};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
+use super::collection::LetterCollection;
 use super::document::{LetterDocument, LetterEntry, StoredLetter, millis, moment};
-use super::index::{BodySize, GONE, LetterCollection};
+use super::index::{BodySize, GONE};
 use crate::deadletter::{Filter, LetterId};
 use crate::store::{Store, StoreError};
 
