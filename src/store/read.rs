@@ -42,10 +42,10 @@ pub use notifications::{
 };
 pub use orders::{DialogOrder, DialogsInOrder, PageInOrder, PlaceInOrder};
 pub use queries::{Dialogs, DialogsOfUser, DialogsPage, Messages, Query, UserInDialog, Users};
-pub use rows::{DialogRow, Malformed, MembershipRow};
+pub use rows::{Counts, DialogRow, Malformed, MembershipRow};
 pub use shares::Shares;
 pub use snapshot::TenantSnapshot;
-pub use stats::{Counts, DialogStats, MessageStats, UserDialogStats, UserStats};
+pub use stats::{DialogStats, MessageStats, UserDialogStats, UserStats};
 
 /// Answers questions from the store. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -28,12 +28,12 @@ mod reach;
 
 use super::ReadError;
 use super::queries::Query;
-use super::rows::{DialogRow, Malformed, MembershipRow};
+use super::rows::{Counts, DialogRow, Malformed, MembershipRow};
 use super::snapshot::{
     Budget, CHUNK_DOCUMENTS, DIALOG_COUNTS, DIALOG_OF_MESSAGE, DIALOG_SEQUENCE, Find, Scan,
     TenantSnapshot,
 };
-use super::stats::{Counts, DialogStats, MessageStats, UserDialogStats};
+use super::stats::{DialogStats, MessageStats, UserDialogStats};
 use effects::Source;
 use reach::Records;
 

@@ -1,5 +1,7 @@
 //! Documents, as far as reads need them, out of raw BSON.
 
+use std::collections::BTreeMap;
+
 use mongodb::bson::raw::{RawBsonRef, RawDocument};
 
 use crate::derive::state::Watermark;
@@ -11,7 +13,9 @@ use crate::store::documents::{dialog, membership, message, unescape};
 pub use crate::store::documents::decode::Malformed;
 
 use super::readership::Attendance;
-use super::stats::Counts;
+
+/// Counts by name: types of senders, statuses or reactions. No zeros.
+pub type Counts = BTreeMap<String, i64>;
 
 /// A document of `dialogs`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

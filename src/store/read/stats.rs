@@ -1,13 +1,8 @@
 //! What a read answers, and the arithmetic from documents to it. Pure.
 
-use std::collections::BTreeMap;
-
 use crate::event::{DialogId, MessageId, Micros, TenantId, UserId};
 
-use super::rows::{DialogRow, MembershipRow, MessageRow};
-
-/// Counts by name: types of senders, statuses or reactions. No zeros.
-pub type Counts = BTreeMap<String, i64>;
+use super::rows::{Counts, DialogRow, MembershipRow, MessageRow};
 
 /// The counters of one user over all their dialogs.
 #[derive(Debug, Clone, PartialEq, Eq)]
