@@ -8,6 +8,7 @@
 //! and from a few thousand receipts at a time ([`readership`]).
 
 mod awaited;
+mod event_waiters;
 mod feed;
 mod history;
 mod notifications;

@@ -1,7 +1,6 @@
 //! Events that callers wait for: looked for together, however many wait.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
@@ -11,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::ReadError;
+use super::event_waiters::EventWaiters;
 use super::feed::{CommitFeed, Polls};
 use crate::derive::state::EventKey;
 use crate::event::{EventId, TenantId};
@@ -35,60 +35,16 @@ pub(super) struct Awaited(Arc<Waiting>);
 #[derive(Debug)]
 struct Waiting {
     store: Store,
-    asked: Asked,
+    waiters: EventWaiters,
     /// Somebody asked who was not there at the last look.
     anew: Notify,
-}
-
-/// Events that somebody waits for. Those that this process takes are told here;
-/// for those of others the store is asked.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Asked(Arc<Mutex<Waiters>>);
-
-#[derive(Debug, Default)]
-struct Waiters {
-    /// Who waits for which event.
-    by_event: HashMap<EventKey, watch::Sender<bool>>,
-    /// Whether somebody looks.
-    is_looking: bool,
-}
-
-impl Asked {
-    /// These events are taken.
-    pub(super) fn taken(&self, events: impl Iterator<Item = EventKey>) {
-        let mut waiters = self.lock();
-        for event in events {
-            if waiters.by_event.is_empty() {
-                return;
-            }
-            if let Some(waiting) = waiters.by_event.remove(&event) {
-                waiting.send_replace(true);
-            }
-        }
-    }
-
-    /// What somebody still waits for. None, and nobody looks any more, when
-    /// that is nothing.
-    fn wanted(&self) -> Option<Vec<EventKey>> {
-        let mut waiters = self.lock();
-        waiters
-            .by_event
-            .retain(|_, waiting| waiting.receiver_count() > 0);
-        waiters.is_looking = !waiters.by_event.is_empty();
-        let keys = waiters.by_event.keys().cloned().collect();
-        waiters.is_looking.then_some(keys)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiters> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Awaited {
     pub(super) fn new(store: Store, feed: &CommitFeed) -> Self {
         Self(Arc::new(Waiting {
             store,
-            asked: feed.asked().clone(),
+            waiters: feed.event_waiters().clone(),
             anew: Notify::new(),
         }))
     }
@@ -117,10 +73,8 @@ impl Awaited {
     }
 
     fn ask(&self, key: EventKey) -> watch::Receiver<bool> {
-        let mut waiters = self.0.asked.lock();
-        let waiting = waiters.by_event.entry(key).or_default();
-        let taken = waiting.subscribe();
-        if !std::mem::replace(&mut waiters.is_looking, true) {
+        let (taken, nobody_looks) = self.0.waiters.join(key);
+        if nobody_looks {
             tokio::spawn(look(Arc::clone(&self.0)));
         }
         self.0.anew.notify_one();
@@ -143,7 +97,7 @@ impl Waiting {
             .max_time(QUERY_TIMEOUT)
             .await?;
         while let Some(record) = found.try_next().await? {
-            self.asked.taken(key(&record).into_iter());
+            self.waiters.taken(key(&record).into_iter());
         }
         Ok(())
     }
@@ -159,7 +113,7 @@ fn key(record: &Document) -> Option<EventKey> {
 /// Looks until nobody waits.
 async fn look(waiting: Arc<Waiting>) {
     let mut polls = Polls::default();
-    while let Some(keys) = waiting.asked.wanted() {
+    while let Some(keys) = waiting.waiters.wanted() {
         let began = Instant::now();
         for keys in keys.chunks(MAX_EVENTS_PER_QUERY) {
             // Those who wait learn of an outage from the health probe.
@@ -174,34 +128,5 @@ async fn look(waiting: Arc<Waiting>) {
             // Somebody new is looked for as soon and as often as the first one.
             () = waiting.anew.notified() => polls = Polls::default(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(name: &str) -> EventKey {
-        EventKey {
-            tenant: TenantId::new("t").expect("short"),
-            event: EventId::new(name).expect("short"),
-        }
-    }
-
-    #[test]
-    fn those_who_wait_for_an_event_learn_that_this_process_took_it() {
-        let asked = Asked::default();
-        let wait = |name| {
-            let mut waiters = asked.lock();
-            let waiting = waiters.by_event.entry(event(name)).or_default();
-            waiting.subscribe()
-        };
-        let (first, second, other) = (wait("e1"), wait("e1"), wait("e2"));
-        asked.taken(["e0", "e1"].map(event).into_iter());
-        assert!(*first.borrow() && *second.borrow());
-        assert!(!*other.borrow());
-        assert_eq!(asked.wanted(), Some(vec![event("e2")]));
-        drop(other);
-        assert_eq!(asked.wanted(), None);
     }
 }

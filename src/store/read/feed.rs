@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::awaited::Asked;
+use super::event_waiters::EventWaiters;
 use crate::derive::changes;
 use crate::derive::state::EventKey;
 use crate::store::commit_log::Committed;
@@ -32,7 +32,7 @@ const MAX_KEPT_CHANGES: usize = 20_000;
 pub struct CommitFeed {
     commits: watch::Sender<u64>,
     kept: Arc<Mutex<KeptCommits>>,
-    asked: Asked,
+    event_waiters: EventWaiters,
 }
 
 /// Commits of this process that somebody who follows has not taken yet.
@@ -90,12 +90,12 @@ impl CommitFeed {
             tenant: taken.event.tenant.clone(),
             event: taken.event.stamp.event.clone(),
         });
-        self.asked.taken(events);
+        self.event_waiters.taken(events);
     }
 
-    /// Events that callers wait for.
-    pub(super) fn asked(&self) -> &Asked {
-        &self.asked
+    /// Returns those who wait for events, whom this feed tells of its commits.
+    pub(super) fn event_waiters(&self) -> &EventWaiters {
+        &self.event_waiters
     }
 
     /// Has those who wait look again.
