@@ -42,6 +42,7 @@ mod intake;
 pub(crate) mod notifier;
 mod publisher;
 mod session;
+mod session_end;
 mod settle;
 mod tls;
 mod topology;

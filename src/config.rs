@@ -12,6 +12,7 @@ mod listeners;
 mod load;
 mod notify;
 mod present;
+mod problem;
 mod rules;
 mod secret;
 #[cfg(test)]
@@ -25,9 +26,10 @@ pub(crate) use auth::jwks_uri;
 pub use auth::{Auth, Jwt, Mode};
 pub use bus::{Bus, BusTls, CheckTenant};
 pub use listeners::{Admin, Grpc, Http, Listener, Tls};
-pub use load::{ConfigError, Loaded, Problem, Source, Sources, load};
+pub use load::{ConfigError, Loaded, Sources, load};
 pub use notify::{Notify, NotifyFormat};
 pub use present::SecretError;
+pub use problem::{Problem, Source};
 pub use secret::Url;
 pub(crate) use secret::redacted;
 

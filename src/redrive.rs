@@ -20,6 +20,7 @@ mod pace;
 mod pass;
 mod plan;
 mod register;
+mod report;
 mod sender;
 mod sync;
 mod undiscard;
@@ -36,10 +37,11 @@ use crate::store::dead_letters::{
 };
 use crate::store::{Store, StoreError};
 
-pub(crate) use job::{JobProgress, Selection};
+pub(crate) use job::Selection;
 pub(crate) use pace::ReplayPace;
 pub(crate) use plan::ReplayPlan;
 pub(crate) use register::register;
+pub(crate) use report::JobProgress;
 pub(crate) use sender::send;
 pub(crate) use sync::watch;
 

@@ -9,13 +9,14 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::connect;
-use super::dead_letters::{DeadLetterPublisher, FailedMessage, UnsettledLetter};
-use super::delivery::Delivery;
+use super::dead_letters::{DeadLetterPublisher, UnsettledLetter};
+use super::delivery::{Delivery, FailedMessage};
 use super::error::BusError;
 use super::failure_log::FailureLog;
 use super::flow::Flow;
 use super::intake::{Intake, Window};
-use super::session::{Consuming, End, Session};
+use super::session::{Consuming, Session};
+use super::session_end::End;
 use crate::config;
 use crate::outage::Outage;
 use crate::retry::Backoff;

@@ -19,6 +19,5 @@ pub(crate) mod republish;
 pub(crate) mod scan;
 mod x_death;
 
-pub(super) use encode::FailedMessage;
 pub(super) use publisher::DeadLetterPublisher;
 pub(crate) use publisher::UnsettledLetter;

@@ -7,7 +7,6 @@ use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 use tokio::sync::mpsc;
 
-use super::dead_letters::FailedMessage;
 use super::field_table::as_count;
 use super::headers;
 use super::intake::Weight;
@@ -65,6 +64,13 @@ pub(super) struct Message {
     pub(super) routing_key: String,
     pub(super) redelivered: bool,
     pub(super) origin: Origin,
+}
+
+/// A message that failed for good, and why.
+#[derive(Debug)]
+pub(super) struct FailedMessage {
+    pub(super) message: Message,
+    pub(super) failure: Failure,
 }
 
 /// Says which delivery of which session a message is.

@@ -13,6 +13,7 @@
 //! and what was there before stands, as bytes, in headers of ours.
 
 mod methods;
+mod notes;
 mod properties;
 mod stream;
 mod table;
@@ -22,7 +23,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::methods::Method;
-pub(super) use self::properties::{named, without_depths};
+pub(super) use self::notes::named;
+pub(super) use self::properties::without_depths;
 pub(super) use self::stream::{Wire, runtime};
 use super::intake::Scales;
 

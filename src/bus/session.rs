@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::connect::{Link, in_time};
-use super::dead_letters::FailedMessage;
-use super::delivery::{Delivery, SettlementQueue};
+use super::delivery::{Delivery, FailedMessage, SettlementQueue};
 use super::error::{BusError, short};
 use super::intake::{Intake, Scales, Window};
+use super::session_end::{End, cancelled};
 use super::watchdog::Watchdog;
 use super::{settle, topology};
 use crate::config;
@@ -28,21 +28,6 @@ use crate::telemetry::metrics::Metrics;
 
 /// How long a session that has too much in hand waits for it to be settled.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Why a session no longer forwards.
-#[derive(Debug)]
-pub(super) enum End {
-    /// A shutdown was requested, or nobody receives deliveries any more.
-    Stopped,
-    /// Nothing was delivered for a while, and nothing waits.
-    Quiet,
-    /// The store has taken nothing for as long as deliveries may be held.
-    Held,
-    /// More bytes are on their way than may be in hand.
-    Full,
-    /// The session broke; `kind` is its label in the metrics.
-    Broken { kind: &'static str, error: BusError },
-}
 
 /// A session that is connected, with the topology in place, and does not consume yet.
 pub(super) struct Session {
@@ -402,14 +387,5 @@ fn lost_settling(ended: Option<Result<Result<(), BusError>, tokio::task::JoinErr
     End::Broken {
         kind: "connection",
         error,
-    }
-}
-
-pub(super) fn cancelled(queue: &str) -> End {
-    End::Broken {
-        kind: "cancelled",
-        error: BusError::Cancelled {
-            queue: queue.into(),
-        },
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::connect::Link;
 use super::error::BusError;
-use super::session::{End, cancelled};
+use super::session_end::{End, cancelled};
 use super::topology;
 use crate::config;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::load::{Problem, Source};
+use super::problem::{Problem, Source};
 use super::{Config, NotifyFormat};
 
 /// Finds the values that do not fit together.

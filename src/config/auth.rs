@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 use super::listeners::Listener;
-use super::load::{Problem, Source};
+use super::problem::{Problem, Source};
 
 /// Settings of who may call, and how callers say who they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

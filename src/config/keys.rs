@@ -45,7 +45,7 @@ impl Key {
     #[cfg(test)]
     pub(super) fn variable(&self) -> String {
         let name = self.name.replace('.', "__").to_uppercase();
-        format!("{}{name}", super::load::PREFIX)
+        format!("{}{name}", super::problem::PREFIX)
     }
 
     /// Splits the name into the section, which may be a part of another

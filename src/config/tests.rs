@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::keys::{self, KEYS};
-use super::load::PREFIX;
+use super::problem::PREFIX;
 use super::{Config, ConfigError, Loaded, Problem, Source, Sources, load};
 
 #[test]

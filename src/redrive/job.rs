@@ -10,6 +10,7 @@ use tracing::info;
 use super::action::{Action, ReplayAction};
 use super::pace::{ReplayPace, ReplayPacer};
 use super::pass::{PassEnd, PassTask, QueuePass};
+use super::report::{JobProgress, JobReporter};
 use super::{Redrive, RedriveError};
 use crate::bus::BlockedTimeout;
 use crate::bus::dead_letters::republish::Republisher;
@@ -17,13 +18,9 @@ use crate::deadletter::{Filter, LetterId};
 use crate::event::EventId;
 use crate::event::decode::{Decoded, outline};
 use crate::failpoint::{self, Point};
-use crate::store::dead_letters::{
-    FailedLetter, Job, JobId, JobKind, JobRequest, JobTally, LetterEdit,
-};
+use crate::store::dead_letters::{Job, JobId, JobKind, JobRequest, LetterEdit};
 use crate::store::{Renewed, StoreError};
 
-/// The shortest time between two reports of progress.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a job waits for the lease: one whose holder was killed ends within eight
 /// seconds.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -48,73 +45,6 @@ pub(crate) struct Selection {
     pub claimed_actor: String,
     /// Why the job is done, in the caller's words.
     pub reason: String,
-}
-
-/// How far a job has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobProgress {
-    /// The job that this is about.
-    pub job: JobId,
-    /// How many letters were selected, done and failed.
-    pub tally: JobTally,
-    /// The first of the letters to which it could not be done; known at the end.
-    pub failures: Vec<FailedLetter>,
-    /// The number of letters of the queue examined since this call began.
-    pub examined: u64,
-    /// Whether the job waits until live traffic is counted.
-    pub braking: bool,
-    /// Whether an earlier call has begun the job.
-    pub resumed: bool,
-    /// Whether nothing is left to do.
-    pub finished: bool,
-}
-
-/// Reports to whoever asked for a job how far it has come.
-pub(super) struct JobReporter {
-    kind: JobKind,
-    progress: JobProgress,
-    to: mpsc::Sender<JobProgress>,
-    last_told: Instant,
-    lease: Renewed,
-}
-
-impl JobReporter {
-    /// Whether nobody waits for the job any more, or somebody else is at the
-    /// queue by now.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.to.is_closed() || self.lease.is_lost()
-    }
-
-    /// Notes how many letters of the queue were examined.
-    pub(super) fn examined(&mut self, letters: usize) {
-        self.progress.examined = letters as u64;
-    }
-
-    /// Notes that letters were acted upon, and that others could not be.
-    pub(super) fn settled(&mut self, done: u64, failed: u64) {
-        self.progress.tally.done += done;
-        self.progress.tally.failed += failed;
-    }
-
-    /// Reports how far the job has come, unless it has just done so.
-    pub(super) fn report(&mut self, braking: bool) {
-        self.progress.braking = braking;
-        if self.last_told.elapsed() >= PROGRESS_INTERVAL {
-            self.send();
-        }
-    }
-
-    fn send(&mut self) {
-        self.last_told = Instant::now();
-        // Full: whoever reads it is behind, and gets the next one. Closed: seen
-        // to by `is_abandoned`.
-        let _ = self.to.try_send(self.progress.clone());
-    }
-
-    /// The job that is reported on.
-    pub(super) fn job(&self) -> &JobId {
-        &self.progress.job
-    }
 }
 
 impl Redrive {
@@ -296,23 +226,16 @@ impl Redrive {
             resumed,
             "a job on dead letters begins"
         );
-        let mut reporter = JobReporter {
-            kind: order.kind,
-            progress: JobProgress {
-                job: job.id,
-                tally: job.tally,
-                failures: Vec::new(),
-                examined: 0,
-                braking: false,
-                resumed,
-                finished: false,
-            },
-            to,
-            last_told: Instant::now(),
-            lease,
+        let progress = JobProgress {
+            job: job.id,
+            tally: job.tally,
+            failures: Vec::new(),
+            examined: 0,
+            braking: false,
+            resumed,
+            finished: false,
         };
-        reporter.send();
-        Ok(reporter)
+        Ok(JobReporter::begin(order.kind, progress, to, lease))
     }
 
     /// Selects the letters of a job in the index.
@@ -386,13 +309,7 @@ impl Redrive {
     ) -> Result<(), RedriveError> {
         let finished = *ended.as_ref().unwrap_or(&false);
         let recorded = self.record(&mut reporter, finished).await;
-        let JobReporter {
-            progress,
-            to,
-            lease,
-            ..
-        } = reporter;
-        lease.give_up().await;
+        let (progress, to) = reporter.end().await;
         let tally = progress.tally;
         info!(
             job = progress.job.as_str(),

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::RedriveError;
 use super::action::Action;
-use super::job::JobReporter;
+use super::report::JobReporter;
 use crate::bus::dead_letters::scan::{QueueScan, ScannedLetter};
 use crate::config;
 use crate::deadletter::LetterId;

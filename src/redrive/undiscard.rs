@@ -3,7 +3,8 @@
 use tokio::sync::mpsc;
 
 use super::action::ActionError;
-use super::job::{JobProgress, JobReporter, Selection, order};
+use super::job::{Selection, order};
+use super::report::{JobProgress, JobReporter};
 use super::{Redrive, RedriveError};
 use crate::bus::BlockedTimeout;
 use crate::bus::dead_letters::republish::Republisher;

@@ -7,23 +7,16 @@ use time::OffsetDateTime;
 
 use super::frame_fit::fitting;
 use super::x_death;
-use crate::bus::delivery::Message;
+use crate::bus::delivery::{FailedMessage, Message};
 use crate::bus::field_table::{count_at, renamed, rfc3339, text, without};
 use crate::bus::{PERSISTENT, headers};
-use crate::deadletter::{Failure, shortened};
+use crate::deadletter::shortened;
 
 /// The longest text of the header [`headers::ERROR`], in bytes.
 const MAX_ERROR_BYTES: usize = 1024;
 /// Bytes of a frame that the original's headers leave to this service's own, and to
 /// the properties that are no headers.
 const FRAME_RESERVE_BYTES: usize = 8 * 1024;
-
-/// A message that failed for good, and why.
-#[derive(Debug)]
-pub(in crate::bus) struct FailedMessage {
-    pub(in crate::bus) message: Message,
-    pub(in crate::bus) failure: Failure,
-}
 
 impl FailedMessage {
     /// The properties of the dead letter: those of the original, and the `x-cc-*`
@@ -157,6 +150,7 @@ pub(super) mod tests {
     use crate::bus::delivery::{Origin, SettlementQueue};
     use crate::bus::field_table::{collected, count_at, table};
     use crate::bus::intake::{Intake, Scales};
+    use crate::deadletter::Failure;
     use crate::deadletter::Reason;
 
     pub(in crate::bus::dead_letters) fn letter(properties: BasicProperties) -> FailedMessage {

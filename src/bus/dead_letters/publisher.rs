@@ -15,10 +15,9 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::encode::FailedMessage;
 use super::{decode, raw};
 use crate::bus::confirm_channel::{BlockedTimeout, ConfirmChannel, PublishOutcome};
-use crate::bus::delivery::{Origin, Settlement};
+use crate::bus::delivery::{FailedMessage, Origin, Settlement};
 use crate::bus::error::{BusError, short};
 use crate::bus::failure_log::FailureLog;
 use crate::bus::flow::Flow;

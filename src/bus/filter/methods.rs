@@ -1,7 +1,7 @@
 //! Methods of the broker that carry text, of which some comes from producers.
 
 use super::Originals;
-use super::properties::Notes;
+use super::notes::Notes;
 use super::table;
 use super::text::{put_short, readable, take_short};
 

@@ -1,7 +1,7 @@
 //! Tables and arrays, copied without recursion into a form that lapin takes.
 
 use super::MAX_DEPTH;
-use super::properties::Notes;
+use super::notes::Notes;
 use super::text::{put_short, readable, take_short};
 
 /// What is left in the place of a table or array that is too deep.
