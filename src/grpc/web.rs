@@ -13,7 +13,11 @@ mod messages;
 mod openapi;
 mod parameters;
 mod problem;
+mod route;
+mod router;
 mod routes;
+mod site;
+mod size;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -42,7 +46,7 @@ use super::{
 };
 use crate::config;
 use crate::listener::{EndSignal, SingleConnection};
-use call::Site;
+use site::Site;
 
 /// How long a client of HTTP/1 may take for the header of a request, and rest
 /// between two.
@@ -73,7 +77,7 @@ impl Web {
             max_answer_bytes: limits.max_message_bytes.max(MAX_ANSWER_BYTES),
         };
         let grpc = GrpcWebLayer::new().layer(checks.layer(grpc));
-        let router = routes::router(site, checks)
+        let router = router::router(site, checks)
             .route_service(&format!("/{SERVICE_NAME}/{{method}}"), grpc)
             .layer(origins(&config.allowed_origins));
         Self(router)

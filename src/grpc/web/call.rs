@@ -1,8 +1,6 @@
 //! A request over HTTP as the call of a gRPC method, and the method's answer as
 //! JSON or as server-sent events.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn};
@@ -20,7 +18,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tower::util::{MapRequestLayer, MapResponseLayer};
 
-use super::super::admission::{Places, Sharer};
+use super::super::admission::Sharer;
 use super::super::edge::Checks;
 use super::super::guard::account;
 use super::super::limits::shed;
@@ -31,7 +29,9 @@ use super::answer::{Answer, Json, is_known};
 use super::events::{self, Resumable};
 use super::parameters::{Hidden, LAST_EVENT_ID, Parameters, Paths};
 use super::problem::Problem;
-use super::routes::Route;
+use super::route::Route;
+use super::site::Site;
+use super::size::{check_answer, check_request};
 
 /// The headers of a request that its call gets; all others are left out.
 const PASSED_ON: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("grpc-timeout")];
@@ -44,19 +44,6 @@ type Answered<A> = Result<tonic::Response<A>, Status>;
 
 /// Makes the message of a call from the parameters of a request.
 pub(super) type FromParameters<M> = fn(&mut Parameters) -> Result<M, Status>;
-
-/// The state that all handlers share.
-#[derive(Debug, Clone)]
-pub(super) struct Site {
-    /// The methods of gRPC.
-    pub(super) counters: Arc<Counters>,
-    /// Places for streams of events: over HTTP/1 each has a connection of its own.
-    pub(super) streams: Places,
-    /// The largest body of a request, and the largest message made of one, in bytes.
-    pub(super) max_request_bytes: usize,
-    /// The largest answer, in bytes of its encoding for gRPC.
-    pub(super) max_answer_bytes: usize,
-}
 
 /// Handles `GET` with the answer of a method as JSON.
 pub(super) fn read<M, A>(
@@ -117,7 +104,7 @@ where
             let caller = Sharer::Caller(account(request.extensions()));
             let place = site.streams.take(vec![caller]).map_err(shed)?;
             let call = call(request, message);
-            site.check_request(call.get_ref())?;
+            check_request(call.get_ref(), site.max_request_bytes)?;
             let (_, messages, kept) = method(&site.counters, call).await?.into_parts();
             let events = events::response(messages, site.max_answer_bytes, place);
             Ok::<_, Problem>((kept, events).into_response())
@@ -133,32 +120,10 @@ impl Site {
         call: tonic::Request<M>,
         method: CounterMethod<M, A>,
     ) -> Result<Response, Problem> {
-        self.check_request(call.get_ref())?;
+        check_request(call.get_ref(), self.max_request_bytes)?;
         let (_, answer, kept) = method(&self.counters, call).await?.into_parts();
         check_answer(&answer, self.max_answer_bytes)?;
         Ok((kept, Json::new(&answer)?).into_response())
-    }
-
-    /// Refuses what gRPC would refuse to decode, in the same words.
-    fn check_request(&self, message: &impl Message) -> Result<(), Status> {
-        too_large("decoded", message, self.max_request_bytes)
-    }
-}
-
-/// Refuses what gRPC would refuse to encode, in the same words.
-///
-/// # Errors
-/// `OUT_OF_RANGE`.
-pub(super) fn check_answer(message: &impl Message, max_bytes: usize) -> Result<(), Status> {
-    too_large("encoded", message, max_bytes)
-}
-
-fn too_large(what: &str, message: &impl Message, max_bytes: usize) -> Result<(), Status> {
-    match message.encoded_len() {
-        bytes if bytes > max_bytes => Err(Status::out_of_range(format!(
-            "Error, {what} message length too large: found {bytes} bytes, the limit is: {max_bytes} bytes"
-        ))),
-        _ => Ok(()),
     }
 }
 

@@ -20,8 +20,8 @@ use tonic_types::StatusExt as _;
 use super::super::admission::Place;
 use super::super::v1;
 use super::super::watches::Messages;
-use super::call::check_answer;
 use super::problem::Problem;
+use super::size::check_answer;
 
 /// Tells proxies not to keep events until they have many.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");

@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::super::bounds::MAX_BATCH_IDS;
 use super::super::schemas::MessageSchemas;
-use super::routes::{Parameter, ROUTES, Route};
+use super::route::{Parameter, Route};
+use super::routes::ROUTES;
 
 /// The document as it is served, made once.
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {

@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::super::token::{Resumable as _, StreamsOf};
 use super::super::validate;
-use super::routes::Route;
+use super::route::Route;
 use crate::event::TenantId;
 
 /// The header with which a browser goes on from the last event that it has.

@@ -1,55 +1,11 @@
 //! Which request stands for the call of which method: one table, of which the
 //! router and the document are made.
 
-use axum::Router;
-use axum::routing::{MethodRouter, get};
-use hyper::StatusCode;
-use tonic::Status;
-
-use super::super::edge::Checks;
 use super::super::v1;
 use super::super::v1::counter_service_server::CounterService as _;
-use super::call::{Site, checked, read, read_batch, watch};
-use super::problem::Problem;
-use super::{messages, openapi};
-
-/// A path that can be asked, and the method of gRPC that answers.
-pub(super) struct Route {
-    /// The path, with the names of its parameters in braces.
-    pub(super) path: &'static str,
-    /// The method of `CounterService`.
-    pub(super) method: &'static str,
-    /// One line for the document.
-    pub(super) summary: &'static str,
-    /// The parameters in the query.
-    pub(super) query: &'static [Parameter],
-    /// The field of the JSON in its body, which is posted.
-    pub(super) body: Option<&'static str>,
-    /// The message of its answer, or of each event.
-    pub(super) answer: &'static str,
-    /// Whether the answer is a stream of events.
-    pub(super) is_stream: bool,
-    /// Makes what handles a request to this route.
-    handlers: fn(&'static Route) -> MethodRouter<Site>,
-}
-
-/// A parameter in the query of a request.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Parameter {
-    pub(super) name: &'static str,
-    /// The type of JSON that it has in the document.
-    pub(super) kind: &'static str,
-    /// What it means, for the document.
-    pub(super) meaning: &'static str,
-}
-
-const fn parameter(name: &'static str, kind: &'static str, meaning: &'static str) -> Parameter {
-    Parameter {
-        name,
-        kind,
-        meaning,
-    }
-}
+use super::call::{read, read_batch, watch};
+use super::messages;
+use super::route::{Parameter, Route, parameter};
 
 const AFTER: Parameter = parameter(
     "after_event_id",
@@ -132,24 +88,3 @@ pub(super) const ROUTES: &[Route] = &[
         handlers: |route| watch(route, messages::watched_dialogs, |counters, call| counters.watch_dialog_stats(call)),
         summary: "The same of several dialogs" },
 ];
-
-/// Makes the router of all routes: each has these checks in front.
-pub(super) fn router(site: Site, checks: &Checks) -> Router {
-    let mut router = Router::new();
-    for route in ROUTES {
-        let handlers = checked(route, checks, (route.handlers)(route));
-        router = router.route(route.path, handlers);
-    }
-    router
-        .route("/v1/openapi.json", get(openapi::serve))
-        .fallback(async || {
-            Problem::from(Status::unimplemented(
-                "no such path: /v1/openapi.json has those that there are",
-            ))
-        })
-        .method_not_allowed_fallback(async || {
-            let status = Status::unimplemented("no such method of this path");
-            Problem::from(status).with_status(StatusCode::METHOD_NOT_ALLOWED)
-        })
-        .with_state(site)
-}
