@@ -35,13 +35,16 @@ mod loads;
 mod lru;
 mod memory;
 mod orders;
+mod pin_account;
 mod pins;
 mod put_in;
 mod ranks;
+mod share;
 mod table;
 mod totals;
 mod types;
 mod user;
+mod visible;
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -58,7 +61,7 @@ use entries::Entries;
 use loads::PendingLoads;
 
 pub(crate) use loads::{LoadEnd, LoadKeys, LoadTicket, LoadedRows};
-pub(crate) use pins::{NotPinned, Pin, Touched};
+pub(crate) use pin_account::{NotPinned, Pin, Touched};
 
 /// Of the memory, one in so many parts is for the records kept for loads.
 const RETAINED_SHARE: usize = 8;

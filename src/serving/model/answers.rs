@@ -5,7 +5,7 @@ use crate::store::read::{DialogStats, DialogsOfUser, DialogsPage, UserDialogStat
 
 use super::Model;
 use super::entries::Entries;
-use super::user::{User, user_in_dialog};
+use super::user::user_in_dialog;
 
 impl Model {
     /// Returns the counters of a user over all their dialogs.
@@ -70,14 +70,6 @@ impl Model {
 }
 
 impl Entries {
-    /// Returns the rank of the first of a user's shares whose dialog comes after one.
-    pub(super) fn rank_after(&self, user: &User, dialog: &DialogId) -> usize {
-        user.order.partition_point(|share| {
-            let other = user.shares[*share as usize].dialog;
-            self.dialogs[other as usize].id <= *dialog
-        })
-    }
-
     /// Returns the counters of a user in a dialog, of which they may have no share.
     pub(super) fn in_dialog(
         &self,

@@ -22,7 +22,7 @@ pub(super) struct Change<'r> {
     dialog: u32,
     at: Micros,
     /// What the record says of the dialog.
-    pub(super) of: &'r DialogChanged,
+    of: &'r DialogChanged,
 }
 
 impl Entries {
@@ -97,7 +97,9 @@ impl Entries {
         for of_dialog in changes.chunk_by(|one, other| one.dialog == other.dialog) {
             let dialog = of_dialog[0].dialog;
             // Those just put in are not watched yet.
-            let before = self.face(dialog).filter(|_| whom == AppliedTo::All);
+            let before = self
+                .visible_state(dialog)
+                .filter(|_| whom == AppliedTo::All);
             if whom == AppliedTo::All {
                 self.count(dialog, Direction::Out);
             }
@@ -108,7 +110,8 @@ impl Entries {
                 self.count(dialog, Direction::In);
             }
             if let Some(before) = before {
-                self.note_touched(dialog, &before, of_dialog);
+                let changed = of_dialog.iter().map(|change| change.of);
+                self.note_touched(dialog, &before, changed);
             }
         }
     }

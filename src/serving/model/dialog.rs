@@ -5,7 +5,7 @@ use crate::store::commit_log::DialogNow;
 use crate::store::read::{Counts, DialogRow, DialogStats};
 
 use super::memory::{heap, room_for, text};
-use super::pins::Pinned;
+use super::pin_account::Pinned;
 use super::types::{TypeId, Types};
 
 /// A point in time, or none: as small as a number.

@@ -11,11 +11,12 @@ use crate::event::{DialogId, TenantId, UserId};
 use super::dialog::{Dialog, Sharer};
 use super::lru::{Evictable, LruList};
 use super::memory::{grow, room_for, table_slot, text};
-use super::pins::Pins;
+use super::pin_account::Pins;
+use super::share::Share;
 use super::table::Table;
 use super::totals::Direction;
 use super::types::Types;
-use super::user::{Share, User};
+use super::user::User;
 
 /// Sharers of a dialog that are gone through to find one; past that it is looked
 /// up among the user's shares.
@@ -124,6 +125,14 @@ impl Entries {
             .partition_point(|share| self.dialogs[of(share) as usize].id < *id);
         let share = user.order.get(rank);
         share.copied().filter(|share| of(share) == dialog)
+    }
+
+    /// Returns the rank of the first of a user's shares whose dialog comes after one.
+    pub(super) fn rank_after(&self, user: &User, dialog: &DialogId) -> usize {
+        user.order.partition_point(|share| {
+            let other = user.shares[*share as usize].dialog;
+            self.dialogs[other as usize].id <= *dialog
+        })
     }
 
     /// Changes something about a tenant, and what it takes.

@@ -9,7 +9,7 @@ use crate::store::read::{DialogRow, MembershipRow};
 use super::apply::AppliedTo;
 use super::entries::Entries;
 use super::loads::{LoadedRows, PendingLoad, PendingLoads};
-use super::user::Share;
+use super::share::Share;
 
 impl Entries {
     /// Puts in those of a load who are not held, brings them to where everybody

@@ -5,8 +5,8 @@ use crate::store::read::UserStats;
 
 use super::dialog::{Dialog, Moment};
 use super::memory::room_for;
+use super::share::{Share, unread};
 use super::types::{TypeId, Types};
-use super::user::Share;
 
 /// Whether a share is added to the totals or taken out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,18 +125,4 @@ impl Totals {
     pub(super) fn bytes(&self) -> usize {
         room_for::<(TypeId, i64)>(self.by_type.capacity())
     }
-}
-
-/// unread = sequence - consumed, for each type: below zero where something is
-/// wrong. Nothing for someone who is no member, or of a dialog that was deleted.
-pub(super) fn unread<'d>(
-    share: &'d Share,
-    dialog: &'d Dialog,
-) -> impl Iterator<Item = (TypeId, i64)> + 'd {
-    let applies = share.member && !dialog.deleted;
-    let sequence = dialog.sequence.iter().enumerate().filter(move |_| applies);
-    sequence.map(|(place, (sender_type, count))| {
-        let unread = count.saturating_sub(share.consumed.get(place));
-        (*sender_type, unread)
-    })
 }

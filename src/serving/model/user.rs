@@ -1,36 +1,16 @@
 //! A user who is held: all shares, and what they come to.
 
 use crate::event::{Micros, TenantId, UserId};
-use crate::store::commit_log::{ConsumedChanged, ShareChanged};
-use crate::store::read::{MembershipRow, UserDialogStats};
+use crate::store::commit_log::ShareChanged;
+use crate::store::read::UserDialogStats;
 
-use super::consumed::Consumed;
 use super::dialog::{Dialog, Moment};
 use super::memory::{grow, heap, room_for, text};
-use super::pins::Pinned;
+use super::pin_account::Pinned;
 use super::ranks::Ranks;
-use super::totals::{Direction, Totals, unread};
+use super::share::{Share, unread};
+use super::totals::{Direction, Totals};
 use super::types::Types;
-
-/// A user's share of a dialog.
-#[derive(Debug)]
-pub(super) struct Share {
-    /// The number of the dialog.
-    pub(super) dialog: u32,
-    /// Its place among the user's shares by dialog id.
-    pub(super) rank: u32,
-    /// Its place among the dialog's sharers.
-    pub(super) place: u32,
-    pub(super) member: bool,
-    pub(super) version: i64,
-    /// The messages that the user has sent.
-    pub(super) sent: i64,
-    /// The messages of the dialog that are not unread for the user, by sender's type.
-    pub(super) consumed: Consumed,
-    pub(super) joined_at: Moment,
-    pub(super) read_until: Moment,
-    pub(super) updated_at: Moment,
-}
 
 /// A user who is held, with all their shares and the totals of these.
 #[derive(Debug)]
@@ -56,66 +36,6 @@ pub(super) struct User {
     pub(super) totals: Totals,
     /// What the shares take beside themselves.
     beside: usize,
-}
-
-impl Share {
-    /// Makes a share of which nothing was ever heard.
-    pub(super) fn new(dialog: u32) -> Self {
-        Self {
-            dialog,
-            rank: 0,
-            place: 0,
-            member: false,
-            version: 0,
-            sent: 0,
-            consumed: Consumed::default(),
-            joined_at: Moment::NONE,
-            read_until: Moment::NONE,
-            updated_at: Moment::NONE,
-        }
-    }
-
-    /// Takes over what was read.
-    pub(super) fn read(&mut self, row: &MembershipRow, dialog: &mut Dialog, types: &mut Types) {
-        self.member = row.member;
-        self.version = row.version;
-        self.sent = row.sent;
-        self.joined_at = row.joined_at.into();
-        self.read_until = row.read_until.into();
-        self.updated_at = row.updated_at.into();
-        for (name, count) in &row.consumed {
-            self.consumed.set(dialog.place_of(name, types), *count);
-        }
-    }
-
-    fn change(
-        &mut self,
-        changed: &ShareChanged,
-        at: Micros,
-        dialog: &mut Dialog,
-        types: &mut Types,
-    ) {
-        self.version += changed.version;
-        self.sent += changed.sent;
-        self.updated_at = Some(at).into();
-        let (by_type, set) = match &changed.consumed {
-            ConsumedChanged::By(by_type) => (by_type, false),
-            ConsumedChanged::To(by_type) => (by_type, true),
-        };
-        if set {
-            self.consumed.clear();
-        }
-        for (name, count) in by_type.iter() {
-            let place = dialog.place_of(name.as_str(), types);
-            let before = self.consumed.get(place);
-            self.consumed.set(place, before.saturating_add(count));
-        }
-        if let Some(facts) = changed.facts {
-            self.member = facts.joined_at.is_some();
-            self.joined_at = facts.joined_at.into();
-            self.read_until = facts.read_until.into();
-        }
-    }
 }
 
 impl User {
