@@ -11,7 +11,7 @@
 //!
 //! Start with [`event`] (what happens), [`derive`] (what it means) and
 //! `store::documents` (what is kept); [`lane`] is where they meet. ARCHITECTURE.md
-//! is the map with the reasons.
+//! is the map, docs/decisions has the reasons.
 //!
 //! What always holds:
 //! - [`counter`], [`event`], [`derive`], [`history`] and `serving::model` know nothing of tokio,

@@ -393,7 +393,7 @@ async fn what_the_broker_refuses_never_comes() -> Result<()> {
 
 /// Events for [`one_odd_message_in_a_hundred_leaves_the_speed`]; `EVENTS=30000`
 /// and `CHAT_COUNTERS_BIN=target/release/chat-counters` for the figures of
-/// ARCHITECTURE.md.
+/// docs/decisions/frames.md.
 fn events_to_time() -> usize {
     let count = std::env::var("EVENTS").ok();
     count.and_then(|count| count.parse().ok()).unwrap_or(4_000)
