@@ -98,7 +98,7 @@ pub(crate) struct Work {
 
 impl Work {
     /// Makes the work of an event that was just delivered.
-    pub fn new(event: Event, delivery: Delivery) -> Self {
+    pub(crate) fn new(event: Event, delivery: Delivery) -> Self {
         Self {
             event,
             delivery,
@@ -163,7 +163,7 @@ impl Lane {
     /// All lanes of a process, and where their events arrive: as many as
     /// configured, and a patient one for each. `capacity` is how many events may
     /// be set aside.
-    pub fn all(shared: &Shared, capacity: usize) -> (Arrivals, Vec<Self>) {
+    pub(crate) fn all(shared: &Shared, capacity: usize) -> (Arrivals, Vec<Self>) {
         let config::Lanes {
             count,
             batch_events,
@@ -208,7 +208,7 @@ impl Lane {
     /// Works until nothing more arrives and all that came is settled. When a stop
     /// is requested during an outage of the store, what is left is given back
     /// to the broker unsettled.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         while let Some((mut arrived, _held)) = self.next_batch().await {
             self.set_aside_known(&mut arrived).await;
             let (suspicious, batch): (Vec<_>, Vec<_>) = arrived

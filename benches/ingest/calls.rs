@@ -30,14 +30,14 @@ const TICK: Duration = Duration::from_micros(500);
 const OWN_LAG: Duration = Duration::from_millis(1);
 
 /// Makes calls of one method.
-pub struct Caller {
+pub(crate) struct Caller {
     address: SocketAddr,
     path: &'static str,
     connections: Vec<SendRequest<Bytes>>,
 }
 
 /// What came of calls.
-pub struct Called {
+pub(crate) struct Called {
     pub per_second: f64,
     /// Ascending; from the planned time where there was one.
     latencies: Vec<Duration>,
@@ -47,18 +47,18 @@ pub struct Called {
 
 impl Called {
     /// The time within which such a share of the answers came.
-    pub fn within(&self, share: f64) -> Duration {
+    pub(crate) fn within(&self, share: f64) -> Duration {
         at(&self.latencies, share)
     }
 
     /// Whether the client kept its own schedule.
-    pub fn is_valid(&self) -> bool {
+    pub(crate) fn is_valid(&self) -> bool {
         at(&self.lags, 0.99) <= OWN_LAG
     }
 }
 
 /// Of times in ascending order the one below which such a share of them is.
-pub fn at(sorted: &[Duration], share: f64) -> Duration {
+pub(crate) fn at(sorted: &[Duration], share: f64) -> Duration {
     let last = sorted.len().saturating_sub(1);
     let at = (last as f64 * share).round() as usize;
     sorted.get(at).copied().unwrap_or_default()
@@ -66,7 +66,7 @@ pub fn at(sorted: &[Duration], share: f64) -> Duration {
 
 impl Caller {
     /// Connects.
-    pub async fn connect(address: SocketAddr, path: &'static str) -> Result<Self> {
+    pub(crate) async fn connect(address: SocketAddr, path: &'static str) -> Result<Self> {
         let mut connections = Vec::new();
         for _ in 0..CONNECTIONS {
             let stream = TcpStream::connect(address).await?;
@@ -86,7 +86,7 @@ impl Caller {
     }
 
     /// Where the calls go.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
@@ -124,17 +124,21 @@ impl Caller {
     }
 
     /// One call, decoded.
-    pub async fn ask<M: Message + Default>(&self, message: Bytes) -> Result<M> {
+    pub(crate) async fn ask<M: Message + Default>(&self, message: Bytes) -> Result<M> {
         self.ask_on(0, message).await
     }
 
     /// One call on one of the connections, decoded.
-    pub async fn ask_on<M: Message + Default>(&self, place: usize, message: Bytes) -> Result<M> {
+    pub(crate) async fn ask_on<M: Message + Default>(
+        &self,
+        place: usize,
+        message: Bytes,
+    ) -> Result<M> {
         Ok(M::decode(self.call(place, message).await?)?)
     }
 
     /// As many calls at a time as asked for, one after the other in each place.
-    pub async fn at_once(
+    pub(crate) async fn at_once(
         self: &Arc<Self>,
         places: usize,
         length: Duration,
@@ -173,7 +177,7 @@ impl Caller {
 
     /// So many calls a second, whatever the answers do. Times count from when a
     /// call was due.
-    pub async fn at_rate(
+    pub(crate) async fn at_rate(
         self: &Arc<Self>,
         per_second: f64,
         length: Duration,
@@ -240,7 +244,7 @@ fn called(mut latencies: Vec<Duration>, mut lags: Vec<Duration>, length: Duratio
 }
 
 /// A message as gRPC frames it.
-pub fn framed(message: &impl Message) -> Bytes {
+pub(crate) fn framed(message: &impl Message) -> Bytes {
     let mut bytes = BytesMut::with_capacity(5 + message.encoded_len());
     bytes.put_u8(0);
     bytes.put_u32(message.encoded_len() as u32);

@@ -25,7 +25,7 @@ const MEMBERS: usize = 100;
 
 /// Events per second that are consumed from the same queue and acknowledged,
 /// with nothing in between.
-pub async fn bus(config: &Config, load: &[Load]) -> Result<f64> {
+pub(crate) async fn bus(config: &Config, load: &[Load]) -> Result<f64> {
     Service::start(service::binary(), config)
         .await?
         .stop()
@@ -62,7 +62,7 @@ pub async fn bus(config: &Config, load: &[Load]) -> Result<f64> {
 }
 
 /// Deletes all that a run has made on the servers.
-pub async fn remove(config: &Config) -> Result<()> {
+pub(crate) async fn remove(config: &Config) -> Result<()> {
     Store::connect(&config.store)
         .await?
         .database()
@@ -86,7 +86,7 @@ pub async fn remove(config: &Config) -> Result<()> {
 /// Events per second whose documents are encoded and written by a bare loop:
 /// what the service writes for a message, in transactions of the size that the
 /// service's had.
-pub async fn store(config: &Config, options: &Options, batch: usize) -> Result<(f64, Cpu)> {
+pub(crate) async fn store(config: &Config, options: &Options, batch: usize) -> Result<(f64, Cpu)> {
     seed::dialogs(config, options.dialogs, MEMBERS).await?;
     let store = Store::connect(&config.store).await?;
     let (per_lane, dialogs) = (options.events / LANES, options.dialogs);

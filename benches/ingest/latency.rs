@@ -39,7 +39,7 @@ const UNASKED: Duration = Duration::from_secs(5);
 const GET_DIALOG: &str = "/chatcounters.v1.CounterService/GetDialogStats";
 
 /// Measures it and prints it.
-pub async fn measure() -> Result<()> {
+pub(crate) async fn measure() -> Result<()> {
     let config = config("latency");
     seed::dialogs(&config, DIALOGS, MEMBERS).await?;
     let service = Service::start(service::binary(), &config).await?;

@@ -4,19 +4,19 @@ use serde_json::{Value, json};
 
 use super::Options;
 
-pub const TENANT: &str = "tnt_bench";
+pub(crate) const TENANT: &str = "tnt_bench";
 /// Micros of the first event. Members joined before.
-pub const START: i64 = 1_763_551_369_397_648;
+pub(crate) const START: i64 = 1_763_551_369_397_648;
 
 /// One event to publish.
-pub struct Load {
+pub(crate) struct Load {
     pub event_type: &'static str,
     pub entity_type: &'static str,
     pub body: String,
 }
 
 impl Load {
-    pub fn is_message(&self) -> bool {
+    pub(crate) fn is_message(&self) -> bool {
         self.event_type == "message.create"
     }
 }
@@ -29,14 +29,14 @@ impl Options {
 }
 
 /// xorshift64*: the same load in every run.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn of(round: usize) -> Self {
+    pub(crate) fn of(round: usize) -> Self {
         Self(0x9e37_79b9_7f4a_7c15 ^ round as u64)
     }
 
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -45,11 +45,11 @@ impl Random {
     }
 }
 
-pub fn dialog(index: usize) -> String {
+pub(crate) fn dialog(index: usize) -> String {
     format!("dlg_{index:020}")
 }
 
-pub fn user(index: usize) -> String {
+pub(crate) fn user(index: usize) -> String {
     format!("usr_{index:08}")
 }
 
@@ -58,7 +58,7 @@ fn message_id(index: usize) -> String {
 }
 
 /// Messages in order of time, spread over dialogs and senders at random.
-pub fn messages(options: &Options, members: usize, round: usize) -> Vec<Load> {
+pub(crate) fn messages(options: &Options, members: usize, round: usize) -> Vec<Load> {
     let mut random = Random::of(round);
     let messages = options.indexes(round).map(|index| {
         let (dialog, sender) = (random.below(options.dialogs), random.below(members));
@@ -69,7 +69,7 @@ pub fn messages(options: &Options, members: usize, round: usize) -> Vec<Load> {
 
 /// 70 % messages, 20 % single reads of a recent message, 5 % bulk reads up to
 /// now, 5 % joins and leaves.
-pub fn mixed(options: &Options, members: usize, round: usize) -> Vec<Load> {
+pub(crate) fn mixed(options: &Options, members: usize, round: usize) -> Vec<Load> {
     let mut random = Random::of(round);
     let mut recent: Vec<Option<usize>> = vec![None; options.dialogs];
     let events = options.indexes(round).map(|index| {
@@ -88,7 +88,7 @@ pub fn mixed(options: &Options, members: usize, round: usize) -> Vec<Load> {
 }
 
 /// Everyone joins every dialog, in the time before the first round.
-pub fn joins(options: &Options, members: usize) -> Vec<Load> {
+pub(crate) fn joins(options: &Options, members: usize) -> Vec<Load> {
     let pairs = (0..options.dialogs).flat_map(|d| (0..members).map(move |m| (d, m)));
     let joins = pairs.enumerate();
     joins
@@ -122,7 +122,7 @@ fn event(
     }
 }
 
-pub fn event_id(index: usize) -> String {
+pub(crate) fn event_id(index: usize) -> String {
     format!("evt_{index:032}")
 }
 
@@ -131,12 +131,12 @@ fn at(index: usize) -> f64 {
     START as f64 / 1000.0 + index as f64 + 1.0
 }
 
-pub fn message(index: usize, dialog_index: usize, sender: usize) -> Load {
+pub(crate) fn message(index: usize, dialog_index: usize, sender: usize) -> Load {
     message_at(index, dialog_index, sender, at(index))
 }
 
 /// A message that was sent between two earlier ones.
-pub fn late_message(index: usize, dialog_index: usize, sender: usize, after: usize) -> Load {
+pub(crate) fn late_message(index: usize, dialog_index: usize, sender: usize, after: usize) -> Load {
     message_at(index, dialog_index, sender, at(after) + 0.5)
 }
 
@@ -195,7 +195,7 @@ fn read(index: usize, dialog_index: usize, message: usize, reader: usize) -> Loa
 }
 
 /// The deletion of an earlier message.
-pub fn delete(index: usize, dialog_index: usize, message: usize) -> Load {
+pub(crate) fn delete(index: usize, dialog_index: usize, message: usize) -> Load {
     let (dialog, message) = (dialog(dialog_index), message_id(message));
     let data = json!({ "context": { "version": 2, "dialogId": dialog, "messageId": message } });
     event(index, "message.delete", "message", message, 0, data)
@@ -206,7 +206,12 @@ fn bulk_read(index: usize, dialog_index: usize, reader: usize) -> Load {
 }
 
 /// Everything up to an event that may be an earlier one is read.
-pub fn bulk_read_until(index: usize, dialog_index: usize, reader: usize, until: usize) -> Load {
+pub(crate) fn bulk_read_until(
+    index: usize,
+    dialog_index: usize,
+    reader: usize,
+    until: usize,
+) -> Load {
     let dialog = dialog(dialog_index);
     let data = json!({
         "context": { "version": 2, "dialogId": dialog, "userId": user(reader) },
@@ -223,7 +228,7 @@ pub fn bulk_read_until(index: usize, dialog_index: usize, reader: usize, until: 
 }
 
 /// Somebody new who sees what was there since an earlier event.
-pub fn join_since(index: usize, dialog_index: usize, member: usize, since: usize) -> Load {
+pub(crate) fn join_since(index: usize, dialog_index: usize, member: usize, since: usize) -> Load {
     let (dialog, user) = (dialog(dialog_index), user(member));
     let entity = format!("{dialog}:{user}");
     let data = json!({

@@ -139,7 +139,7 @@ fn delay(body: &[u8]) -> Option<Duration> {
 }
 
 /// Measures it and prints it.
-pub async fn measure() -> Result<()> {
+pub(crate) async fn measure() -> Result<()> {
     println!("notifications (cloudevents), {MEMBERS} members a dialog");
     let mut config = config("notifications");
     config.notify.format = NotifyFormat::CloudEvents;

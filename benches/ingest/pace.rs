@@ -10,7 +10,7 @@ use super::load::{self, Random, TENANT};
 
 /// Publishes messages, numbered from `first` on, so many a second, to dialogs and by senders that `draw`
 /// says, until told to stop; returns how many a second that were.
-pub async fn publish(
+pub(crate) async fn publish(
     config: Config,
     first: usize,
     per_second: u64,
@@ -39,7 +39,7 @@ pub async fn publish(
 }
 
 /// Publishes one message.
-pub async fn one(
+pub(crate) async fn one(
     publisher: &mut Publisher,
     index: usize,
     dialog: usize,

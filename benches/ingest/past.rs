@@ -31,7 +31,7 @@ const BETWEEN: Duration = Duration::from_millis(10);
 
 /// Events that are alike, and how fast they went.
 #[derive(Debug, Clone)]
-pub struct OutOfOrder {
+pub(crate) struct OutOfOrder {
     pub what: &'static str,
     pub events_per_second: f64,
     /// The longest that a message of another dialog took, from its publish to
@@ -75,7 +75,7 @@ const KINDS: [Kind; 4] = [
 
 /// Measures each kind: first all of its events from the queue, then some of
 /// them with others beside.
-pub async fn measure() -> Result<Vec<OutOfOrder>> {
+pub(crate) async fn measure() -> Result<Vec<OutOfOrder>> {
     let config = config("past");
     seed::dialogs(&config, OTHERS.end, MEMBERS).await?;
     let first = Service::start(service::binary(), &config).await?;

@@ -48,7 +48,7 @@ const BATCH: &str = "/chatcounters.v1.CounterService/BatchGetUserStats";
 const LIST: &str = "/chatcounters.v1.CounterService/ListUserDialogStats";
 
 /// Measures all of it and prints it.
-pub async fn measure(sizes: &[usize]) -> Result<()> {
+pub(crate) async fn measure(sizes: &[usize]) -> Result<()> {
     for dialogs in sizes {
         of_size(*dialogs).await?;
     }
@@ -56,7 +56,7 @@ pub async fn measure(sizes: &[usize]) -> Result<()> {
 }
 
 /// The sizes that are measured unless told otherwise.
-pub fn sizes() -> Vec<usize> {
+pub(crate) fn sizes() -> Vec<usize> {
     SIZES.to_vec()
 }
 

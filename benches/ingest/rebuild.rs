@@ -13,7 +13,7 @@ const MEMBERS: usize = 20;
 
 /// What was measured.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Rebuilt {
+pub(crate) struct Rebuilt {
     /// Records of the journal replayed a second, from the start of the command
     /// to its end, the switch and the removal of what was old included. The
     /// median of the rounds.
@@ -23,7 +23,7 @@ pub struct Rebuilt {
 }
 
 /// A journal of joins and of as many rounds of the mixed load as are measured.
-pub async fn measure(options: &Options) -> Result<Rebuilt> {
+pub(crate) async fn measure(options: &Options) -> Result<Rebuilt> {
     let config = config("rebuild");
     let service = Service::start(service::binary(), &config).await?;
     let mut events = load::joins(options, MEMBERS);

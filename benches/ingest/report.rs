@@ -11,7 +11,7 @@ use super::rebuild::Rebuilt;
 
 /// CPU seconds, absolute or for 1,000 events.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Cpu {
+pub(crate) struct Cpu {
     pub service: f64,
     /// `None` for a server that runs elsewhere.
     pub mongod: Option<f64>,
@@ -20,7 +20,7 @@ pub struct Cpu {
 
 /// What one load came to.
 #[derive(Debug, Clone, Copy)]
-pub struct Measured {
+pub(crate) struct Measured {
     pub events_per_second: f64,
     pub peak_rss_mib: f64,
     /// For 1,000 events.
@@ -31,7 +31,7 @@ pub struct Measured {
 
 impl Measured {
     /// The one of the middle rate.
-    pub fn median(mut rounds: Vec<Self>) -> Self {
+    pub(crate) fn median(mut rounds: Vec<Self>) -> Self {
         rounds.sort_by(|a, b| a.events_per_second.total_cmp(&b.events_per_second));
         rounds[rounds.len() / 2]
     }
@@ -39,7 +39,7 @@ impl Measured {
 
 /// All results.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     pub end_to_end: Vec<(usize, Measured)>,
     pub mixed: Option<Measured>,
     pub store_floor: f64,
@@ -51,7 +51,7 @@ pub struct Report {
 impl Cpu {
     /// CPU seconds used so far by the service and, where the environment names
     /// their processes, the servers.
-    pub fn now(service: u32) -> Self {
+    pub(crate) fn now(service: u32) -> Self {
         let server = |name: &str| cpu_seconds(std::env::var(name).ok()?.parse().ok()?);
         Self {
             service: cpu_seconds(service).unwrap_or_default(),
@@ -61,7 +61,7 @@ impl Cpu {
     }
 
     /// What was used since, for 1,000 events.
-    pub fn since(&self, before: &Self, events: usize) -> Self {
+    pub(crate) fn since(&self, before: &Self, events: usize) -> Self {
         let per_thousand = |now: f64, then: f64| (now - then) * 1000.0 / events as f64;
         let server = |now: Option<f64>, then: Option<f64>| Some(per_thousand(now?, then?));
         Self {
@@ -106,13 +106,13 @@ impl fmt::Display for Measured {
 
 impl Report {
     /// Events in a transaction of messages alone, on average over all sizes.
-    pub fn mean_batch(&self) -> usize {
+    pub(crate) fn mean_batch(&self) -> usize {
         let sum: f64 = self.end_to_end.iter().map(|(_, m)| m.batch).sum();
         (sum / self.end_to_end.len().max(1) as f64).round().max(1.0) as usize
     }
 
     /// Prints the summary; writes `target/bench/ingest.json` and the plot.
-    pub fn write(&self) -> Result<()> {
+    pub(crate) fn write(&self) -> Result<()> {
         let rates = self.end_to_end.iter().map(|(_, m)| m.events_per_second);
         let (slowest, fastest) = rates.fold((f64::MAX, 0.0_f64), |(low, high), rate| {
             (low.min(rate), high.max(rate))

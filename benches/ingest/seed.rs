@@ -17,13 +17,13 @@ const JOINED: i64 = START - 1_000_000;
 
 /// Puts dialogs and memberships into the state in which the joins of all
 /// members would have left them.
-pub async fn dialogs(config: &Config, dialogs: usize, members: usize) -> Result<()> {
+pub(crate) async fn dialogs(config: &Config, dialogs: usize, members: usize) -> Result<()> {
     filled(config, dialogs, |_| 0..members, 0).await
 }
 
 /// The same of dialogs with these members, in each of which so many messages
 /// are unread by all.
-pub async fn filled<M: Iterator<Item = usize>>(
+pub(crate) async fn filled<M: Iterator<Item = usize>>(
     config: &Config,
     dialogs: usize,
     members_of: impl Fn(usize) -> M,
@@ -101,7 +101,7 @@ async fn insert(
 
 /// That every message was counted once: a fast service that loses events is
 /// not fast.
-pub async fn verify(config: &Config, messages: usize) -> Result<()> {
+pub(crate) async fn verify(config: &Config, messages: usize) -> Result<()> {
     let store = Store::connect(&config.store).await?;
     let dialogs = store.database().collection::<Document>("dialogs");
     let sum = doc! { "$group": { "_id": null, "messages": { "$sum": "$messages" } } };

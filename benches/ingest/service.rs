@@ -12,13 +12,13 @@ const POLL: Duration = Duration::from_millis(25);
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The service, built in the same profile as this benchmark.
-pub fn binary() -> &'static Path {
+pub(crate) fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_chat-counters"))
 }
 
 /// Waits until a service that was just spawned has settled so many events, and
 /// says how that went. The clock starts with the first delivery.
-pub async fn drained(service: &Service, events: usize) -> Result<Measured> {
+pub(crate) async fn drained(service: &Service, events: usize) -> Result<Measured> {
     let started = Instant::now();
     let mut first = None;
     loop {

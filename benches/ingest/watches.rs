@@ -53,7 +53,7 @@ struct Stream {
 }
 
 /// Measures it and prints it.
-pub async fn measure() -> Result<()> {
+pub(crate) async fn measure() -> Result<()> {
     let mut config = config("watches");
     config.serving.memory_mib = MEMORY_MIB;
     seed::filled(&config, DIALOGS + 1, members_of, 0).await?;

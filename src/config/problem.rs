@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// The beginning of the name of every environment variable that sets a key.
-pub const PREFIX: &str = "CHAT_COUNTERS__";
+pub(super) const PREFIX: &str = "CHAT_COUNTERS__";
 
 /// Where the value of a key comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ type Check = fn(&str) -> Result<(), &'static str>;
 
 /// What the value of a key may be.
 #[derive(Debug, Clone, Copy)]
-pub enum Rule {
+pub(super) enum Rule {
     /// A whole number within bounds.
     Integer {
         /// The least number that is allowed.
@@ -25,7 +25,7 @@ pub enum Rule {
 
 impl Rule {
     /// Says in words what type is expected.
-    pub fn expected(&self) -> String {
+    pub(super) fn expected(&self) -> String {
         match self {
             Rule::Integer { min, max } => format!("a whole number from {min} to {max}"),
             Rule::Boolean => "true or false".into(),
@@ -37,7 +37,7 @@ impl Rule {
     ///
     /// # Errors
     /// What was expected instead.
-    pub fn check(&self, value: &toml::Value) -> Result<(), String> {
+    pub(super) fn check(&self, value: &toml::Value) -> Result<(), String> {
         match (self, value) {
             (Rule::Integer { min, max }, toml::Value::Integer(number))
                 if (min..=max).contains(&number) =>

@@ -99,7 +99,7 @@ impl Serialize for Url {
 }
 
 /// Returns a URL without user, password and query, to be shown to people.
-pub fn redacted(url: &str) -> String {
+pub(crate) fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return "<not a URL>".into();
     };

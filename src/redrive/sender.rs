@@ -1,4 +1,4 @@
-//! ReplayAction the letters that wait in the database, once the broker takes them.
+//! Sends the letters that wait in the database, once the broker takes them.
 
 use std::time::Duration;
 

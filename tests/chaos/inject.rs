@@ -23,13 +23,13 @@ const DELETED: Duration = Duration::from_secs(3);
 
 /// Notes what happens, and when: for whoever looks for the cause of a
 /// difference.
-pub struct Record {
+pub(crate) struct Record {
     began: Instant,
     file: Mutex<File>,
 }
 
 impl Record {
-    pub fn new(path: &Path) -> Result<Self> {
+    pub(crate) fn new(path: &Path) -> Result<Self> {
         Ok(Self {
             began: Instant::now(),
             file: Mutex::new(File::create(path)?),
@@ -37,7 +37,7 @@ impl Record {
     }
 
     /// Adds a line.
-    pub fn note(&self, what: &str) {
+    pub(crate) fn note(&self, what: &str) {
         let now = time::OffsetDateTime::now_utc();
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         // The run itself is of more worth than its record.
@@ -74,7 +74,7 @@ async fn lane(
 }
 
 /// What happens to one replica.
-pub async fn to_replica(
+pub(crate) async fn to_replica(
     replica: &mut Replica,
     faults: &[Fault],
     end: Instant,
@@ -96,7 +96,7 @@ pub async fn to_replica(
 }
 
 /// What happens to the brokers.
-pub async fn to_brokers(
+pub(crate) async fn to_brokers(
     stage: &Stage,
     faults: &[Fault],
     end: Instant,
@@ -120,7 +120,7 @@ pub async fn to_brokers(
 }
 
 /// What happens on the way from the replicas to the brokers.
-pub async fn to_bus(
+pub(crate) async fn to_bus(
     stage: &Stage,
     direct: &[config::Bus],
     faults: &[Fault],
@@ -141,7 +141,7 @@ pub async fn to_bus(
 }
 
 /// What happens to the database and on the way to it.
-pub async fn to_store(
+pub(crate) async fn to_store(
     stage: &Stage,
     faults: &[Fault],
     end: Instant,
@@ -171,7 +171,7 @@ pub async fn to_store(
 }
 
 /// The last fault of a run, on all ways to the bus or to the store.
-pub async fn last(
+pub(crate) async fn last(
     stage: &Stage,
     direct: &[config::Bus],
     fault: &Fault,

@@ -7,7 +7,7 @@ use crate::kit::scenario::{Kind, Published};
 
 /// What was found in the dead-letter queue.
 #[derive(Debug, Default)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Poison messages published.
     pub expected: usize,
     pub found: usize,
@@ -20,7 +20,7 @@ pub struct Verdict {
 
 /// Compares; `sent` says how often each message may have reached the broker.
 /// No letter may be repeated more often than `interruptions`.
-pub fn judge(
+pub(crate) fn judge(
     messages: &[Published],
     sent: &[u32],
     letters: &[Letter],

@@ -23,7 +23,7 @@ const ID_LENGTH: usize = 20;
 
 /// All that the service says is in the dead-letter queue.
 #[derive(Debug)]
-pub struct Listing {
+pub(crate) struct Listing {
     letters: Vec<DeadLetter>,
     index: IndexState,
 }
@@ -50,7 +50,7 @@ impl Listing {
 ///
 /// # Errors
 /// When it cannot for so long.
-pub async fn sync(url: String, patience: Duration) -> Result<()> {
+pub(crate) async fn sync(url: String, patience: Duration) -> Result<()> {
     let client = DeadLetterServiceClient::connect(url).await?;
     // Somebody who was killed may have the lease still.
     until_for(patience, "index compared with queue", || async {
@@ -65,7 +65,7 @@ pub async fn sync(url: String, patience: Duration) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot for so long.
-pub async fn list(url: String, patience: Duration) -> Result<Listing> {
+pub(crate) async fn list(url: String, patience: Duration) -> Result<Listing> {
     sync(url.clone(), patience).await?;
     let client = DeadLetterServiceClient::connect(url).await?;
     let agreed = until_for(patience, "index that agrees with the queue", || async {
@@ -100,7 +100,12 @@ async fn pages(mut client: DeadLetterServiceClient<Channel>) -> Result<Listing> 
 
 /// Compares with what was published to this exchange, and with how many
 /// messages the dead-letter queue has.
-pub fn judge(exchange: &str, messages: &[Published], listing: &Listing, depth: u32) -> Vec<String> {
+pub(crate) fn judge(
+    exchange: &str,
+    messages: &[Published],
+    listing: &Listing,
+    depth: u32,
+) -> Vec<String> {
     let mut differences = Vec::new();
     let mut listed: BTreeMap<&str, Vec<&DeadLetter>> = BTreeMap::new();
     for letter in &listing.letters {

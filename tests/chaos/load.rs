@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// How often each message may have reached the broker: once at least.
 #[derive(Debug)]
-pub struct Load {
+pub(crate) struct Load {
     pub sent: Vec<u32>,
 }
 
@@ -30,7 +30,7 @@ pub struct Load {
 ///
 /// # Errors
 /// When a burst is not confirmed for `patience`.
-pub async fn publish(
+pub(crate) async fn publish(
     brokers: &[config::Bus],
     messages: &[Published],
     (length, patience): (Duration, Duration),

@@ -6,7 +6,7 @@ use crate::kit::random::Random;
 
 /// A way in which something fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     ReplicaKilled,
     ReplicaFrozen,
     ReplicaStopped,
@@ -27,7 +27,7 @@ pub enum Kind {
 
 impl Kind {
     /// Kinds that belong together, under a name for them.
-    pub const GROUPS: [(&str, &[Self]); 5] = [
+    pub(crate) const GROUPS: [(&str, &[Self]); 5] = [
         (
             "replica",
             &[
@@ -64,7 +64,7 @@ impl Kind {
     ];
 
     /// For people.
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Self::ReplicaKilled => "replica killed (-9) and started",
             Self::ReplicaFrozen => "replica frozen (SIGSTOP)",
@@ -88,7 +88,7 @@ impl Kind {
 
 /// Something that goes wrong for a while.
 #[derive(Debug, Clone)]
-pub struct Fault {
+pub(crate) struct Fault {
     pub kind: Kind,
     /// Time since the fault before it.
     pub after: Duration,
@@ -101,7 +101,7 @@ pub struct Fault {
 
 /// What of several a fault meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     /// This one, modulo their number; of database nodes the primary.
     One(usize),
     /// Every way at once. Nodes and replicas are met one by one nevertheless:
@@ -112,7 +112,7 @@ pub enum Target {
 /// Faults one after the other in each lane, side by side in all: what is in
 /// one lane shares something that only fails in one way at a time.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub replicas: Vec<Vec<Fault>>,
     pub brokers: Vec<Fault>,
     pub bus: Vec<Fault>,
@@ -134,7 +134,7 @@ const DELAY_MS: (usize, usize) = (1, 40);
 
 impl Plan {
     /// The same plan for the same seed.
-    pub fn new(seed: u64, replicas: usize, length: Duration) -> Self {
+    pub(crate) fn new(seed: u64, replicas: usize, length: Duration) -> Self {
         let mut random = Random::new(seed ^ 0x5eed_fa17);
         let [replica, broker, bus, primary, store] = Kind::GROUPS.map(|(_, kinds)| kinds);
         let replicas = (0..replicas).map(|_| lane(&mut random, replica, length));

@@ -17,7 +17,7 @@ const CHUNK: usize = 16 * 1024;
 
 /// What the way through the proxy is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     Open,
     /// Every chunk takes so long.
     Slow(Duration),
@@ -35,7 +35,7 @@ struct State {
 }
 
 /// The proxy. Ended when dropped.
-pub struct Proxy {
+pub(crate) struct Proxy {
     /// Where it listens.
     pub address: SocketAddr,
     state: watch::Sender<State>,
@@ -44,7 +44,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// In front of one server, or of several that are taken in turn.
-    pub async fn new(servers: Vec<SocketAddr>) -> Result<Self> {
+    pub(crate) async fn new(servers: Vec<SocketAddr>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (state, watched) = watch::channel(State {
@@ -61,7 +61,7 @@ impl Proxy {
     }
 
     /// Changes the way for all connections, old and new.
-    pub fn set(&self, way: Way) {
+    pub(crate) fn set(&self, way: Way) {
         self.state.send_modify(|state| {
             state.way = way;
             state.cuts += u64::from(way == Way::Cut);

@@ -28,7 +28,7 @@ const MOST_TOLD: usize = 20;
 
 /// What the readers have found.
 #[derive(Debug, Default)]
-pub struct Read {
+pub(crate) struct Read {
     /// Answers.
     pub answers: usize,
     /// What is wrong with some of them.
@@ -43,7 +43,11 @@ struct Seen {
 }
 
 /// Reads from all replicas, whichever processes they are, until the end.
-pub async fn keep_reading(urls: Vec<watch::Receiver<String>>, seed: u64, end: Instant) -> Read {
+pub(crate) async fn keep_reading(
+    urls: Vec<watch::Receiver<String>>,
+    seed: u64,
+    end: Instant,
+) -> Read {
     let seen = Mutex::new(Seen::default());
     let readers = urls
         .iter()

@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// What came of them.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Rebuilds {
+pub(crate) struct Rebuilds {
     pub finished: usize,
     pub killed: usize,
 }
@@ -27,7 +27,7 @@ pub struct Rebuilds {
 ///
 /// # Errors
 /// When that does not happen within the patience.
-pub async fn keep_rebuilding(
+pub(crate) async fn keep_rebuilding(
     config: &Config,
     log: &Path,
     mut random: Random,

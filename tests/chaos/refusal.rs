@@ -25,7 +25,7 @@ const CHANGE_MS: i32 = 800;
 ///
 /// # Errors
 /// When the validator cannot be changed within the patience.
-pub async fn keep_refusing(
+pub(crate) async fn keep_refusing(
     stage: &Stage,
     database: &str,
     random: &mut Random,

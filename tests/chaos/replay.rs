@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// What came of them.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Replays {
+pub(crate) struct Replays {
     /// Letters that they sent once more.
     pub letters: i64,
     /// Came to their end.
@@ -62,7 +62,7 @@ enum Ended {
 }
 
 /// Replays, and counts what came of it.
-pub struct Replayer<'r> {
+pub(crate) struct Replayer<'r> {
     pub config: Config,
     log: PathBuf,
     /// Where each replica answers.
@@ -73,7 +73,7 @@ pub struct Replayer<'r> {
 }
 
 impl<'r> Replayer<'r> {
-    pub fn new(
+    pub(crate) fn new(
         config: Config,
         log: PathBuf,
         replicas: Vec<watch::Receiver<String>>,
@@ -94,7 +94,7 @@ impl<'r> Replayer<'r> {
     ///
     /// # Errors
     /// When one ends as none should.
-    pub async fn keep_replaying(&mut self, length: Duration) -> Result<()> {
+    pub(crate) async fn keep_replaying(&mut self, length: Duration) -> Result<()> {
         let over = Instant::now() + length;
         let mut ended = Ended::Nothing;
         while Instant::now() < over {
@@ -116,7 +116,7 @@ impl<'r> Replayer<'r> {
     ///
     /// # Errors
     /// When it ends as none should.
-    pub async fn once(&mut self, patience: Duration) -> Result<()> {
+    pub(crate) async fn once(&mut self, patience: Duration) -> Result<()> {
         self.by_process(0, patience).await.map(drop)
     }
 
@@ -124,7 +124,7 @@ impl<'r> Replayer<'r> {
     ///
     /// # Errors
     /// When that is not so within the patience.
-    pub async fn until_none(&mut self, replica: &str, patience: Duration) -> Result<()> {
+    pub(crate) async fn until_none(&mut self, replica: &str, patience: Duration) -> Result<()> {
         let began = Instant::now();
         while self.by_replica(replica.to_owned(), 0, patience).await != Ended::Nothing {
             if began.elapsed() > patience {

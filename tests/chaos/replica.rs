@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use crate::kit::service::{Result, Service};
 
 /// The real binary, as cargo built it for this program.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_chat-counters");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_chat-counters");
 
 /// One replica: one process after the other.
-pub struct Replica {
+pub(crate) struct Replica {
     config: Config,
     /// What all its processes say.
     log: PathBuf,
@@ -27,7 +27,7 @@ pub struct Replica {
 
 impl Replica {
     /// Starts the first process, without waiting for anything.
-    pub async fn new(config: Config, log: PathBuf) -> Result<Self> {
+    pub(crate) async fn new(config: Config, log: PathBuf) -> Result<Self> {
         let service = spawn(&config, &log).await?;
         Ok(Self {
             config,
@@ -39,47 +39,47 @@ impl Replica {
     }
 
     /// How it is configured.
-    pub fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
     /// Whether it takes events and answers, by itself.
-    pub async fn is_ready(&self) -> bool {
+    pub(crate) async fn is_ready(&self) -> bool {
         self.service.is_ready().await
     }
 
     /// Where it answers counters now.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         url(&self.service)
     }
 
     /// Where it answers counters over HTTP now.
-    pub fn http(&self) -> SocketAddr {
+    pub(crate) fn http(&self) -> SocketAddr {
         self.service.http
     }
 
     /// Where it answers counters, from process to process.
-    pub fn urls(&self) -> watch::Receiver<String> {
+    pub(crate) fn urls(&self) -> watch::Receiver<String> {
         self.url.subscribe()
     }
 
     /// Where it answers dead letters now.
-    pub fn admin_url(&self) -> String {
+    pub(crate) fn admin_url(&self) -> String {
         admin_url(&self.service)
     }
 
     /// Where it answers dead letters, from process to process.
-    pub fn admin_urls(&self) -> watch::Receiver<String> {
+    pub(crate) fn admin_urls(&self) -> watch::Receiver<String> {
         self.admin_url.subscribe()
     }
 
     /// Ends it on the spot.
-    pub async fn kill(&mut self) -> Result<()> {
+    pub(crate) async fn kill(&mut self) -> Result<()> {
         self.end("-KILL").await
     }
 
     /// Asks it to stop; it must end well.
-    pub async fn stop(&mut self) -> Result<()> {
+    pub(crate) async fn stop(&mut self) -> Result<()> {
         self.end("-TERM").await
     }
 
@@ -94,7 +94,7 @@ impl Replica {
     }
 
     /// Starts it again.
-    pub async fn start(&mut self) -> Result<()> {
+    pub(crate) async fn start(&mut self) -> Result<()> {
         self.service = spawn(&self.config, &self.log).await?;
         self.url.send_replace(self.url());
         self.admin_url.send_replace(self.admin_url());
@@ -102,18 +102,18 @@ impl Replica {
     }
 
     /// Stops it from doing anything at all.
-    pub async fn freeze(&mut self) -> Result<()> {
+    pub(crate) async fn freeze(&mut self) -> Result<()> {
         self.must_live()?;
         self.service.send("-STOP").await
     }
 
     /// Ends a [`freeze`](Self::freeze).
-    pub async fn wake(&mut self) -> Result<()> {
+    pub(crate) async fn wake(&mut self) -> Result<()> {
         self.service.send("-CONT").await
     }
 
     /// An error when the process has ended by itself.
-    pub fn must_live(&mut self) -> Result<()> {
+    pub(crate) fn must_live(&mut self) -> Result<()> {
         match self.service.ended() {
             None => Ok(()),
             Some(status) => Err(self.said(&format!("ended by itself with {status}"))),
@@ -121,7 +121,7 @@ impl Replica {
     }
 
     /// Whether the service's own `verify` finds nothing that differs.
-    pub async fn verifies(&self) -> Result<bool> {
+    pub(crate) async fn verifies(&self) -> Result<bool> {
         let store = &self.config.store;
         let status = Command::new(BINARY)
             .args(["verify", "--output", "json"])
@@ -157,6 +157,6 @@ async fn spawn(config: &Config, log: &Path) -> Result<Service> {
 }
 
 /// A log to add to.
-pub fn log_file(path: &Path) -> Result<File> {
+pub(crate) fn log_file(path: &Path) -> Result<File> {
     Ok(OpenOptions::new().create(true).append(true).open(path)?)
 }

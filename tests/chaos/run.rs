@@ -27,15 +27,15 @@ use crate::kit::service::{self, Result, until_for};
 use crate::kit::subscriber::{self, Subscriber};
 
 /// Replicas of the service on one queue.
-pub const REPLICAS: usize = 2;
+pub(crate) const REPLICAS: usize = 2;
 /// Events in a second, before duplicates and poison.
 const RATE: usize = 400;
 /// How long recovering, confirming and draining may take.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a run found.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Messages that the broker confirmed.
     pub confirmed: usize,
     /// Copies of messages that it may have got beyond the first.
@@ -65,7 +65,12 @@ pub struct Outcome {
 ///
 /// # Errors
 /// When it cannot be finished: something did not come back.
-pub async fn play(stage: &Stage, seed: u64, length: Duration, logs: &Path) -> Result<Outcome> {
+pub(crate) async fn play(
+    stage: &Stage,
+    seed: u64,
+    length: Duration,
+    logs: &Path,
+) -> Result<Outcome> {
     let record = Record::new(&logs.join("faults.log"))?;
     let scenario = Scenario::new(seed, RATE * length.as_secs() as usize);
     let plan = Plan::new(seed, REPLICAS, length);
@@ -179,7 +184,7 @@ fn configs(stage: &Stage, seed: u64) -> Vec<Config> {
     configs.collect()
 }
 
-pub async fn become_ready(replicas: &mut [Replica]) -> Result<()> {
+pub(crate) async fn become_ready(replicas: &mut [Replica]) -> Result<()> {
     for (number, replica) in replicas.iter_mut().enumerate() {
         let what = format!("replica {number} is ready");
         until_for(PATIENCE, &what, || async {

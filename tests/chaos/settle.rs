@@ -30,7 +30,7 @@ use crate::kit::subscriber::Subscriber;
 const STUCK: Duration = Duration::from_secs(75);
 
 /// A run whose load is confirmed, and whose faults are over.
-pub struct Played<'r> {
+pub(crate) struct Played<'r> {
     pub stage: &'r Stage,
     pub replicas: Vec<Replica>,
     pub scenario: &'r Scenario,
@@ -46,7 +46,7 @@ impl Played<'_> {
     ///
     /// # Errors
     /// When something does not come back.
-    pub async fn settle(mut self, outcome: &mut Outcome) -> Result<()> {
+    pub(crate) async fn settle(mut self, outcome: &mut Outcome) -> Result<()> {
         let model = Model::of(&self.scenario.events);
         let bus = self.stage.direct(&self.replicas[0].config().bus).remove(0);
         let began = Instant::now();

@@ -19,7 +19,7 @@ const CONSUMER_TIMEOUT_MS: u64 = 10_000;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A RabbitMQ cluster and a MongoDB replica set.
-pub struct Stage {
+pub(crate) struct Stage {
     pub brokers: Vec<Server>,
     /// One a replica, each in front of all brokers.
     pub bus: Vec<Proxy>,
@@ -30,7 +30,7 @@ pub struct Stage {
 
 impl Stage {
     /// Starts everything.
-    pub async fn new(replicas: usize) -> Result<Self> {
+    pub(crate) async fn new(replicas: usize) -> Result<Self> {
         let brokers = Server::impatient_rabbits("chaosbus", NODES, CONSUMER_TIMEOUT_MS);
         let (brokers, (databases, store)) = futures::try_join!(brokers, databases())?;
         let addresses: Result<Vec<_>> = brokers.iter().map(address).collect();
@@ -48,19 +48,19 @@ impl Stage {
     }
 
     /// Where a replica finds the broker.
-    pub fn bus_url(&self, replica: usize) -> config::Url {
+    pub(crate) fn bus_url(&self, replica: usize) -> config::Url {
         let address = self.bus[replica].address;
         format!("amqp://guest:guest@{address}/%2f").into()
     }
 
     /// Where replicas find the database.
-    pub fn store_url(&self) -> config::Url {
+    pub(crate) fn store_url(&self) -> config::Url {
         let members: Vec<_> = self.store.iter().map(|p| p.address.to_string()).collect();
         format!("mongodb://{}/?replicaSet=rs0", members.join(",")).into()
     }
 
     /// Each broker, past the proxies.
-    pub fn direct(&self, bus: &config::Bus) -> Vec<config::Bus> {
+    pub(crate) fn direct(&self, bus: &config::Bus) -> Vec<config::Bus> {
         let direct = self.brokers.iter().map(|server| config::Bus {
             url: server.url.as_str().into(),
             ..bus.clone()
@@ -69,7 +69,7 @@ impl Stage {
     }
 
     /// The database node that takes writes, as soon as there is one.
-    pub async fn primary(&self) -> Result<usize> {
+    pub(crate) async fn primary(&self) -> Result<usize> {
         until("a primary", || async {
             for (index, server) in self.databases.iter().enumerate() {
                 let hello = admin(server, doc! { "hello": 1 }).await;
@@ -86,12 +86,12 @@ impl Stage {
 }
 
 /// Runs an administrator's command on one database node.
-pub async fn admin(server: &Server, what: Document) -> Result<Document> {
+pub(crate) async fn admin(server: &Server, what: Document) -> Result<Document> {
     command(server, "admin", what).await
 }
 
 /// Runs a command about a database on one of its nodes.
-pub async fn command(server: &Server, database: &str, what: Document) -> Result<Document> {
+pub(crate) async fn command(server: &Server, database: &str, what: Document) -> Result<Document> {
     let client = mongodb::Client::with_uri_str(&server.url).await?;
     let answer = async { client.database(database).run_command(what).await };
     Ok(tokio::time::timeout(ANSWER_PATIENCE, answer).await??)

@@ -6,7 +6,7 @@ use super::plan::Kind;
 use super::run::Outcome;
 
 /// The head of the table of runs, and what it means.
-pub fn head() {
+pub(crate) fn head() {
     println!(
         "Faults are counted as killed/frozen/stopped of replicas and broker nodes, cut/stalled/slow \
          connections to bus and store, killed/frozen/stepped down of database primaries.\n\
@@ -28,7 +28,7 @@ pub fn head() {
 }
 
 /// The row of a run.
-pub fn row(seed: u64, outcome: &Outcome) {
+pub(crate) fn row(seed: u64, outcome: &Outcome) {
     print!(
         "{seed:>8} {:>7} {:>7}",
         outcome.confirmed, outcome.duplicates
@@ -66,7 +66,7 @@ pub fn row(seed: u64, outcome: &Outcome) {
 }
 
 /// How often each kind of fault happened in all runs.
-pub fn totals(faults: &BTreeMap<Kind, usize>) {
+pub(crate) fn totals(faults: &BTreeMap<Kind, usize>) {
     println!();
     for (kind, count) in faults {
         println!("{count:>6}  {}", kind.text());

@@ -27,7 +27,7 @@ const SILENT: Duration = Duration::from_secs(20);
 const MOST_TOLD: usize = 20;
 
 /// Watchers, until this is dropped.
-pub struct Watchers {
+pub(crate) struct Watchers {
     known: Vec<(String, Arc<Mutex<Known>>)>,
     _tasks: JoinSet<()>,
 }
@@ -42,7 +42,7 @@ struct Known {
 
 /// What the watchers have found.
 #[derive(Debug, Default)]
-pub struct Watched {
+pub(crate) struct Watched {
     /// Updates.
     pub updates: u64,
     /// What is wrong.
@@ -51,7 +51,7 @@ pub struct Watched {
 
 impl Watchers {
     /// Watches every tenant from all replicas, whichever processes they are.
-    pub fn begin(urls: Vec<watch::Receiver<String>>) -> Self {
+    pub(crate) fn begin(urls: Vec<watch::Receiver<String>>) -> Self {
         let (mut known, mut tasks) = (Vec::new(), JoinSet::new());
         for (replica, url) in urls.into_iter().enumerate() {
             for tenant in TENANTS {
@@ -67,7 +67,7 @@ impl Watchers {
     }
 
     /// Waits until all of them know what the model says, and tells what is wrong.
-    pub async fn end(self, model: &Model, patience: Duration) -> Watched {
+    pub(crate) async fn end(self, model: &Model, patience: Duration) -> Watched {
         let all_known = until_for(patience, "watchers that know all", || async {
             self.unknown(model).is_empty().then_some(())
         });

@@ -28,7 +28,7 @@ use crate::world::{World, binary};
 
 /// Shows a token with each call.
 #[derive(Clone)]
-pub struct Bearer(Option<String>);
+pub(crate) struct Bearer(Option<String>);
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut call: Request<()>) -> std::result::Result<Request<()>, Status> {
@@ -40,10 +40,10 @@ impl Interceptor for Bearer {
     }
 }
 
-pub type Shown = InterceptedService<Channel, Bearer>;
+pub(crate) type Shown = InterceptedService<Channel, Bearer>;
 
 /// A connection on which every call shows this token.
-pub async fn showing(address: impl ToString, token: Option<&str>) -> Result<Shown> {
+pub(crate) async fn showing(address: impl ToString, token: Option<&str>) -> Result<Shown> {
     let address = format!("http://{}", address.to_string());
     let channel = Channel::from_shared(address)?.connect().await?;
     let bearer = Bearer(token.map(str::to_owned));
@@ -51,7 +51,7 @@ pub async fn showing(address: impl ToString, token: Option<&str>) -> Result<Show
 }
 
 /// Code and reason of a refusal.
-pub fn why<T: std::fmt::Debug>(answer: std::result::Result<T, Status>) -> (Code, String) {
+pub(crate) fn why<T: std::fmt::Debug>(answer: std::result::Result<T, Status>) -> (Code, String) {
     let status = answer.expect_err("it was answered");
     let reason = status.get_details_error_info().map(|info| {
         assert_eq!(info.domain, "chatcounters");
@@ -60,12 +60,12 @@ pub fn why<T: std::fmt::Debug>(answer: std::result::Result<T, Status>) -> (Code,
     (status.code(), reason.unwrap_or_default())
 }
 
-pub fn refused(code: Code, reason: &str) -> (Code, String) {
+pub(crate) fn refused(code: Code, reason: &str) -> (Code, String) {
     (code, reason.to_owned())
 }
 
 /// An entry of a file of tokens.
-pub fn entry(name: &str, token: &str, roles: &str, tenants: &str, user: &str) -> String {
+pub(crate) fn entry(name: &str, token: &str, roles: &str, tenants: &str, user: &str) -> String {
     let digest = digest_hex(token);
     let user = match user {
         "" => String::new(),
@@ -77,7 +77,7 @@ pub fn entry(name: &str, token: &str, roles: &str, tenants: &str, user: &str) ->
 }
 
 /// A world whose service asks for tokens of a file.
-pub fn with_tokens(name: &str, directory: &TempDir, entries: &str) -> Result<World> {
+pub(crate) fn with_tokens(name: &str, directory: &TempDir, entries: &str) -> Result<World> {
     let file = directory.path().join("tokens.toml");
     std::fs::write(&file, entries)?;
     let mut world = World::new(name);
@@ -89,7 +89,7 @@ pub fn with_tokens(name: &str, directory: &TempDir, entries: &str) -> Result<Wor
     Ok(world)
 }
 
-pub fn user(tenant: &str, user: &str) -> v1::GetUserStatsRequest {
+pub(crate) fn user(tenant: &str, user: &str) -> v1::GetUserStatsRequest {
     v1::GetUserStatsRequest {
         tenant_id: tenant.into(),
         user_id: user.into(),

@@ -28,7 +28,7 @@ fn poison(number: usize, bytes: usize) -> Wire {
     raw(&body)
 }
 
-pub async fn set_alarm(rabbit: &Server, raised: bool) -> Result<()> {
+pub(crate) async fn set_alarm(rabbit: &Server, raised: bool) -> Result<()> {
     let mark: &[&str] = match raised {
         true => &["0.00001"],
         false => &["absolute", "1GB"],
@@ -71,7 +71,7 @@ async fn all_listed_once(world: &World, service: &Service, count: usize) -> Resu
     .await
 }
 
-pub async fn gauge(service: &Service, name: &str) -> Option<u64> {
+pub(crate) async fn gauge(service: &Service, name: &str) -> Option<u64> {
     let name = format!("chat_counters_{name}");
     service.counter(&name, "").await.ok()
 }

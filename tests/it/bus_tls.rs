@@ -71,7 +71,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// What `check` says of the broker: its report, and the problems as text.
-pub async fn check(world: &World) -> Result<(Value, String)> {
+pub(crate) async fn check(world: &World) -> Result<(Value, String)> {
     let output = command(world, &["check", "--output", "json"]).output();
     let output = output.await?;
     let report = serde_json::from_str::<Value>(&stdout(&output));

@@ -10,7 +10,7 @@ use crate::kit;
 use crate::kit::service::Result;
 use crate::world::{World, binary};
 
-pub fn command(world: &World, arguments: &[&str]) -> Command {
+pub(crate) fn command(world: &World, arguments: &[&str]) -> Command {
     let mut command = kit::service::command(binary(), &world.config);
     command
         .args(arguments)
@@ -19,11 +19,11 @@ pub fn command(world: &World, arguments: &[&str]) -> Command {
     command
 }
 
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

@@ -190,7 +190,7 @@ impl Stage {
     }
 }
 
-pub fn shared(config: Config, store: Store) -> Shared {
+pub(crate) fn shared(config: Config, store: Store) -> Shared {
     let mut lanes = config.lanes;
     // Few, so that dialogs are forgotten as well.
     (lanes.count, lanes.cached_dialogs) = (1, 3);

@@ -13,7 +13,7 @@ use crate::memory::{Memory, Writer};
 use crate::strategy::{self, Schedule};
 use crate::torture::Torture;
 
-pub fn decoded(event: &Value) -> Event {
+pub(crate) fn decoded(event: &Value) -> Event {
     match Decoder::default().decode(event.to_string().as_bytes()) {
         Ok(Decoded::Event(event, _)) => event,
         other => panic!("{event} gave {other:?}"),
@@ -40,7 +40,7 @@ fn nonzero(counts: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
 }
 
 /// Every counter of the documents, by the rules of reading, against the model.
-pub fn compare(memory: &Memory, model: &Model) {
+pub(crate) fn compare(memory: &Memory, model: &Model) {
     for (tenant, dialog) in model.dialogs() {
         let stored = memory
             .dialogs

@@ -21,15 +21,15 @@ use crate::events::{self, TENANT, Wire, join, raw};
 use crate::kit::service::{Result, Service, until};
 use crate::world::{World, dialog, unread};
 
-pub type Client = DeadLetterServiceClient<Channel>;
+pub(crate) type Client = DeadLetterServiceClient<Channel>;
 
-pub async fn client(service: &Service) -> Result<Client> {
+pub(crate) async fn client(service: &Service) -> Result<Client> {
     Ok(DeadLetterServiceClient::connect(format!("http://{}", service.admin)).await?)
 }
 
 /// Letters that no replay can cure, of three causes: two at different places
 /// of their bodies, but for the same reason.
-pub fn poison() -> Vec<Wire> {
+pub(crate) fn poison() -> Vec<Wire> {
     let of = |body: &str| raw(body.as_bytes());
     vec![
         of("{\"eventId\": \"p1\", \"tenantId\": \"t1\", \"eventType\":"),
@@ -60,7 +60,7 @@ async fn list(client: &mut Client, filter: DeadLetterFilter) -> Result<ListDeadL
 }
 
 /// Waits until the index has so many letters.
-pub async fn listed(client: &Client, count: usize) -> Result<Vec<DeadLetter>> {
+pub(crate) async fn listed(client: &Client, count: usize) -> Result<Vec<DeadLetter>> {
     until(&format!("{count} letters listed"), || async {
         let listed = list(&mut client.clone(), filter()).await.ok()?;
         (listed.dead_letters.len() == count).then_some(listed.dead_letters)
@@ -276,7 +276,7 @@ async fn pages_have_every_letter_once() -> Result<()> {
 }
 
 /// Has the store refuse the events whose ids match.
-pub async fn refuse(world: &World, events: &str) -> Result<()> {
+pub(crate) async fn refuse(world: &World, events: &str) -> Result<()> {
     let refuse =
         doc! { "collMod": "journal", "validator": { "_id.e": { "$not": { "$regex": events } } } };
     world.database().await?.run_command(refuse).await?;
@@ -284,7 +284,7 @@ pub async fn refuse(world: &World, events: &str) -> Result<()> {
 }
 
 /// Has the store take every event again.
-pub async fn accept(world: &World) -> Result<()> {
+pub(crate) async fn accept(world: &World) -> Result<()> {
     let accept = doc! { "collMod": "journal", "validator": {} };
     world.database().await?.run_command(accept).await?;
     Ok(())

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 /// The tenant of all of them.
-pub const TENANT: &str = "tnt_1";
+pub(crate) const TENANT: &str = "tnt_1";
 
 /// An event on its way to the exchange.
 #[derive(Debug, Clone)]
-pub struct Wire {
+pub(crate) struct Wire {
     pub event_type: String,
     pub entity_type: String,
     pub body: Vec<u8>,
@@ -33,17 +33,17 @@ fn event(id: &str, event_type: &str, entity_type: &str, at: i64, data: Value) ->
     }
 }
 
-pub fn join(id: &str, dialog: &str, user: &str, at: i64) -> Wire {
+pub(crate) fn join(id: &str, dialog: &str, user: &str, at: i64) -> Wire {
     let data = json!({ "context": { "dialogId": dialog }, "member": { "userId": user } });
     event(id, "dialog.member.add", "dialogMember", at, data)
 }
 
-pub fn leave(id: &str, dialog: &str, user: &str, at: i64) -> Wire {
+pub(crate) fn leave(id: &str, dialog: &str, user: &str, at: i64) -> Wire {
     let data = json!({ "context": { "dialogId": dialog }, "member": { "userId": user } });
     event(id, "dialog.member.remove", "dialogMember", at, data)
 }
 
-pub fn message(id: &str, dialog: &str, message: &str, sender: &str, at: i64) -> Wire {
+pub(crate) fn message(id: &str, dialog: &str, message: &str, sender: &str, at: i64) -> Wire {
     let data = json!({
         "context": { "dialogId": dialog },
         "message": {
@@ -57,12 +57,19 @@ pub fn message(id: &str, dialog: &str, message: &str, sender: &str, at: i64) -> 
     event(id, "message.create", "message", at, data)
 }
 
-pub fn delete(id: &str, message: &str, at: i64) -> Wire {
+pub(crate) fn delete(id: &str, message: &str, at: i64) -> Wire {
     let data = json!({ "message": { "messageId": message } });
     event(id, "message.delete", "message", at, data)
 }
 
-pub fn status(id: &str, dialog: &str, message: &str, user: &str, status: &str, at: i64) -> Wire {
+pub(crate) fn status(
+    id: &str,
+    dialog: &str,
+    message: &str,
+    user: &str,
+    status: &str,
+    at: i64,
+) -> Wire {
     let data = json!({
         "context": { "dialogId": dialog, "messageId": message },
         "message": { "statusUpdate": { "userId": user, "status": status } },
@@ -70,7 +77,7 @@ pub fn status(id: &str, dialog: &str, message: &str, user: &str, status: &str, a
     event(id, "message.status.changed", "messageStatus", at, data)
 }
 
-pub fn reaction(
+pub(crate) fn reaction(
     id: &str,
     message: &str,
     user: &str,
@@ -87,7 +94,7 @@ pub fn reaction(
     event(id, "message.reaction.changed", "messageReaction", at, data)
 }
 
-pub fn bulk_read(id: &str, dialog: &str, user: &str, until: i64) -> Wire {
+pub(crate) fn bulk_read(id: &str, dialog: &str, user: &str, until: i64) -> Wire {
     let data = json!({
         "context": { "dialogId": dialog, "userId": user },
         "readUntil": until,
@@ -95,23 +102,23 @@ pub fn bulk_read(id: &str, dialog: &str, user: &str, until: i64) -> Wire {
     event(id, "dialog.messages.bulk_read", "dialog", until, data)
 }
 
-pub fn user_typed(id: &str, user: &str, user_type: &str, at: i64) -> Wire {
+pub(crate) fn user_typed(id: &str, user: &str, user_type: &str, at: i64) -> Wire {
     let data = json!({ "user": { "userId": user, "type": user_type } });
     event(id, "user.add", "user", at, data)
 }
 
-pub fn topic(id: &str, dialog: &str, topic: &str, at: i64) -> Wire {
+pub(crate) fn topic(id: &str, dialog: &str, topic: &str, at: i64) -> Wire {
     let data = json!({ "context": { "dialogId": dialog }, "topic": { "topicId": topic } });
     event(id, "dialog.topic.create", "topic", at, data)
 }
 
-pub fn dialog_delete(id: &str, dialog: &str, at: i64) -> Wire {
+pub(crate) fn dialog_delete(id: &str, dialog: &str, at: i64) -> Wire {
     let data = json!({ "context": { "dialogId": dialog } });
     event(id, "dialog.delete", "dialog", at, data)
 }
 
 /// A body of any kind, sent as a `message.create`.
-pub fn raw(body: &[u8]) -> Wire {
+pub(crate) fn raw(body: &[u8]) -> Wire {
     Wire {
         event_type: "message.create".to_owned(),
         entity_type: "message".to_owned(),
@@ -121,7 +128,7 @@ pub fn raw(body: &[u8]) -> Wire {
 
 /// Many messages from `ann`, who is in the dialog with `bob`, a millisecond
 /// apart; their ids begin with the name.
-pub fn messages(name: &str, dialog: &str, count: usize, from: i64) -> Vec<Wire> {
+pub(crate) fn messages(name: &str, dialog: &str, count: usize, from: i64) -> Vec<Wire> {
     let messages = (0..count).map(|index| {
         let id = format!("{name}_{index}");
         let at = from + i64::try_from(index).unwrap();
@@ -137,7 +144,7 @@ pub fn messages(name: &str, dialog: &str, count: usize, from: i64) -> Vec<Wire> 
 }
 
 /// What the events say, for the model.
-pub fn bodies<'w>(events: impl IntoIterator<Item = &'w Wire>) -> Vec<Value> {
+pub(crate) fn bodies<'w>(events: impl IntoIterator<Item = &'w Wire>) -> Vec<Value> {
     let bodies = events.into_iter().map(|wire| wire.body.as_slice());
     bodies
         .map(|body| serde_json::from_slice(body).unwrap())

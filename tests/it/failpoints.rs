@@ -27,7 +27,7 @@ fn load() -> (Vec<Wire>, Wire) {
 }
 
 /// A service with more settings that dies at the point; `true` if it really did.
-pub async fn dies_at(
+pub(crate) async fn dies_at(
     world: &World,
     point: Point,
     pass: u64,

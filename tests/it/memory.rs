@@ -21,11 +21,11 @@ const MAX_TAIL: usize = 3;
 
 /// A write was refused: someone else was faster.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Conflict;
+pub(crate) struct Conflict;
 
 /// A user's share of a dialog, as stored.
 #[derive(Debug, Clone, Default)]
-pub struct Share {
+pub(crate) struct Share {
     pub facts: Membership,
     pub consumed: ByType,
     pub sent: i64,
@@ -33,7 +33,7 @@ pub struct Share {
 
 /// A message's document, as stored.
 #[derive(Debug, Clone, Default)]
-pub struct StoredMessage {
+pub(crate) struct StoredMessage {
     pub message: Message,
     pub statuses: BTreeMap<String, i64>,
     pub reactions: BTreeMap<String, i64>,
@@ -41,7 +41,7 @@ pub struct StoredMessage {
 
 /// All documents.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub(crate) struct Memory {
     pub journal: HashSet<EventKey>,
     pub dialogs: HashMap<DialogKey, Dialog>,
     pub memberships: HashMap<MembershipKey, Share>,
@@ -54,14 +54,14 @@ pub struct Memory {
 
 /// A writer, with the dialogs that it remembers: perhaps no longer as stored.
 #[derive(Debug, Default)]
-pub struct Writer {
+pub(crate) struct Writer {
     remembered: HashMap<DialogKey, Dialog>,
     limits: Limits,
 }
 
 impl Writer {
     /// One that accepts what these limits allow.
-    pub fn within(limits: Limits) -> Self {
+    pub(crate) fn within(limits: Limits) -> Self {
         Self {
             limits,
             ..Self::default()
@@ -70,7 +70,7 @@ impl Writer {
 
     /// Takes events as a lane does, until all are committed. Returns what became
     /// of each.
-    pub fn take(
+    pub(crate) fn take(
         &mut self,
         memory: &mut Memory,
         events: &[Event],
@@ -102,7 +102,7 @@ impl Writer {
     }
 
     /// Derives without committing: what a process that is killed has done.
-    pub fn derive(
+    pub(crate) fn derive(
         &self,
         memory: &Memory,
         events: &[Event],
@@ -301,7 +301,7 @@ impl Memory {
     }
 
     /// Members who have read a message, from the facts alone.
-    pub fn readers(&self, message: &MessageKey) -> i64 {
+    pub(crate) fn readers(&self, message: &MessageKey) -> i64 {
         let stored = self.messages.get(message);
         let Some(created) = stored.and_then(|stored| stored.message.created.as_ref()) else {
             return 0;
@@ -319,7 +319,7 @@ impl Memory {
     }
 
     /// Applies one event on top of a batch, whatever it must know.
-    pub fn apply(&self, batch: &mut Batch, event: &Event) -> EventOutcome {
+    pub(crate) fn apply(&self, batch: &mut Batch, event: &Event) -> EventOutcome {
         loop {
             match batch.apply(event) {
                 Ok(outcome) => return outcome,
@@ -333,7 +333,7 @@ impl Memory {
     }
 
     /// Writes all changes or none, as a transaction does.
-    pub fn commit(&mut self, changes: &Changes) -> Result<(), Conflict> {
+    pub(crate) fn commit(&mut self, changes: &Changes) -> Result<(), Conflict> {
         self.check(changes)?;
         for taken in &changes.taken {
             self.journal.insert(EventKey {
@@ -429,7 +429,7 @@ impl Memory {
 }
 
 /// Names under which somebody counts.
-pub fn names(counts: &BTreeMap<String, i64>) -> i64 {
+pub(crate) fn names(counts: &BTreeMap<String, i64>) -> i64 {
     counts.values().filter(|users| **users != 0).count() as i64
 }
 

@@ -25,7 +25,7 @@ struct Differences<'r> {
 }
 
 /// Reads and compares everything that the model knows of.
-pub async fn differences(reader: &Reader, model: &Model) -> Result<Vec<String>> {
+pub(crate) async fn differences(reader: &Reader, model: &Model) -> Result<Vec<String>> {
     let found = Vec::new();
     let mut differences = Differences { reader, found };
     for (tenant, users) in by_tenant(model.users()) {

@@ -12,7 +12,7 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 const SHRINKS: u32 = 2_000;
 
 /// How a property is tried.
-pub struct Torture {
+pub(crate) struct Torture {
     /// What a case is, in the plural.
     pub what: &'static str,
     /// Where failing seeds are kept, to be tried first in every later run.
@@ -27,7 +27,7 @@ impl Torture {
     ///
     /// # Panics
     /// With the smallest case found for which `test` panics.
-    pub fn run<S: Strategy>(&self, strategy: &S, test: impl Fn(S::Value)) {
+    pub(crate) fn run<S: Strategy>(&self, strategy: &S, test: impl Fn(S::Value)) {
         let cases = variable("PROPTEST_CASES").unwrap_or(self.cases);
         let Some(seconds) = variable("TORTURE_SECONDS") else {
             return self.round(cases, strategy, test);

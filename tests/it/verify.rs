@@ -19,7 +19,7 @@ use crate::kit::scenario::Scenario;
 use crate::kit::service::{Result, Service, until};
 use crate::world::{World, client, dialog, unread};
 
-pub async fn verify(world: &World, arguments: &[&str]) -> Result<Output> {
+pub(crate) async fn verify(world: &World, arguments: &[&str]) -> Result<Output> {
     let arguments: Vec<_> = ["verify"].iter().chain(arguments).copied().collect();
     Ok(command(world, &arguments).output().await?)
 }
@@ -35,7 +35,7 @@ fn report(output: &Output) -> (Vec<Value>, Value) {
     (lines, summary)
 }
 
-pub fn assert_clean(output: &Output) {
+pub(crate) fn assert_clean(output: &Output) {
     assert!(
         output.status.success(),
         "{}{}",
@@ -74,7 +74,7 @@ async fn nothing_differs_while_events_are_in_flight() -> Result<()> {
 
 /// Makes counters wrong behind the service's back: a dialog's, a member's, a
 /// message's, and one that vanished.
-pub async fn spoil(world: &World) -> Result<()> {
+pub(crate) async fn spoil(world: &World) -> Result<()> {
     let database = world.database().await?;
     let collection = |name: &str| database.collection::<Document>(name);
     for (name, id, change) in [
@@ -107,7 +107,7 @@ pub async fn spoil(world: &World) -> Result<()> {
     Ok(())
 }
 
-pub async fn small_dialog(world: &World) -> Result<(Service, Vec<Wire>)> {
+pub(crate) async fn small_dialog(world: &World) -> Result<(Service, Vec<Wire>)> {
     let service = world.service().await?;
     let mut events = vec![join("a", "d", "ann", 1), join("b", "d", "bob", 1)];
     events.extend(events::messages("m", "d", 10, 100));

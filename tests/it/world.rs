@@ -17,17 +17,17 @@ use crate::kit::scenario::Published;
 use crate::kit::service::{PATIENCE, Result, Service, config, until};
 
 /// The real binary, as cargo built it for this test.
-pub fn binary() -> &'static Path {
+pub(crate) fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_chat-counters"))
 }
 
 /// A test's own corner of the servers.
-pub struct World {
+pub(crate) struct World {
     pub config: Config,
 }
 
 impl World {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         // The library's connections are made in this process too.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Self {
@@ -35,12 +35,15 @@ impl World {
         }
     }
 
-    pub async fn service(&self) -> Result<Service> {
+    pub(crate) async fn service(&self) -> Result<Service> {
         Service::start(binary(), &self.config).await
     }
 
     /// Publishes to the test's exchange; all must be confirmed.
-    pub async fn publish<'w>(&self, events: impl IntoIterator<Item = &'w Wire>) -> Result<()> {
+    pub(crate) async fn publish<'w>(
+        &self,
+        events: impl IntoIterator<Item = &'w Wire>,
+    ) -> Result<()> {
         let mut publisher = Publisher::connect(&self.config.bus).await?;
         let mut published = 0;
         for event in events {
@@ -60,7 +63,7 @@ impl World {
 
     /// Publishes a scenario, or a part of it; returns how many messages that
     /// were.
-    pub async fn publish_all(&self, part: &[Published]) -> Result<u64> {
+    pub(crate) async fn publish_all(&self, part: &[Published]) -> Result<u64> {
         let published = part.iter().map(|published| Wire {
             event_type: published.event_type.clone(),
             entity_type: published.entity_type.clone(),
@@ -71,12 +74,12 @@ impl World {
         Ok(published.len() as u64)
     }
 
-    pub async fn channel(&self) -> Result<(Connection, Channel)> {
+    pub(crate) async fn channel(&self) -> Result<(Connection, Channel)> {
         broker::channel(&self.config.bus).await
     }
 
     /// How many messages are ready in a queue.
-    pub async fn depth(&self, queue: &str) -> Result<u32> {
+    pub(crate) async fn depth(&self, queue: &str) -> Result<u32> {
         broker::depth(&self.config.bus, queue).await
     }
 
@@ -85,7 +88,7 @@ impl World {
     /// depth, only a stop shows it. An ack has no confirm, so a broker that is
     /// slow may give back what was settled just before; whoever takes that next
     /// has nothing to count and settles it.
-    pub async fn stopped_with_nothing_left(&self, service: Service) -> Result<()> {
+    pub(crate) async fn stopped_with_nothing_left(&self, service: Service) -> Result<()> {
         const STOPS: usize = 3;
         service.stop().await?;
         for _ in 1..STOPS {
@@ -106,11 +109,11 @@ impl World {
     }
 
     /// Takes so many dead letters out of their queue.
-    pub async fn letters(&self, count: usize) -> Result<Vec<Letter>> {
+    pub(crate) async fn letters(&self, count: usize) -> Result<Vec<Letter>> {
         broker::letters(&self.config.bus, count).await
     }
 
-    pub fn database(&self) -> impl Future<Output = Result<mongodb::Database>> {
+    pub(crate) fn database(&self) -> impl Future<Output = Result<mongodb::Database>> {
         let (url, name) = (self.config.store.url.clone(), &self.config.store.database);
         async move {
             let client = mongodb::Client::with_uri_str(url.expose()).await?;
@@ -119,7 +122,7 @@ impl World {
     }
 
     /// Documents in a collection: those that the service's reads see, too.
-    pub async fn documents(&self, collection: &str) -> Result<u64> {
+    pub(crate) async fn documents(&self, collection: &str) -> Result<u64> {
         let collection = self.database().await?.collection::<Document>(collection);
         // A journal begins with a record of no event.
         let events = doc! { "type": { "$ne": "counters.origin" } };
@@ -128,7 +131,7 @@ impl World {
     }
 
     /// Waits until the journal has so many events.
-    pub async fn journaled(&self, events: u64) -> Result<()> {
+    pub(crate) async fn journaled(&self, events: u64) -> Result<()> {
         until(&format!("{events} events in the journal"), || async {
             (self.documents("journal").await.ok()? >= events).then_some(())
         })
@@ -137,12 +140,12 @@ impl World {
 }
 
 /// A gRPC client of a service.
-pub async fn client(service: &Service) -> Result<CounterServiceClient<GrpcChannel>> {
+pub(crate) async fn client(service: &Service) -> Result<CounterServiceClient<GrpcChannel>> {
     Ok(CounterServiceClient::connect(format!("http://{}", service.grpc)).await?)
 }
 
 /// Unread of a user in a dialog, over gRPC.
-pub async fn unread(service: &Service, user: &str, dialog: &str) -> Result<i64> {
+pub(crate) async fn unread(service: &Service, user: &str, dialog: &str) -> Result<i64> {
     let request = v1::GetUserDialogStatsRequest {
         tenant_id: TENANT.into(),
         user_id: user.into(),
@@ -158,7 +161,7 @@ pub async fn unread(service: &Service, user: &str, dialog: &str) -> Result<i64> 
 }
 
 /// Messages and members of a dialog, over gRPC.
-pub async fn dialog(service: &Service, dialog: &str) -> Result<(i64, i64)> {
+pub(crate) async fn dialog(service: &Service, dialog: &str) -> Result<(i64, i64)> {
     let request = v1::GetDialogStatsRequest {
         tenant_id: TENANT.into(),
         dialog_id: dialog.into(),

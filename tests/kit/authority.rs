@@ -11,17 +11,17 @@ use time::{Duration, OffsetDateTime};
 use super::service::Result;
 
 /// Somebody who signs certificates.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its private key in files.
 #[derive(Debug, Clone)]
-pub struct Pair {
+pub(crate) struct Pair {
     pub certificate: PathBuf,
     pub key: PathBuf,
 }
 
 impl Authority {
-    pub fn new(name: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str) -> Result<Self> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name = named(&[(DnType::CommonName, name)]);
@@ -30,13 +30,13 @@ impl Authority {
     }
 
     /// Its own certificate.
-    pub fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
 
     /// Signs a certificate for these hosts and this organisation and name, for
     /// so many days from yesterday, and writes it into a directory.
-    pub fn sign(
+    pub(crate) fn sign(
         &self,
         directory: &Path,
         hosts: &[&str],

@@ -12,14 +12,14 @@ use super::service::Result;
 
 /// A message in the dead-letter queue.
 #[derive(Debug)]
-pub struct Letter {
+pub(crate) struct Letter {
     pub body: Vec<u8>,
     pub properties: BasicProperties,
 }
 
 impl Letter {
     /// A header as text; empty when it is not there.
-    pub fn header(&self, name: &str) -> String {
+    pub(crate) fn header(&self, name: &str) -> String {
         let headers = self.properties.headers().as_ref();
         match headers.and_then(|headers| headers.inner().get(name)) {
             Some(AMQPValue::LongString(text)) => text.to_string(),
@@ -34,7 +34,7 @@ impl Letter {
 }
 
 /// A channel on a connection of its own.
-pub async fn channel(bus: &config::Bus) -> Result<(Connection, Channel)> {
+pub(crate) async fn channel(bus: &config::Bus) -> Result<(Connection, Channel)> {
     let url = bus.url.expose();
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
@@ -42,7 +42,7 @@ pub async fn channel(bus: &config::Bus) -> Result<(Connection, Channel)> {
 }
 
 /// How many messages are ready in a queue.
-pub async fn depth(bus: &config::Bus, queue: &str) -> Result<u32> {
+pub(crate) async fn depth(bus: &config::Bus, queue: &str) -> Result<u32> {
     let (connection, channel) = channel(bus).await?;
     let depth = ready(&channel, queue).await?;
     connection.close(200, "done".into()).await?;
@@ -50,7 +50,7 @@ pub async fn depth(bus: &config::Bus, queue: &str) -> Result<u32> {
 }
 
 /// How many messages are ready in a queue, asked on a channel that is there.
-pub async fn ready(channel: &Channel, queue: &str) -> Result<u32> {
+pub(crate) async fn ready(channel: &Channel, queue: &str) -> Result<u32> {
     let options = QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::durable()
@@ -60,13 +60,13 @@ pub async fn ready(channel: &Channel, queue: &str) -> Result<u32> {
 }
 
 /// Removes the events' exchange, and every binding with it.
-pub async fn delete_exchange(channel: &Channel, bus: &config::Bus) -> Result<()> {
+pub(crate) async fn delete_exchange(channel: &Channel, bus: &config::Bus) -> Result<()> {
     let (exchange, options) = (bus.exchange.as_str(), ExchangeDeleteOptions::default());
     Ok(channel.exchange_delete(exchange.into(), options).await?)
 }
 
 /// Removes the service's queue and that of its dead letters.
-pub async fn delete_queues(channel: &Channel, bus: &config::Bus) -> Result<()> {
+pub(crate) async fn delete_queues(channel: &Channel, bus: &config::Bus) -> Result<()> {
     for queue in [&bus.queue, &bus.dead_letter_queue] {
         let options = QueueDeleteOptions::default();
         channel.queue_delete(queue.as_str().into(), options).await?;
@@ -75,12 +75,12 @@ pub async fn delete_queues(channel: &Channel, bus: &config::Bus) -> Result<()> {
 }
 
 /// Takes so many dead letters out of their queue.
-pub async fn letters(bus: &config::Bus, count: usize) -> Result<Vec<Letter>> {
+pub(crate) async fn letters(bus: &config::Bus, count: usize) -> Result<Vec<Letter>> {
     read_letters(bus, count, true).await
 }
 
 /// Looks at so many dead letters, and leaves them in their queue.
-pub async fn look_at_letters(bus: &config::Bus, count: usize) -> Result<Vec<Letter>> {
+pub(crate) async fn look_at_letters(bus: &config::Bus, count: usize) -> Result<Vec<Letter>> {
     read_letters(bus, count, false).await
 }
 

@@ -14,7 +14,7 @@ use super::service::Result;
 
 /// What came back, whole.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -25,13 +25,13 @@ impl Answer {
     ///
     /// # Errors
     /// When it is none.
-    pub fn json(&self) -> Result<Value> {
+    pub(crate) fn json(&self) -> Result<Value> {
         let text = String::from_utf8_lossy(&self.body);
         serde_json::from_slice(&self.body).map_err(|error| format!("{error}: {text}").into())
     }
 
     /// A header, or nothing.
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name);
         value.and_then(|value| value.to_str().ok()).unwrap_or("")
     }
@@ -41,7 +41,7 @@ impl Answer {
 ///
 /// # Errors
 /// When nobody answers.
-pub async fn send(
+pub(crate) async fn send(
     address: SocketAddr,
     (method, path): (&str, &str),
     headers: &[(&str, &str)],
@@ -60,7 +60,7 @@ pub async fn send(
 ///
 /// # Errors
 /// When nobody answers.
-pub async fn send_on(
+pub(crate) async fn send_on(
     stream: TcpStream,
     (method, path): (&str, &str),
     headers: &[(&str, &str)],
@@ -86,7 +86,7 @@ pub async fn send_on(
 ///
 /// # Errors
 /// When nobody answers.
-pub async fn ask(
+pub(crate) async fn ask(
     address: SocketAddr,
     request: (&str, &str),
     headers: &[(&str, &str)],
@@ -102,7 +102,7 @@ pub async fn ask(
 
 /// A server-sent event.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Event {
+pub(crate) struct Event {
     pub name: String,
     pub id: String,
     pub data: String,
@@ -111,7 +111,7 @@ pub struct Event {
 
 /// The events of an answer.
 #[derive(Debug)]
-pub struct Events {
+pub(crate) struct Events {
     body: Incoming,
     come: String,
 }
@@ -121,7 +121,7 @@ impl Events {
     ///
     /// # Errors
     /// When it is something else.
-    pub async fn of(answer: Response<Incoming>) -> Result<Self> {
+    pub(crate) async fn of(answer: Response<Incoming>) -> Result<Self> {
         let (parts, body) = answer.into_parts();
         let kind = parts.headers.get("content-type");
         if kind.is_none_or(|kind| kind != "text/event-stream") {
@@ -136,7 +136,7 @@ impl Events {
     ///
     /// # Errors
     /// When the connection fails.
-    pub async fn next(&mut self) -> Result<Option<Event>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>> {
         loop {
             if let Some(end) = self.come.find("\n\n") {
                 let text: String = self.come.drain(..end + 2).collect();

@@ -4,17 +4,17 @@
 
 #![allow(dead_code, reason = "each program uses its part")]
 
-pub mod authority;
-pub mod broker;
-pub mod http1;
-pub mod model;
-pub mod random;
-pub mod raw_amqp;
-pub mod raw_http2;
-pub mod read_back;
-pub mod read_http;
-pub mod scenario;
-pub mod servers;
-pub mod service;
-pub mod subscriber;
-pub mod watcher;
+pub(crate) mod authority;
+pub(crate) mod broker;
+pub(crate) mod http1;
+pub(crate) mod model;
+pub(crate) mod random;
+pub(crate) mod raw_amqp;
+pub(crate) mod raw_http2;
+pub(crate) mod read_back;
+pub(crate) mod read_http;
+pub(crate) mod scenario;
+pub(crate) mod servers;
+pub(crate) mod service;
+pub(crate) mod subscriber;
+pub(crate) mod watcher;

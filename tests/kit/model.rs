@@ -9,11 +9,11 @@ use serde_json::Value;
 /// A time in micros, and the id of the event: ties are broken by its bytes.
 type Stamp = (i64, String);
 /// Counts by name; zeros are left out.
-pub type Counts = BTreeMap<String, i64>;
+pub(crate) type Counts = BTreeMap<String, i64>;
 
 /// A user over all dialogs.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct UserCounts {
+pub(crate) struct UserCounts {
     pub dialog_count: i64,
     pub unread_dialogs_count: i64,
     pub total_unread_count: i64,
@@ -23,7 +23,7 @@ pub struct UserCounts {
 
 /// A user in a dialog.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct UserDialogCounts {
+pub(crate) struct UserDialogCounts {
     pub member: bool,
     pub unread_count: i64,
     pub unread_by_sender_type: Counts,
@@ -33,7 +33,7 @@ pub struct UserDialogCounts {
 
 /// A dialog.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct DialogCounts {
+pub(crate) struct DialogCounts {
     pub message_count: i64,
     pub member_count: i64,
     pub topic_count: i64,
@@ -42,7 +42,7 @@ pub struct DialogCounts {
 
 /// A message.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct MessageCounts {
+pub(crate) struct MessageCounts {
     pub dialog_id: Option<String>,
     pub status_counts: Counts,
     pub reaction_counts: Counts,
@@ -87,14 +87,14 @@ struct Tenant {
 
 /// The counters of a set of events.
 #[derive(Debug, Default)]
-pub struct Model {
+pub(crate) struct Model {
     tenants: BTreeMap<String, Tenant>,
 }
 
 impl Model {
     /// Counts a set of valid events; what is no counter event is passed over,
     /// and of events with the same id only the first is taken.
-    pub fn of<'e>(events: impl IntoIterator<Item = &'e Value>) -> Self {
+    pub(crate) fn of<'e>(events: impl IntoIterator<Item = &'e Value>) -> Self {
         let mut distinct: BTreeMap<(String, String), &Value> = BTreeMap::new();
         for event in events {
             let key = (text(event, "/tenantId"), text(event, "/eventId"));
@@ -126,12 +126,12 @@ impl Model {
     }
 
     /// Every (tenant, user).
-    pub fn users(&self) -> Vec<(String, String)> {
+    pub(crate) fn users(&self) -> Vec<(String, String)> {
         self.all(|tenant| tenant.users.iter().cloned().collect())
     }
 
     /// Every (tenant, user, dialog).
-    pub fn user_dialogs(&self) -> Vec<(String, String, String)> {
+    pub(crate) fn user_dialogs(&self) -> Vec<(String, String, String)> {
         let keys = self.all(|tenant| tenant.user_dialogs.iter().cloned().collect());
         keys.into_iter()
             .map(|(tenant, (user, dialog))| (tenant, user, dialog))
@@ -139,17 +139,17 @@ impl Model {
     }
 
     /// Every (tenant, dialog).
-    pub fn dialogs(&self) -> Vec<(String, String)> {
+    pub(crate) fn dialogs(&self) -> Vec<(String, String)> {
         self.all(|tenant| tenant.dialogs.iter().cloned().collect())
     }
 
     /// Every (tenant, message).
-    pub fn messages(&self) -> Vec<(String, String)> {
+    pub(crate) fn messages(&self) -> Vec<(String, String)> {
         self.all(|tenant| tenant.message_ids.iter().cloned().collect())
     }
 
     /// A user's counters over all dialogs.
-    pub fn user(&self, tenant: &str, user: &str) -> UserCounts {
+    pub(crate) fn user(&self, tenant: &str, user: &str) -> UserCounts {
         let tenant = self.tenant(tenant);
         let mut counts = UserCounts::default();
         for dialog in &tenant.dialogs {
@@ -170,12 +170,12 @@ impl Model {
     }
 
     /// A user's counters in a dialog.
-    pub fn user_dialog(&self, tenant: &str, user: &str, dialog: &str) -> UserDialogCounts {
+    pub(crate) fn user_dialog(&self, tenant: &str, user: &str, dialog: &str) -> UserDialogCounts {
         self.tenant(tenant).user_dialog(user, dialog)
     }
 
     /// A dialog's counters.
-    pub fn dialog(&self, tenant: &str, dialog: &str) -> DialogCounts {
+    pub(crate) fn dialog(&self, tenant: &str, dialog: &str) -> DialogCounts {
         let tenant = self.tenant(tenant);
         if tenant.deleted_dialogs.contains(dialog) {
             return DialogCounts::default();
@@ -197,7 +197,7 @@ impl Model {
     }
 
     /// A message's counters.
-    pub fn message(&self, tenant: &str, message: &str) -> MessageCounts {
+    pub(crate) fn message(&self, tenant: &str, message: &str) -> MessageCounts {
         let tenant = self.tenant(tenant);
         let dialog_id = tenant
             .messages

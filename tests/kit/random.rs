@@ -4,11 +4,11 @@ use std::time::Duration;
 
 /// splitmix64.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// The same sequence for the same seed.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -21,22 +21,22 @@ impl Random {
     }
 
     /// Below `n`, which is not zero.
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 
     /// Milliseconds: at least, and less than.
-    pub fn millis(&mut self, (least, limit): (usize, usize)) -> Duration {
+    pub(crate) fn millis(&mut self, (least, limit): (usize, usize)) -> Duration {
         Duration::from_millis((least + self.below(limit - least)) as u64)
     }
 
     /// True in one case of `n`.
-    pub fn one_in(&mut self, n: usize) -> bool {
+    pub(crate) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
     /// One of them.
-    pub fn pick<'c, T>(&mut self, choices: &'c [T]) -> &'c T {
+    pub(crate) fn pick<'c, T>(&mut self, choices: &'c [T]) -> &'c T {
         &choices[self.below(choices.len())]
     }
 }

@@ -15,10 +15,10 @@ const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const FRAME_END: u8 = 206;
 /// Largest frame that is agreed upon, in bytes: RabbitMQ's default.
-pub const FRAME_MAX: usize = 131_072;
+pub(crate) const FRAME_MAX: usize = 131_072;
 
 /// A channel in confirm mode, on a connection of its own.
-pub struct RawChannel {
+pub(crate) struct RawChannel {
     stream: TcpStream,
     published: u64,
     unconfirmed: BTreeSet<u64>,
@@ -26,7 +26,7 @@ pub struct RawChannel {
 
 /// A message as it is on the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawMessage {
+pub(crate) struct RawMessage {
     pub routing_key: Vec<u8>,
     /// Flags and properties in AMQP's encoding.
     pub properties: Vec<u8>,
@@ -38,7 +38,7 @@ impl RawChannel {
     ///
     /// # Errors
     /// With what the broker said.
-    pub async fn open(bus: &config::Bus) -> Result<Self> {
+    pub(crate) async fn open(bus: &config::Bus) -> Result<Self> {
         let uri: AMQPUri = bus.url.expose().parse()?;
         let address = (uri.authority.host.as_str(), uri.authority.port);
         let stream = TcpStream::connect(address).await?;
@@ -76,7 +76,7 @@ impl RawChannel {
     ///
     /// # Errors
     /// When the connection is gone.
-    pub async fn publish(&mut self, exchange: &str, message: &RawMessage) -> Result<()> {
+    pub(crate) async fn publish(&mut self, exchange: &str, message: &RawMessage) -> Result<()> {
         let fields = [
             &[0, 0][..],
             &short(exchange.as_bytes()),
@@ -101,7 +101,7 @@ impl RawChannel {
     ///
     /// # Errors
     /// With the broker's words, when it refuses.
-    pub async fn confirmed(&mut self) -> Result<()> {
+    pub(crate) async fn confirmed(&mut self) -> Result<()> {
         while !self.unconfirmed.is_empty() {
             let (class, method, fields) = self.method().await?;
             let ([a, b, c, d, e, f, g, h, multiple], (60, 80)) =
@@ -123,7 +123,7 @@ impl RawChannel {
     ///
     /// # Errors
     /// When the connection is gone.
-    pub async fn take(&mut self, queue: &str) -> Result<Option<RawMessage>> {
+    pub(crate) async fn take(&mut self, queue: &str) -> Result<Option<RawMessage>> {
         let fields = [&[0, 0][..], &short(queue.as_bytes()), &[1]];
         self.call(1, 60, 70, &fields.concat()).await?;
         let (60, 71, got) = self.method().await? else {
@@ -212,12 +212,12 @@ fn long(text: &[u8]) -> Vec<u8> {
 
 /// An entry of a table: its name, its type, and a value that has its length
 /// before it.
-pub fn entry(name: &[u8], tag: u8, value: &[u8]) -> Vec<u8> {
+pub(crate) fn entry(name: &[u8], tag: u8, value: &[u8]) -> Vec<u8> {
     [&short(name)[..], &[tag], &long(value)].concat()
 }
 
 /// Properties of a persistent message with these headers.
-pub fn headers(entries: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn headers(entries: &[Vec<u8>]) -> Vec<u8> {
     [&[0x30, 0][..], &long(&entries.concat()), &[2]].concat()
 }
 
@@ -227,7 +227,7 @@ fn text(flag: u8, text: &[u8]) -> Vec<u8> {
 }
 
 /// A table or array (`F`, `A`) as a value, with so many others one in the other.
-pub fn nested(tag: u8, depth: usize) -> Vec<u8> {
+pub(crate) fn nested(tag: u8, depth: usize) -> Vec<u8> {
     let name: &[u8] = if tag == b'F' { &[1, b'k'] } else { &[] };
     // From the outside in: each is as long as what is in it.
     let step = name.len() + 5;
@@ -243,7 +243,7 @@ pub fn nested(tag: u8, depth: usize) -> Vec<u8> {
 }
 
 /// Properties and routing keys that RabbitMQ takes, and that lapin does not.
-pub fn odd() -> Vec<(String, RawMessage)> {
+pub(crate) fn odd() -> Vec<(String, RawMessage)> {
     let plain = |name: &str, properties: Vec<u8>| {
         let routing_key = b"message.create.odd".to_vec();
         let body = Vec::new();
@@ -282,7 +282,7 @@ pub fn odd() -> Vec<(String, RawMessage)> {
 }
 
 /// Properties of 130,800 bytes, as one header or as many.
-pub fn large() -> Vec<(String, RawMessage)> {
+pub(crate) fn large() -> Vec<(String, RawMessage)> {
     let message = |name: &str, entries: Vec<Vec<u8>>| {
         let message = RawMessage {
             routing_key: b"message.create.large".to_vec(),

@@ -10,25 +10,25 @@ use tokio::net::TcpStream;
 use super::service::{POLL, Result};
 
 /// What a client says first.
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-pub const DATA: u8 = 0;
-pub const HEADERS: u8 = 1;
-pub const SETTINGS: u8 = 4;
-pub const PING: u8 = 6;
-pub const GOAWAY: u8 = 7;
-pub const WINDOW_UPDATE: u8 = 8;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
 
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// Of SETTINGS: how much of an answer may come before the client asks for more.
-pub const INITIAL_WINDOW: u16 = 4;
+pub(crate) const INITIAL_WINDOW: u16 = 4;
 
 /// A frame as it came.
 #[derive(Debug)]
-pub struct Frame {
+pub(crate) struct Frame {
     pub kind: u8,
     pub flags: u8,
     pub stream: u32,
@@ -37,14 +37,14 @@ pub struct Frame {
 
 /// A connection that has begun.
 #[derive(Debug)]
-pub struct RawHttp2(TcpStream);
+pub(crate) struct RawHttp2(TcpStream);
 
 impl RawHttp2 {
     /// Connects and says hello.
     ///
     /// # Errors
     /// When nobody is there.
-    pub async fn connect(address: SocketAddr, settings: &[(u16, u32)]) -> Result<Self> {
+    pub(crate) async fn connect(address: SocketAddr, settings: &[(u16, u32)]) -> Result<Self> {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(PREFACE).await?;
         let mut connection = Self(stream);
@@ -61,7 +61,13 @@ impl RawHttp2 {
     ///
     /// # Errors
     /// When the connection is gone.
-    pub async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Result<()> {
+    pub(crate) async fn send(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        stream: u32,
+        payload: &[u8],
+    ) -> Result<()> {
         let length = u32::try_from(payload.len())?.to_be_bytes();
         let mut frame = vec![length[1], length[2], length[3], kind, flags];
         frame.extend_from_slice(&stream.to_be_bytes());
@@ -73,7 +79,7 @@ impl RawHttp2 {
     ///
     /// # Errors
     /// When the connection is gone.
-    pub async fn call(&mut self, stream: u32, path: &str) -> Result<()> {
+    pub(crate) async fn call(&mut self, stream: u32, path: &str) -> Result<()> {
         // HPACK: POST, http, then literals that nobody remembers.
         let mut block = vec![0x83, 0x86];
         for (name, value) in [
@@ -93,7 +99,7 @@ impl RawHttp2 {
     ///
     /// # Errors
     /// When the connection is gone.
-    pub async fn message(&mut self, stream: u32, message: &[u8]) -> Result<()> {
+    pub(crate) async fn message(&mut self, stream: u32, message: &[u8]) -> Result<()> {
         let mut body = vec![0];
         body.extend_from_slice(&u32::try_from(message.len())?.to_be_bytes());
         body.extend_from_slice(message);
@@ -105,7 +111,7 @@ impl RawHttp2 {
     ///
     /// # Errors
     /// When what comes is no frame.
-    pub async fn frame(&mut self) -> Result<Option<Frame>> {
+    pub(crate) async fn frame(&mut self) -> Result<Option<Frame>> {
         let mut header = [0; 9];
         match self.0.read_exact(&mut header).await {
             Ok(_) => {}
@@ -137,7 +143,7 @@ impl RawHttp2 {
     ///
     /// # Errors
     /// When the connection ends before.
-    pub async fn until(&mut self, kind: u8) -> Result<Frame> {
+    pub(crate) async fn until(&mut self, kind: u8) -> Result<Frame> {
         loop {
             match self.frame().await? {
                 Some(frame) if frame.kind == kind => return Ok(frame),
@@ -152,7 +158,7 @@ impl RawHttp2 {
     ///
     /// # Errors
     /// When it is there for a minute still.
-    pub async fn unread(mut self) -> Result<()> {
+    pub(crate) async fn unread(mut self) -> Result<()> {
         let began = Instant::now();
         while self.send(PING, ACK, 0, &[0; 8]).await.is_ok() {
             if began.elapsed() > Duration::from_secs(60) {
@@ -167,7 +173,7 @@ impl RawHttp2 {
     ///
     /// # Errors
     /// When what comes is no frame.
-    pub async fn end(&mut self) -> Result<()> {
+    pub(crate) async fn end(&mut self) -> Result<()> {
         while self.frame().await?.is_some() {}
         Ok(())
     }

@@ -20,7 +20,7 @@ const PAGE: i32 = 7;
 
 /// A counter that is not what the model says.
 #[derive(Debug)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// Whose counter.
     pub key: String,
     /// Which counter.
@@ -43,7 +43,7 @@ impl fmt::Display for Difference {
 
 /// All comparisons made.
 #[derive(Debug, Default)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// Counters compared.
     pub compared: usize,
     pub differences: Vec<Difference>,
@@ -51,7 +51,7 @@ pub struct Comparison {
 
 impl Comparison {
     /// Compares one counter.
-    pub fn check<T: PartialEq + fmt::Debug>(
+    pub(crate) fn check<T: PartialEq + fmt::Debug>(
         &mut self,
         key: &str,
         counter: &'static str,
@@ -74,7 +74,7 @@ impl Comparison {
 ///
 /// # Errors
 /// When the service does not answer.
-pub async fn compare(client: &mut Client, model: &Model) -> Result<Comparison> {
+pub(crate) async fn compare(client: &mut Client, model: &Model) -> Result<Comparison> {
     let mut comparison = Comparison::default();
     users(client, model, &mut comparison).await?;
     user_dialogs(client, model, &mut comparison).await?;

@@ -14,7 +14,7 @@ use super::service::Result;
 ///
 /// # Errors
 /// When the service does not answer.
-pub async fn compare(http: SocketAddr, model: &Model) -> Result<Comparison> {
+pub(crate) async fn compare(http: SocketAddr, model: &Model) -> Result<Comparison> {
     let mut comparison = Comparison::default();
     for (tenant, user) in model.users() {
         let found = get(http, &["tenants", &tenant, "users", &user, "stats"]).await?;

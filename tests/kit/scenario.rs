@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use super::random::Random;
 
 /// Two tenants with the same dialogs and users, and one with awkward ids.
-pub const TENANTS: [&str; 3] = ["tnt_north", "tnt_south", "tnt.$|:ö"];
+pub(crate) const TENANTS: [&str; 3] = ["tnt_north", "tnt_south", "tnt.$|:ö"];
 /// Users, as they are written.
-pub const USERS: [&str; 8] = [
+pub(crate) const USERS: [&str; 8] = [
     "alice", "Bob", "carl ", "dora", "eve", "frank.$", "Ünal", "bot:1",
 ];
 /// Dialogs of each tenant.
-pub const DIALOGS: [&str; 6] = [
+pub(crate) const DIALOGS: [&str; 6] = [
     "dlg_general",
     "dlg_random",
     "dlg|a",
@@ -30,7 +30,7 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// What a published message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A counter event.
     Event,
     /// One that was published before.
@@ -43,7 +43,7 @@ pub enum Kind {
 
 /// A message for the exchange.
 #[derive(Debug, Clone)]
-pub struct Published {
+pub(crate) struct Published {
     pub routing_key: String,
     pub event_type: String,
     pub entity_type: String,
@@ -54,7 +54,7 @@ pub struct Published {
 
 /// All that is published, in order, and the events that count.
 #[derive(Debug)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     pub published: Vec<Published>,
     /// Distinct counter events, for the model.
     pub events: Vec<Value>,
@@ -62,18 +62,18 @@ pub struct Scenario {
 
 impl Scenario {
     /// About 5,000 messages.
-    pub fn demo(seed: u64) -> Self {
+    pub(crate) fn demo(seed: u64) -> Self {
         Self::new(seed, 4_500)
     }
 
     /// About 330 messages.
-    pub fn small(seed: u64) -> Self {
+    pub(crate) fn small(seed: u64) -> Self {
         Self::new(seed, 300)
     }
 
     /// Of so many events, and as many more messages as duplicates and poison
     /// make.
-    pub fn new(seed: u64, size: usize) -> Self {
+    pub(crate) fn new(seed: u64, size: usize) -> Self {
         let mut story = Story::new(seed);
         let mut published = story.cast();
         while published.len() < size {

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use super::service::Result;
 
 /// A RabbitMQ node or a MongoDB node of this program alone; gone when dropped.
-pub struct Server {
+pub(crate) struct Server {
     script: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(&'static str, String)>,
@@ -49,7 +49,7 @@ async fn output(mut command: Command) -> Result<String> {
 /// Neighbouring ports of which a server that is down for a while can be sure
 /// to find them free when it comes back: no one else of this process has them,
 /// and other processes look elsewhere first.
-pub async fn free_ports(count: u16) -> Result<u16> {
+pub(crate) async fn free_ports(count: u16) -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const SPAN: u16 = 40;
     let own = 12_000 + (std::process::id() % 60) as u16 * 4 * SPAN;
@@ -71,27 +71,31 @@ fn directory(name: &str) -> Arc<Directory> {
 
 impl Server {
     /// A broker.
-    pub async fn rabbit(name: &str) -> Result<Self> {
+    pub(crate) async fn rabbit(name: &str) -> Result<Self> {
         let mut cluster = Self::rabbit_cluster(name, 1).await?;
         cluster.pop().ok_or_else(|| "no node".into())
     }
 
     /// A broker that takes back what a consumer holds for so long, in
     /// milliseconds.
-    pub async fn impatient_rabbit(name: &str, timeout_ms: u64) -> Result<Self> {
+    pub(crate) async fn impatient_rabbit(name: &str, timeout_ms: u64) -> Result<Self> {
         let mut cluster = Self::impatient_rabbits(name, 1, timeout_ms).await?;
         cluster.pop().ok_or_else(|| "no node".into())
     }
 
     /// Such brokers that form a cluster.
-    pub async fn impatient_rabbits(name: &str, nodes: u16, timeout_ms: u64) -> Result<Vec<Self>> {
+    pub(crate) async fn impatient_rabbits(
+        name: &str,
+        nodes: u16,
+        timeout_ms: u64,
+    ) -> Result<Vec<Self>> {
         let variable = ("RABBIT_CONSUMER_TIMEOUT_MS", timeout_ms.to_string());
         Self::rabbits(name, nodes, vec![variable]).await
     }
 
     /// A broker that also speaks TLS, with `ca.crt`, `server.crt` and
     /// `server.key` of a directory; and the port where it does.
-    pub async fn tls_rabbit(name: &str, directory: &Path) -> Result<(Self, u16)> {
+    pub(crate) async fn tls_rabbit(name: &str, directory: &Path) -> Result<(Self, u16)> {
         let port = free_ports(1).await?;
         let directory = directory.display().to_string();
         let variables = vec![
@@ -103,7 +107,7 @@ impl Server {
     }
 
     /// Brokers that form a cluster.
-    pub async fn rabbit_cluster(name: &str, nodes: u16) -> Result<Vec<Self>> {
+    pub(crate) async fn rabbit_cluster(name: &str, nodes: u16) -> Result<Vec<Self>> {
         Self::rabbits(name, nodes, Vec::new()).await
     }
 
@@ -143,7 +147,7 @@ impl Server {
     }
 
     /// A replica set of one node.
-    pub async fn mongod(name: &str) -> Result<Self> {
+    pub(crate) async fn mongod(name: &str) -> Result<Self> {
         let port = free_ports(1).await?;
         let mut set = Self::mongod_set(name, &[port], &[format!("127.0.0.1:{port}")]).await?;
         let mut server = set.pop().ok_or("no node")?;
@@ -153,7 +157,7 @@ impl Server {
 
     /// A replica set of one node that asks who one is, and takes TLS with
     /// `server.pem` and `ca.crt` of a directory.
-    pub async fn guarded_mongod(name: &str, directory: &Path) -> Result<Self> {
+    pub(crate) async fn guarded_mongod(name: &str, directory: &Path) -> Result<Self> {
         let port = free_ports(1).await?;
         let variables = vec![
             ("MONGO_AUTH", "1".into()),
@@ -168,7 +172,11 @@ impl Server {
 
     /// A replica set on these ports, whose members know each other, and are
     /// known to clients, under these addresses.
-    pub async fn mongod_set(name: &str, ports: &[u16], members: &[String]) -> Result<Vec<Self>> {
+    pub(crate) async fn mongod_set(
+        name: &str,
+        ports: &[u16],
+        members: &[String],
+    ) -> Result<Vec<Self>> {
         Self::mongods(name, ports, members, Vec::new()).await
     }
 
@@ -204,19 +212,19 @@ impl Server {
     }
 
     /// Runs a verb of the server's script.
-    pub async fn run(&self, verb: &str) -> Result<()> {
+    pub(crate) async fn run(&self, verb: &str) -> Result<()> {
         output(self.command(verb)).await.map(drop)
     }
 
     /// What the broker's own administration tool says.
-    pub async fn ctl(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) async fn ctl(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.command("ctl");
         command.args(arguments);
         output(command).await
     }
 
     /// Starts it, again on the same data, and waits until it is ready.
-    pub async fn start(&self) -> Result<()> {
+    pub(crate) async fn start(&self) -> Result<()> {
         self.run("start").await?;
         if self.script.ends_with("rabbit.sh") {
             self.run("wait").await?;

@@ -14,18 +14,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
 /// How often something is looked at until it is so.
-pub const POLL: Duration = Duration::from_millis(10);
+pub(crate) const POLL: Duration = Duration::from_millis(10);
 /// After that long it is a failure.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// A configuration as the environment has it (the servers above all), with
 /// names of its own for everything on the servers.
 ///
 /// # Panics
 /// When the environment says what cannot be.
-pub fn config(name: &str) -> Config {
+pub(crate) fn config(name: &str) -> Config {
     let sources = Sources {
         environment: std::env::vars_os().collect(),
         ..Sources::default()
@@ -50,7 +50,7 @@ pub fn config(name: &str) -> Config {
 ///
 /// # Errors
 /// When there is none for [`PATIENCE`].
-pub async fn until<T, F: Future<Output = Option<T>>>(
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
     what: &str,
     look: impl FnMut() -> F,
 ) -> Result<T> {
@@ -61,7 +61,7 @@ pub async fn until<T, F: Future<Output = Option<T>>>(
 ///
 /// # Errors
 /// When there is no value for so long.
-pub async fn until_for<T, F: Future<Output = Option<T>>>(
+pub(crate) async fn until_for<T, F: Future<Output = Option<T>>>(
     patience: Duration,
     what: &str,
     mut look: impl FnMut() -> F,
@@ -80,7 +80,7 @@ pub async fn until_for<T, F: Future<Output = Option<T>>>(
 
 /// A running service. Killed when dropped.
 #[derive(Debug)]
-pub struct Service {
+pub(crate) struct Service {
     process: Child,
     pid: u32,
     /// Where it answers counters.
@@ -94,7 +94,7 @@ pub struct Service {
 }
 
 /// A command of the program, with the servers and names of a test.
-pub fn command(binary: &Path, config: &Config) -> Command {
+pub(crate) fn command(binary: &Path, config: &Config) -> Command {
     let bus = &config.bus;
     let mut command = Command::new(binary);
     for (key, file, url) in [
@@ -153,7 +153,7 @@ impl Service {
     ///
     /// # Errors
     /// When it does not.
-    pub async fn start(binary: &Path, config: &Config) -> Result<Self> {
+    pub(crate) async fn start(binary: &Path, config: &Config) -> Result<Self> {
         let mut service = Self::spawn(binary, config).await?;
         let started = Instant::now();
         while !service.is_ready().await {
@@ -172,7 +172,7 @@ impl Service {
     ///
     /// # Errors
     /// When there is no such binary.
-    pub async fn spawn(binary: &Path, config: &Config) -> Result<Self> {
+    pub(crate) async fn spawn(binary: &Path, config: &Config) -> Result<Self> {
         let level = std::env::var("CC_TEST_LOG").unwrap_or_else(|_| "error".into());
         Self::spawn_logging(binary, config, &level, Stdio::inherit()).await
     }
@@ -181,7 +181,7 @@ impl Service {
     ///
     /// # Errors
     /// When there is no such binary.
-    pub async fn spawn_logging(
+    pub(crate) async fn spawn_logging(
         binary: &Path,
         config: &Config,
         level: &str,
@@ -297,17 +297,17 @@ impl Service {
     }
 
     /// The process.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// How it ended, if it did by itself.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().ok().flatten()
     }
 
     /// Whether it consumes, and its store answers.
-    pub async fn is_ready(&self) -> bool {
+    pub(crate) async fn is_ready(&self) -> bool {
         get(self.metrics, "/healthz").await.is_ok()
     }
 
@@ -315,7 +315,7 @@ impl Service {
     ///
     /// # Errors
     /// When it does not end well.
-    pub async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(mut self) -> Result<()> {
         let status = self.signal("-TERM").await?;
         if status.success() {
             Ok(())
@@ -328,7 +328,7 @@ impl Service {
     ///
     /// # Errors
     /// When it is gone already.
-    pub async fn kill(mut self) -> Result<()> {
+    pub(crate) async fn kill(mut self) -> Result<()> {
         self.signal("-KILL").await.map(drop)
     }
 
@@ -336,7 +336,7 @@ impl Service {
     ///
     /// # Errors
     /// When that takes too long.
-    pub async fn signal(&mut self, signal: &str) -> Result<ExitStatus> {
+    pub(crate) async fn signal(&mut self, signal: &str) -> Result<ExitStatus> {
         self.send(signal).await?;
         Ok(tokio::time::timeout(PATIENCE, self.process.wait()).await??)
     }
@@ -345,7 +345,7 @@ impl Service {
     ///
     /// # Errors
     /// When there is no such process any more.
-    pub async fn send(&self, signal: &str) -> Result<()> {
+    pub(crate) async fn send(&self, signal: &str) -> Result<()> {
         let pid = self.pid.to_string();
         let sent = Command::new("kill").args([signal, &pid]).status().await?;
         sent.success()
@@ -357,7 +357,7 @@ impl Service {
     ///
     /// # Errors
     /// When the service does not answer.
-    pub async fn counter(&self, name: &str, label: &str) -> Result<u64> {
+    pub(crate) async fn counter(&self, name: &str, label: &str) -> Result<u64> {
         Ok(self.number(name, label).await? as u64)
     }
 
@@ -365,7 +365,7 @@ impl Service {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn number(&self, name: &str, label: &str) -> Result<f64> {
+    pub(crate) async fn number(&self, name: &str, label: &str) -> Result<f64> {
         let text = get(self.metrics, "/metrics").await?;
         let lines = text.lines().filter(|line| {
             let named = line.strip_prefix(name);
@@ -379,7 +379,7 @@ impl Service {
     ///
     /// # Errors
     /// When it is gone.
-    pub fn peak_rss_mib(&self) -> Result<f64> {
+    pub(crate) fn peak_rss_mib(&self) -> Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
         let line = status.lines().find(|line| line.starts_with("VmHWM:"));
         let kib = line.and_then(|line| line.split_whitespace().nth(1));
@@ -390,7 +390,7 @@ impl Service {
     ///
     /// # Errors
     /// When the service does not answer.
-    pub async fn settled(&self) -> Result<u64> {
+    pub(crate) async fn settled(&self) -> Result<u64> {
         self.counter("chat_counters_events_total", "").await
     }
 
@@ -398,7 +398,7 @@ impl Service {
     ///
     /// # Errors
     /// When that takes too long.
-    pub async fn has_settled(&self, events: u64) -> Result<()> {
+    pub(crate) async fn has_settled(&self, events: u64) -> Result<()> {
         until(&format!("{events} events settled"), || async {
             let settled = self.settled().await.ok()?;
             (settled >= events).then_some(())
@@ -408,7 +408,7 @@ impl Service {
 }
 
 /// The binary beside the program that runs now, in the same profile.
-pub fn neighbouring_binary() -> Result<PathBuf> {
+pub(crate) fn neighbouring_binary() -> Result<PathBuf> {
     if let Some(binary) = std::env::var_os("CHAT_COUNTERS_BIN") {
         return Ok(binary.into());
     }
@@ -427,7 +427,7 @@ pub fn neighbouring_binary() -> Result<PathBuf> {
 ///
 /// # Errors
 /// When there is none.
-pub async fn free_address() -> Result<SocketAddr> {
+pub(crate) async fn free_address() -> Result<SocketAddr> {
     /// Below what systems give away, and above the private servers' ports.
     const PORTS: Range<u16> = 22_000..32_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -448,7 +448,7 @@ pub async fn free_address() -> Result<SocketAddr> {
 ///
 /// # Errors
 /// With what was answered instead.
-pub async fn get(address: SocketAddr, path: &str) -> Result<String> {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: local\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

@@ -78,7 +78,7 @@ enum What {
 
 /// A way to deliver events: in some order, some more than once, in batches.
 #[derive(Debug, Clone)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     seed: u64,
     /// How far an event may be from its place; 0 keeps the order.
     disorder: usize,
@@ -87,12 +87,12 @@ pub struct Schedule {
 
 impl Schedule {
     /// What all of its chance comes from.
-    pub fn seed(&self) -> u64 {
+    pub(crate) fn seed(&self) -> u64 {
         self.seed
     }
 
     /// Indexes of events, by batch. Every event is in at least one.
-    pub fn batches(&self, events: usize) -> Vec<Vec<usize>> {
+    pub(crate) fn batches(&self, events: usize) -> Vec<Vec<usize>> {
         let mut random = Random::new(self.seed);
         let mut deliveries: Vec<(usize, usize)> = Vec::new();
         for event in 0..events {
@@ -182,7 +182,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 
 /// A set of events, and a schedule. Some of the events say what others say,
 /// under ids of their own: a producer that tries again.
-pub fn events_and_schedule() -> impl Strategy<Value = (Vec<Value>, Schedule)> {
+pub(crate) fn events_and_schedule() -> impl Strategy<Value = (Vec<Value>, Schedule)> {
     let facts = prop::collection::vec(facts(), TENANTS.len() * MESSAGES.len());
     let happenings = prop::collection::vec(happening(), 1..60);
     let repeated = prop::collection::vec(any::<prop::sample::Index>(), 0..8);

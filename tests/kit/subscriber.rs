@@ -31,14 +31,14 @@ const PREFETCH: u16 = 500;
 const KEPT: usize = 20_000;
 
 /// Listens until it is dropped.
-pub struct Subscriber {
+pub(crate) struct Subscriber {
     known: Arc<Mutex<Known>>,
     _listening: JoinSet<()>,
 }
 
 /// A notification as it came.
 #[derive(Debug, Clone)]
-pub struct Message {
+pub(crate) struct Message {
     pub routing_key: String,
     pub content_type: String,
     pub message_id: String,
@@ -49,7 +49,7 @@ pub struct Message {
 
 /// What was told.
 #[derive(Debug, Default)]
-pub struct Known {
+pub(crate) struct Known {
     /// The latest `data` of each (tenant, user).
     pub users: BTreeMap<(String, String), Value>,
     /// The latest of each (tenant, user, dialog).
@@ -71,7 +71,7 @@ impl Subscriber {
     ///
     /// # Errors
     /// When the broker cannot be reached.
-    pub async fn begin(buses: Vec<config::Bus>, notify: &config::Notify) -> Result<Self> {
+    pub(crate) async fn begin(buses: Vec<config::Bus>, notify: &config::Notify) -> Result<Self> {
         let queue = queue_of(notify);
         let (connection, channel) = super::broker::channel(&buses[0]).await?;
         declare(&channel, &notify.exchange, &queue).await?;
@@ -86,12 +86,12 @@ impl Subscriber {
     }
 
     /// What was told so far.
-    pub fn known(&self) -> MutexGuard<'_, Known> {
+    pub(crate) fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What users were not told last, though the model says it.
-    pub fn unknown(&self, model: &Model) -> Vec<String> {
+    pub(crate) fn unknown(&self, model: &Model) -> Vec<String> {
         let known = self.known();
         let mut unknown = Vec::new();
         for (tenant, user) in model.users() {
@@ -139,7 +139,7 @@ fn counts(told: Option<&Value>) -> Counts {
 ///
 /// # Errors
 /// When the broker refuses.
-pub async fn delete(channel: &Channel, notify: &config::Notify) -> Result<()> {
+pub(crate) async fn delete(channel: &Channel, notify: &config::Notify) -> Result<()> {
     let queue = queue_of(notify);
     channel
         .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())

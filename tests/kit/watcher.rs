@@ -8,7 +8,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 /// A stream, and what it has told.
-pub struct Watcher {
+pub(crate) struct Watcher {
     stream: Streaming<v1::WatchUserStatsResponse>,
     /// For ChangeWatch.
     pub watch_id: String,
@@ -27,7 +27,7 @@ impl Watcher {
     ///
     /// # Errors
     /// When it is refused.
-    pub async fn open(
+    pub(crate) async fn open(
         mut client: CounterServiceClient<Channel>,
         request: v1::WatchUserStatsRequest,
     ) -> Result<Self, Status> {
@@ -47,7 +47,7 @@ impl Watcher {
     /// # Errors
     /// When the stream ends, or tells what cannot be: a version that is lower than
     /// one told before, or a total that is not the sum of its parts.
-    pub async fn next(&mut self) -> Result<v1::WatchUserStatsResponse, Status> {
+    pub(crate) async fn next(&mut self) -> Result<v1::WatchUserStatsResponse, Status> {
         let told = self.stream.message().await?;
         let told = told.ok_or_else(|| Status::cancelled("the stream has ended"))?;
         if !told.watch_id.is_empty() {

@@ -23,7 +23,7 @@ use crate::store::rebuild::generation::{Generation, Generations};
 
 /// What the statements of a command do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// New documents; one that exists is a conflict.
     Insert,
     /// Changes; each must find its document as expected.
@@ -32,7 +32,7 @@ pub enum Verb {
 
 /// Whether a batch's events are new, or come from the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Events {
+pub(super) enum Events {
     /// New: each is put into the journal, or the batch refused.
     Taken,
     /// From the journal, to be counted anew.
@@ -41,7 +41,7 @@ pub enum Events {
 
 /// All statements of one kind for one collection.
 #[derive(Debug)]
-pub struct Write {
+pub(crate) struct Write {
     /// The collection that is written to.
     pub collection: &'static str,
     /// In which generation of it.
@@ -65,7 +65,7 @@ const MAX_BATCH_BYTES: usize = 64 << 20;
 /// # Errors
 /// [`StoreError::TooLarge`] or [`StoreError::TooMuch`]; any other when something
 /// cannot be encoded.
-pub fn writes(
+pub(super) fn writes(
     changes: &Changes,
     generations: &Generations,
     events: Events,

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// A path of modules from the top of the library.
-pub type ModulePath = Vec<String>;
+pub(super) type ModulePath = Vec<String>;
 
 /// What the modules of the library name.
 #[derive(Debug, Default)]
-pub struct Named {
+pub(super) struct Named {
     /// Each module with the absolute paths that it names; what is behind the module in
     /// such a path is cut off.
     pub modules: BTreeMap<ModulePath, BTreeSet<ModulePath>>,
@@ -29,7 +29,7 @@ struct Module {
 
 impl Named {
     /// What the library below `src` names, code for tests aside.
-    pub fn of_library(src: &Path) -> Self {
+    pub(super) fn of_library(src: &Path) -> Self {
         let mut named = Self::default();
         named.read_file(src, &src.join("lib.rs"), Vec::new());
         let known: BTreeSet<ModulePath> = named.modules.keys().cloned().collect();
@@ -44,7 +44,7 @@ impl Named {
 
     /// What one text names that is the module with this path. It has no files below it,
     /// and the paths are whole.
-    pub fn of_text(path: &[&str], text: &str) -> Self {
+    pub(super) fn of_text(path: &[&str], text: &str) -> Self {
         let mut named = Self::default();
         let module = Module {
             directory: PathBuf::new(),
@@ -55,7 +55,7 @@ impl Named {
     }
 
     /// By module at the top and other module at the top, the modules that name it.
-    pub fn at_the_top(&self) -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
+    pub(super) fn at_the_top(&self) -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
         let mut top: BTreeMap<_, BTreeMap<_, BTreeSet<String>>> = BTreeMap::new();
         for (owner, named) in self.modules.iter().filter(|(owner, _)| !owner.is_empty()) {
             for path in named.iter().filter(|path| path[0] != owner[0]) {
@@ -71,7 +71,7 @@ impl Named {
 
     /// Modules within one module that name each other, however long the way around;
     /// each circle once.
-    pub fn circles(&self) -> Vec<String> {
+    pub(super) fn circles(&self) -> Vec<String> {
         let levels: BTreeSet<&[String]> = self
             .modules
             .keys()

@@ -72,7 +72,7 @@ fn token(json: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use serde_json::{Map, Value};
 
@@ -101,7 +101,7 @@ pub mod tests {
     }
 
     /// Any JSON value.
-    pub fn json() -> impl Strategy<Value = Value> {
+    pub(crate) fn json() -> impl Strategy<Value = Value> {
         let scalar = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
