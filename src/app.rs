@@ -26,10 +26,6 @@ use crate::telemetry::metrics::Metrics;
 use ingest::Ingest;
 use tasks::Tasks;
 
-/// How long the other parts may take to end, once one has ended by itself: the
-/// process is to be started anew soon, and what is not acknowledged comes again.
-const FAILED_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Why the service does not run, or no longer.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -153,17 +149,19 @@ impl Service {
         let mut tasks = Tasks::default();
         let status = self.serve(&mut tasks);
         let stopping = &context.config.shutdown;
-        let mut drain = Duration::from_secs(stopping.drain_seconds);
-        let ended = ingest_until_stop(&context, &mut tasks, &status, &mut signals).await;
-        match &ended {
-            Ok(signal) => leave(signal, stopping, &trigger, &mut signals).await,
-            Err(_) => drain = drain.min(FAILED_DRAIN_TIMEOUT),
-        }
+        let ended = async {
+            let signal = ingest_until_stop(&context, &mut tasks, &status, &mut signals).await?;
+            tokio::select! {
+                () = leave(signal, stopping, &trigger, &mut signals) => Ok(()),
+                error = tasks.failed() => Err(error),
+            }
+        };
+        let ended = ended.await;
         trigger.request();
-        let outcome = drained(&mut tasks, drain).await;
+        let outcome = drained(&mut tasks, stopping, ended).await;
         context.redrive.close().await;
         context.store.close().await;
-        ended.and(outcome)
+        outcome
     }
 
     /// Starts to answer reads and probes, which needs no server yet.
@@ -172,13 +170,15 @@ impl Service {
         let (config, shutdown) = (&context.config, &context.shutdown);
         let status = Status::new(context.metrics.clone(), shutdown.clone());
         let store = context.store.clone();
-        tasks.spawn_finite(
+        tasks.spawn_background(
             "store's credentials",
+            shutdown,
             store.keep_credentials_current(config.store.clone(), shutdown.clone()),
         );
         let sources = self.identities;
-        tasks.spawn_finite(
+        tasks.spawn_background(
             "identities",
+            shutdown,
             sources.run(context.metrics.clone(), shutdown.clone()),
         );
         let asked = Backends {
@@ -250,19 +250,27 @@ async fn leave(
     }
 }
 
-/// Waits for all tasks, but no longer than `limit`, and says how that went.
-async fn drained(tasks: &mut Tasks, limit: Duration) -> Result<(), AppError> {
+/// Waits for all tasks, but no longer than configured, and says how that went. Returns
+/// what `ended` the service, if that was a failure, or the first one meanwhile.
+async fn drained(
+    tasks: &mut Tasks,
+    stopping: &crate::config::Shutdown,
+    ended: Result<(), AppError>,
+) -> Result<(), AppError> {
     let began = Instant::now();
-    let drained = tasks.drained(limit).await;
-    let seconds = began.elapsed().as_secs_f64();
-    match &drained {
-        Some(_) => info!(seconds, "stopped: what was under way is settled"),
-        None => warn!(
-            seconds = limit.as_secs(),
+    let limit = Duration::from_secs(stopping.drain_seconds);
+    let (in_time, outcome) = tasks.drained(limit, ended).await;
+    match in_time {
+        true => {
+            let seconds = began.elapsed().as_secs_f64();
+            info!(seconds, "stopped: what was under way is settled");
+        }
+        false => warn!(
+            seconds = began.elapsed().as_secs(),
             "stopped: not drained in time; what is not acknowledged will be delivered again"
         ),
     }
-    drained.unwrap_or(Ok(()))
+    outcome
 }
 
 async fn listen(address: &str) -> Result<TcpListener, AppError> {

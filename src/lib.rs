@@ -9,12 +9,12 @@
 //!               (redrive replays)
 //! ```
 //!
-//! Start with [`event`] (what happens), [`derive`] (what it means) and
+//! Start with [`event`] (what happens), [`mod@derive`] (what it means) and
 //! `store::documents` (what is kept); [`lane`] is where they meet. ARCHITECTURE.md
 //! is the map, docs/decisions has the reasons.
 //!
 //! What always holds:
-//! - [`counter`], [`event`], [`derive`], [`history`] and `serving::model` know nothing of tokio,
+//! - [`counter`], [`event`], [`mod@derive`], [`history`] and `serving::model` know nothing of tokio,
 //!   lapin, mongodb or tonic;
 //!   only [`store`] names mongodb, only [`bus`] lapin, only [`retry`] backoff.
 //! - A delivery is settled once, after its effect or its dead letter is durable.

@@ -9,7 +9,7 @@
 //!        └────────────────── saved, by whoever has the lease <─┘
 //! ```
 //!
-//! - **At least once.** The [cursor](crate::store::Cursor) moves on after the broker
+//! - **At least once.** The [cursor](crate::store::NotificationCursor) moves on after the broker
 //!   has confirmed everything. A message has the version of what it tells, so that one
 //!   that comes twice or late never wins (in the form of Chat3 only that of a user).
 //! - **One publisher**, by a lease. One that was frozen may publish for a moment what

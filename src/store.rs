@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 
 use crate::telemetry::metrics::TransactionCounts;
 
+pub(crate) use error::FailureKind;
 pub use error::{Class, StoreError};
 pub(crate) use lease::Renewed;
 pub use load::{Loader, MAX_TAIL};

@@ -24,8 +24,6 @@ use crate::store::{Retention, Store};
 /// Dead letters that wait to be entered into the index; more stay with the task
 /// that publishes them.
 const LETTERS_TO_ENTER: usize = 256;
-/// How long after a stop the dialog that is being verified may still take.
-const LAST_VERIFICATION_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often transactions of killed processes are ended while the database is
 /// being prepared.
 const STALE_TRANSACTIONS_INTERVAL: Duration = Duration::from_secs(1);
@@ -167,7 +165,7 @@ impl Context {
         );
         tasks.spawn("topology", upkeep);
         let config = self.config.store.clone();
-        tasks.spawn_finite("store's weaknesses", async move {
+        tasks.spawn_background("store's weaknesses", &self.shutdown, async move {
             tell_weaknesses(&config).await;
         });
         let verify = background::run(
@@ -178,17 +176,7 @@ impl Context {
         );
         // The stop ends it after the dialog that it is at; that may be a big one, or
         // the store may be down.
-        let shutdown = self.shutdown.clone();
-        tasks.spawn_finite("verification", async move {
-            let late = async {
-                shutdown.requested().await;
-                tokio::time::sleep(LAST_VERIFICATION_TIMEOUT).await;
-            };
-            tokio::select! {
-                () = verify => {}
-                () = late => {}
-            }
-        });
+        tasks.spawn_background("verification", &self.shutdown, verify);
     }
 }
 

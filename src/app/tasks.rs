@@ -6,9 +6,17 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
 use tracing::error;
 
 use super::AppError;
+use crate::shutdown::Shutdown;
+
+/// How long the other tasks may take to end, once one has ended by itself: the
+/// process is to be started anew soon, and what is not acknowledged comes again.
+const FAILED_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long after the stop a task goes on that nothing depends on.
+const LAST_BACKGROUND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Every task that the service runs for as long as it lives. Dropping this aborts
 /// what still runs.
@@ -47,15 +55,23 @@ impl Tasks {
         self.supervised.insert(id, Supervised { name, may_end });
     }
 
-    /// Runs a task that ends when it has nothing left to do, with the stop at the
-    /// latest. A panic of it ends the service.
-    pub(super) fn spawn_finite<F>(&mut self, name: &'static str, task: F)
+    /// Runs a task that nothing depends on: it ends when it has nothing left to do, and
+    /// is cut off a second after the stop. A panic of it is logged and ends nothing else.
+    pub(super) fn spawn_background<F>(&mut self, name: &'static str, shutdown: &Shutdown, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let may_end = true;
+        let shutdown = shutdown.clone();
         let task = async move {
-            task.await;
+            let cut_off = async {
+                shutdown.requested().await;
+                tokio::time::sleep(LAST_BACKGROUND_TIMEOUT).await;
+            };
+            tokio::select! {
+                () = task => {}
+                () = cut_off => {}
+            }
             Ok(())
         };
         let id = self.running.spawn(task).id();
@@ -96,17 +112,28 @@ impl Tasks {
         }
     }
 
-    /// Waits, after the stop was requested, until all tasks have ended; with the
-    /// first error among them. `None` if that takes longer than `limit`.
-    pub(super) async fn drained(&mut self, limit: Duration) -> Option<Result<(), AppError>> {
-        let all_ended = async {
-            let mut outcome = Ok(());
-            while let Some(ended) = self.running.join_next_with_id().await {
-                outcome = outcome.and(self.outcome_of(ended).1);
+    /// Waits, after the stop was requested, until all tasks have ended, but no longer
+    /// than `limit`, and only a few seconds once one has failed, or has `already`.
+    /// Returns whether all have ended, and the first failure.
+    pub(super) async fn drained(
+        &mut self,
+        limit: Duration,
+        already: Result<(), AppError>,
+    ) -> (bool, Result<(), AppError>) {
+        let mut outcome = already;
+        let mut deadline = Instant::now() + limit;
+        let mut is_failing = false;
+        loop {
+            if outcome.is_err() && !std::mem::replace(&mut is_failing, true) {
+                deadline = deadline.min(Instant::now() + FAILED_DRAIN_TIMEOUT);
             }
-            outcome
-        };
-        tokio::time::timeout(limit, all_ended).await.ok()
+            let ended = tokio::time::timeout_at(deadline, self.running.join_next_with_id());
+            match ended.await {
+                Ok(Some(ended)) => outcome = outcome.and(self.outcome_of(ended).1),
+                Ok(None) => return (true, outcome),
+                Err(_late) => return (false, outcome),
+            }
+        }
     }
 
     fn outcome_of(
@@ -124,7 +151,10 @@ impl Tasks {
         let outcome = ended.map_or_else(
             |panic| {
                 error!(part = task.name, %panic, "a part of the service panicked");
-                Err(AppError::Ended)
+                match task.may_end {
+                    true => Ok(()),
+                    false => Err(AppError::Ended),
+                }
             },
             |(_, outcome)| outcome,
         );
@@ -135,6 +165,7 @@ impl Tasks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shutdown;
 
     const SHORT: Duration = Duration::from_millis(20);
     const LONG: Duration = Duration::from_secs(60);
@@ -145,29 +176,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_ends_before_the_stop_is_a_failure() {
+        let (_trigger, shutdown) = shutdown::channel();
         let mut tasks = Tasks::default();
         assert!(fails_within(&mut tasks, SHORT).await.is_none());
         tasks.spawn("lasting", std::future::pending());
-        tasks.spawn_finite("finite", async {});
+        tasks.spawn_background("background", &shutdown, async {});
         assert!(fails_within(&mut tasks, SHORT).await.is_none());
         tasks.spawn("short", async {});
-        assert!(matches!(
-            fails_within(&mut tasks, LONG).await,
-            Some(AppError::Ended)
-        ));
+        let failed = fails_within(&mut tasks, LONG).await;
+        assert!(matches!(failed, Some(AppError::Ended)));
     }
 
     #[tokio::test]
-    async fn a_panic_is_a_failure_of_any_task() {
-        let panics = || async { panic!("as the test wants it") };
+    async fn a_panic_is_a_failure_but_in_the_background() {
+        let (_trigger, shutdown) = shutdown::channel();
         let mut tasks = Tasks::default();
-        tasks.spawn("lasting", panics());
-        assert!(fails_within(&mut tasks, LONG).await.is_some());
-        tasks.spawn_finite("finite", panics());
+        tasks.spawn("lasting", async { panic!("as the test wants it") });
         assert!(fails_within(&mut tasks, LONG).await.is_some());
         tasks.spawn_until_exit(async { panic!("as the test wants it") });
         assert!(fails_within(&mut tasks, LONG).await.is_some());
+        tasks.spawn_background("background", &shutdown, async {
+            panic!("as the test wants it")
+        });
         assert!(fails_within(&mut tasks, SHORT).await.is_none());
+        assert!(matches!(tasks.drained(LONG, Ok(())).await, (true, Ok(()))));
     }
 
     #[tokio::test]
@@ -176,24 +208,44 @@ mod tests {
         tasks.spawn_until_exit(std::future::pending());
         tasks.spawn("slow", tokio::time::sleep(SHORT));
         tasks.spawn("slower", tokio::time::sleep(2 * SHORT));
-        let began = tokio::time::Instant::now();
-        assert!(matches!(tasks.drained(LONG).await, Some(Ok(()))));
+        let began = Instant::now();
+        assert!(matches!(tasks.drained(LONG, Ok(())).await, (true, Ok(()))));
         assert!(began.elapsed() >= 2 * SHORT);
 
         tasks.spawn("never", std::future::pending());
-        assert!(tasks.drained(SHORT).await.is_none());
+        assert!(matches!(
+            tasks.drained(SHORT, Ok(())).await,
+            (false, Ok(()))
+        ));
     }
 
     #[tokio::test]
-    async fn draining_tells_the_first_error_and_waits_for_the_others() {
+    async fn a_failure_while_draining_is_told_and_the_others_get_a_moment_more() {
         let mut tasks = Tasks::default();
         tasks.spawn_fallible("failing", async { Err(AppError::Ended) });
         tasks.spawn("slow", tokio::time::sleep(SHORT));
-        let began = tokio::time::Instant::now();
-        assert!(matches!(
-            tasks.drained(LONG).await,
-            Some(Err(AppError::Ended))
-        ));
+        let began = Instant::now();
+        let drained = tasks.drained(LONG, Ok(())).await;
+        assert!(matches!(drained, (true, Err(AppError::Ended))));
         assert!(began.elapsed() >= SHORT);
+
+        tasks.spawn("never", std::future::pending());
+        let began = Instant::now();
+        let drained = tasks.drained(LONG, Err(AppError::Ended)).await;
+        assert!(matches!(drained, (false, Err(AppError::Ended))));
+        let elapsed = began.elapsed();
+        assert!(
+            elapsed >= FAILED_DRAIN_TIMEOUT && elapsed < LONG,
+            "{elapsed:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_stop_does_not_wait_for_the_background() {
+        let (trigger, shutdown) = shutdown::channel();
+        let mut tasks = Tasks::default();
+        tasks.spawn_background("never", &shutdown, std::future::pending());
+        trigger.request();
+        assert!(matches!(tasks.drained(LONG, Ok(())).await, (true, Ok(()))));
     }
 }

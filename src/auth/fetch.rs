@@ -106,7 +106,7 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    /// Makes a fetcher of a URL that [`checked`] has passed; `roots`: who must have
+    /// Makes a fetcher of a URL that [`jwks_uri`](crate::config::jwks_uri) has passed; `roots`: who must have
     /// certified the server.
     pub(super) fn new(url: Uri, roots: RootCertStore) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -3,12 +3,16 @@
 use tonic::Status;
 
 use crate::store::read::ReadError;
-use crate::store::{Class, StoreError};
+use crate::store::{Class, FailureKind, StoreError};
 
 /// Tells a caller to try again later: the store cannot be reached, or is between two
 /// primaries.
 pub(super) fn unavailable() -> Status {
     Status::unavailable("the store cannot be reached, try again later")
+}
+
+fn no_snapshot() -> Status {
+    Status::unavailable("the store has no snapshot to read from, try again later")
 }
 
 /// Tells a caller that the service is at fault, and nothing of how.
@@ -23,9 +27,7 @@ pub(super) fn of_read(error: &ReadError) -> Status {
         ReadError::EventNotSeen | ReadError::TooSlow => {
             Status::deadline_exceeded(error.to_string())
         }
-        ReadError::NoSnapshot(_) => {
-            Status::unavailable("the store has no snapshot to read from, try again later")
-        }
+        ReadError::NoSnapshot(_) => no_snapshot(),
         ReadError::Unreachable(_) => {
             tracing::debug!(%error, "not answered");
             unavailable()
@@ -46,6 +48,10 @@ pub(super) fn of_dead_letters(error: &StoreError) -> Status {
     if error.is_unreachable() {
         tracing::warn!(%error, "dead letters cannot be worked with now");
         return unavailable();
+    }
+    if error.kind() == FailureKind::SnapshotUnavailable {
+        tracing::warn!(%error, "dead letters cannot be worked with now");
+        return no_snapshot();
     }
     if error.class() == Class::Conflict {
         tracing::warn!(%error, "dead letters cannot be worked with now");

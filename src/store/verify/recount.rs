@@ -30,7 +30,7 @@ const MESSAGES_PER_LOOKUP: usize = 100;
 /// A dialog, or a message of none, after the recount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recounted {
-    /// The epoch of the [generations](super::rebuild::generation) then.
+    /// The epoch of the [generations](crate::store::rebuild::generation) then.
     pub epoch: i64,
     /// The version at which it was looked at.
     pub version: i64,
