@@ -109,7 +109,7 @@ impl Effect {
     }
 
     /// Returns the effect of a change that no dialog's version guards.
-    fn aside() -> Self {
+    fn unguarded() -> Self {
         Self {
             changed: true,
             ..Self::nothing()
@@ -119,7 +119,7 @@ impl Effect {
     fn on(dialog: &DialogKey) -> Self {
         Self {
             dialog: Some(dialog.clone()),
-            ..Self::aside()
+            ..Self::unguarded()
         }
     }
 }
@@ -278,7 +278,7 @@ impl Batch {
             .know_user_type(key.clone(), Some(user_type.clone()));
         let latest = (event.stamp.clone(), user_type.clone());
         self.changes.user_types.insert(key, latest);
-        Effect::aside()
+        Effect::unguarded()
     }
 
     fn dialog(&self, key: &DialogKey) -> &Dialog {

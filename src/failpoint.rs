@@ -44,13 +44,17 @@ pub enum Point {
     KeptIndexed,
     /// A job on dead letters has selected them.
     Selected,
-    /// A job's action on some letters is durable, and they are still in the
-    /// queue.
+    /// A job's action on some letters is durable, and they are still where it found them.
+    /// Of a replay or a discard: the event is confirmed or the letter stored, the letter is
+    /// still in the queue. Of an undiscard: the letter is back in the queue, and still among
+    /// those that are discarded.
     Acted,
-    /// The index has noted that a job acted on letters that are still in the
-    /// queue.
+    /// The index has noted what a job did to letters that are still where it found them: in
+    /// the queue, or, of an undiscard, among those that are discarded.
     Marked,
-    /// A job's letters are out of the queue, and the index does not know.
+    /// A job's letters are gone from where it found them. Of a replay or a discard: they are
+    /// out of the queue, and the index does not know. Of an undiscard: they are no longer
+    /// among those that are discarded, and nothing is left to do about them.
     Removed,
     /// A job has nothing left to do, and its record does not say so.
     AllDone,

@@ -1,10 +1,10 @@
 //! Lanes: where events are batched, derived, committed and settled.
 //!
 //! Events of one dialog are with one lane of a process at a time
-//! ([`Arrivals`]), so that lanes do not touch the same documents. That is for speed alone: another replica,
-//! or an event about a message whose dialog the producer did not name, may
-//! change a dialog at any time. The commit is refused then, the lane forgets
-//! what it knew and derives again from what is stored.
+//! ([`Arrivals`]), so that lanes do not touch the same documents. That is for speed
+//! alone: another replica, or an event about a message whose dialog the producer did
+//! not name, may change a dialog at any time. The commit is refused then, the lane
+//! forgets what it knew and derives again from what is stored.
 //!
 //! An event out of order may need a long look back: at ten thousand members, at
 //! all messages of years. A lane does not wait for that. It sets the event
@@ -345,12 +345,12 @@ impl Lane {
             tokio::select! {
                 ended = &mut attempt => break ended,
                 // A server that is frozen keeps its connections, and says nothing.
-                () = tokio::time::sleep(OUTAGE_AFTER) => outage.seen(began),
+                () = tokio::time::sleep(OUTAGE_AFTER) => outage.note_silence(began),
             }
         };
         match &ended {
-            Err(failed) if failed.class() == Class::Retryable => outage.seen(began),
-            _ => outage.over(),
+            Err(failed) if failed.class() == Class::Retryable => outage.note_silence(began),
+            _ => outage.note_answer(),
         }
         ended
     }

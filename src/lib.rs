@@ -5,8 +5,10 @@
 //!                    (decode)   (batch)  (pure)   (commit)
 //!                       │                            │
 //!                       ▼                            ▼
-//!                  dead letter               grpc reads snapshots
-//!               (redrive replays)
+//!                  dead letter              serving (memory)
+//!               (redrive replays)                   │
+//!                                                   ▼
+//!                                               grpc, HTTP
 //! ```
 //!
 //! Start with [`event`] (what happens), [`mod@derive`] (what it means) and
@@ -14,9 +16,9 @@
 //! is the map, docs/decisions has the reasons.
 //!
 //! What always holds:
-//! - [`counter`], [`event`], [`mod@derive`], [`history`] and `serving::model` know nothing of tokio,
-//!   lapin, mongodb or tonic;
-//!   only [`store`] names mongodb, only [`bus`] lapin, only [`retry`] backoff.
+//! - [`event`], [`counter`], [`mod@derive`], [`history`], [`verify`], [`deadletter`] and
+//!   `serving::model` know nothing of tokio, lapin, mongodb, tonic, hyper or axum; only
+//!   [`store`] names mongodb, only [`bus`] lapin, only [`retry`] backoff.
 //! - A delivery is settled once, after its effect or its dead letter is durable.
 //! - A commit is refused unless every dialog is as it was derived from.
 //! - Every queue, batch, cache and command has a limit.

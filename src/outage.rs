@@ -27,8 +27,11 @@ impl Default for Outage {
 }
 
 impl Outage {
-    /// Notes that an attempt begun at this time failed and may succeed later, or goes on. What others have heard of the store since then counts for more.
-    pub fn seen(&self, began: Instant) {
+    /// Notes that the store has not answered an attempt that began at `began`: the attempt
+    /// failed and may succeed later, or is still under way. The outage begins at `began`, or
+    /// at the latest answer that anybody got from the store, whichever is later. During an
+    /// outage it changes nothing.
+    pub fn note_silence(&self, began: Instant) {
         self.0.send_if_modified(|state| match *state {
             State::Answered(at) => {
                 *state = State::Silent(began.max(at));
@@ -38,8 +41,8 @@ impl Outage {
         });
     }
 
-    /// Notes that the store has answered.
-    pub fn over(&self) {
+    /// Notes that the store has answered just now, which ends an outage.
+    pub fn note_answer(&self) {
         self.0.send_if_modified(|state| {
             let was_silent = matches!(state, State::Silent(_));
             *state = State::Answered(Instant::now());
@@ -47,7 +50,7 @@ impl Outage {
         });
     }
 
-    /// Returns once an outage has lasted so long. Cancelling it loses nothing.
+    /// Returns once an outage has lasted for `long`. Cancelling it loses nothing.
     pub async fn lasts(&self, long: Duration) {
         let mut state = self.0.subscribe();
         loop {
@@ -66,7 +69,7 @@ impl Outage {
         }
     }
 
-    /// Whether an outage has lasted so long by now.
+    /// Returns whether an outage has lasted for at least `long` by now.
     pub fn has_lasted(&self, long: Duration) -> bool {
         matches!(*self.0.borrow(), State::Silent(since) if since.elapsed() >= long)
     }
@@ -90,10 +93,10 @@ mod tests {
     async fn an_outage_lasts_from_its_first_failure_to_the_first_success() {
         let outage = Outage::default();
         assert_eq!(outage.ended().now_or_never(), Some(()));
-        outage.seen(Instant::now());
+        outage.note_silence(Instant::now());
         assert_eq!(outage.ended().now_or_never(), None);
         outage.lasts(LONG).await;
-        outage.over();
+        outage.note_answer();
         assert_eq!(outage.ended().now_or_never(), Some(()));
         let waiting = tokio::time::timeout(LONG, outage.lasts(Duration::ZERO)).await;
         assert!(waiting.is_err(), "there is none that could last");
@@ -103,8 +106,8 @@ mod tests {
     async fn an_attempt_that_hangs_is_no_outage_while_others_succeed() {
         let (outage, began) = (Outage::default(), Instant::now());
         tokio::time::sleep_until(began + LONG).await;
-        outage.over();
-        outage.seen(began);
+        outage.note_answer();
+        outage.note_silence(began);
         assert_eq!(outage.lasts(LONG).now_or_never(), None);
     }
 }

@@ -211,7 +211,8 @@ impl Redrive {
         })
     }
 
-    /// Lists the jobs recorded before this one, latest first, and whether there are more; of those on letters of the tenants `permitted` alone.
+    /// Lists the jobs recorded before this one, latest first, and whether there are more; of
+    /// those on letters of the tenants `permitted` alone.
     ///
     /// # Errors
     /// [`RedriveError::Store`].

@@ -19,21 +19,23 @@ use tokio::time::Instant;
 
 use crate::config;
 
-/// How many times as wide as the one before a wider window is.
+/// The factor by which a window grows each time that it is widened.
 const WIDENING_FACTOR: u16 = 4;
-/// A window of deliveries that came before is widened when as many are settled in
-/// less than this. What takes longer would only be held for longer.
+/// The time within which a window of deliveries must be settled for the window to be
+/// widened, where some of them were delivered before. What takes longer would only be held
+/// for longer.
 const SETTLED_SOON: Duration = Duration::from_secs(1);
-/// As narrow as a window gets: with fewer, each delivery waits for the commit of
-/// the one before. What is too much of them is not read, and there is little of it
-/// with the broker.
+/// The fewest deliveries that a window has, unless `bus.prefetch` is less: with fewer, each
+/// would wait for the commit of the one before. If these are too heavy, what is too much
+/// is not read from the connection.
 const MIN_WINDOW: u16 = 8;
-/// A wider window may be as heavy as one in so many parts of the limit, going by
-/// the deliveries of the last one.
-const EASY_SHARE: usize = 4;
-/// Full scales are taken up again once they are down to one in so many parts; a
-/// window of the largest deliveries may come to as much.
-const EASED_SHARE: usize = 2;
+/// What the limit of bytes is divided by for the most that a widened window may be expected
+/// to weigh, going by the mean size of the deliveries of the last one: a quarter.
+const WIDENED_WINDOW_DIVISOR: usize = 4;
+/// What the limit of bytes is divided by for the bytes in hand down to which they must fall
+/// before a consumer begins again, and for what a window full of the largest deliveries
+/// may weigh: half.
+const EASED_DIVISOR: usize = 2;
 
 /// Bytes of deliveries in hand, of all connections one after the other, and the
 /// most that there may be.
@@ -91,7 +93,7 @@ impl Intake {
 
     /// Returns once there is room again for more than a few deliveries.
     pub(super) async fn eased(&self) {
-        let enough = self.limit / EASED_SHARE;
+        let enough = self.limit / EASED_DIVISOR;
         while !self.is_within(enough) {
             let eased = self.eased.notified();
             if self.is_within(enough) {
@@ -116,7 +118,7 @@ impl Drop for Weight {
         if passed(*limit) {
             reader.wake();
         }
-        if passed(limit / EASED_SHARE) {
+        if passed(limit / EASED_DIVISOR) {
             // Kept for whoever is about to wait.
             eased.notify_one();
         }
@@ -259,7 +261,7 @@ impl Window {
         (self.seen, self.bytes, self.again) = (0, 0, false);
         let wider = usize::from(self.wide.saturating_mul(WIDENING_FACTOR));
         let is_quick = since.is_some_and(|since| now - since < SETTLED_SOON);
-        (is_quick || !again) && bytes / seen * wider <= self.limit / EASY_SHARE
+        (is_quick || !again) && bytes / seen * wider <= self.limit / WIDENED_WINDOW_DIVISOR
     }
 
     pub(super) fn widen(&mut self) {
@@ -295,7 +297,7 @@ impl Window {
 
 /// How many deliveries of so many bytes may be in flight, of at most so many.
 fn fitting(limit: usize, bytes: usize, most: u16) -> u16 {
-    let fitting = limit / EASED_SHARE / bytes.max(1);
+    let fitting = limit / EASED_DIVISOR / bytes.max(1);
     let fitting = u16::try_from(fitting).unwrap_or(u16::MAX);
     fitting.max(MIN_WINDOW).min(most)
 }

@@ -131,7 +131,7 @@ impl Batch {
         let effect = match &known.created {
             None => {
                 self.message_mut(&key).version += 1;
-                Effect::aside()
+                Effect::unguarded()
             }
             Some(created) => self.uncount(&key, created, &known)?,
         };
@@ -205,7 +205,7 @@ impl Batch {
             Some(created) if status.is_read() && !created.system => {
                 self.read_one(message, &known, created, user)?
             }
-            _ => Effect::aside(),
+            _ => Effect::unguarded(),
         };
         self.note_on(message, |change| {
             *change.statuses.entry(status.clone()).or_default() += 1;

@@ -25,35 +25,46 @@ pub struct TailMessage {
 /// counting them for one more member costs no walk through all of them.
 #[derive(Debug)]
 pub struct Tail {
-    asked: Watermark,
-    from: Watermark,
+    /// The watermark after which the messages were asked for. Asking for one that is not
+    /// earlier again would load no more.
+    requested_after: Watermark,
+    /// The watermark after which every message is here: the requested one, or a later one
+    /// where the tail was too long to be loaded whole.
+    complete_after: Watermark,
     /// The messages' times, in ascending order.
     times: Vec<Micros>,
-    /// Of each type, the places of its messages. Not a count for each type and
-    /// place: a store from before types were a short list may have thousands.
+    /// Of each type, the places of its messages, which are their indices in `times`, in
+    /// ascending order. Not a count for each type and place: a store from before types were
+    /// a short list may have thousands.
     by_type: Vec<(SenderType, Vec<u32>)>,
     /// Of each message, the index of its type in `by_type`.
     types: Vec<u32>,
+    /// Of each sender, the places of their messages, in ascending order.
     by_sender: HashMap<UserId, Vec<u32>>,
     /// Messages that somebody has read one by one, and how many did, by place.
     read: Vec<(u32, MessageId, i64)>,
-    places: HashMap<MessageId, u32>,
+    /// The places of the messages in `read`, by their ids.
+    read_places: HashMap<MessageId, u32>,
 }
 
 impl Tail {
-    /// All messages after `from`, which is the watermark that was asked for, or a
-    /// later one where the tail is too long to be loaded whole.
-    pub fn new(asked: Watermark, from: Watermark, mut messages: Vec<TailMessage>) -> Self {
+    /// Makes a tail of all messages after `complete_after`, which is the watermark that was
+    /// requested, or a later one where the tail is too long to be loaded whole.
+    pub fn new(
+        requested_after: Watermark,
+        complete_after: Watermark,
+        mut messages: Vec<TailMessage>,
+    ) -> Self {
         messages.sort_by_key(|message| message.at);
         let mut tail = Self {
-            asked,
-            from: from.max(asked),
+            requested_after,
+            complete_after: complete_after.max(requested_after),
             times: messages.iter().map(|message| message.at).collect(),
             by_type: Vec::new(),
             types: Vec::with_capacity(messages.len()),
             by_sender: HashMap::new(),
             read: Vec::new(),
-            places: HashMap::new(),
+            read_places: HashMap::new(),
         };
         let mut kinds = HashMap::new();
         for (place, message) in (0..).zip(messages) {
@@ -78,30 +89,30 @@ impl Tail {
             .or_default()
             .push(place);
         if message.reads > 0 {
-            self.places.insert(message.id.clone(), place);
+            self.read_places.insert(message.id.clone(), place);
             self.read.push((place, message.id, message.reads));
         }
     }
 
-    /// Whether it has every message after the watermark.
+    /// Returns whether the tail has every message after the watermark.
     pub(super) fn reaches(&self, watermark: Watermark) -> bool {
-        self.from <= watermark
+        self.complete_after <= watermark
     }
 
-    /// Whether asking for the watermark again would bring no more.
+    /// Returns whether asking for the messages after the watermark again would bring no more.
     pub(super) fn was_asked(&self, watermark: Watermark) -> bool {
-        self.asked <= watermark
+        self.requested_after <= watermark
     }
 
-    /// Messages after the watermark that somebody has read one by one, and how many
-    /// did.
+    /// Returns the messages after the watermark that somebody has read one by one, and how
+    /// many users did.
     pub fn read_after(&self, watermark: Watermark) -> impl Iterator<Item = (&MessageId, i64)> {
         let first = self.place_after(watermark);
         let begin = self.read.partition_point(|(place, ..)| *place < first);
         self.read[begin..].iter().map(|(_, id, reads)| (id, *reads))
     }
 
-    /// How many messages after the watermark are unread for a user who has read
+    /// Returns how many messages after the watermark are unread for a user who has read
     /// these one by one.
     pub(super) fn unread(
         &self,
@@ -118,7 +129,10 @@ impl Tail {
         let mut known = |place: u32| unread[self.types[place as usize] as usize] -= 1;
         let own = self.by_sender.get(user).map_or(&[][..], Vec::as_slice);
         from(own, first).iter().for_each(|place| known(*place));
-        let read = read.iter().filter_map(|id| self.places.get(id)).copied();
+        let read = read
+            .iter()
+            .filter_map(|id| self.read_places.get(id))
+            .copied();
         read.filter(|place| *place >= first && own.binary_search(place).is_err())
             .for_each(&mut known);
         let names = self.by_type.iter().map(|(name, _)| name.clone());

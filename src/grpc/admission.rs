@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A caller may hold as many places as are free: a single one gets half of all,
-/// and whoever comes then still finds some.
-const CALLER_SHARE_OF_FREE: usize = 1;
-/// The calls about a tenant may hold three times as many as are free, three
-/// quarters of all: more than one caller gets, who is not to keep others from
-/// asking about the same tenant.
-const TENANT_SHARE_OF_FREE: usize = 3;
+/// The most places that one caller may hold, as a multiple of the places that are free: as
+/// many as are free. So a single caller gets half of all, and whoever comes then still
+/// finds some.
+const CALLER_MULTIPLE_OF_FREE: usize = 1;
+/// The most places that the calls about one tenant may hold, as a multiple of the places
+/// that are free: three times as many, which comes to three quarters of all. That is more
+/// than one caller gets, who is not to keep others from asking about the same tenant.
+const TENANT_MULTIPLE_OF_FREE: usize = 3;
 
 /// Among whom places are shared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,8 +77,8 @@ impl Places {
         let has_its_share = |sharer: &&Sharer| {
             let held = taken.by.get(*sharer).copied().unwrap_or_default();
             let share = match sharer {
-                Sharer::Caller(_) => CALLER_SHARE_OF_FREE,
-                Sharer::Tenant(_) => TENANT_SHARE_OF_FREE,
+                Sharer::Caller(_) => CALLER_MULTIPLE_OF_FREE,
+                Sharer::Tenant(_) => TENANT_MULTIPLE_OF_FREE,
             };
             held >= free * share
         };

@@ -10,30 +10,30 @@ use tokio::time::Instant;
 use crate::derive::state::{DialogKey, MessageKey, UserKey};
 use crate::event::{Event, Fact};
 
-/// How long all events of a place are set aside after one of them has failed by
+/// How long all events about a subject are set aside after one of them has failed by
 /// itself: more of its kind would make a whole batch fail each time.
-const FAILING_PLACE_TIME: Duration = Duration::from_secs(60);
-/// The most failing places that are remembered. Beyond them a lane finds out
+const FAILING_SUBJECT_TIME: Duration = Duration::from_secs(60);
+/// The most failing subjects that are remembered. Beyond them a lane finds out
 /// anew.
-const MAX_FAILING_PLACES: usize = 1_000;
+const MAX_FAILING_SUBJECTS: usize = 1_000;
 
-/// Which places have events with a patient lane. While there are any, all of a
-/// place's events go there, so that two lanes do not fight over it.
+/// The subjects that have events with a patient lane. While there are any, all events
+/// about the subject go there, so that two lanes do not fight over it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Aside(Arc<Mutex<Places>>);
+pub(super) struct Aside(Arc<Mutex<SubjectsAside>>);
 
 #[derive(Debug, Default)]
-struct Places {
-    /// How many events of each place are set aside.
-    events: HashMap<Place, usize>,
-    /// Until when all events of a place that failed are set aside.
-    failing: HashMap<Place, Instant>,
+struct SubjectsAside {
+    /// How many events about each subject are set aside.
+    events: HashMap<EventSubject, usize>,
+    /// The time until which all events about a subject are set aside, since one of them has
+    /// failed.
+    failing: HashMap<EventSubject, Instant>,
 }
 
-/// What events are about that change the same documents: the dialog that the
-/// producer named, or the message where none was.
+/// What an event is about. Events with the same subject change the same documents.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Place {
+pub(super) enum EventSubject {
     /// The dialog that the producer named.
     Dialog(DialogKey),
     /// The message, of an event that names no dialog.
@@ -46,79 +46,82 @@ pub(super) enum Place {
 #[derive(Debug)]
 pub(crate) struct SetAside {
     aside: Aside,
-    place: Place,
+    subject: EventSubject,
 }
 
 impl Aside {
-    /// Whether events of the event's place are set aside.
+    /// Returns whether events about the event's subject are set aside.
     pub(super) fn has(&self, event: &Event) -> bool {
-        let places = self.lock();
+        let subjects = self.lock();
         // Mostly there are none, and no key is to be made.
-        if places.events.is_empty() && places.failing.is_empty() {
+        if subjects.events.is_empty() && subjects.failing.is_empty() {
             return false;
         }
-        let Some(place) = place(event) else {
+        let Some(subject) = subject(event) else {
             return false;
         };
-        let until = places.failing.get(&place);
-        places.events.contains_key(&place) || until.is_some_and(|until| *until > Instant::now())
+        let until = subjects.failing.get(&subject);
+        subjects.events.contains_key(&subject) || until.is_some_and(|until| *until > Instant::now())
     }
 
-    /// Sets an event aside. `None` for one that is about nothing in particular.
+    /// Sets an event aside. Returns `None` for one that has no subject, which is not.
     pub(super) fn set(&self, event: &Event) -> Option<SetAside> {
-        let place = place(event)?;
-        *self.lock().events.entry(place.clone()).or_default() += 1;
+        let subject = subject(event)?;
+        *self.lock().events.entry(subject.clone()).or_default() += 1;
         Some(SetAside {
             aside: self.clone(),
-            place,
+            subject,
         })
     }
 
-    /// The event has failed by itself: its place is set aside for a while.
+    /// Notes that the event has failed by itself: all events about its subject are set aside
+    /// for a while.
     pub(super) fn failed(&self, event: &Event) {
-        let Some(place) = place(event) else {
+        let Some(subject) = subject(event) else {
             return;
         };
-        let mut places = self.lock();
-        let (failing, now) = (&mut places.failing, Instant::now());
-        if failing.len() >= MAX_FAILING_PLACES {
+        let mut subjects = self.lock();
+        let (failing, now) = (&mut subjects.failing, Instant::now());
+        if failing.len() >= MAX_FAILING_SUBJECTS {
             failing.retain(|_, until| *until > now);
         }
-        if failing.len() < MAX_FAILING_PLACES || failing.contains_key(&place) {
-            failing.insert(place, now + FAILING_PLACE_TIME);
+        if failing.len() < MAX_FAILING_SUBJECTS || failing.contains_key(&subject) {
+            failing.insert(subject, now + FAILING_SUBJECT_TIME);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Places> {
+    fn lock(&self) -> MutexGuard<'_, SubjectsAside> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for SetAside {
     fn drop(&mut self) {
-        let mut places = self.aside.lock();
-        if let Some(events) = places.events.get_mut(&self.place) {
+        let mut subjects = self.aside.lock();
+        if let Some(events) = subjects.events.get_mut(&self.subject) {
             *events -= 1;
             if *events == 0 {
-                places.events.remove(&self.place);
+                subjects.events.remove(&self.subject);
             }
         }
     }
 }
 
-fn place(event: &Event) -> Option<Place> {
+/// Returns what the event is about: the dialog that the producer named, else its message,
+/// or the user whose type it states.
+fn subject(event: &Event) -> Option<EventSubject> {
     let tenant = || event.tenant.clone();
     if let Some(dialog) = dialog(event) {
-        return Some(Place::Dialog(dialog));
+        return Some(EventSubject::Dialog(dialog));
     }
     match &event.fact {
-        Fact::UserTyped { user, .. } => Some(Place::User(UserKey {
+        Fact::UserTyped { user, .. } => Some(EventSubject::User(UserKey {
             tenant: tenant(),
             user: user.clone(),
         })),
         Fact::MessageDeleted { message }
         | Fact::StatusReached { message, .. }
-        | Fact::ReactionChanged { message, .. } => Some(Place::Message(MessageKey {
+        | Fact::ReactionChanged { message, .. } => Some(EventSubject::Message(MessageKey {
             tenant: tenant(),
             message: message.clone(),
         })),
@@ -126,7 +129,7 @@ fn place(event: &Event) -> Option<Place> {
     }
 }
 
-/// The dialog that the producer named.
+/// Returns the dialog that the producer named.
 pub(super) fn dialog(event: &Event) -> Option<DialogKey> {
     Some(DialogKey {
         tenant: event.tenant.clone(),

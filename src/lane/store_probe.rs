@@ -30,7 +30,7 @@ pub async fn probe_store(store: Store, outage: Outage, hold: Duration, shutdown:
             () = shutdown.requested() => return,
         }
         if store_takes_writes(&store).await {
-            outage.over();
+            outage.note_answer();
             continue;
         }
         tokio::select! {

@@ -70,9 +70,9 @@ impl TenantWatch {
     }
 }
 
-/// The tenant of a routing key: all after the second dot. Neither the type of an entity nor an action has
-/// a dot, a tenant may. Were dots allowed to stand anywhere, somebody who may
-/// publish for the tenant `a.b` could do so for `b`.
+/// Returns the tenant of a routing key: all after the second dot. Neither the type of an
+/// entity nor an action has a dot, a tenant may. Were dots allowed to stand anywhere,
+/// somebody who may publish for the tenant `a.b` could do so for `b`.
 fn tenant_of(routing_key: &str) -> Option<&str> {
     routing_key.splitn(3, '.').nth(2)
 }

@@ -50,11 +50,11 @@ pub(crate) async fn register(
                 () = shutdown.requested(), if !batch.are_queued => return,
             };
             let Err(failed) = noted else {
-                outage.over();
+                outage.note_answer();
                 break;
             };
             if failed.class() == Class::Retryable {
-                outage.seen(began);
+                outage.note_silence(began);
             }
             if failed.class() == Class::Permanent && batch.are_queued {
                 // The letters are in the queue: a pass will enter what can be.

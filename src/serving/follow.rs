@@ -26,7 +26,9 @@ const BEHIND_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// The time after which a server that goes on showing less is believed: a backup was
 /// restored.
 const RESTORED_AFTER: Duration = Duration::from_secs(60);
-/// The time for which a writer without numbers is taken to go on writing.
+/// The time for which a writer that does not number its commits is taken to go on writing
+/// after it was last seen to have written. Writers of an earlier version number none: no
+/// record tells what they commit, so nothing is held in memory meanwhile.
 const UNNUMBERED_WRITER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time between two rounds while nobody reads: commits are taken over, so that they
 /// do not pile up, nor a read has to take them all over.

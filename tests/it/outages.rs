@@ -104,7 +104,7 @@ async fn a_store_that_answers_is_not_taken_for_one_that_is_away() -> Result<()> 
     let hold = Duration::from_secs(1);
     let asking = tokio::spawn(probe_store(store, outage.clone(), hold, stop));
     // As a lane does whose only event fails.
-    outage.seen(tokio::time::Instant::now());
+    outage.note_silence(tokio::time::Instant::now());
     let ended = tokio::time::timeout(Duration::from_secs(30), outage.ended()).await;
     ended.map_err(|_| "the store takes writes, and nobody has asked")?;
     trigger.request();

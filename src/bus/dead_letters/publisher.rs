@@ -33,11 +33,12 @@ use crate::telemetry::metrics::{Label, Metrics};
 const MAX_BATCH_LETTERS: usize = 256;
 /// The most bytes of bodies that await their confirms together.
 const MAX_BATCH_BYTES: usize = 4 << 20;
-/// The letters that await their confirms are one in so many parts of the window, at
-/// most.
-const WINDOW_SHARE: usize = 2;
-/// Their bodies are one in so many parts of the bytes in flight, at most.
-const BYTES_SHARE: usize = 4;
+/// What the window, a number of deliveries, is divided by for the most letters that may
+/// await their confirms: half of it.
+const WINDOW_DIVISOR: usize = 2;
+/// What `bus.prefetch_bytes` is divided by for the most bytes of bodies that may await
+/// their confirms: a quarter of it.
+const BYTES_DIVISOR: usize = 4;
 /// A broker that confirms nothing for so long takes none.
 const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is being done, for error texts.
@@ -388,8 +389,8 @@ fn batch_size(letters: &[FailedMessage], most: usize, bytes_in_flight: usize) ->
     let window = letters
         .first()
         .map_or(1, |first| first.message.origin.back.window());
-    let most = most.min(window / WINDOW_SHARE).min(MAX_BATCH_LETTERS);
-    let most_bytes = MAX_BATCH_BYTES.min(bytes_in_flight / BYTES_SHARE);
+    let most = most.min(window / WINDOW_DIVISOR).min(MAX_BATCH_LETTERS);
+    let most_bytes = MAX_BATCH_BYTES.min(bytes_in_flight / BYTES_DIVISOR);
     let mut bytes = 0;
     let fitting = letters.iter().take(most).take_while(|letter| {
         bytes += letter.message.body.len();

@@ -14,12 +14,12 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// The last commit of a writer; 0 before its first one.
+    /// Returns the number of a writer's last commit; 0 before its first one.
     pub(crate) fn of(&self, writer: WriterId) -> i64 {
         self.commits.get(&writer).copied().unwrap_or(0)
     }
 
-    /// Whether everything of the other is in this one.
+    /// Returns whether every commit of the other cut is in this one.
     pub fn covers(&self, other: &Cut) -> bool {
         other.iter().all(|(writer, last)| self.of(writer) >= last)
     }
@@ -38,13 +38,14 @@ impl Cut {
         }
     }
 
-    /// Writers that have committed, with the number of their last commit.
+    /// Returns the writers that have committed, with the number of their last commit.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (WriterId, i64)> + '_ {
         self.commits.iter().map(|(writer, last)| (*writer, *last))
     }
 
-    /// What comes after this on the way to the other: for each writer the first
-    /// and the last number of it.
+    /// Returns the commits that are in `to` and not in this cut, as a range for each writer
+    /// that has any: the writer, and the numbers of the first and the last of these commits,
+    /// both included.
     pub(crate) fn until<'c>(
         &'c self,
         to: &'c Cut,

@@ -10,8 +10,8 @@ use super::collection::LetterCollection;
 use crate::store::lease::DEAD_LETTERS;
 use crate::store::{Store, StoreError};
 
-/// The number of the rules by which this version makes entries. 2: what the broker itself gave up, with `expired`,
-/// `maxlen` or `rejected`, has that reason and counts its attempts.
+/// The number of the rules by which this version makes entries. 2: what the broker itself
+/// gave up, with `expired`, `maxlen` or `rejected`, has that reason and counts its attempts.
 const INDEX_RULES: i32 = 2;
 
 impl Store {

@@ -54,7 +54,7 @@ fields! {
     /// The status reached.
     STATUS = "status";
     /// Array of `{r, set, by}`: each reaction, whether it is set, and by how much its
-    /// count changed.
+    /// count changed, which is `reaction_deltas` in derive's `Trace`.
     WORDS = "words";
     /// Micros up to which all is read.
     READ_UNTIL = "read_until";
@@ -65,9 +65,11 @@ fields! {
     MARK = "mark";
     /// `true` when the event changed nothing.
     UNCHANGED = "unchanged";
-    /// `true` for a create when something was known of the message before.
+    /// `true` for a create when something was known of the message before:
+    /// `had_placeholder` in derive's `Trace`.
     FORETOLD = "foretold";
-    /// `true` for a create when the message was deleted before.
+    /// `true` for a create when the message was deleted before: `deleted_before_create`
+    /// in derive's `Trace`.
     STILLBORN = "stillborn";
     /// Micros of the join.
     JOINED_AT = "joined_at";

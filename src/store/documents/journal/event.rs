@@ -278,9 +278,8 @@ impl JournalRecord<'_> {
         self.id("d", self.dialog, DialogId::new)
     }
 
-    /// The message that the event is about after its create. The earliest records have it
-    /// Returns the message that the event is about after its create. It is also read
-    /// from where creates have theirs.
+    /// Returns the message that the event is about after its create. The earliest records
+    /// have it where creates have theirs, so it is read from there too.
     fn message_of(&self) -> Result<MessageId, StoreError> {
         let of = match self.of {
             Some(Messages::One(message)) => Some(message),
