@@ -44,8 +44,9 @@ const MIN_WINDOW: u16 = 2;
 /// less; those of a window are as many. What is dealt with exists several times: in
 /// the form of the broker, of the database, and of what is sent to either.
 const MAX_BYTES_IN_HAND: usize = 8 << 20;
-/// The letters that are worked on together are one in so many parts of these bytes.
-const BATCH_SHARE: usize = 2;
+/// What the bytes in hand are divided by for those of the letters that are worked on
+/// together: half of them.
+const BATCH_DIVISOR: usize = 2;
 /// The number of letters that one negative acknowledgement gives back.
 const NACK_BATCH: usize = 1_000;
 
@@ -286,7 +287,7 @@ impl QueueScan {
 /// The size of the bodies of letters that are worked on together, in bytes; one letter
 /// more may be among them.
 pub(crate) fn batch_bytes(bus: &config::Bus) -> usize {
-    in_hand(bus) / BATCH_SHARE
+    in_hand(bus) / BATCH_DIVISOR
 }
 
 /// The size of the bodies that may be in hand, in bytes.

@@ -1,9 +1,9 @@
 //! The account of pins: how much of the memory those who are pinned take, and
 //! what changed about them. It knows entries by their numbers only.
 
-/// Of the memory, one in so many parts may be taken by those who are pinned: the
-/// rest is for everybody else.
-const PINNED_SHARE: usize = 2;
+/// What the memory, in bytes, is divided by for the most that those who are pinned may take:
+/// half of it, and the rest is for everybody else.
+const PINNED_DIVISOR: usize = 2;
 
 /// Somebody, or a dialog, that is held until it is unpinned. Void once everything
 /// is forgotten.
@@ -110,7 +110,7 @@ impl Pins {
 
     /// Makes the first pin of an entry.
     fn first(&mut self, weight: usize, most_bytes: usize) -> Result<Pinned, NotPinned> {
-        if self.bytes + weight > most_bytes / PINNED_SHARE {
+        if self.bytes + weight > most_bytes / PINNED_DIVISOR {
             return Err(NotPinned::NoRoom);
         }
         self.serial += 1;
