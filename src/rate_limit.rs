@@ -30,14 +30,23 @@ impl RateLimit {
         Self { catch_up, ..self }
     }
 
-    /// Takes the time that is made up for as lost before `now`, so that as many units as
-    /// fit into it may begin at once.
-    pub(crate) fn with_burst(self, now: Instant) -> Self {
-        let due = now.checked_sub(self.catch_up);
+    /// Lets exactly this many single units begin at once, at `now` and after each
+    /// pause that was long enough.
+    pub(crate) fn with_burst(self, units: u32, now: Instant) -> Self {
+        // In the steps by which `begin` moves on: a sum that is rounded otherwise
+        // is one unit short.
+        let catch_up = self.time_for(1) * units.saturating_sub(1);
+        let due = now.checked_sub(catch_up);
         Self {
+            catch_up,
             due: due.unwrap_or(self.due),
             ..self
         }
+    }
+
+    /// The time that so many units take.
+    fn time_for(&self, units: u32) -> Duration {
+        Duration::from_secs_f64(f64::from(units) / self.per_second)
     }
 
     /// Lets these units begin now, if they may.
@@ -62,7 +71,7 @@ impl RateLimit {
     fn begin(&mut self, units: u32, now: Instant) {
         let made_up_for = now.checked_sub(self.catch_up);
         let from = self.due.max(made_up_for.unwrap_or(self.due));
-        self.due = from + Duration::from_secs_f64(f64::from(units) / self.per_second);
+        self.due = from + self.time_for(units);
     }
 }
 

@@ -44,9 +44,7 @@ impl RateLimiter {
 
     /// The limit of a caller who has made no calls: a second's worth may come at once.
     fn unused(&self, now: Instant) -> RateLimit {
-        let others = Duration::from_secs(1) - Duration::from_secs(1) / self.per_second;
-        let limit = RateLimit::per_second(self.per_second.into());
-        limit.catching_up(others).with_burst(now)
+        RateLimit::per_second(self.per_second.into()).with_burst(self.per_second, now)
     }
 
     fn refused(&self, wait: Duration) -> Status {
@@ -63,6 +61,21 @@ mod tests {
     use tonic_types::StatusExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_burst_is_not_one_short_by_rounding() {
+        for per_second in [1, 3, 6, 7, 60, 999] {
+            let rate = RateLimiter::new(per_second).unwrap();
+            let began = Instant::now();
+            for at in [began, began + Duration::from_secs(5)] {
+                for call in 1..=per_second {
+                    let taken = rate.take("a", at);
+                    assert!(taken.is_ok(), "call {call} of {per_second}");
+                }
+                assert!(rate.take("a", at).is_err(), "{per_second}");
+            }
+        }
+    }
 
     #[test]
     fn a_second_s_worth_at_once_and_then_as_it_fills() {
