@@ -191,7 +191,7 @@ impl Inspection {
             found.fits = self.judge(compared)?;
         } else {
             self.notes.push(format!(
-                "the exchange {name:?} does not exist yet: who publishes to it declares it"
+                "the exchange {name:?} does not exist yet: serve declares it"
             ));
         }
         Ok(found)

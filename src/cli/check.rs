@@ -33,7 +33,7 @@ pub(super) struct Check {}
 struct Report {
     mongodb: Option<store::inspect::Inspection>,
     rabbitmq: Option<bus::inspect::Inspection>,
-    /// What the gRPC ports will show.
+    /// What the listeners will show.
     certificates: Vec<Certificate>,
     problems: Vec<String>,
     notes: Vec<String>,
