@@ -62,6 +62,7 @@ use service::Counters;
 use v1::counter_service_server::CounterServiceServer;
 use v1::dead_letter_service_server::DeadLetterServiceServer;
 use v1::maintenance_service_server::MaintenanceServiceServer;
+pub(crate) use validate::check_repair_reason;
 use watches::Watches;
 use web::Web;
 

@@ -96,9 +96,10 @@ pub(super) struct Target {
 }
 
 impl Access {
-    /// Whether a profile is to say which service is meant.
-    pub(super) fn has_profile(&self) -> bool {
-        self.profile.is_some()
+    /// Whether what was given makes sense for a service only: a profile, how to
+    /// connect, or who calls.
+    pub(super) fn asks_for_a_service(&self) -> bool {
+        self.profile.is_some() || self.given.asks_for_tls() || self.given.token_file.is_some()
     }
 
     /// The service at `address`, if that was given, else that of the profile,
@@ -140,7 +141,7 @@ impl Access {
         }
         Ok(Target {
             address: address.to_owned(),
-            named: named.is_some() || self.profile.is_some() || given.asks_for_tls(),
+            named: named.is_some() || self.asks_for_a_service(),
             tls,
             token,
         })

@@ -44,6 +44,12 @@ impl Failure {
         }
     }
 
+    /// Adds what the person at the terminal may do about it.
+    pub(crate) fn advising(self, advice: &str) -> Self {
+        let message = format!("{}: {advice}", self.message);
+        Failure { message, ..self }
+    }
+
     /// Tells whether a server is to blame.
     pub(crate) fn is_server(&self) -> bool {
         self.code == ExitCode::Server

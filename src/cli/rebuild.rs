@@ -27,6 +27,9 @@ use v1::maintenance_service_client::MaintenanceServiceClient;
 
 const TEMPLATE: &str = "{bar:30} {pos}/{len} records, {per_sec}  {msg}  {elapsed}, {eta} left";
 
+/// What is said to who interrupts a service that has switched over.
+const CLEANING: &str = "it has switched over: readers see the new counters already, and the service removes the old; Ctrl-C again does not wait for that";
+
 /// How often the bar is moved.
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -91,13 +94,17 @@ impl Rebuild {
             everyone: tenant.is_none(),
             before: None,
             replayed: 0,
+            phase: None,
         };
         let ended = match executor {
             Executor::Service {
                 connection,
                 address,
             } => job.ask(connection, &address, self.tenant).await,
-            Executor::ThisProcess => job.replay(tenant.as_ref(), &config).await,
+            Executor::ThisProcess => {
+                let outcome = job.replay(tenant.as_ref(), &config).await;
+                outcome.map(RebuildEnding::from)
+            }
         };
         job.bar.finish_and_clear();
         job.finish(ended?)
@@ -135,6 +142,57 @@ fn tell_abandoned(abandoned: bool, output: Output) -> Result<ExitCode, Failure> 
     Ok(ExitCode::Done)
 }
 
+/// How this command ends, once a rebuild was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RebuildEnding {
+    /// Readers see the new counters, and what was old is removed.
+    SwitchedOver,
+    /// Interrupted in this process, where the same command goes on.
+    Interrupted,
+    /// Interrupted while a service rebuilds.
+    ServiceStops,
+    /// Interrupted while a service removes what is old.
+    ServiceCleans,
+}
+
+impl RebuildEnding {
+    /// How it ends when it is interrupted while a service is in this phase, of
+    /// what it has told.
+    fn of_interrupted_service(told: Option<RebuildPhase>) -> Self {
+        match told {
+            Some(RebuildPhase::Cleaning) => Self::ServiceCleans,
+            Some(RebuildPhase::Replaying | RebuildPhase::Following) | None => Self::ServiceStops,
+        }
+    }
+
+    fn has_switched_over(self) -> bool {
+        matches!(self, Self::SwitchedOver | Self::ServiceCleans)
+    }
+
+    /// What follows from it, for the person at the terminal.
+    fn text(self) -> &'static str {
+        match self {
+            Self::SwitchedOver => "readers see the new counters",
+            Self::Interrupted => "interrupted: the same command goes on, --abandon gives it up",
+            Self::ServiceStops => {
+                "interrupted: the service stops at its next checkpoint; the same command goes on, --abandon gives it up"
+            }
+            Self::ServiceCleans => {
+                "readers see the new counters already; the service goes on removing the old"
+            }
+        }
+    }
+}
+
+impl From<RebuildOutcome> for RebuildEnding {
+    fn from(outcome: RebuildOutcome) -> Self {
+        match outcome {
+            RebuildOutcome::SwitchedOver => Self::SwitchedOver,
+            RebuildOutcome::Interrupted => Self::Interrupted,
+        }
+    }
+}
+
 /// A rebuild under way, as the person at the terminal sees it.
 struct RebuildJob {
     output: Output,
@@ -146,29 +204,44 @@ struct RebuildJob {
     /// Records that earlier runs had replayed.
     before: Option<u64>,
     replayed: u64,
+    /// The last phase that was told.
+    phase: Option<RebuildPhase>,
 }
 
 impl RebuildJob {
     /// Shows how a service rebuilds. It stops where it can be gone on with once
-    /// nobody listens any more.
+    /// nobody listens any more; after the switch only a second signal ends this.
     async fn ask(
         &mut self,
         connection: Connection,
         address: &str,
         tenant: Option<String>,
-    ) -> Result<RebuildOutcome, Failure> {
-        let mut signal = std::pin::pin!(signal()?);
+    ) -> Result<RebuildEnding, Failure> {
+        let mut interrupt = std::pin::pin!(signal()?);
+        let mut interrupted = false;
         let refused = |status| work_refused(address, &status);
         let mut service = MaintenanceServiceClient::new(connection);
         let request = v1::RebuildCountersRequest {
             tenant_id: tenant.unwrap_or_default(),
         };
-        let answers = service.rebuild_counters(request).await;
+        let answers = tokio::select! {
+            answers = service.rebuild_counters(request) => answers,
+            _ = &mut interrupt => return Ok(RebuildEnding::ServiceStops),
+        };
         let mut answers = answers.map_err(refused)?.into_inner();
         loop {
             let answer = tokio::select! {
                 answer = answers.message() => answer.map_err(refused)?,
-                _ = &mut signal => return Ok(RebuildOutcome::Interrupted),
+                _ = &mut interrupt => {
+                    let ending = RebuildEnding::of_interrupted_service(self.phase);
+                    if interrupted || !ending.has_switched_over() {
+                        return Ok(ending);
+                    }
+                    interrupted = true;
+                    interrupt.set(signal()?);
+                    self.bar.suspend(|| output::aside(CLEANING));
+                    continue;
+                }
             };
             let Some(answer) = answer else {
                 let message = format!(
@@ -178,7 +251,7 @@ impl RebuildJob {
             };
             self.show(progress_of(&answer));
             if answer.done {
-                return Ok(RebuildOutcome::SwitchedOver);
+                return Ok(RebuildEnding::SwitchedOver);
             }
         }
     }
@@ -223,6 +296,7 @@ impl RebuildJob {
     fn show(&mut self, now: RebuildProgress) {
         self.before.get_or_insert(now.replayed);
         self.replayed = now.replayed;
+        self.phase = Some(now.phase);
         if self.everyone && now.phase == RebuildPhase::Replaying {
             self.bar.set_length(now.estimated);
         }
@@ -234,34 +308,27 @@ impl RebuildJob {
         });
     }
 
-    fn finish(self, outcome: RebuildOutcome) -> Result<ExitCode, Failure> {
+    fn finish(self, ending: RebuildEnding) -> Result<ExitCode, Failure> {
         let events = self.replayed.saturating_sub(self.before.unwrap_or(0));
         let seconds = self.begun.elapsed().as_secs_f64();
         let summary = RebuildSummary {
             events,
             seconds,
             events_per_second: (events as f64 / seconds).round(),
-            switched_over: outcome == RebuildOutcome::SwitchedOver,
+            switched_over: ending.has_switched_over(),
         };
         let text = match self.output {
             Output::Json => serde_json::json!({ "summary": summary }).to_string(),
-            Output::Table => {
-                let ending = match outcome {
-                    RebuildOutcome::SwitchedOver => "readers see the new counters",
-                    RebuildOutcome::Interrupted => {
-                        "interrupted: the same command goes on, --abandon gives it up"
-                    }
-                };
-                format!(
-                    "{events} records replayed in {seconds:.1} s ({} a second); {ending}",
-                    summary.events_per_second
-                )
-            }
+            Output::Table => format!(
+                "{events} records replayed in {seconds:.1} s ({} a second); {}",
+                summary.events_per_second,
+                ending.text()
+            ),
         };
         output::print(&format!("{text}\n"))?;
-        Ok(match outcome {
-            RebuildOutcome::SwitchedOver => ExitCode::Done,
-            RebuildOutcome::Interrupted => ExitCode::No,
+        Ok(match ending.has_switched_over() {
+            true => ExitCode::Done,
+            false => ExitCode::No,
         })
     }
 }
@@ -290,5 +357,26 @@ impl From<RebuildError> for Failure {
             RebuildError::Store(error) => error.into(),
             refused => Failure::new(ExitCode::No, refused.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interruption_says_what_becomes_of_the_rebuild() {
+        for before in [
+            None,
+            Some(RebuildPhase::Replaying),
+            Some(RebuildPhase::Following),
+        ] {
+            let ending = RebuildEnding::of_interrupted_service(before);
+            assert!(!ending.has_switched_over(), "{before:?}");
+            assert!(ending.text().contains("next checkpoint"), "{before:?}");
+        }
+        let after = RebuildEnding::of_interrupted_service(Some(RebuildPhase::Cleaning));
+        assert!(after.has_switched_over());
+        assert!(!after.text().contains("interrupted"), "{}", after.text());
     }
 }

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tonic::{Code, Status, Streaming};
 
 use super::admin::{AdminRoute, Executor};
 use super::output::{self, Output};
@@ -17,7 +19,7 @@ use super::remote::{Connection, work_refused};
 use super::{ExitCode, Failure, Global, operator};
 use crate::config::Config;
 use crate::event::{DialogId, TenantId};
-use crate::grpc::{counter_differences, v1};
+use crate::grpc::{check_repair_reason, counter_differences, v1};
 use crate::maintenance::Verifier;
 use crate::maintenance::sweep::{Sweep, SweepScope, SweepTally, SweepUnit};
 use crate::shutdown;
@@ -25,6 +27,9 @@ use crate::store::Store;
 use crate::store::verify::RepairReason;
 use v1::maintenance_service_client::MaintenanceServiceClient;
 use v1::verify_counters_response::Event;
+
+/// What to do about a verification that a service did not end.
+const RESUMABLE: &str = "--direct verifies in this process and can be continued with --resume";
 
 /// Recount counters from the recorded facts and compare
 #[derive(Debug, Args)]
@@ -39,9 +44,9 @@ use v1::verify_counters_response::Event;
                   why in the journal.",
     after_help = "Exit codes:\n  \
                   0  nothing differs, or no longer\n  \
-                  1  counters differ, it was interrupted, or the service is verifying already\n  \
+                  1  counters differ, or it was interrupted\n  \
                   2  wrong usage or configuration\n  \
-                  3  a server cannot be reached or refuses\n\n\
+                  3  a server cannot be reached or refuses, or the service is verifying already\n\n\
                   Examples:\n  \
                   chat-counters verify\n  \
                   chat-counters verify --tenant acme --dialog d1 --repair --reason 'restored backup'\n  \
@@ -68,7 +73,8 @@ pub(super) struct Verify {
         long,
         value_name = "TEXT",
         requires = "repair",
-        default_value = "verify --repair"
+        default_value = "verify --repair",
+        value_parser = reason
     )]
     reason: String,
     /// At most so many dialogs a second
@@ -86,6 +92,10 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
+fn reason(text: &str) -> Result<String, String> {
+    check_repair_reason(text).map(|()| text.to_owned())
+}
+
 impl Verify {
     pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         let config = global.quietly()?.config;
@@ -94,7 +104,7 @@ impl Verify {
             Failure::new(ExitCode::No, format!("cannot handle signals: {error}"))
         })?;
         let executor = match self.resume {
-            Some(_) => Executor::ThisProcess,
+            Some(_) => self.route.this_process(global, "--resume")?,
             None => self.route.executor(global, &config, "MongoDB").await?,
         };
         let mut job = VerifyJob {
@@ -165,12 +175,13 @@ impl VerifyJob<'_> {
 
     /// Shows what a service finds.
     async fn ask(&mut self, connection: Connection, address: &str) -> Result<(), Failure> {
-        let refused = |status| work_refused(address, &status);
+        let refused = |status| not_verified(address, &status);
         let mut service = MaintenanceServiceClient::new(connection);
         let answers = service.verify_counters(self.args.request()).await;
-        let mut answers = answers.map_err(refused)?.into_inner();
+        let mut answers = read_ahead(answers.map_err(refused)?.into_inner());
         let mut differing = (String::new(), String::new());
-        while let Some(answer) = answers.message().await.map_err(refused)? {
+        while let Some(answer) = answers.recv().await {
+            let answer = answer.map_err(|status| refused(status).advising(RESUMABLE))?;
             match answer.event {
                 Some(Event::Difference(found)) => {
                     // Those of a dialog come one after the other.
@@ -193,7 +204,7 @@ impl VerifyJob<'_> {
             }
         }
         let message = format!("the service at {address} ended before everything was verified");
-        Err(Failure::new(ExitCode::Server, message))
+        Err(Failure::new(ExitCode::Server, message).advising(RESUMABLE))
     }
 
     /// Moves the bar to where a service is.
@@ -283,6 +294,41 @@ impl VerifyJob<'_> {
             true => ExitCode::No,
             false => ExitCode::Done,
         })
+    }
+}
+
+/// Reads the answers of a service as they come, however long printing one takes
+/// (`verify | less`): a service cuts the call of a caller who does not read.
+fn read_ahead(
+    mut answers: Streaming<v1::VerifyCountersResponse>,
+) -> mpsc::UnboundedReceiver<Result<v1::VerifyCountersResponse, Status>> {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the number of differences is its limit"
+    )]
+    let (sender, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let answer = tokio::select! {
+                answer = answers.message() => answer.transpose(),
+                () = sender.closed() => return,
+            };
+            let Some(answer) = answer else { return };
+            let failed = answer.is_err();
+            if sender.send(answer).is_err() || failed {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Why a service does not verify. That it has no time for this one is no answer
+/// about the counters.
+fn not_verified(address: &str, status: &Status) -> Failure {
+    match status.code() {
+        Code::ResourceExhausted => Failure::new(ExitCode::Server, status.message()),
+        _ => work_refused(address, status),
     }
 }
 
@@ -389,6 +435,35 @@ mod tests {
                 r#""message_id":"m","repaired":false,"stored":6,"tenant_id":"t"}"#
             )
         );
+    }
+
+    #[test]
+    fn a_service_without_time_for_it_is_no_difference() {
+        let code = |status| {
+            let failure = not_verified("a:1", &status).advising(RESUMABLE);
+            format!("{failure:?}")
+        };
+        let busy = code(Status::resource_exhausted(
+            "another verification is under way",
+        ));
+        assert!(
+            busy.contains("Server") && busy.contains("under way"),
+            "{busy}"
+        );
+        let gone = code(Status::unavailable("gone"));
+        assert!(
+            gone.contains("Server") && gone.contains("--direct"),
+            "{gone}"
+        );
+    }
+
+    #[test]
+    fn a_reason_is_one_that_the_record_takes() {
+        assert_eq!(reason("a test").as_deref(), Ok("a test"));
+        assert!(reason(&"x".repeat(1_000)).is_ok());
+        for wrong in ["", " \t", &"x".repeat(1_001)] {
+            assert!(reason(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

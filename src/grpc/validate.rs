@@ -19,6 +19,7 @@ pub(super) use counters::{
     users,
 };
 pub(super) use history::history;
+pub(crate) use maintenance::check_repair_reason;
 pub(super) use maintenance::{of_all_tenants, rebuild, verification};
 pub(super) use violations::Violations;
 pub(super) use watches::{Watched, watch_change, watched_dialogs, watched_users};

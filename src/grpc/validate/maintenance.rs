@@ -9,7 +9,7 @@ use crate::grpc::guard::Denied;
 use crate::grpc::v1;
 use crate::maintenance::sweep::SweepScope;
 
-/// The longest reason of a repair.
+/// The longest reason of a repair, in bytes.
 const MAX_REASON_BYTES: usize = 1_000;
 
 /// Checks a `VerifyCountersRequest`, the fields of a repair among it.
@@ -39,15 +39,28 @@ pub(in crate::grpc) fn verification(
     if request.dialogs_per_second > 0 {
         scope.rate = Some(request.dialogs_per_second);
     }
-    if request.repair && request.reason.trim().is_empty() {
-        found.add("reason", "must be there with repair: it is recorded");
-    }
-    if request.reason.len() > MAX_REASON_BYTES {
-        found.add("reason", format!("at most {MAX_REASON_BYTES} bytes"));
+    if (request.repair || request.reason.len() > MAX_REASON_BYTES)
+        && let Err(expected) = check_repair_reason(&request.reason)
+    {
+        found.add("reason", expected);
     }
     match found.is_empty() {
         true => Ok(scope),
         false => Err(found.into_status()),
+    }
+}
+
+/// Checks the reason of a repair, whoever does it.
+///
+/// # Errors
+/// What a reason has to be.
+pub(crate) fn check_repair_reason(reason: &str) -> Result<(), String> {
+    if reason.len() > MAX_REASON_BYTES {
+        return Err(format!("at most {MAX_REASON_BYTES} bytes"));
+    }
+    match reason.trim().is_empty() {
+        true => Err("must be there with repair: it is recorded".into()),
+        false => Ok(()),
     }
 }
 
