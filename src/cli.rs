@@ -27,6 +27,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Loaded, Sources, load};
+use crate::shutdown;
 use crate::telemetry::log;
 
 pub use exit::ExitCode;
@@ -215,6 +216,12 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Completions(completions) => completions.run(),
     };
     done.unwrap_or_else(|failure| failure.tell())
+}
+
+/// Handles SIGTERM and SIGINT from now on: the future ends with the first of them.
+fn interruption() -> Result<impl Future<Output = &'static str>, Failure> {
+    shutdown::signal()
+        .map_err(|error| Failure::new(ExitCode::No, format!("cannot handle signals: {error}")))
 }
 
 /// Names who runs this, as the system knows them.

@@ -27,6 +27,8 @@ pub mod app;
 pub mod auth;
 pub mod bus;
 pub mod cli;
+#[cfg(test)]
+pub(crate) mod committed;
 pub mod config;
 pub mod counter;
 pub mod deadletter;

@@ -51,8 +51,7 @@ impl Tasks {
         F: Future<Output = Result<(), AppError>> + Send + 'static,
     {
         let may_end = false;
-        let id = self.running.spawn(task).id();
-        self.supervised.insert(id, Supervised { name, may_end });
+        self.supervise(Supervised { name, may_end }, task);
     }
 
     /// Runs a task that nothing depends on: it ends when it has nothing left to do, and
@@ -74,8 +73,15 @@ impl Tasks {
             }
             Ok(())
         };
+        self.supervise(Supervised { name, may_end }, task);
+    }
+
+    fn supervise<F>(&mut self, supervised: Supervised, task: F)
+    where
+        F: Future<Output = Result<(), AppError>> + Send + 'static,
+    {
         let id = self.running.spawn(task).id();
-        self.supervised.insert(id, Supervised { name, may_end });
+        self.supervised.insert(id, supervised);
     }
 
     /// Runs a task that goes on through the stop, until the process exits: nobody

@@ -17,10 +17,9 @@ use self::summary::PublishSummary;
 use super::lines::{Lines, NextLine};
 use super::output::{self, Output};
 use super::progress::bar;
-use super::{ExitCode, Failure, Global};
+use super::{ExitCode, Failure, Global, interruption};
 use crate::bus::{BusError, Publisher};
 use crate::rate_limit::RateLimit;
-use crate::shutdown;
 
 /// The most skipped lines that are reported one by one.
 const MAX_REPORTED_LINES: u64 = 20;
@@ -81,9 +80,7 @@ impl Publish {
         }
         let config = global.quietly()?.config;
         let (_, bytes) = self.open().await?;
-        let stop = shutdown::signal().map_err(|error| {
-            Failure::new(ExitCode::No, format!("cannot handle signals: {error}"))
-        })?;
+        let stop = interruption()?;
         let limit = |rate| RateLimit::per_second(rate).catching_up(CATCH_UP);
         let mut job = PublishJob {
             publisher: Publisher::connect(&config.bus).await?,

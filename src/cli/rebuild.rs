@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::admin::{AdminRoute, Executor};
 use super::output::{self, Output};
 use super::progress::bar;
-use super::remote::{Connection, work_refused};
-use super::{ExitCode, Failure, Global, operator};
+use super::remote::{Connection, count, work_refused};
+use super::{ExitCode, Failure, Global, interruption, operator};
 use crate::config::Config;
 use crate::event::TenantId;
 use crate::grpc::v1;
@@ -217,7 +217,7 @@ impl RebuildJob {
         address: &str,
         tenant: Option<String>,
     ) -> Result<RebuildEnding, Failure> {
-        let mut interrupt = std::pin::pin!(signal()?);
+        let mut interrupt = std::pin::pin!(interruption()?);
         let mut interrupted = false;
         let refused = |status| work_refused(address, &status);
         let mut service = MaintenanceServiceClient::new(connection);
@@ -238,7 +238,7 @@ impl RebuildJob {
                         return Ok(ending);
                     }
                     interrupted = true;
-                    interrupt.set(signal()?);
+                    interrupt.set(interruption()?);
                     self.bar.suspend(|| output::aside(CLEANING));
                     continue;
                 }
@@ -273,7 +273,7 @@ impl RebuildJob {
         store: &Store,
         tenant: Option<&TenantId>,
     ) -> Result<RebuildOutcome, Failure> {
-        let mut signal = std::pin::pin!(signal()?);
+        let mut signal = std::pin::pin!(interruption()?);
         let (trigger, stop) = shutdown::channel();
         let (progress, seen) = watch::channel(RebuildProgress::default());
         let by = operator();
@@ -333,13 +333,7 @@ impl RebuildJob {
     }
 }
 
-fn signal() -> Result<impl Future<Output = &'static str>, Failure> {
-    shutdown::signal()
-        .map_err(|error| Failure::new(ExitCode::No, format!("cannot handle signals: {error}")))
-}
-
 fn progress_of(answer: &v1::RebuildCountersResponse) -> RebuildProgress {
-    let count = |count: i64| u64::try_from(count).unwrap_or(0);
     RebuildProgress {
         phase: match answer.phase() {
             v1::RebuildPhase::Unspecified | v1::RebuildPhase::Replaying => RebuildPhase::Replaying,

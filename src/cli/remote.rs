@@ -63,6 +63,11 @@ pub(super) async fn connect(target: Target) -> Result<(String, Connection), Fail
     Ok((address, connection))
 }
 
+/// A count in an answer, which is never negative.
+pub(super) fn count(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
+
 /// What may help when TLS does not come about.
 fn hint(why: &str) -> Option<&'static str> {
     let hints = [

@@ -15,14 +15,13 @@ use tonic::{Code, Status, Streaming};
 use super::admin::{AdminRoute, Executor};
 use super::output::{self, Output};
 use super::progress::bar;
-use super::remote::{Connection, work_refused};
-use super::{ExitCode, Failure, Global, operator};
+use super::remote::{Connection, count, work_refused};
+use super::{ExitCode, Failure, Global, interruption, operator};
 use crate::config::Config;
 use crate::event::{DialogId, TenantId};
 use crate::grpc::{check_repair_reason, counter_differences, v1};
 use crate::maintenance::Verifier;
 use crate::maintenance::sweep::{Sweep, SweepScope, SweepTally, SweepUnit};
-use crate::shutdown;
 use crate::store::Store;
 use crate::store::verify::RepairReason;
 use v1::maintenance_service_client::MaintenanceServiceClient;
@@ -100,9 +99,7 @@ impl Verify {
     pub(super) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         let config = global.quietly()?.config;
         let scope = self.scope()?;
-        let stop = shutdown::signal().map_err(|error| {
-            Failure::new(ExitCode::No, format!("cannot handle signals: {error}"))
-        })?;
+        let stop = interruption()?;
         let executor = match self.resume {
             Some(_) => self.route.this_process(global, "--resume")?,
             None => self.route.executor(global, &config, "MongoDB").await?,
@@ -209,7 +206,6 @@ impl VerifyJob<'_> {
 
     /// Moves the bar to where a service is.
     fn advance(&mut self, progress: &v1::VerifyProgress) {
-        let count = |count: i64| u64::try_from(count).unwrap_or(0);
         self.tally.dialogs = count(progress.dialogs);
         self.tally.messages = count(progress.messages);
         if progress.estimated_dialogs > 0 && self.bar.length().is_none() {

@@ -5,14 +5,13 @@ use serde_json::{Value, json};
 
 use super::cloudevents::{self, DIALOG, USER, USER_DIALOG};
 use crate::bus::notifier::Notification;
+use crate::committed::assert_in_step;
 use crate::event::{DialogId, Micros, TenantId, UserId};
 use crate::grpc::schemas::MessageSchemas;
 use crate::store::read::{Counts, DialogStats, UserDialogStats, UserStats};
 
-const PATH: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/proto/notifications.schema.json"
-);
+/// The schema's file in the repository.
+const FILE: &str = "proto/notifications.schema.json";
 
 /// An event of a type, with a message as its data.
 fn of_type(event_type: &str, message: &str, needed: &[&str]) -> Value {
@@ -69,14 +68,7 @@ fn schema() -> Value {
 #[test]
 fn the_schema_in_the_repository_is_this_one() {
     let made = format!("{:#}\n", schema());
-    if std::env::var_os("UPDATE_SCHEMA").is_some() {
-        std::fs::write(PATH, &made).expect("the repository can be written to");
-    }
-    let kept = std::fs::read_to_string(PATH).unwrap_or_default();
-    assert!(
-        kept == made,
-        "{PATH} is out of date: UPDATE_SCHEMA=1 cargo test --lib schema"
-    );
+    assert_in_step(FILE, &made, "UPDATE_SCHEMA=1 cargo test --lib schema");
 }
 
 fn published() -> [Notification; 3] {

@@ -10,9 +10,9 @@ use super::filter::Selection;
 use super::plan;
 use crate::cli::output::{self, Output};
 use crate::cli::progress::bar;
-use crate::cli::{ExitCode, Failure};
+use crate::cli::remote::count;
+use crate::cli::{ExitCode, Failure, interruption};
 use crate::grpc::v1;
-use crate::shutdown;
 use v1::replay_dead_letters_response::Event;
 
 const TEMPLATE: &str = "{bar:20} {pos}/{len}, {rate}, {eta} left; {msg}";
@@ -45,14 +45,8 @@ pub(super) struct Replay {
     /// Wait while more events than this are in the service's queue
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     brake_at: u32,
-    /// Why, for the audit
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    reason: String,
+    #[command(flatten)]
+    audit: AuditReason,
     #[command(flatten)]
     selection: Selection,
 }
@@ -75,6 +69,15 @@ pub(super) struct Discard {
 /// Put discarded letters back into the dead-letter queue, as they were
 #[derive(Debug, Args)]
 pub(super) struct Undiscard {
+    #[command(flatten)]
+    audit: AuditReason,
+    #[command(flatten)]
+    selection: Selection,
+}
+
+/// The reason of a job that needs none.
+#[derive(Debug, Args)]
+struct AuditReason {
     /// Why, for the audit
     #[arg(
         long,
@@ -83,8 +86,6 @@ pub(super) struct Undiscard {
         hide_default_value = true
     )]
     reason: String,
-    #[command(flatten)]
-    selection: Selection,
 }
 
 impl Replay {
@@ -94,7 +95,7 @@ impl Replay {
         output: Output,
     ) -> Result<ExitCode, Failure> {
         let request = v1::ReplayDeadLettersRequest {
-            selection: Some(self.selection.on_account(&self.reason)?),
+            selection: Some(self.selection.on_account(&self.audit.reason)?),
             rate: self.rate,
             brake_at: self.brake_at,
             dry_run: self.dry_run,
@@ -149,7 +150,7 @@ impl Undiscard {
         output: Output,
     ) -> Result<ExitCode, Failure> {
         let request = v1::UndiscardDeadLettersRequest {
-            selection: Some(self.selection.on_account(&self.reason)?),
+            selection: Some(self.selection.on_account(&self.audit.reason)?),
         };
         let told = client.undiscard_dead_letters(request).await?;
         let told = told.filter_map(async |told| told.map(|told| told.progress).transpose());
@@ -163,9 +164,7 @@ async fn follow(
     done: &'static str,
     output: Output,
 ) -> Result<ExitCode, Failure> {
-    let signal = shutdown::signal()
-        .map_err(|error| Failure::new(ExitCode::No, format!("cannot handle signals: {error}")))?;
-    let mut signal = std::pin::pin!(signal);
+    let mut signal = std::pin::pin!(interruption()?);
     let bar = bar(None, TEMPLATE);
     // At once: a long selection is being made.
     bar.tick();
@@ -245,7 +244,6 @@ fn settled(progress: &v1::JobProgress) -> i64 {
 }
 
 fn show(bar: &ProgressBar, progress: &v1::JobProgress) {
-    let count = |count: i64| u64::try_from(count).unwrap_or(0);
     if bar.length() != Some(count(progress.selected)) {
         bar.set_length(count(progress.selected));
         // What earlier calls have done is not this one's speed.

@@ -16,7 +16,7 @@ mod contract;
 mod tests;
 
 /// The schema's file in the repository.
-const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proto/events.schema.json");
+const FILE: &str = "proto/events.schema.json";
 
 /// The characters that no id may have, for use in a class of a pattern.
 const CONTROL: &str = r"\u0000-\u001f\u007f-\u009f";

@@ -50,13 +50,8 @@ impl Store {
         recounted: &Recounted,
         reason: &RepairReason,
     ) -> Result<(), StoreError> {
-        let enrolment = self.enrol_as_of(recounted).await?;
-        let generation = enrolment.generations().of(&key.tenant);
-        let now = DateTime::now();
-        let mut writes = writes(key, recounted, reason, generation, now)?;
-        let record = Record::of_tenant(&key.tenant, written_at(now));
-        prove(&mut writes, record, &enrolment);
-        self.write("repair", &writes).await
+        let writes = |generation, now| dialog_writes(key, recounted, reason, generation, now);
+        self.write_repair(&key.tenant, recounted, writes).await
     }
 
     /// As [`Store::repair`], of a message whose create is not known.
@@ -70,35 +65,23 @@ impl Store {
         recounted: &Recounted,
         reason: &RepairReason,
     ) -> Result<(), StoreError> {
+        let writes = |generation, now| placeholder_writes(key, recounted, reason, generation, now);
+        self.write_repair(&key.tenant, recounted, writes).await
+    }
+
+    /// Writes what `writes` makes for a generation and a time, if what was recounted is
+    /// still where documents are.
+    async fn write_repair(
+        &self,
+        tenant: &TenantId,
+        recounted: &Recounted,
+        writes: impl FnOnce(Generation, DateTime) -> Result<Vec<Write>, StoreError>,
+    ) -> Result<(), StoreError> {
         let enrolment = self.enrol_as_of(recounted).await?;
-        let generation = enrolment.generations().of(&key.tenant);
         let now = DateTime::now();
-        let mut change = Change::default();
-        for difference in &recounted.differences {
-            change.add(difference).map_err(unencodable)?;
-        }
-        let version = recounted.version + 1;
-        change.set.append(message::raw::VERSION, version);
-        let filter = rawdoc! {
-            "_id": key.id().raw(),
-            message::raw::VERSION: recounted.version,
-        };
-        let message = statement(filter, change, RawDocumentBuf::new(), false);
-        let event = format!("\u{1}repair:message:{}:{version}", key.message);
-        let record = record(&key.tenant, &event, recounted, reason, now);
-        let record = record.encode().map_err(unencodable)?;
-        let write = |collection, verb, statement| Write {
-            collection,
-            generation,
-            verb,
-            statements: vec![statement],
-        };
-        let mut writes = vec![
-            write(collection::MESSAGES, Verb::Update, message),
-            write(collection::JOURNAL, Verb::Insert, record),
-        ];
-        let told = Record::of_tenant(&key.tenant, written_at(now));
-        prove(&mut writes, told, &enrolment);
+        let mut writes = writes(enrolment.generations().of(tenant), now)?;
+        let record = Record::of_tenant(tenant, written_at(now));
+        prove(&mut writes, record, &enrolment);
         self.write("repair", &writes).await
     }
 
@@ -128,7 +111,7 @@ impl Change {
     }
 }
 
-fn writes(
+fn dialog_writes(
     key: &DialogKey,
     recounted: &Recounted,
     reason: &RepairReason,
@@ -194,6 +177,39 @@ fn writes(
         write(collection::JOURNAL, Verb::Insert, vec![record]),
         write(collection::MEMBERSHIPS, Verb::Update, memberships),
         write(collection::MESSAGES, Verb::Update, messages),
+    ])
+}
+
+fn placeholder_writes(
+    key: &MessageKey,
+    recounted: &Recounted,
+    reason: &RepairReason,
+    generation: Generation,
+    now: DateTime,
+) -> Result<Vec<Write>, StoreError> {
+    let mut change = Change::default();
+    for difference in &recounted.differences {
+        change.add(difference).map_err(unencodable)?;
+    }
+    let version = recounted.version + 1;
+    change.set.append(message::raw::VERSION, version);
+    let filter = rawdoc! {
+        "_id": key.id().raw(),
+        message::raw::VERSION: recounted.version,
+    };
+    let message = statement(filter, change, RawDocumentBuf::new(), false);
+    let event = format!("\u{1}repair:message:{}:{version}", key.message);
+    let record = record(&key.tenant, &event, recounted, reason, now);
+    let record = record.encode().map_err(unencodable)?;
+    let write = |collection, verb, statement| Write {
+        collection,
+        generation,
+        verb,
+        statements: vec![statement],
+    };
+    Ok(vec![
+        write(collection::MESSAGES, Verb::Update, message),
+        write(collection::JOURNAL, Verb::Insert, record),
     ])
 }
 

@@ -9,6 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::committed::assert_in_step;
 use crate::event::decode::Decoder;
 
 fn decoder_accepts(event: &Json) -> bool {
@@ -24,14 +25,7 @@ fn agree(event: &Json) {
 #[test]
 fn the_schema_in_the_repository_is_this_one() {
     let made = format!("{:#}\n", schema());
-    if std::env::var_os("UPDATE_SCHEMA").is_some() {
-        std::fs::write(PATH, &made).expect("the repository can be written to");
-    }
-    let kept = std::fs::read_to_string(PATH).unwrap_or_default();
-    assert!(
-        kept == made,
-        "{PATH} is out of date: UPDATE_SCHEMA=1 cargo test --lib schema"
-    );
+    assert_in_step(FILE, &made, "UPDATE_SCHEMA=1 cargo test --lib schema");
 }
 
 #[test]
